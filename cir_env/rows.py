@@ -1,0 +1,119 @@
+"""One problem, and how a row of a file or data set becomes one."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cir_env.errors import ProblemError
+from cir_env.parsing import last_boxed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One question with one exact answer."""
+
+    id: str
+    """Unique in its set; of a generated problem, the same wherever the same operands are asked for."""
+    statement: str
+    """What is asked, as the policy reads it."""
+    answer: str
+    r"""The gold answer, LaTeX or plain, without ``\boxed{}`` or dollar signs."""
+    source: str = ""
+    """Where it comes from: a file's stem, a data set's or a generator's name."""
+    subject: str = ""
+    """Its field, such as "algebra"; empty when unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """The names that a file or data set gives to the parts of a problem."""
+
+    statement: str = "problem"
+    """The question: text that is not blank."""
+    answer: str = "answer"
+    """The gold answer: text that is not blank, or a number."""
+    id: str = "id"
+    """Optional in a row; without it the row's number counts."""
+    subject: str = "subject"
+    """Optional in a row."""
+    boxed: bool = False
+    r"""Whether the answer is the last ``\boxed{}`` of its field, as in a worked solution."""
+
+    @classmethod
+    def of(cls, value: "Fields | Mapping[str, Any] | None") -> "Fields":
+        """Accept what users write: nothing, a mapping such as ``{"statement": "question"}``, or `Fields`."""
+        if value is None or isinstance(value, Fields):
+            return value or cls()
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(value) - set(known)):
+            raise ProblemError(f"Expect `fields` to map some of {known} to names, got {unknown}.")
+        return cls(**value)
+
+
+class BadRowError(Exception):
+    """What was expected of a row and what came."""
+
+
+def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -> Problem:
+    """Build a problem from a row.
+
+    Args:
+        row: The row; or the error that reading it gave, which is then raised here.
+        names: The names of its fields.
+        source: Goes into the problem.
+        default_id: The id of a row that has none.
+
+    Raises:
+        BadRowError: The row is no object, lacks a part, or has one of the wrong type.
+    """
+    if isinstance(row, BadRowError):
+        raise row
+    if not isinstance(row, Mapping):
+        raise BadRowError(f"Expect a JSON object, got {type(row).__name__}.")
+    answer = _text(row, names.answer, role="answer")
+    if names.boxed:
+        boxed = last_boxed(answer)
+        if boxed is None or not boxed.strip():
+            raise BadRowError(f"Expect an answer within \\boxed{{}} in field {names.answer!r}, got none.")
+        answer = boxed.strip()
+    return Problem(
+        id=_text(row, names.id, role="id", default=default_id),
+        statement=_text(row, names.statement, role="statement"),
+        answer=answer,
+        source=source,
+        subject=_text(row, names.subject, role="subject", default=""),
+    )
+
+
+def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None = None) -> str:
+    value = row.get(name)
+    if value is None:
+        if default is not None:
+            return default
+        wish = f"name the right field with fields={{{role!r}: ...}}"
+        raise BadRowError(f"Expect the {role} in field {name!r}, got a row with {sorted(row)}; {wish}.")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRowError(f"Expect field {name!r} to be text or a number, got {type(value).__name__}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRowError(f"Expect field {name!r} to be a finite number, got {value}.")
+    text = str(value).strip()
+    if not text and default is None:
+        raise BadRowError(f"Expect field {name!r} not to be blank.")
+    return text or (default or "")
+
+
+def decode_row(line: bytes) -> Any:
+    """Decode one line of JSON; a line that is none becomes the error that `problem_from_row` raises."""
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return BadRowError(f"Expect UTF-8, got {error.reason}.")
+    except (ValueError, RecursionError) as error:
+        return BadRowError(f"Expect a JSON object, got {first_line(error)}.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type's name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
