@@ -1,0 +1,153 @@
+r"""The texts that the environment writes: the prompt before the policy's text, and the feedback inside it.
+
+The prompts ``cir`` and ``text`` are the paper's to the letter, since published checkpoints were trained on
+them. The one-shot variants put one worked example between the instruction and the question, for models that
+are too small to follow the instruction alone; it looks exactly as an episode of the environment does.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from cir_env.errors import OptionError
+from cir_env.rows import Problem
+
+Prompt = str | Callable[[Problem], str]
+"""A key of `PROMPTS`, or a function that writes the prompt for a problem."""
+
+_CIR: Final = (
+    "Please solve the following problem step by step. During your reasoning process, if needed, you can "
+    "choose to write python code to enhance your reasoning. The code executor will run your code and provide "
+    "the execution results back to you to support your reasoning process. Please put the final answer within "
+    "\\boxed{}."
+)
+_TEXT: Final = "Please solve the following problem step by step and put the final answer within \\boxed{}."
+
+# Our generators never multiply two numbers of three digits, so the example gives no problem's answer away.
+_CIR_EXAMPLE: Final = """\
+Example problem: What is 127 * 305?
+Example solution:
+```python
+print(127 * 305)
+```
+```output
+38735
+```
+The answer is \\boxed{38735}.
+"""
+_TEXT_EXAMPLE: Final = """\
+Example problem: What is 127 * 305?
+Example solution:
+127 * 305 = 127 * 300 + 127 * 5 = 38100 + 635 = 38735. The answer is \\boxed{38735}.
+"""
+
+QUESTION: Final = "{question}"
+"""Where a template takes the problem's statement."""
+
+PROMPTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cir": f"{_CIR}\n{QUESTION}",
+        "text": f"{_TEXT}\n{QUESTION}",
+        "cir_one_shot": f"{_CIR}\n\n{_CIR_EXAMPLE}\nProblem: {QUESTION}",
+        "text_one_shot": f"{_TEXT}\n\n{_TEXT_EXAMPLE}\nProblem: {QUESTION}",
+    }
+)
+"""Templates by name; each holds `QUESTION` once and nothing else to fill in."""
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """Refuse what is neither the name of a prompt nor a function.
+
+    Raises:
+        OptionError: The name is unknown, or `prompt` is something else.
+    """
+    if isinstance(prompt, str):
+        if prompt not in PROMPTS:
+            names, hint = ", ".join(map(repr, PROMPTS)), did_you_mean(prompt, PROMPTS)
+            raise OptionError(f"Expect `prompt` to be {names} or a function, got {prompt!r}.{hint}")
+    elif not callable(prompt):
+        raise OptionError(f"Expect `prompt` to be a name or a function, got {type(prompt).__name__}.")
+
+
+def render_prompt(prompt: Prompt, problem: Problem) -> str:
+    r"""Write the prompt for a problem.
+
+    Args:
+        prompt: A key of `PROMPTS`, or a function from a problem to a text.
+        problem: The problem; its statement goes in as it is, whatever braces it has.
+
+    Raises:
+        OptionError: The name is unknown, or the function gave no string.
+
+    Example:
+        >>> problem = Problem(id="p", statement="What is 6 * 7?", answer="42", source="s", subject="t")
+        >>> render_prompt("text", problem).splitlines()[-1]
+        'What is 6 * 7?'
+    """
+    check_prompt(prompt)
+    if isinstance(prompt, str):
+        before, after = PROMPTS[prompt].split(QUESTION)
+        return before + problem.statement + after
+    text = prompt(problem)
+    if not isinstance(text, str):
+        raise OptionError(f"Expect the function `prompt` to return a string, got {type(text).__name__}.")
+    return text
+
+
+def render_feedback(kept: str, result: str, max_output_chars: int) -> str:
+    r"""Write what the environment appends behind a block that was executed.
+
+    Args:
+        kept: The text in front; feedback starts on a line of its own.
+        result: What the block printed, and the last line of its traceback; see `render_result`.
+        max_output_chars: A longer result loses its middle.
+
+    Example:
+        >>> render_feedback("```", "42", 400)
+        '\n```output\n42\n```\n'
+    """
+    newline = "" if kept.endswith("\n") else "\n"
+    return f"{newline}```output\n{shorten(result, max_output_chars)}\n```\n"
+
+
+def render_result(stdout: str, error: str) -> str:
+    r"""Put together what a block printed and how it failed.
+
+    Args:
+        stdout: What was printed; newlines at its end go. Nothing printed makes an empty result.
+        error: The last line of the traceback, or "" if the block ran to its end.
+
+    Example:
+        >>> render_result("1\n2\n", "ValueError: no")
+        '1\n2\nValueError: no'
+    """
+    return "\n".join(part for part in (stdout.rstrip("\n"), error) if part)
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Cut the middle out of a text that is too long; three dots stand for it and are not counted.
+
+    Args:
+        text: Any text.
+        max_chars: How many characters may stay, half of them (rounded up) from the start.
+
+    Example:
+        >>> shorten("0123456789", 10), shorten("0123456789", 4)
+        ('0123456789', '01...89')
+    """
+    if len(text) <= max_chars:
+        return text
+    tail = max_chars // 2
+    return text[: max_chars - tail] + "..." + text[len(text) - tail :]
+
+
+def did_you_mean(got: object, names: Iterable[str]) -> str:
+    """End an error message with the name that was probably meant, if one is close.
+
+    Example:
+        >>> did_you_mean("tekst", ["cir", "text"]), did_you_mean("", ["cir", "text"])
+        (" Did you mean 'text'?", '')
+    """
+    close = difflib.get_close_matches(str(got), list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,130 @@
+"""The texts that the environment writes, to the letter."""
+
+from typing import Any
+
+import pytest
+
+from cir_env.errors import OptionError
+from cir_env.parsing import final_answer, find_block
+from cir_env.problems import Problem, ProblemSet
+from cir_env.prompts import PROMPTS, render_feedback, render_prompt, render_result, shorten
+
+QUESTION = "What is {x} in \\boxed{x}? {question}"
+PROBLEM = Problem(id="p", statement=QUESTION, answer="1", source="s", subject="t")
+
+
+def test_the_papers_prompts_are_exact() -> None:
+    assert render_prompt("cir", PROBLEM) == (
+        "Please solve the following problem step by step. During your reasoning process, if needed, you can"
+        " choose to write python code to enhance your reasoning. The code executor will run your code and"
+        " provide the execution results back to you to support your reasoning process."
+        " Please put the final answer within \\boxed{}.\n" + QUESTION
+    )
+    assert render_prompt("text", PROBLEM) == (
+        "Please solve the following problem step by step and put the final answer within \\boxed{}.\n"
+        + QUESTION
+    )
+
+
+@pytest.mark.parametrize("arm", ["cir", "text"])
+def test_a_one_shot_prompt_is_the_papers_with_an_example_in_between(arm: str) -> None:
+    instruction = render_prompt(arm, PROBLEM).removesuffix("\n" + QUESTION)
+    prompt = render_prompt(f"{arm}_one_shot", PROBLEM)
+    assert prompt.startswith(instruction + "\n\n")
+    assert prompt.endswith("\n\nProblem: " + QUESTION)
+
+
+def test_the_example_is_what_an_episode_looks_like() -> None:
+    solution = PROMPTS["cir_one_shot"].split("Example solution:\n")[1]
+    block = find_block(solution)
+    assert block is not None
+    assert eval(block.code.removeprefix("print")) == 38735
+    feedback = render_feedback(solution[: block.end], render_result("38735\n", ""), 400)
+    assert solution[block.end :].startswith(feedback + "The answer is \\boxed{38735}.\n")
+
+
+def test_the_example_without_code_has_no_block_and_the_same_answer() -> None:
+    example = PROMPTS["text_one_shot"].partition("Example solution:\n")[2]
+    assert "```" not in example
+    assert final_answer([example]) == "38735"
+
+
+@pytest.mark.parametrize("name", ["cir_one_shot", "text_one_shot"])
+def test_an_example_costs_few_tokens(name: str) -> None:
+    plain = PROMPTS[name.removesuffix("_one_shot")]
+    extra = PROMPTS[name].removeprefix(plain.removesuffix("\n{question}"))
+    digits = sum(char.isdigit() for char in extra)
+    words = len(extra.split())
+    assert digits + words < 110  # small models' tokenizers spend one token on each digit
+
+
+@pytest.mark.parametrize("generator", ["products", "arithmetic"])
+def test_the_example_is_no_problem_of_ours(generator: str) -> None:
+    for split in ("train", "test"):
+        for problem in ProblemSet.generate(generator, split=split):
+            assert not {"127", "305"} <= set(problem.statement.replace("$", " ").replace(".", " ").split())
+
+
+def test_a_function_may_write_the_prompt() -> None:
+    assert render_prompt(lambda problem: f"Q: {problem.statement}", PROBLEM) == "Q: " + QUESTION
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (
+            "cir_oneshot",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot' or a function, "
+            "got 'cir_oneshot'. Did you mean 'cir_one_shot'?",
+        ),
+        (
+            "",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot' or a function, got ''.",
+        ),
+        (3, "Expect `prompt` to be a name or a function, got int."),
+        (lambda problem: None, "Expect the function `prompt` to return a string, got NoneType."),
+    ],
+)
+def test_what_is_no_prompt_is_refused(prompt: Any, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        render_prompt(prompt, PROBLEM)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("kept", "feedback"),
+    [
+        ("```python\nx\n```", "\n```output\n42\n```\n"),
+        ("```python\nx\n```\n", "```output\n42\n```\n"),
+        ("```python\nx\n```\n\n", "```output\n42\n```\n"),
+        ("```python\nx\n``` ", "\n```output\n42\n```\n"),
+    ],
+)
+def test_feedback_starts_on_a_line_of_its_own(kept: str, feedback: str) -> None:
+    assert render_feedback(kept, "42", 400) == feedback
+
+
+@pytest.mark.parametrize(
+    ("stdout", "error", "result"),
+    [
+        ("42\n", "", "42"),
+        ("a\nb\n\n", "", "a\nb"),
+        ("  a \n", "", "  a "),
+        ("", "", ""),
+        ("", "ValueError: no", "ValueError: no"),
+        ("1\n", "ValueError: no", "1\nValueError: no"),
+    ],
+)
+def test_a_result_is_what_was_printed_and_then_the_error(stdout: str, error: str, result: str) -> None:
+    assert render_result(stdout, error) == result
+
+
+def test_nothing_printed_makes_an_empty_line() -> None:
+    assert render_feedback("", render_result("", ""), 400) == "\n```output\n\n```\n"
+
+
+def test_a_long_result_keeps_its_two_ends() -> None:
+    text = "a" * 200 + "b" + "c" * 200
+    assert shorten(text, 400) == "a" * 200 + "..." + "c" * 200
+    assert shorten(text, 401) == text
+    assert [shorten("abcdef", n) for n in (1, 2, 3)] == ["a...", "a...f", "ab...f"]
