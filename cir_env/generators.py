@@ -7,36 +7,17 @@ used.
 """
 
 import hashlib
-import math
 import random
-from bisect import bisect
-from collections.abc import Callable, Iterator, Mapping
-from fractions import Fraction
-from functools import lru_cache
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
-from typing import NamedTuple
 
 from cir_env.errors import ProblemError
+from cir_env.families import GENERATORS, Draft, Family, make_key
 
 SPLITS = ("train", "test")
 _BUCKETS = 10  # one in ten problems is held out
 _MAX_TRIES = 5_000  # draws in a row that bring nothing new before a family counts as exhausted
-
-
-class Draft(NamedTuple):
-    """A problem before it has a place in a set."""
-
-    key: str
-    """The operands in canonical order: equal for problems that differ in wording or order only."""
-    statement: str
-    """What is asked."""
-    answer: str
-    """The exact answer: an integer, or a reduced fraction as ``p/q``."""
-    subject: str
-    """The family's name."""
-
-
-Family = Callable[[random.Random], Draft]
 
 
 def split_of(key: str) -> str:
@@ -53,15 +34,15 @@ def draw(name: str, split: str, seed: int, size: int) -> Iterator[Draft]:
     """Draw `size` distinct problems of one split; the first n are the same whatever the size.
 
     Args:
-        name: A key of `GENERATORS`.
+        name: A key of `GENERATORS`, "reasoning_gym", or "reasoning_gym:" and one of `REASONING_GYM_TASKS`.
         split: "train" or "test".
         seed: Any integer.
         size: How many problems.
 
     Raises:
-        ProblemError: The families can not make that many distinct problems.
+        ProblemError: The name is unknown, its library is missing, or it can not make that many problems.
     """
-    families = GENERATORS[name]
+    families = _families(name, seed)
     # Seeding with text goes through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
     rng = random.Random(f"cir_env/{name}/{seed}")
     seen: set[str] = set()
@@ -79,262 +60,72 @@ def draw(name: str, split: str, seed: int, size: int) -> Iterator[Draft]:
         yield draft
 
 
-# --- families -----------------------------------------------------------------------------------------------
-
-
-def _product(rng: random.Random) -> Draft:
-    a, b = rng.randint(1000, 9999), rng.randint(100, 999)
-    return _multiplication(rng, *rng.choice([(a, b), (b, a)]))
-
-
-def _small_product(rng: random.Random) -> Draft:
-    return _multiplication(rng, rng.randint(2, 999), rng.randint(2, 99))
-
-
-def _multiplication(rng: random.Random, a: int, b: int) -> Draft:
-    statement = rng.choice(
-        [
-            f"What is {a} * {b}?",
-            f"Compute {a} * {b}.",
-            f"What is {a} times {b}?",
-            f"Find the product of {a} and {b}.",
-            f"Calculate ${a} \\times {b}$.",
-        ]
-    )
-    return Draft(_key("product", *sorted((a, b))), statement, str(a * b), "multiplication")
-
-
-def _sum(rng: random.Random) -> Draft:
-    a, b = rng.randint(2, 9999), rng.randint(2, 9999)
-    statement = rng.choice([f"What is {a} + {b}?", f"Compute {a} + {b}.", f"Find the sum of {a} and {b}."])
-    return Draft(_key("sum", *sorted((a, b))), statement, str(a + b), "addition")
-
-
-def _difference(rng: random.Random) -> Draft:
-    a, b = rng.randint(2, 9999), rng.randint(2, 9999)
-    statement = rng.choice([f"What is {a} - {b}?", f"Compute {a} - {b}.", f"Subtract {b} from {a}."])
-    # a - b and b - a differ by a sign only: one key keeps both on one side.
-    return Draft(_key("difference", *sorted((a, b))), statement, str(a - b), "subtraction")
-
-
-def _gcd(rng: random.Random) -> Draft:
-    common = rng.randint(12, 999)
-    a, b = common * rng.randint(100, 9999), common * rng.randint(100, 9999)
-    word, value = rng.choice(
-        [("greatest common divisor", math.gcd(a, b)), ("least common multiple", math.lcm(a, b))]
-    )
-    return Draft(_key("gcd", *sorted((a, b))), f"Find the {word} of {a} and {b}.", str(value), "gcd and lcm")
-
-
-def _power_remainder(rng: random.Random) -> Draft:
-    base, exponent, modulus = rng.randint(3, 999), rng.randint(20, 9999), rng.randint(11, 9999)
-    statement = rng.choice(
-        [
-            f"What is the remainder when ${base}^{{{exponent}}}$ is divided by ${modulus}$?",
-            f"Compute {base}^{exponent} mod {modulus}.",
-        ]
-    )
-    key = _key("power remainder", base, exponent, modulus)
-    return Draft(key, statement, str(pow(base, exponent, modulus)), "remainders of powers")
-
-
-def _power(rng: random.Random) -> Draft:
-    base, exponent = rng.randint(101, 9999), rng.randint(3, 5)
-    return Draft(
-        _key("power", base, exponent), f"Compute ${base}^{exponent}$.", str(base**exponent), "powers"
-    )
-
-
-def _power_sum(rng: random.Random) -> Draft:
-    first, exponent = rng.randint(1, 300), rng.randint(2, 4)
-    last = first + rng.randint(10, 700)
-    statement = rng.choice(
-        [
-            f"Compute $\\sum_{{k={first}}}^{{{last}}} k^{exponent}$.",
-            f"Find the sum of k^{exponent} for all integers k from {first} to {last}.",
-        ]
-    )
-    value = sum(k**exponent for k in range(first, last + 1))
-    return Draft(_key("power sum", first, last, exponent), statement, str(value), "sums of series")
-
-
-def _multiples_sum(rng: random.Random) -> Draft:
-    a, b = rng.sample(range(3, 60), 2)
-    limit = rng.randint(200, 9999)
-    statement = f"Find the sum of all positive integers below {limit} that are divisible by {a} or by {b}."
-    value = sum({*range(a, limit, a), *range(b, limit, b)})
-    return Draft(_key("multiples", *sorted((a, b)), limit), statement, str(value), "sums of series")
-
-
-def _fractions(rng: random.Random) -> Draft:
-    terms = [Fraction(rng.randint(1, 99), rng.randint(11, 99)) for _ in range(3)]
-    statement = f"Compute {' + '.join(map(str, terms))}. Give the answer as a reduced fraction."
-    return Draft(_key("fractions", *sorted(terms)), statement, str(sum(terms)), "fractions")
-
-
-def _nth_prime(rng: random.Random) -> Draft:
-    n = rng.randint(50, 5000)
-    return Draft(
-        _key("nth prime", n), f"What is the {_ordinal(n)} prime number?", str(_primes()[n - 1]), "primes"
-    )
-
-
-def _prime_count(rng: random.Random) -> Draft:
-    low = 2 * rng.randint(50, 10_000)  # even ends, so that "between" is plain
-    high = low + 2 * rng.randint(100, 10_000)
-    value = bisect(_primes(), high) - bisect(_primes(), low)
-    return Draft(
-        _key("prime count", low, high), f"How many primes are between {low} and {high}?", str(value), "primes"
-    )
-
-
-def _next_prime(rng: random.Random) -> Draft:
-    n = rng.randint(1000, 999_999)
-    value = next(k for k in range(n + 1, 2 * n) if _smallest_factor(k) == k)
-    return Draft(_key("next prime", n), f"What is the smallest prime greater than {n}?", str(value), "primes")
-
-
-def _largest_factor(rng: random.Random) -> Draft:
-    n = rng.randint(1000, 999_999)
-    value = max(_factors(n))
-    return Draft(
-        _key("largest factor", n), f"What is the largest prime factor of {n}?", str(value), "factors"
-    )
-
-
-def _divisors(rng: random.Random) -> Draft:
-    n = rng.randint(1000, 99_999)
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    divisors = {*small, *(n // d for d in small)}
-    what, value = rng.choice(
-        [
-            ("How many positive divisors does {n} have?", len(divisors)),
-            ("Find the sum of all divisors of {n}.", sum(divisors)),
-        ]
-    )
-    return Draft(_key("divisors", n), what.format(n=n), str(value), "factors")
-
-
-def _linear_equation(rng: random.Random) -> Draft:
-    a, c = rng.sample(range(2, 60), 2)
-    b, d = rng.randint(1, 999), rng.randint(1, 999)
-    statement = f"Solve for x: {a}x + {b} = {c}x - {d}. Give an exact answer."
-    return Draft(_key("linear", a, b, c, d), statement, str(Fraction(-d - b, a - c)), "linear equations")
-
-
-def _system(rng: random.Random) -> Draft:
-    x, y = rng.randint(-60, 60), rng.randint(-60, 60)
-    a, b, c, d = (rng.randint(2, 30) for _ in range(4))
-    if a * d == b * c:
-        d += 1
-    equations = f"{a}x + {b}y = {a * x + b * y} and {c}x + {d}y = {c * x + d * y}"
-    statement = f"Solve the system {equations}. What is the value of xy?"
-    return Draft(
-        _key("system", *sorted([(a, b), (c, d)]), x, y), statement, str(x * y), "systems of equations"
-    )
-
-
-def _binomial(rng: random.Random) -> Draft:
-    n, k = rng.randint(20, 999), rng.randint(3, 12)
-    statement = rng.choice(
-        [
-            f"Compute $\\binom{{{n}}}{{{k}}}$.",
-            f"In how many ways can a committee of {k} be chosen from {n} people?",
-        ]
-    )
-    return Draft(_key("binomial", n, k), statement, str(math.comb(n, k)), "combinatorics")
-
-
-def _digit_sum(rng: random.Random) -> Draft:
-    base, exponent = rng.randint(2, 99), rng.randint(20, 300)
-    value = sum(map(int, str(base**exponent)))
-    statement = f"What is the sum of the digits of ${base}^{{{exponent}}}$?"
-    return Draft(_key("digit sum", base, exponent), statement, str(value), "digit sums")
-
-
-def _fibonacci(rng: random.Random) -> Draft:
-    n, modulus = rng.randint(30, 999), rng.randint(11, 9999)
-    a, b = 0, 1
-    for _ in range(n):
-        a, b = b, (a + b) % modulus
-    statement = (
-        f"The Fibonacci numbers are F(1) = F(2) = 1 and F(n) = F(n-1) + F(n-2). Find F({n}) modulo {modulus}."
-    )
-    return Draft(_key("fibonacci", n, modulus), statement, str(a), "recurrences")
-
-
-# --- help for families --------------------------------------------------------------------------------------
-
-
-def _key(family: str, *operands: object) -> str:
-    return " ".join([family, *map(str, operands)])
-
-
-def _ordinal(n: int) -> str:
-    """The English ordinal of a positive integer.
-
-    >>> [_ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 101, 112)]
-    ['1st', '2nd', '3rd', '4th', '11th', '12th', '13th', '101st', '112th']
-    """
-    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
-    return f"{n}{suffix}"
-
-
-@lru_cache(maxsize=1)
-def _primes() -> tuple[int, ...]:
-    """All primes below 50,000 (there are 5,133)."""
-    sieve = bytearray([1]) * 50_000
-    sieve[:2] = b"\0\0"
-    for k in range(2, math.isqrt(len(sieve)) + 1):
-        if sieve[k]:
-            sieve[k * k :: k] = bytes(len(range(k * k, len(sieve), k)))
-    return tuple(k for k, is_prime in enumerate(sieve) if is_prime)
-
-
-def _smallest_factor(n: int) -> int:
-    return next((p for p in range(2, math.isqrt(n) + 1) if n % p == 0), n)
-
-
-def _factors(n: int) -> list[int]:
-    """The prime factors of an integer greater than 1, with repeats.
-
-    >>> _factors(360)
-    [2, 2, 2, 3, 3, 5]
-    """
-    factors = []
-    while n > 1:
-        factors.append(_smallest_factor(n))
-        n //= factors[-1]
-    return factors
-
-
-GENERATORS: Mapping[str, tuple[Family, ...]] = {
-    "products": (_product,),
-    "arithmetic": (_sum, _difference, _small_product),
-    "mixed": (
-        _product,
-        _gcd,
-        _power_remainder,
-        _power,
-        _power_sum,
-        _multiples_sum,
-        _fractions,
-        _nth_prime,
-        _prime_count,
-        _next_prime,
-        _largest_factor,
-        _divisors,
-        _linear_equation,
-        _system,
-        _binomial,
-        _digit_sum,
-        _fibonacci,
-    ),
+REASONING_GYM_TASKS: Mapping[str, str] = {
+    "simple_equations": "algebra",
+    "complex_arithmetic": "algebra",
+    "gcd": "number theory",
+    "lcm": "number theory",
+    "count_primes": "number theory",
+    "basic_arithmetic": "arithmetic",
+    "chain_sum": "arithmetic",
+    "decimal_chain_sum": "arithmetic",
+    "products": "arithmetic",
+    "count_bits": "arithmetic",
+    "dice": "arithmetic",
+    "leg_counting": "arithmetic",
+    "simple_geometry": "geometry",
+    "advanced_geometry": "geometry",
 }
-"""Our own generators: "products" is the default training run's, "arithmetic" the environment's default."""
+"""The tasks whose answers a maths grader can judge, with their subjects.
+
+Left out on purpose: tasks where the question itself has the value of the answer (simplifying a fraction,
+expanding a polynomial, factorising), antiderivatives (any constant will do), answers that are rounded
+differently from what is asked, and gsm_symbolic (0.4 s a problem).
+"""
+
+
+def _reasoning_gym_family(task: str, seed: int) -> Family:
+    """A family that walks through a data set of the library; its entries follow from seed and index."""
+    try:
+        import reasoning_gym  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        raise ProblemError(
+            f"Expect the library reasoning-gym to make 'reasoning_gym:{task}': "
+            'pip install "cir-env[problems]" (it needs a C compiler).'
+        ) from None
+    # The library seeds entry i with seed + i: seeds far apart keep small seeds from sharing their entries.
+    far = random.Random(f"cir_env/reasoning_gym/{task}/{seed}").randrange(2**62)
+    entries = iter(reasoning_gym.create_dataset(task, seed=far, size=2**31))
+
+    def family(rng: random.Random) -> Draft:
+        entry = next(entries)
+        statement = str(entry["question"]).strip()
+        # The numbers alone decide the split, so that other words or another order can not straddle it.
+        key = make_key(f"reasoning_gym {task}", *sorted(re.findall(r"[\d.]+", statement)))
+        return Draft(key, statement, str(entry["answer"]).strip().strip("$"), REASONING_GYM_TASKS[task])
+
+    return family
+
+
 NAMES_IN_WORDS = "one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 'reasoning_gym:TASK'"
 
 
 def is_name(spec: str) -> bool:
-    """Whether a text names a generator."""
+    """Whether a text looks like a generator's name: only its task may still be unknown."""
     return spec in GENERATORS or spec == "reasoning_gym" or spec.startswith("reasoning_gym:")
+
+
+def _families(name: str, seed: int) -> Sequence[Family]:
+    if name in GENERATORS:
+        return GENERATORS[name]
+    if name == "reasoning_gym":
+        return [_reasoning_gym_family(task, seed) for task in REASONING_GYM_TASKS]
+    task = name.removeprefix("reasoning_gym:")
+    if task == name:
+        raise ProblemError(f"Expect a generator's name, {NAMES_IN_WORDS}, got {name!r}.")
+    if task not in REASONING_GYM_TASKS:
+        raise ProblemError(
+            "Expect a task of reasoning-gym whose answers can be graded, one of "
+            f"{', '.join(REASONING_GYM_TASKS)}; got {task!r}."
+        )
+    return [_reasoning_gym_family(task, seed)]
