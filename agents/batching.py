@@ -1,0 +1,47 @@
+"""Trajectories to right-padded tensors, and a batch to micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from agents.types import Batch, Trajectory
+
+
+def collate(trajectories: Sequence[Trajectory], *, pad_token_id: int = 0) -> Batch:
+    """Return the trajectories as one batch, each token once.
+
+    Args:
+        trajectories: At least one, each with at least one token.
+        pad_token_id: Id that fills the rows on the right.
+
+    Raises:
+        ValueError: No trajectory.
+    """
+    if not trajectories:
+        raise ValueError("Expect at least one trajectory, got none.")
+    length = max(len(t.token_ids) for t in trajectories)
+
+    def pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=dtype)
+
+    return Batch(
+        token_ids=pad([t.token_ids for t in trajectories], pad_token_id, torch.long),
+        attention_mask=pad([[True] * len(t.token_ids) for t in trajectories], False, torch.bool),
+        action_mask=pad([t.action_mask for t in trajectories], False, torch.bool),
+        sampling_logprobs=pad([t.logprobs for t in trajectories], 0.0, torch.float32),
+        rewards=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
+        group_ids=torch.tensor([t.group_id for t in trajectories], dtype=torch.long),
+    )
+
+
+def micro_batches(batch: Batch, size: int) -> Iterator[torch.Tensor]:
+    """Yield row indices of at most ``size`` sequences each, sequences of like length together.
+
+    Args:
+        batch: ``B`` sequences.
+        size: At least 1.
+    """
+    order = torch.argsort(batch.attention_mask.sum(1), stable=True)
+    yield from order.split(size)

@@ -1,0 +1,88 @@
+"""Checkpoints in the layout of transformers: ``output_dir/checkpoint-N`` loads with ``from_pretrained``.
+
+Beside model and tokenizer lie ``optimizer.pt``, ``value_head.pt`` if there is one, and ``trainer_state.json``. All
+randomness of a step is a function of seed and step, so that these suffice to go on exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from agents.policy import Policy
+
+
+class CheckpointError(OSError):
+    """A checkpoint can not be written or read."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in ``folder``, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit() and (p / "trainer_state.json").exists()]
+    return sorted(found, key=lambda p: int(p.name[11:]))
+
+
+def save(
+    folder: Path,
+    *,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove all but the newest ``keep``.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
+    """
+    target = folder / f"checkpoint-{state['step']}"
+    partial = folder / f".{target.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        policy.model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        if policy.value_head is not None:
+            torch.save(policy.value_head.state_dict(), partial / "value_head.pt")
+        (partial / "trainer_state.json").write_text(json.dumps(state, indent=1))
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    except Exception as error:  # safetensors and torch have error classes of their own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"Could not write {target}: {error}. Free some space; no older checkpoint is lost."
+        ) from error
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's ``trainer_state.json``."""
+    try:
+        state: dict[str, Any] = json.loads((path / "trainer_state.json").read_text())
+    except ValueError as error:
+        raise CheckpointError(f"Expect JSON in {path}/trainer_state.json, got: {error}.") from error
+    return state
+
+
+def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Load what ``from_pretrained`` does not: the optimiser's moments and the value head."""
+    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location=policy.device, weights_only=True))
+    if policy.value_head is not None:
+        policy.value_head.load_state_dict(
+            torch.load(path / "value_head.pt", map_location=policy.device, weights_only=True)
+        )

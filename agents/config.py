@@ -1,0 +1,296 @@
+"""The configuration of a run: frozen dataclasses, checked when they are made, and the presets.
+
+A preset is a function that returns a whole configuration; its docstring says what it is for. Every field is a flag of
+``train.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A value is out of its range; the message names the field, what is expected and what came."""
+
+
+def _expect(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
+
+
+def budget_at(schedule: str, step: int) -> int:
+    """Return the interaction budget at a training step.
+
+    Args:
+        schedule: ``step:budget`` pairs in rising order of steps, the first at step 0; or one number for all steps.
+        step: Number of the step, from 0.
+
+    Raises:
+        ConfigError: The schedule can not be read.
+
+    >>> [budget_at("0:2,100:3,200:4", step) for step in (0, 99, 100, 299)]
+    [2, 2, 3, 4]
+    >>> budget_at("2", 50)
+    2
+    """
+    try:
+        pairs = [
+            tuple(map(int, pair.split(":"))) for pair in (schedule if ":" in schedule else f"0:{schedule}").split(",")
+        ]
+        starts, budgets = zip(*pairs, strict=True)
+    except ValueError:
+        starts, budgets = (), ()
+    valid = starts[:1] == (0,) and list(starts) == sorted(set(starts)) and min(budgets, default=-1) >= 0
+    _expect(valid, "interaction_budget", "like '2' or '0:2,100:3,200:4'", schedule)
+    return int([b for s, b in zip(starts, budgets, strict=True) if s <= step][-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment, and which problems."""
+
+    id: str = "cir_env:CodeMath-v0"
+    """Gymnasium id of a text environment."""
+    problems: str = "products"
+    """Generator's name, JSONL or Parquet file, or hub:NAME."""
+    prompt: str = "cir"
+    """Name of the prompt template."""
+    interaction_budget: str = "2"
+    """Executions per episode: a number, or a schedule over training steps such as 0:2,100:3,200:4."""
+    time_limit_s: float = 5.0
+    """CPU seconds that one block may take."""
+    max_output_chars: int = 400
+    """Characters of an execution's result that the policy sees."""
+
+    def __post_init__(self) -> None:
+        budget_at(self.interaction_budget, 0)
+
+    def kwargs(self, *, split: str) -> dict[str, Any]:
+        """Return the keyword arguments of ``gymnasium.make``."""
+        return {
+            "problems": self.problems,
+            "split": split,
+            "prompt": self.prompt,
+            "time_limit_s": self.time_limit_s,
+            "max_output_chars": self.max_output_chars,
+            "observation": "feedback",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How trajectories are sampled."""
+
+    num_problems: int = 8
+    """Problems of one training step."""
+    num_generations: int = 8
+    """Episodes of each problem: the group that shares a baseline."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    max_completion_length: int = 128
+    """Tokens after the prompt, feedback included."""
+    max_model_len: int = 512
+    """Tokens of a whole episode, prompt included."""
+    max_num_seqs: int = 64
+    """Episodes in flight; each holds a row of the engine's cache."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """dtype of the weights that sample."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_problems", "max_completion_length", "max_num_seqs"):
+            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        _expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)
+        _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+        _expect(
+            self.max_model_len > self.max_completion_length,
+            "max_model_len",
+            f"above max_completion_length ({self.max_completion_length})",
+            self.max_model_len,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """The update."""
+
+    advantage: Literal["reinforce_plus_plus_baseline", "gae"] = "reinforce_plus_plus_baseline"
+    """Advantage estimator; gae adds a value head."""
+    learning_rate: float = 1e-6
+    """AdamW's, constant."""
+    adam_beta1: float = 0.9
+    """AdamW's."""
+    adam_beta2: float = 0.999
+    """AdamW's."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    num_epochs: int = 1
+    """Passes over each step's trajectories."""
+    num_minibatches: int = 2
+    """Optimiser steps in each pass."""
+    micro_batch_size: int = 16
+    """Sequences of one forward and backward pass; changes memory, not results."""
+    epsilon: float = 0.2
+    """Lower clip range of the ratio."""
+    epsilon_high: float = 0.28
+    """Upper clip range of the ratio."""
+    dual_clip: float = 3.0
+    """Bound of the ratio for negative advantages."""
+    gamma: float = 1.0
+    """Discount (gae)."""
+    lam: float = 1.0
+    """Trace decay (gae)."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss (gae)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "num_minibatches", "micro_batch_size"):
+            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        for name in ("learning_rate", "max_grad_norm"):
+            _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("epsilon", "adam_beta1", "adam_beta2"):
+            _expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        _expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
+        _expect(self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
+        _expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
+        _expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Accuracy on held-out problems, which are never trained on."""
+
+    every: int = 10
+    """Steps between validations; there is always one before the first and one after the last step. 0: only these."""
+    num_problems: int = 64
+    """Held-out problems of one validation."""
+    top_p: float = 1.0
+    """Nucleus of the samples."""
+    text_prompt: str | None = None
+    """Prompt of the text-only arm (budget 0), reported before and after; None: no such arm."""
+    greedy: bool = False
+    """Report greedy accuracy before and after, too."""
+
+    def __post_init__(self) -> None:
+        _expect(self.every >= 0, "validation.every", "of at least 0", self.every)
+        _expect(self.num_problems >= 1, "validation.num_problems", "of at least 1", self.num_problems)
+        _expect(0 < self.top_p <= 1, "validation.top_p", "in (0, 1]", self.top_p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run."""
+
+    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Folder, hub name, or "tiny"."""
+    template: Literal["chat", "raw"] = "chat"
+    """Put prompts into the model's chat template, or take them as they are."""
+    output_dir: Path = Path("runs/quickstart")
+    """Where metrics, samples and checkpoints go."""
+    resume: bool = False
+    """Go on from the newest checkpoint in output_dir."""
+    max_steps: int = 24
+    """Training steps: one collection of trajectories and one PPO update each."""
+    save_every: int = 10
+    """Steps between checkpoints; there is always one after the last step."""
+    save_total_limit: int = 2
+    """Checkpoints that are kept."""
+    seed: int = 0
+    """Fixes problems, sampling and minibatches."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    autocast: bool = True
+    """Compute matrix products in bfloat16; parameters stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        _expect(self.max_steps >= 0, "max_steps", "of at least 0", self.max_steps)
+        for name in ("save_every", "save_total_limit"):
+            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+
+
+def quickstart() -> TrainConfig:
+    """SmolLM2-135M-Instruct learns multiplication by Python on 2 CPU cores, in about 15 minutes."""
+    return TrainConfig(
+        env=EnvConfig(problems="products", prompt="cir_one_shot"),
+        rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=96, max_model_len=384),
+        ppo=PPOConfig(learning_rate=1e-5),
+        validation=ValidationConfig(every=8, text_prompt="text_one_shot", greedy=True),
+    )
+
+
+def mixed() -> TrainConfig:
+    """The harder run on CPU: gcd, remainders, powers, series, primes, equations and more, by subject."""
+    return TrainConfig(
+        output_dir=Path("runs/mixed"),
+        max_steps=60,
+        env=EnvConfig(problems="mixed", prompt="cir_one_shot"),
+        rollout=RolloutConfig(num_problems=16, num_generations=8, max_completion_length=160, max_model_len=512),
+        ppo=PPOConfig(learning_rate=1e-5),
+        validation=ValidationConfig(every=10, num_problems=128, text_prompt="text_one_shot", greedy=True),
+    )
+
+
+def tiny() -> TrainConfig:
+    """A tiny transformer without any download learns to add by Python in two minutes on one CPU core."""
+    return TrainConfig(
+        model="tiny",
+        output_dir=Path("runs/tiny"),
+        max_steps=30,
+        autocast=False,
+        env=EnvConfig(problems="sums", prompt="question"),
+        rollout=RolloutConfig(
+            num_problems=8, num_generations=16, max_completion_length=128, max_model_len=256, dtype="float32"
+        ),
+        ppo=PPOConfig(learning_rate=1e-3, micro_batch_size=64),
+        validation=ValidationConfig(every=10, num_problems=100),
+    )
+
+
+def qwen2_5_math_7b() -> TrainConfig:
+    """The paper's run: Qwen2.5-Math-7B on STILL-3 (arXiv 2505.24480; 300 steps of 128 x 16 episodes), on GPUs."""
+    return TrainConfig(
+        model="Qwen/Qwen2.5-Math-7B",
+        template="raw",
+        output_dir=Path("runs/qwen2.5-math-7b"),
+        max_steps=300,
+        gradient_checkpointing=True,
+        env=EnvConfig(problems="hub:RUC-AIBOX/STILL-3-RL-90K", prompt="cir", interaction_budget="0:2,100:3,200:4"),
+        rollout=RolloutConfig(
+            num_problems=128,
+            num_generations=16,
+            max_completion_length=4096,
+            max_model_len=5120,
+            max_num_seqs=128,
+        ),
+        ppo=PPOConfig(learning_rate=1e-6, num_minibatches=2, micro_batch_size=1),
+        validation=ValidationConfig(every=10, num_problems=256, top_p=0.95),
+    )
+
+
+def qwen3_8b() -> TrainConfig:
+    """The paper's second run: Qwen3-8B without thinking, in its chat template."""
+    from dataclasses import replace
+
+    return replace(qwen2_5_math_7b(), model="Qwen/Qwen3-8B", template="chat", output_dir=Path("runs/qwen3-8b"))
+
+
+PRESETS: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
+    {
+        "quickstart": quickstart,
+        "tiny": tiny,
+        "mixed": mixed,
+        "qwen2.5-math-7b": qwen2_5_math_7b,
+        "qwen3-8b": qwen3_8b,
+    }
+)

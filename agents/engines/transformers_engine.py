@@ -1,0 +1,343 @@
+"""The engine for CPUs and small GPUs: continuous batching over a transformers model, one row of cache per episode.
+
+Every forward pass that samples has the same shape, ``[max_num_seqs, 1]``, whoever is running: a row's numbers do not
+depend on how many others are. A row holds its keys and values from its first turn to its release. What a row's context
+has and its cache lacks ("pending") is computed by a pass of its own if it is long, and otherwise fed through the
+sampling passes token by token, beside the rows that sample.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from agents.engines.base import EngineError, Sampling, Scanner
+from agents.types import Completion, FinishReason
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from agents.chat import Chat, TokenDecoder
+
+_PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
+_LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
+
+
+def _grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend with one query per row without copying keys and values for each head of a group."""
+    batch, heads, length, _ = query.shape
+    if length > 1:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return result
+    grouped = query.view(batch, key.shape[1], heads // key.shape[1], -1)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
+    )
+    return out.reshape(batch, 1, heads, -1), None
+
+
+AttentionInterface.register("cir_grouped", _grouped_attention)
+
+
+class _RowCache(Cache):
+    """Keys and values of ``rows`` sequences, each written at its own positions."""
+
+    def __init__(self, model: PreTrainedModel, rows: int, capacity: int) -> None:
+        config = model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (rows, config.num_key_value_heads, capacity, head_dim)
+        self.layers = []
+        self.store = [
+            tuple(torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(2))
+            for _ in range(config.num_hidden_layers)
+        ]
+        self._rows = slice(0, rows)
+        self._slots = torch.zeros(rows, 1, dtype=torch.long)
+        self._length = 0
+
+    def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
+        """Let the next pass write its tokens at ``slots [rows, n]`` and read the first ``length`` positions."""
+        self._rows, self._slots, self._length = rows, slots, length
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store ``[rows, H, n, D]`` and return all that the pass may attend to."""
+        rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
+        keys, values = self.store[layer_idx]
+        keys[rows, :, self._slots] = key_states.transpose(1, 2)
+        values[rows, :, self._slots] = value_states.transpose(1, 2)
+        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the positions that the pass reads."""
+        return self._length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` positions of row ``source`` to row ``target``."""
+        for layer in self.store:
+            for stored in layer:
+                stored[target, :, :length] = stored[source, :, :length]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Request:
+    request_id: int
+    context: list[int]
+    sampling: Sampling
+    scanner: Scanner | None
+    decoder: TokenDecoder
+    random: np.random.Generator
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    text_ends: list[int] = field(default_factory=list)
+
+
+class TransformersEngine:
+    """Continuous batching for a causal language model with a plain key-value cache.
+
+    Args:
+        model: The engine's own copy, in the dtype to sample in; it is put into evaluation mode.
+        chat: Decodes tokens for the scanners.
+        stop_token_ids: Any of these ends a completion.
+        max_num_seqs: Rows: how many requests run at once.
+        max_model_len: Tokens a request may hold; the cache has ``max_num_seqs * max_model_len`` positions.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chat: Chat,
+        *,
+        stop_token_ids: Collection[int],
+        max_num_seqs: int = 64,
+        max_model_len: int = 1024,
+    ) -> None:
+        self.max_model_len = max_model_len
+        self.version = 0
+        self._model = model.eval().requires_grad_(False)
+        self._model.set_attn_implementation("cir_grouped")
+        self._chat = chat
+        self._stop = frozenset(stop_token_ids)
+        self._scratch = max_model_len  # inactive rows write here
+        self._cache = _RowCache(model, max_num_seqs, max_model_len + 1)
+        self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
+        self._rows: dict[int, int] = {}
+        self._free = deque(range(max_num_seqs))
+        self._running: dict[int, _Request] = {}
+        self._queue: deque[_Request] = deque()
+
+    def submit(
+        self, request_id: int, token_ids: Sequence[int], sampling: Sampling, scanner: Scanner | None = None
+    ) -> None:
+        """Ask for a completion; see :class:`agents.engines.base.Engine`."""
+        if not token_ids or len(token_ids) >= self.max_model_len:
+            raise EngineError(
+                f"Expect a context of 1 to {self.max_model_len - 1} tokens, got {len(token_ids)}: raise max_model_len."
+            )
+        if request_id in self._running or any(r.request_id == request_id for r in self._queue):
+            raise EngineError(f"Expect a request that is not running, got {request_id} again.")
+        request = _Request(
+            request_id=request_id,
+            context=list(token_ids),
+            sampling=sampling,
+            scanner=scanner,
+            decoder=self._chat.decoder(),
+            random=np.random.default_rng(sampling.seed),
+        )
+        if request_id in self._rows:
+            self._start(request)
+        else:
+            self._queue.append(request)
+
+    def release(self, request_id: int) -> None:
+        """Free a request's row."""
+        self._running.pop(request_id, None)
+        self._queue = deque(r for r in self._queue if r.request_id != request_id)
+        if request_id in self._rows:
+            self._free.append(self._rows.pop(request_id))
+
+    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy a state dict into the engine's model and forget every cached key and value."""
+        self._model.load_state_dict(weights, strict=True)
+        self.version = version
+        self._cached = [[] for _ in self._cached]
+
+    def close(self) -> None:
+        """Free the cache."""
+        self._cache.store = []
+        self._running.clear()
+        self._queue.clear()
+
+    @torch.inference_mode()
+    def poll(self) -> list[Completion]:
+        """Start waiting requests in free rows, then sample one token for every running one."""
+        while self._queue and self._free:
+            request = self._queue.popleft()
+            self._rows[request.request_id] = self._free.popleft()
+            self._start(request)
+        if not self._running:
+            return []
+        logits = self._forward()
+        ready = [r for r in self._running.values() if len(self._cached[self._row(r)]) == len(r.context)]
+        if not ready:
+            return []
+        rows = torch.tensor([self._row(r) for r in ready], device=logits.device)
+        token_ids, logprobs = _draw(logits[rows], ready)
+        done = []
+        for request, token_id, logprob in zip(ready, token_ids, logprobs, strict=True):
+            reason = self._append(request, token_id, logprob)
+            if reason is not None:
+                del self._running[request.request_id]
+                done.append(self._completion(request, reason))
+        return done
+
+    def _row(self, request: _Request) -> int:
+        return self._rows[request.request_id]
+
+    def _start(self, request: _Request) -> None:
+        """Fill the row's cache with the context but for its last tokens, which the sampling passes feed."""
+        row, context = self._row(request), request.context
+        self._running[request.request_id] = request
+        kept = _common_prefix(self._cached[row], context[:-1])
+        donor = max(range(len(self._cached)), key=lambda r: _common_prefix(self._cached[r], context[:-1]))
+        shared = _common_prefix(self._cached[donor], context[:-1])
+        if shared > kept:
+            self._cache.copy(donor, row, shared)
+            kept = shared
+        self._cached[row] = context[:kept]
+        if len(context) - 1 - kept > _PREFILL_TOKENS:
+            self._prefill(row, context, kept)
+
+    def _prefill(self, row: int, context: list[int], start: int) -> None:
+        """Compute the keys and values of all but the last token of ``context``."""
+        end = len(context) - 1
+        device = self._model.device
+        positions = torch.arange(start, end, device=device)[None]
+        self._cache.aim(slice(row, row + 1), positions, end)
+        mask = torch.ones(end - start, end, dtype=torch.bool, device=device).tril(start)
+        self._model.base_model(
+            input_ids=torch.tensor([context[start:end]], device=device),
+            attention_mask=mask[None, None],
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._cached[row] = context[:end]
+
+    def _forward(self) -> torch.Tensor:
+        """Feed every running row its next token; return the logits ``[max_num_seqs, V]``."""
+        tokens = [0] * len(self._cached)
+        positions = [0] * len(self._cached)
+        slots = [self._scratch] * len(self._cached)
+        for request in self._running.values():
+            row = self._row(request)
+            position = len(self._cached[row])
+            tokens[row], positions[row], slots[row] = request.context[position], position, position
+            self._cached[row].append(tokens[row])
+        longest = max(positions) + 1
+        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._scratch + 1)
+        device = self._model.device
+        position_ids = torch.tensor(positions, device=device)
+        mask = torch.arange(length, device=device)[None] <= position_ids[:, None]
+        self._cache.aim(slice(0, len(tokens)), torch.tensor(slots, device=device)[:, None], length)
+        hidden = self._model.base_model(
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=mask[:, None, None],
+            position_ids=position_ids[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits: torch.Tensor = self._model.get_output_embeddings()(hidden[:, 0])
+        return logits.float()
+
+    def _append(self, request: _Request, token_id: int, logprob: float) -> FinishReason | None:
+        """Add a sampled token to its request; say why the completion ends, if it does."""
+        request.context.append(token_id)
+        request.token_ids.append(token_id)
+        request.logprobs.append(logprob)
+        closed = False
+        if token_id in self._stop:
+            request.text += request.decoder.finish()
+        else:
+            piece = request.decoder.step(token_id)
+            request.text += piece
+            closed = bool(piece) and request.scanner is not None and request.scanner.feed(piece) is not None
+        request.text_ends.append(len(request.text))
+        if token_id in self._stop:
+            return "stop"
+        if closed:
+            return "boundary"
+        full = len(request.context) >= self.max_model_len
+        return "length" if full or len(request.token_ids) >= request.sampling.max_tokens else None
+
+    def _completion(self, request: _Request, reason: FinishReason) -> Completion:
+        if reason == "length":
+            request.text += request.decoder.finish()
+            request.text_ends[-1] = len(request.text)
+        return Completion(
+            request_id=request.request_id,
+            token_ids=tuple(request.token_ids),
+            logprobs=tuple(request.logprobs),
+            text=request.text,
+            text_ends=tuple(request.text_ends),
+            finish_reason=reason,
+            policy_version=self.version,
+        )
+
+
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many leading tokens two sequences share.
+
+    >>> _common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    size = min(len(one), len(other))
+    if one[:size] == other[:size]:
+        return size
+    return next(i for i in range(size) if one[i] != other[i])
+
+
+def _draw(logits: torch.Tensor, requests: Sequence[_Request]) -> tuple[list[int], list[float]]:
+    """Draw one token per row of ``logits [R, V]``; return the ids and their log-probabilities.
+
+    The draw inverts the cumulative distribution at a uniform number from the request's own stream.
+    """
+    column = partial(torch.tensor, dtype=torch.float32, device=logits.device)
+    temperature = column([r.sampling.temperature for r in requests])
+    uniform = column([r.random.random() for r in requests])
+    greedy = temperature == 0
+    logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
+    if any(r.sampling.top_p < 1 for r in requests):
+        logprobs = _keep_nucleus(logprobs, column([r.sampling.top_p for r in requests]))
+    cumulative = logprobs.exp().cumsum(-1)
+    drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    drawn = torch.where(greedy | (drawn >= logits.shape[1]), logprobs.argmax(-1), drawn)
+    chosen = logprobs.gather(1, drawn[:, None])[:, 0]
+    return drawn.tolist(), chosen.tolist()
+
+
+def _keep_nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Renormalise each row over the smallest set of likeliest tokens whose probability reaches ``top_p``."""
+    ordered, index = logprobs.sort(-1, descending=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    ordered = ordered.masked_fill(before >= top_p[:, None], -torch.inf)
+    kept = torch.empty_like(logprobs).scatter_(-1, index, ordered)
+    return torch.log_softmax(kept, dim=-1)

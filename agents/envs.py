@@ -1,0 +1,138 @@
+"""Copies of one Gymnasium environment that are stepped side by side.
+
+``send`` hands an action to one copy and returns at once; ``recv`` returns the copies that are done, first come first.
+A step waits for an execution or a grading in other processes, so a thread for each copy overlaps all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import gymnasium
+
+from agents.engines.base import Scanner
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvResult:
+    """What a reset or a step of one copy returned."""
+
+    env_id: int
+    """Number of the copy, from 0."""
+    observation: str
+    """The prompt after a reset, the feedback after a step."""
+    reward: float
+    """0 after a reset."""
+    terminated: bool
+    """False after a reset."""
+    truncated: bool
+    """False after a reset."""
+    info: Mapping[str, Any]
+    """The environment's info."""
+    scanner: Scanner | None
+    """Where the environment will end the next action, if it can say so; see ``action_scanner`` in its docs."""
+
+
+class EnvPool:
+    """``num_envs`` copies of a text environment.
+
+    An environment may have a method ``action_scanner() -> Scanner | None``: what it returns tells an engine where to
+    stop sampling. Environments without it get whole completions.
+
+    Args:
+        make_env: Makes one copy.
+        num_envs: How many.
+    """
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env[str, str]], num_envs: int) -> None:
+        self.envs = [make_env() for _ in range(num_envs)]
+        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="env")
+        self._done: SimpleQueue[Future[EnvResult]] = SimpleQueue()
+        self._pending = 0
+
+    def __len__(self) -> int:
+        """Return the number of copies."""
+        return len(self.envs)
+
+    @property
+    def num_problems(self) -> int | None:
+        """How many problems ``problem_index`` may choose from; None if the environment has no problem set."""
+        env = self.envs[0]
+        return len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else None
+
+    def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
+        """Start an episode in one copy."""
+        self._submit(self._reset, env_id, seed, dict(options))
+
+    def send(self, env_id: int, action: str) -> None:
+        """Hand an action to one copy."""
+        self._submit(self._step, env_id, action)
+
+    def recv(self, *, wait: bool) -> list[EnvResult]:
+        """Return the copies that are done; with ``wait``, at least one.
+
+        Raises:
+            RuntimeError: ``wait`` though nothing was sent. What an environment raises is raised here.
+        """
+        if wait and not self._pending:
+            raise RuntimeError("Expect a reset or an action in flight before recv(wait=True), got none.")
+        results: list[EnvResult] = []
+        while True:
+            try:
+                future = self._done.get(block=wait and not results)
+            except Empty:
+                return results
+            self._pending -= 1
+            results.append(future.result())
+
+    def drain(self) -> None:
+        """Wait for everything in flight and forget it, errors included."""
+        while self._pending:
+            self._done.get()
+            self._pending -= 1
+
+    def close(self) -> None:
+        """Wait for the steps in flight and close every copy."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for env in self.envs:
+            env.close()
+
+    def _submit(self, call: Callable[..., EnvResult], *args: Any) -> None:
+        self._pending += 1
+        self._threads.submit(call, *args).add_done_callback(self._done.put)
+
+    def _reset(self, env_id: int, seed: int, options: dict[str, Any]) -> EnvResult:
+        observation, info = self.envs[env_id].reset(seed=seed, options=options or None)
+        return self._result(env_id, observation, info)
+
+    def _step(self, env_id: int, action: str) -> EnvResult:
+        observation, reward, terminated, truncated, info = self.envs[env_id].step(action)
+        return self._result(env_id, observation, info, float(reward), terminated, truncated)
+
+    def _result(  # noqa: PLR0917
+        self,
+        env_id: int,
+        observation: str,
+        info: dict[str, Any],
+        reward: float = 0.0,
+        terminated: bool = False,
+        truncated: bool = False,
+    ) -> EnvResult:
+        env = self.envs[env_id]
+        going_on = not (terminated or truncated)
+        scanner = None
+        if going_on and env.has_wrapper_attr("action_scanner"):
+            scanner = env.get_wrapper_attr("action_scanner")()
+        return EnvResult(
+            env_id=env_id,
+            observation=observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            info=info,
+            scanner=scanner,
+        )

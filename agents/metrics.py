@@ -1,0 +1,108 @@
+"""What is worth knowing about a step: figures of its trajectories, and where they are written.
+
+Names are TRL's where it has one. Lengths are in tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from agents.types import Trajectory
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return figures of the trajectories; rewards and accuracy are of those with a valid reward.
+
+    ``tools/*`` read the environment's ``n_code_blocks`` and ``execution_status`` where it reports them.
+    """
+    valid = [t for t in trajectories if t.reward_valid]
+    lengths = [sum(t.action_mask) for t in trajectories]
+    statuses = [s for t in trajectories for turn in t.turns[:-1] if (s := turn.info.get("execution_status"))]
+    blocks = [float(t.info.get("n_code_blocks", 0)) for t in trajectories]
+    figures = {
+        "completions/mean_length": fmean(lengths),
+        "completions/max_length": float(max(lengths)),
+        "completions/clipped_ratio": fmean(t.truncated for t in trajectories),
+        "completions/mean_feedback_length": fmean(
+            len(t.token_ids) - t.prompt_length - n for t, n in zip(trajectories, lengths, strict=True)
+        ),
+        "tools/call_frequency": fmean(blocks),
+        "tools/use_ratio": fmean(b > 0 for b in blocks),
+        "tools/failure_frequency": fmean(s != "ok" for s in statuses) if statuses else 0.0,
+        "episodes/invalid_ratio": 1 - len(valid) / len(trajectories),
+        "episodes/boundary_cuts": float(sum(t.boundary_cuts for t in trajectories)),
+    }
+    if not valid:
+        return figures
+    rewards = [t.reward for t in valid]
+    groups: dict[int, set[float]] = {}
+    for t in valid:
+        groups.setdefault(t.group_id, set()).add(t.reward)
+    mean = fmean(rewards)
+    return figures | {
+        "reward": mean,
+        "reward_std": fmean((r - mean) ** 2 for r in rewards) ** 0.5,
+        "frac_reward_zero_std": fmean(len(rewards) == 1 for rewards in groups.values()),
+        "accuracy": fmean(is_correct(t) for t in valid),
+    }
+
+
+def is_correct(trajectory: Trajectory) -> bool:
+    """Return whether the environment says ``correct``, or, where it does not say, whether the reward is positive."""
+    correct = trajectory.info.get("correct")
+    return trajectory.reward > 0 if correct is None else bool(correct)
+
+
+class MetricsLog:
+    """Appends figures to ``metrics.jsonl`` and to TensorBoard's event files.
+
+    Args:
+        folder: Where both go; made if it is missing.
+        keep_before: Rows of an earlier run from this step on are dropped, so that a resumed run has each step once.
+    """
+
+    def __init__(self, folder: Path, *, keep_before: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] < keep_before] if keep_before else []
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+        self._board: Any = SummaryWriter(folder / "tensorboard", purge_step=keep_before or None)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write one row; a step may have several."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a ``metrics.jsonl``; a last line that a killed run left unfinished is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

@@ -1,0 +1,357 @@
+"""The training loop: collect, collate, evaluate, advantages, update; validation and checkpoints between steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from agents import advantages, checkpoint
+from agents.batching import collate
+from agents.chat import Chat
+from agents.config import ConfigError, TrainConfig, budget_at
+from agents.engines.base import Sampling
+from agents.engines.transformers_engine import TransformersEngine
+from agents.envs import EnvPool
+from agents.evaluation import best_and_worst, evaluate, transcript
+from agents.metrics import MetricsLog, describe
+from agents.models import load_model, load_tokenizer, resolve_model
+from agents.policy import Policy
+from agents.ppo import PPO
+from agents.rollout import collect
+from agents.types import Advantages, Batch, Episode, PolicyOutput, Trajectory
+
+MakeEnv = Callable[..., gymnasium.Env[str, str]]
+_MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
+
+
+class _Stop(Exception):
+    """The user asked to stop while trajectories were collected."""
+
+
+class Trainer:
+    """Trains a policy with PPO against copies of a text environment.
+
+    Args:
+        config: The run.
+        make_env: Called as ``make_env(split=..., **overrides)`` for each copy; by default ``gymnasium.make`` with the
+            configuration's arguments. ``split`` is ``train`` or ``test``.
+        log: Takes lines for the user.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, make_env: MakeEnv | None = None, log: Callable[[str], Any] = print
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.step = 0
+        self._stop = False
+        self._make_env = make_env or self._make_configured_env
+        self._started = self._claim_output_dir()
+        model_path = self._started or resolve_model(config.model, log=log)
+        self.device = _device(config.device)
+        log(f"Loading {model_path} on {self.device}.")
+        tokenizer = load_tokenizer(model_path)
+        model = self._load(model_path, "float32")
+        self.chat = Chat(tokenizer, config.template)
+        self.policy = Policy(
+            model,
+            temperature=config.rollout.temperature,
+            value_head=config.ppo.advantage == "gae",
+            autocast=torch.bfloat16 if config.autocast else None,
+            gradient_checkpointing=config.gradient_checkpointing,
+        )
+        self.ppo = PPO(self.policy, config.ppo)
+        self.engine = TransformersEngine(
+            self._load(model_path, config.rollout.dtype),
+            self.chat,
+            stop_token_ids=self.chat.stop_token_ids(model.generation_config),
+            max_num_seqs=config.rollout.max_num_seqs,
+            max_model_len=config.rollout.max_model_len,
+        )
+        if self._started:
+            checkpoint.load_training_state(self._started, policy=self.policy, optimizer=self.ppo.optimizer)
+            log(f"Going on after step {self.step}.")
+        self.train_envs = self._env_pool(split="train")
+        self.test_envs = self._env_pool(split="test")
+
+    def train(self) -> bool:
+        """Run to ``max_steps``; return False if the user stopped it before.
+
+        The last checkpoint is of the last whole step either way.
+        """
+        config = self.config
+        first = self.step
+        with self._signals(), MetricsLog(config.output_dir, keep_before=first) as metrics:
+            bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
+            try:
+                if first == 0:
+                    self._validate(metrics, bar, arms=True)
+                while self.step < config.max_steps and not self._stop:
+                    figures = self._train_step(bar)
+                    metrics.write(self.step, figures)
+                    self.step += 1
+                    bar.update()
+                    bar.set_postfix_str(_postfix(figures))
+                    last = self.step == config.max_steps
+                    if last or (config.validation.every and self.step % config.validation.every == 0):
+                        self._validate(metrics, bar, arms=last)
+                    if not last and self.step % config.save_every == 0:
+                        self._save_or_warn(bar)
+            except _Stop:
+                pass
+            finally:
+                bar.close()
+        if self.step > first or not self._started:
+            path = self.save()
+            self.log(f"Checkpoint after step {self.step}: {path}")
+        return not self._stop
+
+    def close(self) -> None:
+        """Close environments and engine."""
+        self.train_envs.close()
+        self.test_envs.close()
+        self.engine.close()
+
+    def save(self) -> Path:
+        """Write a checkpoint of the last whole step."""
+        return checkpoint.save(
+            self.config.output_dir,
+            policy=self.policy,
+            tokenizer=self.chat.tokenizer,
+            optimizer=self.ppo.optimizer,
+            state={"step": self.step, "config": _comparable(self.config)},
+            keep=self.config.save_total_limit,
+        )
+
+    def _save_or_warn(self, bar: tqdm[Any]) -> None:
+        try:
+            self.save()
+        except checkpoint.CheckpointError as error:
+            bar.write(f"Warning: {error} Training goes on.")
+
+    def _train_step(self, bar: tqdm[Any]) -> dict[str, float]:
+        """Do one step: from problems to new weights."""
+        config = self.config
+        begin = time.perf_counter()
+        budget = budget_at(config.env.interaction_budget, self.step)
+        self._sync()
+        trajectories = collect(
+            self.train_envs,
+            self.engine,
+            self.chat,
+            self._episodes(budget),
+            self._sampling(),
+            on_end=self._counter(bar, "sampling"),
+        )
+        sampled = time.perf_counter()
+        figures = describe(trajectories)
+        valid = [t for t in trajectories if t.reward_valid and any(t.action_mask)]
+        if valid:
+            batch = collate(valid)
+            old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
+            targets = self._targets(batch, old)
+            generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
+            figures |= self.ppo.update(batch, old, targets, generator=generator)
+            mismatch = (old.logprobs - batch.sampling_logprobs)[batch.action_mask].abs()
+            figures["sampling/logprob_difference_mean"] = float(mismatch.mean())
+            figures["sampling/logprob_difference_max"] = float(mismatch.max())
+        self._record("training", trajectories)
+        end = time.perf_counter()
+        tokens = sum(sum(t.action_mask) for t in trajectories)
+        return figures | {
+            "interaction_budget": float(budget),
+            "time/sampling_s": sampled - begin,
+            "time/update_s": end - sampled,
+            "time/step_s": end - begin,
+            "tokens_per_second": tokens / (sampled - begin),
+        }
+
+    def _targets(self, batch: Batch, old: PolicyOutput) -> Advantages:
+        ppo = self.config.ppo
+        if old.values is not None:
+            return advantages.gae(batch.rewards, old.values, batch.action_mask, gamma=ppo.gamma, lam=ppo.lam)
+        return advantages.reinforce_plus_plus_baseline(batch.rewards, batch.group_ids, batch.action_mask)
+
+    def _episodes(self, budget: int) -> list[Episode]:
+        """Return this step's episodes: the next problems of a shuffled order, each for a whole group."""
+        rollout, seed = self.config.rollout, self.config.seed
+        size = self.train_envs.num_problems
+        episodes = []
+        for group in range(self.step * rollout.num_problems, (self.step + 1) * rollout.num_problems):
+            options: dict[str, Any] = {}
+            if size is not None:
+                epoch, place = divmod(group, size)
+                order = np.random.default_rng([seed, epoch]).permutation(size)
+                options = {"problem_index": int(order[place]), "interaction_budget": budget}
+            episodes += [
+                Episode(
+                    group_id=group,
+                    env_seed=_seed(seed, 0, group),
+                    sampling_seed=_seed(seed, 1, group, sample),
+                    options=options,
+                )
+                for sample in range(rollout.num_generations)
+            ]
+        return episodes
+
+    def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
+        """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
+        config = self.config.validation
+        self._sync()
+        sampled = self._sampling(top_p=config.top_p)
+        figures = self._arm(bar, "validation", self.test_envs, sampled)
+        if arms and config.greedy:
+            figures |= self._arm(bar, "validation_greedy", self.test_envs, self._sampling(temperature=0))
+        if arms and config.text_prompt is not None:
+            envs = self._env_pool(split="test", prompt=config.text_prompt, interaction_budget=0)
+            figures |= self._arm(bar, "validation_text", envs, sampled)
+            envs.close()
+        metrics.write(self.step, figures)
+        accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
+        bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
+
+    def _arm(self, bar: tqdm[Any], name: str, envs: EnvPool, sampling: Sampling) -> dict[str, float]:
+        """Play the held-out problems once; return the arm's figures, by subject too."""
+        size = self.config.validation.num_problems
+        outcome = evaluate(
+            envs,
+            self.engine,
+            self.chat,
+            sampling,
+            num_problems=size if envs.num_problems is None else min(size, envs.num_problems),
+            seed=self.config.seed,
+            on_end=self._counter(bar, name),
+        )
+        self._record(name, outcome.trajectories)
+        figures = outcome.figures()
+        keep = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
+        subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
+        chosen = {key: figures[key] for key in keep if key in figures} | (subjects if len(subjects) > 1 else {})
+        return {f"{name}/{key}": value for key, value in chosen.items()}
+
+    def _sync(self) -> None:
+        self.engine.load_weights(self.step, self.policy.model.state_dict())
+
+    def _sampling(self, *, temperature: float | None = None, top_p: float = 1.0) -> Sampling:
+        rollout = self.config.rollout
+        return Sampling(
+            temperature=rollout.temperature if temperature is None else temperature,
+            top_p=top_p,
+            max_tokens=rollout.max_completion_length,
+        )
+
+    def _record(self, name: str, trajectories: Sequence[Trajectory]) -> None:
+        """Append a right and a wrong transcript to ``samples.jsonl``."""
+        with (self.config.output_dir / "samples.jsonl").open("a") as file:
+            for trajectory in best_and_worst(trajectories):
+                file.write(json.dumps({"step": self.step, "kind": name, **transcript(trajectory)}) + "\n")
+
+    def _counter(self, bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:
+        """Return a callback that shows how many episodes have ended, and stops where the user asked for it."""
+        count = 0
+
+        def on_end(_: Trajectory) -> None:
+            nonlocal count
+            count += 1
+            bar.set_description(f"{what} {count}")
+            if self._stop:
+                raise _Stop
+
+        return on_end
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM stop the run between steps; a second one stops at once."""
+
+        def ask_to_stop(number: int, frame: FrameType | None) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self.log("Stopping: saving the last whole step. Once more to stop at once, without a checkpoint.")
+
+        try:
+            before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: its owner handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _load(self, path: Path, dtype: str) -> PreTrainedModel:
+        model = load_model(path, dtype)
+        torch.nn.Module.to(model, self.device)
+        return model
+
+    def _env_pool(self, **overrides: Any) -> EnvPool:
+        return EnvPool(lambda: self._make_env(**overrides), self.config.rollout.max_num_seqs)
+
+    def _make_configured_env(self, *, split: str, **overrides: Any) -> gymnasium.Env[str, str]:
+        env = self.config.env
+        return gymnasium.make(env.id, **{**env.kwargs(split=split), **overrides})
+
+    def _claim_output_dir(self) -> Path | None:
+        """Return the checkpoint to go on from, if any; refuse to write over a run.
+
+        Raises:
+            ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings.
+        """
+        folder = self.config.output_dir
+        found = checkpoint.checkpoints(folder)
+        if not self.config.resume:
+            if found:
+                raise ConfigError(
+                    f"{folder} holds a run already: add --resume to go on, or choose another --output-dir."
+                )
+            return None
+        if not found:
+            raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
+        state = checkpoint.read_state(found[-1])
+        now = json.loads(json.dumps(_comparable(self.config)))
+        changed = sorted(key for key in now if state["config"].get(key) != now[key])
+        if changed:
+            raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
+        self.step = int(state["step"])
+        return found[-1]
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a resumed run may not change."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"Expect a CUDA device for --device {name}, got none: use --device cpu.")
+    return torch.device(name)
+
+
+def _seed(*parts: int) -> int:
+    """Return a seed for one purpose of a run, from the run's seed and what tells the purposes apart."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _postfix(figures: dict[str, float]) -> str:
+    shown = {
+        "reward": "reward",
+        "accuracy": "accuracy",
+        "tools/use_ratio": "code",
+        "tokens_per_second": "tok/s",
+    }
+    return ", ".join(f"{label} {figures[key]:.3g}" for key, label in shown.items() if key in figures)

@@ -1,0 +1,203 @@
+"""The data of one training step, in the order in which it is made.
+
+Episode -> Completion -> Turn -> Trajectory -> Batch -> PolicyOutput -> Advantages -> Loss
+
+Every mask reads "True counts". Index ``t`` describes token ``t``: its id, whether the policy sampled it, its
+log-probability given the tokens before it, its advantage. Log-probabilities are natural. ``B`` sequences of at most
+``T`` tokens make a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "boundary", "length"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episode:
+    """What is to be played: the reset of one environment and the seed of its sampling."""
+
+    group_id: int
+    """Episodes of one group start from the same reset and share a baseline."""
+    env_seed: int
+    """Seed given to ``env.reset``."""
+    sampling_seed: int
+    """Seed of every token that is sampled in this episode."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options given to ``env.reset``, such as ``problem_index`` and ``interaction_budget``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    r"""What an engine sampled for one request, token by token.
+
+    Example::
+
+        token_ids      [``, `\n]          text "```\n"
+        text_ends      [2, 4]
+        finish_reason  "boundary"          the scanner saw the end of a block
+    """
+
+    request_id: int
+    """The request's number, the same over all turns of an episode."""
+    token_ids: tuple[int, ...]
+    """The sampled tokens, a closing end-of-sequence token included."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each sampled token under the sampling distribution, float32."""
+    text: str
+    """The tokens as text, the end-of-sequence token left out."""
+    text_ends: tuple[int, ...]
+    """For each token the length of the text with it."""
+    finish_reason: FinishReason
+    """``stop``: end of sequence; ``boundary``: the scanner's; ``length``: no tokens were left."""
+    policy_version: int
+    """Version of the weights that sampled it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One action of an episode and what the environment answered."""
+
+    text: str
+    """What the policy wrote and the environment kept."""
+    feedback: str
+    """What the environment inserted after it; empty after the last turn."""
+    finish_reason: FinishReason
+    """Why the engine stopped."""
+    info: Mapping[str, Any]
+    """The environment's info after the step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trajectory:
+    """One finished episode, with exactly the tokens that were sampled.
+
+    Example (S sampled, P prompt, F feedback)::
+
+        token_ids    P P P  S S S S  F F F  S S
+        action_mask  . . .  x x x x  . . .  x x
+        logprobs     0 0 0  l l l l  0 0 0  l l
+    """
+
+    problem_id: str
+    """The problem that was set."""
+    group_id: int
+    """Number of the group that shares a baseline."""
+    token_ids: tuple[int, ...]
+    """Prompt, sampled tokens and feedback, in order."""
+    action_mask: tuple[bool, ...]
+    """True on tokens that the policy sampled."""
+    logprobs: tuple[float, ...]
+    """Sampling log-probabilities; 0 where the mask is False."""
+    prompt_length: int
+    """Tokens of the prompt."""
+    reward: float
+    """Sum of the episode's rewards."""
+    reward_valid: bool
+    """False if a fault of ours spoilt the episode; it is then left out of baseline and loss."""
+    terminated: bool
+    """The policy gave its final answer."""
+    truncated: bool
+    """A length limit or a fault ended the episode. Never together with ``terminated``."""
+    turns: tuple[Turn, ...]
+    """The turns, in order."""
+    boundary_cuts: int
+    """Tokens that held a block's end and later text, and were replaced by the encoding of what was kept."""
+    policy_version: int
+    """Oldest version of the weights that sampled a token of it."""
+
+    @property
+    def text(self) -> str:
+        """What stands after the prompt: the policy's text and the feedback."""
+        return "".join(turn.text + turn.feedback for turn in self.turns)
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """The environment's last info."""
+        return self.turns[-1].info
+
+
+class _Tensors:
+    """Row selection and device moves for a dataclass of tensors whose first dimension is ``B``."""
+
+    __slots__ = ()
+
+    def rows(self, index: torch.Tensor) -> Self:
+        """Return the rows ``index`` (any integer tensor) of every tensor."""
+        return self._map(lambda tensor: tensor[index])
+
+    def columns(self, length: int) -> Self:
+        """Return the first ``length`` columns of every tensor that has a token dimension."""
+        return self._map(lambda tensor: tensor[:, :length] if tensor.ndim == 2 else tensor)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same data on ``device``."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return type(self)(**{name: None if value is None else change(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch(_Tensors):
+    """Trajectories as right-padded tensors."""
+
+    token_ids: torch.Tensor
+    """``[B, T]`` int64."""
+    attention_mask: torch.Tensor
+    """``[B, T]`` bool: True on tokens, False on padding."""
+    action_mask: torch.Tensor
+    """``[B, T]`` bool: True on tokens that the policy sampled."""
+    sampling_logprobs: torch.Tensor
+    """``[B, T]`` float32: 0 where the action mask is False."""
+    rewards: torch.Tensor
+    """``[B]`` float32."""
+    group_ids: torch.Tensor
+    """``[B]`` int64."""
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return int(self.token_ids.shape[0])
+
+    def trimmed(self) -> Batch:
+        """Return the batch without the columns that are padding in every row."""
+        return self.columns(int(self.attention_mask.sum(1).max()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyOutput(_Tensors):
+    """What a policy says of a batch: 0 wherever the action mask is False."""
+
+    logprobs: torch.Tensor
+    """``[B, T]`` float32: log-probability of token t given the tokens before it."""
+    entropy: torch.Tensor
+    """``[B, T]`` float32: entropy in nats of the distribution that token t was drawn from."""
+    values: torch.Tensor | None = None
+    """``[B, T]`` float32: value of the state in which token t was drawn; None without a value head."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advantages(_Tensors):
+    """The targets of an update."""
+
+    advantages: torch.Tensor
+    """``[B, T]`` float32: 0 where the action mask is False."""
+    returns: torch.Tensor
+    """``[B, T]`` float32: the value head's targets."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """A loss and what is worth knowing about it."""
+
+    total: torch.Tensor
+    """Scalar with a gradient."""
+    metrics: Mapping[str, float]
+    """Sums over the action tokens; the caller divides by their number."""

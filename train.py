@@ -1,0 +1,69 @@
+"""Train a language model to solve mathematics by writing Python.
+
+python train.py                     the quickstart: a small model on 2 CPU cores
+python train.py tiny                the same without any download, in two minutes
+python train.py tiny --max-steps 5  any field of the configuration is a flag
+python train.py quickstart --help   all flags, with the preset's values
+python train.py --dry-run           print the resolved configuration and stop
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import tyro
+
+from agents.config import PRESETS, ConfigError, TrainConfig
+
+
+def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
+    """Return the configuration that the arguments ask for, and whether it is only to be printed."""
+    args = list(args)
+    dry_run = "--dry-run" in args
+    if dry_run:
+        args.remove("--dry-run")
+    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+        args.insert(0, "quickstart")
+    presets = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in PRESETS.items()}
+    config = tyro.extras.overridable_config_cli(presets, prog="train.py", description=__doc__, args=args)
+    return config, dry_run
+
+
+def main(args: Sequence[str]) -> int:
+    """Train; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
+    try:
+        config, dry_run = parse(args)
+        if dry_run:
+            print(json.dumps(dataclasses.asdict(config), default=str, indent=2))
+            return 0
+        print("Starting: loading the libraries.", flush=True)
+        from agents.trainer import Trainer
+
+        trainer = Trainer(config)
+        try:
+            finished = trainer.train()
+        finally:
+            trainer.close()
+    except (ConfigError, ValueError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except (OSError, FloatingPointError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    if not finished:
+        again = [arg for arg in args if arg != "--resume"]
+        print(f"Go on with: python train.py {shlex.join([*again, '--resume'])}")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
