@@ -138,6 +138,21 @@ def find_block(text: str, start: int = 0) -> Block | None:
     return None
 
 
+def count_blocks(text: str) -> int:
+    r"""Count the complete python blocks with a body.
+
+    Example:
+        >>> count_blocks("```python\n1\n```\n```python\n```\n~~~py\n2\n~~~")
+        2
+    """
+    count = 0
+    block = find_block(text)
+    while block is not None:
+        count += 1
+        block = find_block(text, block.close)
+    return count
+
+
 class BlockScanner:
     r"""Finds the end of the first python block in a text that comes in pieces.
 

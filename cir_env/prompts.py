@@ -5,11 +5,11 @@ them. The one-shot variants put one worked example between the instruction and t
 are too small to follow the instruction alone; it looks exactly as an episode of the environment does.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from cir_env.arguments import did_you_mean
 from cir_env.errors import OptionError
 from cir_env.rows import Problem
 
@@ -140,14 +140,3 @@ def shorten(text: str, max_chars: int) -> str:
         return text
     tail = max_chars // 2
     return text[: max_chars - tail] + "..." + text[len(text) - tail :]
-
-
-def did_you_mean(got: object, names: Iterable[str]) -> str:
-    """End an error message with the name that was probably meant, if one is close.
-
-    Example:
-        >>> did_you_mean("tekst", ["cir", "text"]), did_you_mean("", ["cir", "text"])
-        (" Did you mean 'text'?", '')
-    """
-    close = difflib.get_close_matches(str(got), list(names), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

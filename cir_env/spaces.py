@@ -17,6 +17,7 @@ from gymnasium import Space
 from gymnasium.spaces import Text
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 
+from cir_env.arguments import check_integer
 from cir_env.errors import OptionError
 
 _MAX_SAMPLE_CHARS = 64
@@ -46,10 +47,8 @@ class UnicodeText(Text):
     def __init__(
         self, max_length: int = sys.maxsize, *, seed: int | np.random.Generator | None = None
     ) -> None:
-        if isinstance(max_length, bool) or not isinstance(max_length, int | np.integer) or max_length < 0:
-            raise OptionError(f"Expect `max_length` to be an integer of at least 0, got {max_length!r}.")
         self.min_length = 0
-        self.max_length = int(max_length)
+        self.max_length = check_integer("max_length", max_length, 0)
         Space.__init__(self, dtype=str, seed=seed)  # Text's own would ask for a character set
 
     def sample(self, mask: None = None, probability: None = None) -> str:  # type: ignore[override]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cir_env.parsing import BlockScanner, ParsedKind, final_answer, find_block, last_boxed, parse
+from cir_env.parsing import BlockScanner, ParsedKind, count_blocks, final_answer, find_block, last_boxed, parse
 
 
 def code_of(text: str) -> str | None:
@@ -20,9 +20,7 @@ def test_info_strings_whose_first_word_is_python_open_a_block(info: str) -> None
     assert code_of(f"```{info}\nprint(1)\n```\n") == "print(1)"
 
 
-@pytest.mark.parametrize(
-    "info", ["", "pythonic", "python2", "text", "output", "{python}", "ipython", "py`x`"]
-)
+@pytest.mark.parametrize("info", ["", "pythonic", "python2", "text", "output", "{python}", "ipython", "py`x`"])
 def test_other_info_strings_open_no_python_block(info: str) -> None:
     assert code_of(f"```{info}\nprint(1)\n```\n") is None
 
@@ -88,6 +86,12 @@ def test_the_first_of_two_blocks_counts() -> None:
     assert text[second.start : second.close] == "```python\nb\n```\n"
 
 
+def test_blocks_are_counted_if_they_are_complete_and_have_a_body() -> None:
+    block = "```python\na\n```\n"
+    assert count_blocks("") == 0
+    assert count_blocks(block * 3 + "```python\n```\n" + block + "```python\nb") == 4
+
+
 @pytest.mark.parametrize("language", ["markdown", "text", "output", ""])
 def test_a_python_fence_quoted_in_another_block_does_not_count(language: str) -> None:
     quoted = f"````{language}\n```python\nquoted\n```\n````\n"
@@ -100,9 +104,7 @@ def test_an_info_less_fence_opens_a_block_as_in_commonmark() -> None:
     assert code_of("```\nplain\n```\n```python\nprint(1)\n```\n") == "print(1)"
 
 
-@pytest.mark.parametrize(
-    "line", ["Here: ", "Let me compute this.", "Use `x` as in ", "As ```x``` says: ", "1."]
-)
+@pytest.mark.parametrize("line", ["Here: ", "Let me compute this.", "Use `x` as in ", "As ```x``` says: ", "1."])
 def test_text_may_stand_before_the_opening_fence(line: str) -> None:
     block = find_block(f"{line}```python\nprint(1)\n```\n")
     assert block is not None
@@ -221,9 +223,7 @@ def test_what_is_no_balanced_box_has_no_content(text: str) -> None:
     assert last_boxed(text) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["```python\n\\boxed{1}\n```\n", "```python\n\\boxed{1}", "~~~\n\\boxed{1}\n", "Hm."]
-)
+@pytest.mark.parametrize("text", ["```python\n\\boxed{1}\n```\n", "```python\n\\boxed{1}", "~~~\n\\boxed{1}\n", "Hm."])
 def test_a_box_in_a_block_is_no_answer(text: str) -> None:
     assert final_answer([text]) is None
     assert final_answer([r"\boxed{0}", text]) == "0"
@@ -279,6 +279,7 @@ HUGE = 100_000
 def test_hostile_texts_take_linear_time(text: str) -> None:
     begin = time.process_time()
     parse(text)
+    count_blocks(text)
     scanner = BlockScanner()
     for start in range(0, len(text), 7):
         scanner.feed(text[start : start + 7])

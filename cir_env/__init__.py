@@ -1,0 +1,15 @@
+"""A Gymnasium environment in which a language model solves mathematics by writing Python that really runs.
+
+Importing this package registers ``CodeMath-v0``::
+
+    import gymnasium
+    import cir_env
+
+    env = gymnasium.make("CodeMath-v0")
+
+The article on the environment is the docstring of `cir_env.env.CodeMathEnv`.
+"""
+
+import gymnasium
+
+gymnasium.register(id="CodeMath-v0", entry_point="cir_env.env:CodeMathEnv")

@@ -1,0 +1,358 @@
+r"""The environment: a problem, what a policy writes about it, and what its code prints."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import gymnasium
+
+from cir_env.arguments import check_choice, check_integer, check_number, check_reset_options
+from cir_env.episode import Episode
+from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
+from cir_env.parsing import find_block
+from cir_env.problems import Problem, ProblemSet, load_problems
+from cir_env.prompts import Prompt, check_prompt, render_feedback, render_prompt, render_result
+from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
+from cir_env.spaces import UnicodeText
+
+if TYPE_CHECKING:
+    from cir_env.grading import Verdict
+
+_RESET_OPTIONS: Final = ("problem_index", "interaction_budget")
+_WALL_PER_CPU_SECOND: Final = 12.0
+
+
+class AnswerGrader(Protocol):
+    """Says whether an answer is right; `cir_env.grading.Grader` does."""
+
+    def grade(self, gold: str, answer: str) -> "Verdict":
+        """Compare an answer with the right one."""
+
+
+class CodeMathEnv(gymnasium.Env[str, str]):
+    r"""Solve a problem of mathematics by writing text, parts of which are Python programs that are executed.
+
+    ## Description
+    The policy is a language model that continues a transcript. When it has written a Python code block, the block
+    is executed in a sandbox, what it printed is appended to the transcript, and the policy goes on from there. Its
+    answer stands in `\boxed{}`. How many blocks an episode may execute is limited by the interaction budget. This
+    is code-integrated reasoning as in [1].
+
+    ```python
+    >>> import gymnasium, cir_env
+    >>> from cir_env.problems import Problem, ProblemSet
+    >>> problem = Problem(id="1", statement="What is 6 * 7?", answer="42", source="me", subject="products")
+    >>> env = gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), observation="feedback")
+    >>> prompt, info = env.reset(seed=1)
+    >>> feedback, reward, terminated, truncated, info = env.step("Let me run ```python\nprint(6 * 7)\n```\n")
+    >>> feedback, reward, terminated
+    ('```output\n42\n```\n', 0.0, False)
+    >>> _, reward, terminated, truncated, info = env.step(r"The answer is \boxed{42}.")
+    >>> reward, terminated, info["predicted"], info["answer"]
+    (1.0, True, '42', '42')
+
+    ```
+
+    ## Action Space
+    `UnicodeText()`: any string. It continues the transcript.
+
+    - If it holds a complete Python block with a body (the rules are in `cir_env.parsing`) and interactions are
+      left, the transcript keeps the action up to the block's closing fence and the blanks and newlines behind it;
+      the rest is discarded. The block is executed and the feedback appended: on a line of its own, ```` ```output
+      ````, the result, and ```` ``` ````, each on its line. The result is what the block printed and, if it failed,
+      the last line of the traceback; of a result longer than `max_output_chars` the first and the last half of so
+      many characters stay, with `...` between them.
+    - Otherwise it is the final answer. When the budget is used up, a block is text like any other and gets no
+      notice.
+
+    ## Observation Space
+    `UnicodeText(max_transcript_chars)`. With `observation="transcript"` the whole transcript: the prompt, what was
+    kept of the actions, and the feedback, so that `policy(observation)` is all an agent needs. With
+    `observation="feedback"` only what the environment itself added: the prompt at `reset`, the feedback at `step`,
+    and the empty string once the episode is over; for agents that own the token stream.
+
+    ## Rewards
+    `reward_correct` (1.0) or `reward_incorrect` (-1.0) at the end of the episode, 0.0 before. The answer is the last
+    balanced `\boxed{}` that the policy itself wrote in any of its turns, outside of code blocks; what a program
+    printed never counts. No box is incorrect. When a fault of ours, not of the policy, ends the episode or keeps
+    its answer from being judged, the reward is 0.0 and `info["reward_valid"]` is False: leave that episode out.
+
+    ## Starting State
+    A problem, drawn uniformly from the problem set with the environment's generator `np_random`, behind the
+    prompt. `reset(options={"problem_index": i, "interaction_budget": b})` picks the problem (then nothing is drawn)
+    and the budget of this one episode; either may be left out.
+
+    ## Episode End
+    Never are both true:
+
+    1. Termination: the policy gave its final answer.
+    2. Truncation: the transcript reached `max_transcript_chars`. It is cut there and graded as it stands.
+    3. Truncation: the sandbox failed. The reward is not valid.
+
+    ## Information
+    `reset` and `step` return the same keys:
+
+    - `problem_id`, `source`, `subject` (`str`): of the problem.
+    - `interaction_budget`, `interactions_left` (`int`): how many blocks this episode may and still may execute.
+    - `n_code_blocks` (`int`): complete Python blocks in what was kept so far, executed or not.
+    - `execution_status` (`str` or `None`): how this step's block ended, a value of `cir_env.sandbox.Status`.
+    - `feedback` (`str`): what this step appended behind the action.
+    - `kept_chars` (`int`): how many characters of the action stay in the transcript.
+    - `predicted` (`str` or `None`): the answer that was graded; `None` before the end, or without a box.
+    - `correct` (`bool`): whether it is right; `False` before the end.
+    - `reward_valid` (`bool`): `False` if a fault of ours decided the reward.
+    - `answer` (`str` or `None`): the right answer; `None` before the end.
+
+    ## Arguments
+    All by keyword, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
+
+    - `problems` ("arithmetic"): a `ProblemSet`, or what `cir_env.problems.load_problems` takes: the name of a
+      generator, `hub:OWNER/NAME`, or a path.
+    - `split` ("train"): "train" or "test".
+    - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
+    - `observation` ("transcript"): or "feedback".
+    - `prompt` ("cir"): a name in `cir_env.prompts.PROMPTS`, or a function from a `Problem` to a text.
+    - `reward_correct` (1.0), `reward_incorrect` (-1.0).
+    - `stateful` (False): whether a block sees what earlier blocks of the episode defined.
+    - `time_limit_s` (5.0): CPU time of one block in seconds.
+    - `memory_limit_mb` (512): memory of one block in MB.
+    - `max_output_chars` (400): how many characters of a block's result are fed back.
+    - `max_transcript_chars` (65536): how long a transcript may get in characters, prompt included.
+    - `sandbox`, `grader` (None): a `cir_env.sandbox.Sandbox` and a `cir_env.grading.Grader`, which the caller closes;
+      by default those that all environments of the process share, started at the first block or answer.
+    - `render_mode` (None): with "ansi" `render()` returns the transcript, with "human" it is printed as it grows.
+
+    Environments are independent of each other and may live in different threads; one environment serves one
+    thread at a time.
+
+    ## References
+    [1] "Towards Effective Code-Integrated Reasoning", 2025. https://arxiv.org/abs/2505.24480
+
+    ## Version History
+    - v0: first version
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        problems: ProblemSet | str | os.PathLike[str] = "arithmetic",
+        split: str = "train",
+        interaction_budget: int = 2,
+        observation: Literal["transcript", "feedback"] = "transcript",
+        prompt: Prompt = "cir",
+        reward_correct: float = 1.0,
+        reward_incorrect: float = -1.0,
+        stateful: bool = False,
+        time_limit_s: float = 5.0,
+        memory_limit_mb: int = 512,
+        max_output_chars: int = 400,
+        max_transcript_chars: int = 65_536,
+        sandbox: Sandbox | None = None,
+        grader: AnswerGrader | None = None,
+        render_mode: Literal["ansi", "human"] | None = None,
+    ) -> None:
+        """Describe the environment; see the class for the arguments.
+
+        Raises:
+            OptionError: An argument is out of its range or of the wrong type.
+            ProblemError: The problems can not be found or read.
+        """
+        check_prompt(prompt)
+        self.problems = load_problems(problems, split)
+        self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
+        self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
+        self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)
+        self.reward_correct = check_number("reward_correct", reward_correct)
+        self.reward_incorrect = check_number("reward_incorrect", reward_incorrect)
+        self.prompt = prompt
+        self.observation = check_choice("observation", observation, ("transcript", "feedback"))
+        self.stateful = check_choice("stateful", stateful, (False, True))
+        self.render_mode = check_choice("render_mode", render_mode, (None, "ansi", "human"))
+        self.limits = Limits(
+            time_limit_s=check_number("time_limit_s", time_limit_s),
+            memory_limit_mb=check_integer("memory_limit_mb", memory_limit_mb, 1),
+            wall_limit_s=max(Limits().wall_limit_s, _WALL_PER_CPU_SECOND * time_limit_s),
+        )
+        if sandbox is not None and not isinstance(sandbox, Sandbox):
+            raise OptionError(f"Expect `sandbox` to be a `Sandbox` or None, got {type(sandbox).__name__}.")
+        if grader is not None and not callable(getattr(grader, "grade", None)):
+            raise OptionError(f"Expect `grader` to be a `Grader` or None, got {type(grader).__name__}.")
+        self._sandbox = sandbox
+        self._grader = grader
+        self._episode: Episode | None = None
+        self._closed = False
+        self.action_space = UnicodeText()
+        self.observation_space = UnicodeText(self.max_transcript_chars)
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Seeds `np_random`; without it the random numbers go on.
+            options: "problem_index" and "interaction_budget", for this episode alone.
+
+        Returns:
+            The prompt, and the information.
+
+        Raises:
+            OptionError: An option is unknown or out of its range, or the prompt leaves no room in the transcript.
+            ProblemError: There is no problem of that index.
+            EpisodeError: The environment is closed.
+        """
+        if self._closed:
+            raise EpisodeError("Expect an open environment, got one that is closed. Make a new one.")
+        options = check_reset_options(options, _RESET_OPTIONS)
+        budget = check_integer("interaction_budget", options.get("interaction_budget", self.interaction_budget), 0)
+        super().reset(seed=seed)
+        problem = self._choose_problem(options)
+        prompt = render_prompt(self.prompt, problem)
+        if len(prompt) >= self.max_transcript_chars:
+            raise OptionError(
+                f"Expect `max_transcript_chars` to leave room behind the prompt, got {self.max_transcript_chars} "
+                f"for the {len(prompt)} characters of problem {problem.id!r}. Raise it, or leave the problem out."
+            )
+        self._end_session()
+        self._episode = Episode(problem=problem, budget=budget, interactions_left=budget, transcript=prompt)
+        self._print_news()
+        return prompt, self._episode.info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Continue the transcript with what the policy wrote.
+
+        Args:
+            action: Any string.
+
+        Returns:
+            Observation, reward, terminated, truncated, information; see the class.
+
+        Raises:
+            ActionError: The action is not a string.
+            EpisodeError: No episode is in progress.
+        """
+        if not isinstance(action, str):
+            raise ActionError(f"Expect an action to be a string, got {type(action).__name__}.")
+        episode = self._episode_in_progress()
+        room = self.max_transcript_chars - len(episode.transcript)
+        block = find_block(action) if episode.interactions_left else None
+        if block is None or block.end > room:
+            episode.write(action[:room])
+            return self._end(episode, truncated=len(action) > room)
+        episode.write(action[: block.end])
+        result = self._execute(episode, block.code)
+        episode.status = result.status
+        if result.status is Status.INFRASTRUCTURE:
+            return self._end(episode, truncated=True, fault=True)
+        episode.interactions_left -= 1
+        printed = render_result(result.stdout, result.error)
+        feedback = render_feedback(action[: block.end], printed, self.max_output_chars)
+        episode.feedback = feedback[: room - block.end]
+        episode.transcript += episode.feedback
+        if len(episode.transcript) >= self.max_transcript_chars:
+            return self._end(episode, truncated=True)
+        self._print_news()
+        return self._observe(episode), 0.0, False, False, episode.info()
+
+    def render(self) -> str | None:
+        """Return the transcript and how it ended ("ansi"), or print what of it is new ("human").
+
+        Raises:
+            EpisodeError: There is no transcript yet.
+        """
+        if self._episode is None:
+            raise EpisodeError("Expect an episode to render, got an environment that is not reset yet.")
+        if self.render_mode == "ansi":
+            return self._episode.transcript + self._episode.outcome
+        if self.render_mode is None:
+            gymnasium.logger.warn('Expect a `render_mode` to render, got None. Pass render_mode="ansi" to make().')
+        self._print_news()
+        return None
+
+    def close(self) -> None:
+        """End what belongs to this environment alone; calling it twice is fine."""
+        self._end_session()
+        self._closed = True
+
+    def _episode_in_progress(self) -> Episode:
+        if self._closed:
+            raise EpisodeError("Expect an open environment, got one that is closed. Make a new one.")
+        if self._episode is None:
+            raise EpisodeError("Expect an episode in progress, got none. Call reset() first.")
+        if self._episode.over:
+            raise EpisodeError("Expect an episode in progress, got one that is over. Call reset() first.")
+        return self._episode
+
+    def _choose_problem(self, options: Mapping[str, Any]) -> Problem:
+        if "problem_index" not in options:
+            return self.problems[int(self.np_random.integers(len(self.problems)))]
+        index = check_integer("problem_index", options["problem_index"])
+        if not 0 <= index < len(self.problems):
+            last = len(self.problems) - 1
+            raise ProblemError(f"Expect `problem_index` to be from 0 to {last}, got {index}.")
+        return self.problems[index]
+
+    def _execute(self, episode: Episode, code: str) -> ExecutionResult:
+        """Run a block; a sandbox that can not is a fault like any other of its faults."""
+        try:
+            sandbox = shared_sandbox() if self._sandbox is None else self._sandbox
+            if not self.stateful:
+                return sandbox.run(code, self.limits)
+            if episode.session is None:
+                episode.session = sandbox.open_session()
+            return episode.session.run(code, self.limits)
+        except SandboxUnavailable as error:
+            return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=str(error), cpu_seconds=0.0)
+
+    def _end(
+        self, episode: Episode, *, truncated: bool, fault: bool = False
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """End the episode; unless a fault of ours ends it, grade what stands."""
+        episode.over = True
+        episode.reward_valid = not fault
+        if not fault and (answer := episode.answer()) is not None:
+            episode.predicted = answer
+            episode.correct, episode.reward_valid = self._grade(episode.problem.answer, answer)
+        reward = self.reward_correct if episode.correct else self.reward_incorrect
+        if not episode.reward_valid:
+            reward = 0.0
+        episode.outcome = f"\n[reward {reward:+g}: answer {episode.predicted!r}, right {episode.problem.answer!r}]\n"
+        self._end_session()
+        self._print_news()
+        return self._observe(episode), reward, not truncated, truncated, episode.info()
+
+    def _grade(self, gold: str, answer: str) -> tuple[bool, bool]:
+        """Return whether the answer is right, and whether that could be judged."""
+        try:
+            verdict = self._find_grader().grade(gold, answer)
+        except GraderUnavailable:
+            return False, False
+        return verdict.correct and verdict.valid, verdict.valid
+
+    def _find_grader(self) -> AnswerGrader:
+        if self._grader is not None:
+            return self._grader
+        from cir_env.grading import shared_grader  # loads sympy, which an environment may never need
+
+        return shared_grader()
+
+    def _observe(self, episode: Episode) -> str:
+        if self.observation == "transcript":
+            return episode.transcript
+        return "" if episode.over else episode.feedback
+
+    def _print_news(self) -> None:
+        """Print what of the transcript was not printed yet, if someone watches."""
+        if self.render_mode != "human" or self._episode is None:
+            return
+        text = self._episode.transcript + self._episode.outcome
+        encoding = sys.stdout.encoding or "utf-8"
+        news = text[self._episode.printed_chars :].encode(encoding, "backslashreplace").decode(encoding)
+        print(news, end="", flush=True)
+        self._episode.printed_chars = len(text)
+
+    def _end_session(self) -> None:
+        if self._episode is not None and self._episode.session is not None:
+            self._episode.session.close()
+            self._episode.session = None

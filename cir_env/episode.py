@@ -1,0 +1,79 @@
+"""The state of one episode of `cir_env.env.CodeMathEnv`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cir_env.parsing import count_blocks, final_answer
+from cir_env.problems import Problem
+from cir_env.sandbox import Session, Status
+
+
+@dataclass(slots=True, kw_only=True)
+class Episode:
+    """What an episode has come to."""
+
+    problem: Problem
+    """What is asked."""
+    budget: int
+    """How many blocks it may execute."""
+    interactions_left: int
+    """How many it still may."""
+    transcript: str
+    """The prompt, what was kept of the actions, and the feedback."""
+    segments: list[str] = field(default_factory=list)
+    """What was kept of the actions, turn by turn."""
+    n_code_blocks: int = 0
+    """Complete python blocks in the segments, executed or not."""
+    session: Session | None = None
+    """The namespace of a stateful episode, from its first block on."""
+
+    status: Status | None = None
+    """How the block of the last step ended."""
+    feedback: str = ""
+    """What the last step appended behind its action."""
+    kept_chars: int = 0
+    """How much of the last action was kept."""
+
+    over: bool = False
+    """Whether the episode has ended."""
+    predicted: str | None = None
+    """The answer that was graded."""
+    correct: bool = False
+    """Whether it is right."""
+    reward_valid: bool = True
+    """False if a fault of ours decided the reward."""
+    outcome: str = ""
+    """A line about the end, for people."""
+    printed_chars: int = 0
+    """How much of the transcript and the outcome was printed."""
+
+    def write(self, text: str) -> None:
+        """Begin a step with what is kept of the action."""
+        self.transcript += text
+        self.segments.append(text)
+        self.n_code_blocks += count_blocks(text)
+        self.kept_chars = len(text)
+        self.status = None
+        self.feedback = ""
+
+    def answer(self) -> str | None:
+        """Return the answer that the policy has given so far."""
+        return final_answer(self.segments)
+
+    def info(self) -> dict[str, Any]:
+        """Return the information that `reset` and `step` give, the right answer only at the end."""
+        return {
+            "problem_id": self.problem.id,
+            "source": self.problem.source,
+            "subject": self.problem.subject,
+            "interaction_budget": self.budget,
+            "interactions_left": self.interactions_left,
+            "n_code_blocks": self.n_code_blocks,
+            "execution_status": None if self.status is None else self.status.value,
+            "feedback": self.feedback,
+            "kept_chars": self.kept_chars,
+            "predicted": self.predicted,
+            "correct": self.correct,
+            "reward_valid": self.reward_valid,
+            "answer": self.problem.answer if self.over else None,
+        }

@@ -1,0 +1,139 @@
+"""Working stand-ins for what is slow to start: they do the job, simply, inside the process of the test."""
+
+import builtins
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from cir_env.errors import GraderUnavailable, SandboxUnavailable
+from cir_env.grading import Verdict
+from cir_env.problems import Problem, ProblemSet
+from cir_env.sandbox import ExecutionResult, Limits, Status
+
+T = TypeVar("T")
+
+
+class FakeSession:
+    """A namespace that outlives a block."""
+
+    def __init__(self, sandbox: "FakeSandbox") -> None:
+        self._sandbox = sandbox
+        self._namespace: dict[str, Any] = {}
+        self.closed = False
+
+    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+        return _done(lambda: self.run(code, limits))
+
+    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
+        return self._sandbox.execute(code, limits, self._namespace)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeSandbox:
+    """Executes trusted code in this process, without limits, and remembers it.
+
+    Args:
+        broken: Every execution ends as a fault of the sandbox.
+        unavailable: Nothing can be executed at all.
+    """
+
+    def __init__(self, *, broken: bool = False, unavailable: bool = False) -> None:
+        self.broken = broken
+        self.unavailable = unavailable
+        self.executed: list[str] = []
+        self.limits: list[Limits | None] = []
+        self.sessions: list[FakeSession] = []
+        self.closed = False
+
+    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+        return _done(lambda: self.run(code, limits))
+
+    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
+        return self.execute(code, limits, {})
+
+    def open_session(self) -> FakeSession:
+        self.sessions.append(FakeSession(self))
+        return self.sessions[-1]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def execute(self, code: str, limits: Limits | None, namespace: dict[str, Any]) -> ExecutionResult:
+        if self.unavailable:
+            raise SandboxUnavailable("Expect a sandbox, got a fake that has none.")
+        self.executed.append(code)
+        self.limits.append(limits)
+        if self.broken:
+            return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error="broken", cpu_seconds=0.0)
+        printed: list[str] = []
+        namespace["__builtins__"] = vars(builtins) | {"print": lambda *values: printed.append(_line(values))}
+        status, error = Status.OK, ""
+        try:
+            exec(code, namespace)
+        except Exception as caught:
+            status, error = Status.ERROR, f"{type(caught).__name__}: {caught}"
+        return ExecutionResult(status=status, stdout="".join(printed), error=error, cpu_seconds=0.0)
+
+
+class FakeGrader:
+    """Takes answers for right that are equal as strings, and remembers them.
+
+    Args:
+        valid: Whether it can judge.
+        unavailable: It can not even be asked.
+    """
+
+    def __init__(self, *, valid: bool = True, unavailable: bool = False) -> None:
+        self.valid = valid
+        self.unavailable = unavailable
+        self.graded: list[tuple[str, str]] = []
+
+    def grade(self, gold: str, answer: str) -> Verdict:
+        if self.unavailable:
+            raise GraderUnavailable("Expect a grader, got a fake that is none.")
+        self.graded.append((gold, answer))
+        return Verdict(correct=gold == answer.strip(), reason="compared as strings", valid=self.valid)
+
+    def submit(self, gold: str, answer: str) -> "Future[Verdict]":
+        return _done(lambda: self.grade(gold, answer))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def products(size: int = 5) -> ProblemSet:
+    """A few problems in memory: 2 * 3, 3 * 4, ..."""
+    return ProblemSet(
+        Problem(
+            id=f"product-{a}",
+            statement=f"What is {a} * {a + 1}?",
+            answer=str(a * (a + 1)),
+            source="fake",
+            subject="products",
+        )
+        for a in range(2, 2 + size)
+    )
+
+
+def _line(values: tuple[object, ...]) -> str:
+    return " ".join(map(str, values)) + "\n"
+
+
+def _done(work: Callable[[], T]) -> "Future[T]":
+    future: Future[T] = Future()
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)
+    return future
