@@ -21,8 +21,7 @@ def test_the_papers_prompts_are_exact() -> None:
         " Please put the final answer within \\boxed{}.\n" + QUESTION
     )
     assert render_prompt("text", PROBLEM) == (
-        "Please solve the following problem step by step and put the final answer within \\boxed{}.\n"
-        + QUESTION
+        "Please solve the following problem step by step and put the final answer within \\boxed{}.\n" + QUESTION
     )
 
 
