@@ -1,0 +1,223 @@
+"""What runs inside a forked child: receive a block, execute it, say how it ended.
+
+Nothing here is trusted by the supervisor. It reads one packet from this side, judges time from outside, and
+takes a child that says nothing by its exit status.
+"""
+
+import ast
+import atexit
+import builtins
+import contextlib
+import io
+import linecache
+import os
+import random
+import resource
+import socket
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cir_env.sandbox import wire
+
+BLOCK_NAME = "<block>"
+STATUS_FD = 3
+MB = 1024 * 1024
+STACK_BYTES = 64 * MB
+RESERVE_BYTES = 32 * MB
+MAX_ERROR_CHARS = 2000
+
+
+class _Raw(io.FileIO):
+    """Descriptor 1, which remembers whether anything was written."""
+
+    used = False
+
+    def write(self, data: Any, /) -> int:
+        """Write and remember."""
+        self.used = True
+        written = super().write(data)
+        return 0 if written is None else written
+
+
+class _Stream(io.TextIOWrapper):
+    """A fresh stdout or stderr: what one block did to its streams does not reach the next."""
+
+    def __init__(self, *, line_buffering: bool) -> None:
+        self.pipe = _Raw(1, "wb", closefd=False)
+        super().__init__(io.BufferedWriter(self.pipe, 8192), "utf-8", "backslashreplace", line_buffering=line_buffering)
+
+
+class Runner:
+    """Executes blocks in one namespace and reports on one socket."""
+
+    def __init__(self, sock: socket.socket, baseline_data: int, baseline_size: int) -> None:
+        self._sock = sock
+        self._baseline = baseline_data, baseline_size
+        self._module = types.ModuleType("__main__")
+        self._module.__dict__["__builtins__"] = builtins
+        sys.modules["__main__"] = self._module
+        self._blocks = 0
+        random.seed(0)  # `random` seeds itself anew in every fork.
+
+    def serve(self) -> None:
+        """Execute jobs until the supervisor hangs up."""
+        while (received := wire.receive_job(self._sock)) is not None:
+            job, code = received
+            self._prepare(job)
+            kind, error = self._execute(code.decode("utf-8", "surrogatepass"), job)
+            self._sock.send(wire.pack_status(job.nonce, kind, error))
+
+    def _prepare(self, job: wire.Job) -> None:
+        data, size = self._baseline
+        limit = job.memory_mb * MB
+        lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
+        lower(resource.RLIMIT_AS, size + limit + STACK_BYTES, reserve=RESERVE_BYTES)
+        lower(resource.RLIMIT_NPROC, job.processes)
+        lower(resource.RLIMIT_FSIZE, job.file_mb * MB)
+        if job.flags & wire.ONE_SHOT:
+            lower(resource.RLIMIT_CPU, job.cpu_s + 2)
+        self._out, self._err = _Stream(line_buffering=False), _Stream(line_buffering=True)
+        sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
+
+    def _execute(self, source: str, job: wire.Job) -> tuple[int, str]:
+        out, err = self._out, self._err
+        self._blocks += 1
+        name = BLOCK_NAME if self._blocks == 1 else f"{BLOCK_NAME[:-1]} {self._blocks}>"
+        try:
+            value = self._evaluate(source, name)
+            if job.flags & wire.ONE_SHOT:
+                _finish_threads()
+            flush(out)
+            if value is not None and not (out.pipe.used or err.pipe.used):
+                print(repr(value), file=out)
+            return wire.OK, ""
+        except SystemExit as stop:
+            return _leave(stop, err)
+        except MemoryError as error:
+            release_reserve()
+            return wire.MEMORY, describe(error, full=False)
+        except BaseException as error:
+            return wire.ERROR, describe(error, full=bool(job.flags & wire.FULL_TRACEBACK))
+        finally:
+            release_reserve()
+            flush(out)
+            flush(err)
+            _flush_replaced(out, err)
+
+    def _evaluate(self, source: str, name: str) -> object:
+        """Execute the block; return the value of its last statement if that is an expression."""
+        lines = source.splitlines(keepends=True)
+        linecache.cache[name] = (len(source), None, lines, name)
+        tree = ast.parse(source, name)
+        final = tree.body[-1] if tree.body else None
+        last = final if isinstance(final, ast.Expr) else None
+        if last is not None:
+            tree.body.pop()
+        space = self._module.__dict__
+        rest = compile(tree, name, "exec", dont_inherit=True)
+        if last is None:
+            exec(rest, space)
+            return None
+        # Compiled before anything runs: what only the compiler refuses must not follow half an execution.
+        flags = rest.co_flags & _FUTURE_FLAGS
+        end = compile(ast.Expression(last.value), name, "eval", flags=flags, dont_inherit=True)
+        exec(rest, space)
+        return eval(end, space)
+
+
+def _future_flags() -> int:
+    import __future__
+
+    return sum(getattr(__future__, name).compiler_flag for name in ("annotations", "barry_as_FLUFL"))
+
+
+_FUTURE_FLAGS = _future_flags()
+
+
+def lower(which: int, value: int, *, reserve: int = 0) -> None:
+    """Lower a resource limit for good; one that is already lower stays.
+
+    `reserve` is kept above it, for the report on a block that hit the limit.
+    """
+    _, hard = resource.getrlimit(which)
+    top = value + reserve if hard == resource.RLIM_INFINITY else min(value + reserve, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(which, (min(value, top), top))
+
+
+def release_reserve() -> None:
+    """Let the report use the memory that was kept for it."""
+    for which in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+        with contextlib.suppress(OSError, ValueError):
+            _, hard = resource.getrlimit(which)
+            resource.setrlimit(which, (hard, hard))
+
+
+def flush(stream: Any) -> None:
+    """Flush; whatever a block did to its streams is its own affair."""
+    with contextlib.suppress(Exception):
+        stream.flush()
+
+
+def _flush_replaced(out: object, err: object) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and stream is not out and stream is not err:
+            flush(stream)
+
+
+def _finish_threads() -> None:
+    """Do what the interpreter does at its end: wait for threads, run exit functions."""
+    shutdown: Callable[[], None] | None = getattr(threading, "_shutdown", None)
+    if shutdown is not None and threading.active_count() > 1:
+        shutdown()
+    run: Callable[[], None] | None = getattr(atexit, "_run_exitfuncs", None)
+    if run is not None:
+        run()
+
+
+def _leave(stop: SystemExit, err: Any) -> tuple[int, str]:
+    """Translate `exit(...)` as the interpreter does."""
+    if stop.code is None or stop.code == 0:
+        return wire.OK, ""
+    if not isinstance(stop.code, int):
+        with contextlib.suppress(Exception):
+            print(stop.code, file=err)
+    return wire.ERROR, describe(stop, full=False)
+
+
+def describe(error: BaseException, *, full: bool) -> str:
+    """Return the last line of the error's traceback, or all of it without frames of ours."""
+    try:
+        if full:
+            return _clip("".join(traceback.format_exception(type(error), error, _own_frames(error))).rstrip())
+        lines = traceback.format_exception_only(type(error), error)
+        shown = [line for text in lines for line in _clip(text).splitlines() if line.strip()]
+        return shown[-1].strip() if shown else type(error).__name__
+    except BaseException:
+        return type(error).__name__
+
+
+def _own_frames(error: BaseException) -> types.TracebackType | None:
+    trace = error.__traceback__
+    while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(BLOCK_NAME[:-1]):
+        trace = trace.tb_next
+    return trace
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARS else text[:1000] + " ... " + text[-995:]
+
+
+@contextlib.contextmanager
+def last_resort() -> Iterator[None]:
+    """Leave the process whatever happens: a child never returns into the zygote's code."""
+    try:
+        yield
+    except BaseException:
+        os._exit(71)
+    os._exit(0)

@@ -1,0 +1,176 @@
+"""The sandbox on this machine, and the one that a process shares."""
+
+import os
+import threading
+import weakref
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Literal, Self
+
+from cir_env.errors import OptionError
+from cir_env.sandbox.launch import PRELOAD, Settings
+from cir_env.sandbox.policy import MAX_CODE_BYTES, ExecutionResult, Limits, Status
+from cir_env.sandbox.supervisor import Supervisor
+from cir_env.sandbox.worker import Lane, Task
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: its affinity, and the quota of its control group.
+
+    >>> usable_cores() >= 1
+    True
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return cores if quota == "max" else max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+class LocalSandbox:
+    r"""Runs blocks on this machine, each in a process of its own that is forked from a warm one.
+
+    The constructor starts nothing: the first block does (about a second). See the `Sandbox` protocol.
+
+    Example:
+        >>> with LocalSandbox(preload=("math",)) as sandbox:
+        ...     result = sandbox.run("import math; math.comb(5, 2)")
+        >>> result.status.value, result.stdout
+        ('ok', '10\n')
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int | None = None,
+        spares: int | None = None,
+        limits: Limits | None = None,
+        error_format: Literal["last_line", "full"] = "last_line",
+        preload: tuple[str, ...] = PRELOAD,
+    ) -> None:
+        """Describe the sandbox.
+
+        Args:
+            slots: Blocks that run at the same time; by default as many as there are usable cores.
+            spares: Children forked ahead; by default as many as slots.
+            limits: What a block may use where `submit` and `run` do not say.
+            error_format: "last_line" of the traceback, or the "full" one without frames of the sandbox.
+            preload: Modules to import once; those that are not installed are left out.
+
+        Raises:
+            OptionError: A number below 1, or an unknown format.
+        """
+        slots = usable_cores() if slots is None else slots
+        spares = slots if spares is None else spares
+        if slots < 1 or spares < 0:
+            raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}")
+        if error_format not in ("last_line", "full"):
+            raise OptionError(f"Expect `error_format` 'last_line' or 'full', got {error_format!r}")
+        self._limits = limits or Limits()
+        self._supervisor = Supervisor(
+            slots=slots,
+            spares=spares,
+            full_traceback=error_format == "full",
+            settings=Settings(preload=tuple(preload)),
+        )
+        self._finalizer = weakref.finalize(self, self._supervisor.stop)
+        _alive.add(self._supervisor)
+
+    def start(self) -> None:
+        """Start the processes now, in the background, so that the first block finds them warm."""
+        self._supervisor.start()
+
+    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+        """Queue a block that runs in a fresh namespace. See `Sandbox.submit`.
+
+        Raises:
+            SandboxUnavailable: The sandbox is closed or can not start.
+        """
+        return self._submit(code, limits, None)
+
+    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
+        """Execute a block in a fresh namespace and wait for its result. See `Sandbox.run`.
+
+        Raises:
+            SandboxUnavailable: The sandbox is closed or can not start.
+        """
+        return self.submit(code, limits).result()
+
+    def open_session(self) -> "LocalSession":
+        """Open a namespace for several blocks; its process starts with the first of them."""
+        return LocalSession(self)
+
+    def close(self) -> None:
+        """End every process of the sandbox. Calling it twice is fine."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        """Return the sandbox itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the sandbox."""
+        self.close()
+
+    def _submit(self, code: str, limits: Limits | None, lane: Lane | None) -> "Future[ExecutionResult]":
+        data = code.encode("utf-8", "surrogatepass")
+        task = Task(code=data, limits=limits or self._limits, future=Future(), lane=lane)
+        if len(data) > MAX_CODE_BYTES:
+            task.finish(Status.ERROR, error=f"SyntaxError: code of over {MAX_CODE_BYTES // 1024} KB")
+        else:
+            self._supervisor.submit(task)
+        return task.future
+
+
+class LocalSession:
+    """A session of a `LocalSandbox`. See the `Session` protocol.
+
+    A block that ends its process (a timeout, a crash, too much output) takes the namespace with it: the next
+    block starts with an empty one. When a fault of the sandbox takes it, the later blocks of the session end
+    as `Status.INFRASTRUCTURE`, since nothing can be said about them.
+    """
+
+    def __init__(self, sandbox: LocalSandbox) -> None:
+        self._sandbox = sandbox
+        self._lane = Lane()
+        self._finalizer = weakref.finalize(self, sandbox._supervisor.end_lane, self._lane)
+
+    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+        """Queue a block behind those already submitted to this session."""
+        return self._sandbox._submit(code, limits, self._lane)
+
+    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
+        """Execute a block and wait for its result."""
+        return self.submit(code, limits).result()
+
+    def close(self) -> None:
+        """Forget the namespace and end its process. Calling it twice is fine."""
+        self._finalizer()
+
+
+_alive: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
+_shared: LocalSandbox | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_sandbox() -> LocalSandbox:
+    """Return the sandbox that this process shares; it is made on first use and closed at exit."""
+    global _shared  # noqa: PLW0603
+    with _shared_lock:
+        if _shared is None:
+            _shared = LocalSandbox()
+        return _shared
+
+
+def _after_fork() -> None:
+    global _shared, _shared_lock
+    _shared, _shared_lock = None, threading.Lock()
+    for supervisor in list(_alive):
+        supervisor.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,294 @@
+"""One child seen from outside: its descriptors, its clocks, and the verdict on the job that it runs."""
+
+import contextlib
+import os
+import re
+import secrets
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+
+from cir_env.sandbox import wire
+from cir_env.sandbox.policy import ExecutionResult, Limits, Status
+
+KB = 1024
+MAX_FALSE_PACKETS = 64
+"""Packets that are not the runner's, after which a block that writes to its status socket is ended."""
+MAX_JUDGE_PAUSE_S = 1.0
+HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Task:
+    """A block on its way through the supervisor."""
+
+    code: bytes
+    """Its text in UTF-8."""
+    limits: Limits
+    """What it may use."""
+    future: "Future[ExecutionResult]"
+    """Where the result goes."""
+    lane: "Lane | None" = None
+    """The session that it belongs to."""
+    attempts: int = 0
+    """How often it was given to a child."""
+
+    def finish(self, status: Status, stdout: str = "", error: str = "", cpu_seconds: float = 0.0) -> None:
+        """Deliver the result."""
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_result(ExecutionResult(status=status, stdout=stdout, error=error, cpu_seconds=cpu_seconds))
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Lane:
+    """A session as the supervisor sees it: blocks in order, and the child that holds the namespace."""
+
+    waiting: deque[Task] = field(default_factory=deque)
+    """Blocks behind the one that is queued or running."""
+    active: bool = False
+    """Whether one of its blocks is queued or running."""
+    worker: "Worker | None" = None
+    """The child, once a block has run."""
+    blocks: int = 0
+    """Blocks that have run in the child's namespace."""
+    lost: bool = False
+    """A fault of ours took the namespace: later blocks can not be judged."""
+    closed: bool = False
+    """Nothing more will come."""
+
+
+class Worker:
+    """A child from its order to its end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.task: Task | None = None
+        self.lane: Lane | None = None
+        self.gone = False
+        self.pid = 0
+        self._pidfd = -1
+        self.sock, self.child_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.setblocking(False)
+        self.out, self.child_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(self.child_out, True)
+        self._outgoing: deque[bytes] = deque()
+        self._nonce = b""
+        self._output = bytearray()
+        self._false_packets = 0
+        self._start = self._cpu_start = self._queued_start = self._cpu = 0.0
+        self.judge_at = 0.0
+
+    def born(self, pidfd: int) -> None:
+        """Take the child's handle; its own ends of the descriptors are closed here."""
+        self._pidfd = pidfd
+        with open(f"/proc/self/fdinfo/{pidfd}") as file:
+            found = re.search(r"^Pid:\s*(-?\d+)", file.read(), re.MULTILINE)
+        self.pid = int(found[1]) if found else 0
+        self.close_child_ends()
+
+    def close_child_ends(self) -> None:
+        """Close what only the child may hold."""
+        if self.child_out >= 0:
+            self.child_sock.close()
+            os.close(self.child_out)
+            self.child_out = -1
+
+    def assign(self, task: Task, *, full_traceback: bool) -> None:
+        """Give the child a job, and start its clocks."""
+        self._discard_output()
+        self.task, self.lane = task, task.lane
+        task.attempts += 1
+        limits = task.limits
+        self._nonce = secrets.token_bytes(wire.NONCE_BYTES)
+        flags = (wire.ONE_SHOT if task.lane is None else 0) | (wire.FULL_TRACEBACK if full_traceback else 0)
+        job = wire.Job(
+            self._nonce,
+            len(task.code),
+            int(limits.time_limit_s) + 1,
+            limits.memory_limit_mb,
+            limits.file_limit_mb,
+            limits.process_limit,
+            flags,
+        )
+        pieces = range(0, len(task.code), wire.CHUNK_BYTES)
+        self._outgoing = deque([job.pack(), *(task.code[i : i + wire.CHUNK_BYTES] for i in pieces)])
+        self._false_packets = 0
+        self._start = time.monotonic()
+        self._cpu_start, self._queued_start = self._cpu_clock(), self._queued_clock()
+        self.judge_at = 0.0
+        self._signal(signal.SIGCONT)
+        self.send()
+
+    def send(self) -> bool:
+        """Send what is left of the job; return whether more remains."""
+        try:
+            while self._outgoing:
+                self.sock.send(self._outgoing[0])
+                self._outgoing.popleft()
+        except BlockingIOError:
+            return True
+        except OSError:
+            self._outgoing.clear()  # The child has gone: its exit decides.
+        return False
+
+    def read_output(self) -> bool:
+        """Take what was printed; return False at the end of the stream."""
+        limit = self.task.limits.output_limit_kb * KB if self.task else 0
+        while len(self._output) <= limit:
+            try:
+                piece = os.read(self.out, 64 * KB)
+            except BlockingIOError:
+                return True
+            if not piece:
+                return False
+            self._output += piece
+        return True
+
+    def read_status(self) -> tuple[Status, str] | None:
+        """Take the runner's word on the job, if it came."""
+        while self.task is not None and self._false_packets <= MAX_FALSE_PACKETS:
+            try:
+                packet = self.sock.recv(wire.STATUS_BYTES)
+            except OSError:
+                return None
+            if not packet:
+                return None
+            if (read := wire.read_status(packet, self._nonce)) is not None:
+                kind, error = read
+                return {wire.OK: Status.OK, wire.MEMORY: Status.MEMORY}.get(kind, Status.ERROR), error
+            self._false_packets += 1
+        return None
+
+    def hung_up(self) -> bool:
+        """Say whether the child's end of the status socket is closed."""
+        try:
+            return self.sock.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def judge(self, now: float, cores: int) -> tuple[Status, str] | None:
+        """Return the verdict if the job is over a limit; otherwise set the time of the next look."""
+        task = self.task
+        if task is None:
+            return None
+        limits = task.limits
+        if len(self._output) > limits.output_limit_kb * KB:
+            return Status.OUTPUT_LIMIT, f"OutputLimitError: the code printed over {limits.output_limit_kb} KB"
+        if self._false_packets > MAX_FALSE_PACKETS:
+            return Status.ERROR, "OSError: the code wrote to a descriptor that is not its own"
+        return None if now < self.judge_at else self._judge_clocks(limits, now, cores)
+
+    def _judge_clocks(self, limits: Limits, now: float, cores: int) -> tuple[Status, str] | None:
+        cpu, wall = self.cpu_seconds(), now - self._start
+        idle = max(0.0, wall - cpu - (self._queued_clock() - self._queued_start))
+        if cpu >= limits.time_limit_s:
+            return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"
+        if not HAS_SCHEDSTAT:
+            idle = 0.0  # Sleeping and waiting for a core look alike here: the wall limit has to do.
+        if idle >= limits.idle_limit_s and not self._runnable():
+            return Status.TIMEOUT, f"TimeoutError: the code was idle for over {limits.idle_limit_s:g} s"
+        if wall >= limits.wall_limit_s:
+            return Status.TIMEOUT, f"TimeoutError: no result after {limits.wall_limit_s:g} s"
+        left = min((limits.time_limit_s - cpu) / cores, limits.idle_limit_s - idle, limits.wall_limit_s - wall)
+        self.judge_at = now + min(max(left, 0.01), MAX_JUDGE_PAUSE_S)
+        return None
+
+    def post_mortem(self, wait_status: int) -> tuple[Status, str]:
+        """Judge a child that ended without a word, by its wait status."""
+        task = self.task
+        if os.WIFSIGNALED(wait_status):
+            number = os.WTERMSIG(wait_status)
+            over = task is not None and self._cpu >= task.limits.time_limit_s
+            if task is not None and (over or number == signal.SIGXCPU):
+                return Status.TIMEOUT, f"TimeoutError: the code ran for over {task.limits.time_limit_s:g} s"
+            with contextlib.suppress(ValueError):
+                return Status.KILLED, f"the process was killed by {signal.Signals(number).name}"
+            return Status.KILLED, f"the process was killed by signal {number}"
+        code = os.WEXITSTATUS(wait_status)
+        return (Status.OK, "") if code == 0 else (Status.ERROR, f"SystemExit: {code}")
+
+    def finish(self, status: Status, error: str, mask: Callable[[str], str]) -> Task | None:
+        """Deliver the job's result and return the job."""
+        task, self.task = self.task, None
+        if task is None:
+            return None
+        cut = task.limits.output_limit_kb * KB
+        stdout = bytes(self._output[:cut]).decode("utf-8", "replace")
+        self._output.clear()
+        task.finish(status, mask(stdout), mask(error), round(self.cpu_seconds(), 6))
+        return task
+
+    def over_output(self) -> bool:
+        """Say whether more was printed than the job may."""
+        return self.task is not None and len(self._output) > self.task.limits.output_limit_kb * KB
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the job so far."""
+        clock = self._cpu_clock()
+        if clock:
+            self._cpu = clock - self._cpu_start
+        return max(0.0, self._cpu)
+
+    def set_final_cpu(self, whole_life: float) -> None:
+        """Take the CPU time from the exit report, since the clock of a process that was reaped is gone."""
+        self._cpu = max(self._cpu, whole_life - self._cpu_start)
+
+    def pause(self) -> None:
+        """Stop the child between the blocks of a session: what it left running must not burn a core."""
+        self._signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """Kill the child."""
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill the child and close every descriptor."""
+        if self.gone:
+            return
+        self.gone = True
+        self.kill()
+        self.close_child_ends()
+        self.sock.close()
+        os.close(self.out)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _discard_output(self) -> None:
+        with contextlib.suppress(OSError):
+            while select.select([self.out], [], [], 0)[0] and os.read(self.out, 64 * KB):
+                pass
+        self._output.clear()
+
+    def _signal(self, number: int) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def _cpu_clock(self) -> float:
+        """Read the process's CPU clock; its id is the kernel's MAKE_PROCESS_CPUCLOCK of the pid."""
+        try:
+            return time.clock_gettime(((~self.pid) << 3) | 2) if self.pid > 0 else 0.0
+        except OSError:
+            return 0.0
+
+    def _queued_clock(self) -> float:
+        """Return the seconds that the child's threads have waited for a core; 0 if unknown."""
+        total = 0
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                with open(f"/proc/{self.pid}/task/{thread}/schedstat") as file:
+                    total += int(file.read().split()[1])
+        return total / 1e9
+
+    def _runnable(self) -> bool:
+        with contextlib.suppress(OSError, IndexError), open(f"/proc/{self.pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "R"
+        return False
