@@ -10,7 +10,7 @@ import gymnasium
 from cir_env.arguments import check_choice, check_integer, check_number, check_reset_options
 from cir_env.episode import Episode
 from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
-from cir_env.parsing import find_block
+from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems import Problem, ProblemSet, load_problems
 from cir_env.prompts import Prompt, check_prompt, render_feedback, render_prompt, render_result
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
@@ -254,6 +254,16 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             return self._end(episode, truncated=True)
         self._print_news()
         return self._observe(episode), 0.0, False, False, episode.info()
+
+    def action_scanner(self) -> BlockScanner | None:
+        """Return what finds the end of the next action in a text that comes in pieces.
+
+        It says where a block ends that would be executed, so that a sampler can stop there instead of writing
+        what the environment discards. None where nothing ends an action: no interactions are left, or no episode
+        is in progress.
+        """
+        episode = self._episode
+        return BlockScanner() if episode and not episode.over and episode.interactions_left else None
 
     def render(self) -> str | None:
         """Return the transcript and how it ended ("ansi"), or print what of it is new ("human").

@@ -3,6 +3,7 @@ r"""The texts that the environment writes: the prompt before the policy's text, 
 The prompts ``cir`` and ``text`` are the paper's to the letter, since published checkpoints were trained on
 them. The one-shot variants put one worked example between the instruction and the question, for models that
 are too small to follow the instruction alone; it looks exactly as an episode of the environment does.
+``question`` is the problem's statement alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,6 +52,7 @@ PROMPTS: Final[Mapping[str, str]] = MappingProxyType(
         "text": f"{_TEXT}\n{QUESTION}",
         "cir_one_shot": f"{_CIR}\n\n{_CIR_EXAMPLE}\nProblem: {QUESTION}",
         "text_one_shot": f"{_TEXT}\n\n{_TEXT_EXAMPLE}\nProblem: {QUESTION}",
+        "question": QUESTION,
     }
 )
 """Templates by name; each holds `QUESTION` once and nothing else to fill in."""

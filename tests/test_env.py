@@ -199,6 +199,16 @@ def test_feedback_observations_hold_only_what_the_environment_wrote() -> None:
     assert env.step("\\boxed{6}")[0] == ""
 
 
+def test_a_scanner_says_where_the_next_action_will_end() -> None:
+    env = make(interaction_budget=1)
+    assert env.action_scanner() is None
+    env.reset()
+    scanner = env.action_scanner()
+    assert scanner is not None
+    assert scanner.feed(CODE + "more") == len(CODE) == env.step(CODE + "more")[4]["kept_chars"]
+    assert env.action_scanner() is None  # the budget is spent: nothing ends the answer
+
+
 def test_information_has_the_same_keys_throughout() -> None:
     env = make()
     _, first = env.reset()
@@ -372,8 +382,8 @@ def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
         ({"grader": "strict"}, "Expect `grader` to be a `Grader` or None, got str."),
         (
             {"prompt": "txt"},
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot' or a function, got 'txt'. "
-            "Did you mean 'text'?",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, "
+            "got 'txt'. Did you mean 'text'?",
         ),
     ],
 )

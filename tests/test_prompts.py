@@ -25,6 +25,10 @@ def test_the_papers_prompts_are_exact() -> None:
     )
 
 
+def test_a_prompt_may_be_the_question_alone() -> None:
+    assert render_prompt("question", PROBLEM) == QUESTION
+
+
 @pytest.mark.parametrize("arm", ["cir", "text"])
 def test_a_one_shot_prompt_is_the_papers_with_an_example_in_between(arm: str) -> None:
     instruction = render_prompt(arm, PROBLEM).removesuffix("\n" + QUESTION)
@@ -73,12 +77,12 @@ def test_a_function_may_write_the_prompt() -> None:
     [
         (
             "cir_oneshot",
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot' or a function, "
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, "
             "got 'cir_oneshot'. Did you mean 'cir_one_shot'?",
         ),
         (
             "",
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot' or a function, got ''.",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, got ''.",
         ),
         (3, "Expect `prompt` to be a name or a function, got int."),
         (lambda problem: None, "Expect the function `prompt` to return a string, got NoneType."),
