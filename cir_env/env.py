@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _RESET_OPTIONS: Final = ("problem_index", "interaction_budget")
 _WALL_PER_CPU_SECOND: Final = 12.0
+# A program must not command the terminal of who watches it.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in b"\t\n"}
 
 
 class AnswerGrader(Protocol):
@@ -357,9 +359,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         if self.render_mode != "human" or self._episode is None:
             return
         text = self._episode.transcript + self._episode.outcome
+        news = text[self._episode.printed_chars :].translate(_CONTROLS)
         encoding = sys.stdout.encoding or "utf-8"
-        news = text[self._episode.printed_chars :].encode(encoding, "backslashreplace").decode(encoding)
-        print(news, end="", flush=True)
+        print(news.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
         self._episode.printed_chars = len(text)
 
     def _end_session(self) -> None:

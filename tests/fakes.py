@@ -6,9 +6,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from cir_env.errors import GraderUnavailable, SandboxUnavailable
 from cir_env.grading import Verdict
+
+from cir_env.env import CodeMathEnv
+from cir_env.errors import GraderUnavailable, SandboxUnavailable
 from cir_env.problems import Problem, ProblemSet
+from cir_env.prompts import render_prompt
 from cir_env.sandbox import ExecutionResult, Limits, Status
 
 T = TypeVar("T")
@@ -124,6 +127,28 @@ def products(size: int = 5) -> ProblemSet:
         )
         for a in range(2, 2 + size)
     )
+
+
+CODE = "```python\nprint(2 * 3)\n```\n"
+FEEDBACK = "```output\n6\n```\n"
+PROMPT = render_prompt("cir", products()[0])
+
+
+def make(**arguments: Any) -> CodeMathEnv:
+    """An environment on fakes."""
+    return CodeMathEnv(**(fakes() | arguments))
+
+
+def begun(**arguments: Any) -> CodeMathEnv:
+    """An environment on fakes, reset to the problem 2 * 3 with the prompt `PROMPT`."""
+    env = make(**arguments)
+    env.reset(seed=0, options={"problem_index": 0})
+    return env
+
+
+def fakes() -> dict[str, Any]:
+    """Arguments of an environment that starts no process."""
+    return {"problems": products(), "sandbox": FakeSandbox(), "grader": FakeGrader()}
 
 
 def _line(values: tuple[object, ...]) -> str:

@@ -1,28 +1,14 @@
-"""The environment: what an action does to an episode, what it is worth, and what users are told."""
+"""The environment: what an action does to an episode, and what it is worth."""
 
-import os
-import pickle
-import threading
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
-from fakes import FakeGrader, FakeSandbox, products
-from gymnasium.utils.env_checker import check_env
+from fakes import CODE, FEEDBACK, PROMPT, FakeGrader, FakeSandbox, begun, make
 
-import cir_env  # noqa: F401  (registers CodeMath-v0)
 from cir_env.env import CodeMathEnv
-from cir_env.errors import ActionError, EpisodeError, OptionError, ProblemError
-from cir_env.prompts import render_prompt
-from cir_env.spaces import UnicodeText
+from cir_env.errors import OptionError
 
-CODE = "```python\nprint(2 * 3)\n```\n"
-FEEDBACK = "```output\n6\n```\n"
-PROMPT = render_prompt("cir", products()[0])
 INFO_KEYS = {
     "problem_id",
     "source",
@@ -38,21 +24,6 @@ INFO_KEYS = {
     "reward_valid",
     "answer",
 }
-
-
-def make(**arguments: Any) -> CodeMathEnv:
-    """An environment on fakes; `begun` resets it to the problem 2 * 3."""
-    fakes = {"problems": products(), "sandbox": FakeSandbox(), "grader": FakeGrader()}
-    return CodeMathEnv(**(fakes | arguments))
-
-
-def begun(**arguments: Any) -> CodeMathEnv:
-    env = make(**arguments)
-    env.reset(seed=0, options={"problem_index": 0})
-    return env
-
-
-# --- an episode ---------------------------------------------------------------------------------------------
 
 
 def test_an_episode_begins_with_the_prompt() -> None:
@@ -222,7 +193,7 @@ def test_the_right_answer_is_kept_back_until_the_end() -> None:
     assert env.step(CODE)[4]["answer"] == "6"
 
 
-# --- lengths ------------------------------------------------------------------------------------------------
+# --- lengths ---
 
 
 def test_an_action_beyond_the_limit_is_cut_and_graded_as_it_stands() -> None:
@@ -266,7 +237,7 @@ def test_a_prompt_that_leaves_no_room_is_named() -> None:
     )
 
 
-# --- faults of ours -----------------------------------------------------------------------------------------
+# --- faults of ours ---
 
 
 @pytest.mark.parametrize("sandbox", [FakeSandbox(broken=True), FakeSandbox(unavailable=True)])
@@ -294,308 +265,3 @@ def test_an_episode_after_a_fault_is_a_new_one() -> None:
     env.reset(options={"problem_index": 0})
     *_, info = env.step("\\boxed{6}")
     assert (info["reward_valid"], info["correct"]) == (True, True)
-
-
-# --- seeds and options --------------------------------------------------------------------------------------
-
-
-def test_the_same_seed_gives_the_same_episodes() -> None:
-    runs = []
-    for env in (make(problems="products"), make(problems="products")):
-        runs.append([env.reset(seed=5)[1]["problem_id"], *(env.reset()[1]["problem_id"] for _ in range(5))])
-    assert runs[0] == runs[1]
-    assert len(set(runs[0])) == 6
-    assert make(problems="products").reset(seed=6)[1]["problem_id"] != runs[0][0]
-
-
-def test_every_problem_comes_up() -> None:
-    env = make()
-    env.reset(seed=1)
-    assert {env.reset()[1]["problem_id"] for _ in range(100)} == {problem.id for problem in env.problems}
-
-
-def test_options_pick_the_problem_and_the_budget_of_one_episode() -> None:
-    env = make()
-    _, info = env.reset(options={"problem_index": np.int64(3), "interaction_budget": 7})
-    assert (info["problem_id"], info["interaction_budget"], info["interactions_left"]) == ("product-5", 7, 7)
-    assert env.reset()[1]["interaction_budget"] == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        (
-            {"budget": 3},
-            OptionError,
-            "Expect as reset options only 'problem_index' and 'interaction_budget', got 'budget'.",
-        ),
-        (
-            {"problem_idx": 3},
-            OptionError,
-            "Expect as reset options only 'problem_index' and 'interaction_budget', got 'problem_idx'. "
-            "Did you mean 'problem_index'?",
-        ),
-        (
-            [3],
-            OptionError,
-            "Expect `options` to be a mapping with 'problem_index' and 'interaction_budget', got list.",
-        ),
-        ({"interaction_budget": -1}, OptionError, "Expect `interaction_budget` to be at least 0, got -1."),
-        ({"interaction_budget": 1.5}, OptionError, "Expect `interaction_budget` to be an integer, got 1.5."),
-        ({"problem_index": "1"}, OptionError, "Expect `problem_index` to be an integer, got '1'."),
-        ({"problem_index": True}, OptionError, "Expect `problem_index` to be an integer, got True."),
-        ({"problem_index": 5}, ProblemError, "Expect `problem_index` to be from 0 to 4, got 5."),
-        ({"problem_index": -1}, ProblemError, "Expect `problem_index` to be from 0 to 4, got -1."),
-    ],
-)
-def test_a_bad_reset_option_is_named(options: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
-        make().reset(options=options)
-    assert str(caught.value) == message
-
-
-def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
-    env = begun()
-    with pytest.raises(OptionError):
-        env.reset(options={"budget": 3})
-    assert env.step("\\boxed{6}")[1] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"interaction_budget": -1}, "Expect `interaction_budget` to be at least 0, got -1."),
-        ({"interaction_budget": "2"}, "Expect `interaction_budget` to be an integer, got '2'."),
-        ({"max_output_chars": 0}, "Expect `max_output_chars` to be at least 1, got 0."),
-        ({"max_transcript_chars": None}, "Expect `max_transcript_chars` to be an integer, got None."),
-        ({"reward_correct": "1"}, "Expect `reward_correct` to be a finite number, got '1'."),
-        ({"reward_incorrect": float("nan")}, "Expect `reward_incorrect` to be a finite number, got nan."),
-        (
-            {"observation": "transcripts"},
-            "Expect `observation` to be 'transcript' or 'feedback', got 'transcripts'. Did you mean 'transcript'?",
-        ),
-        ({"stateful": 1}, "Expect `stateful` to be False or True, got 1."),
-        ({"render_mode": "rgb"}, "Expect `render_mode` to be None, 'ansi' or 'human', got 'rgb'."),
-        ({"time_limit_s": "5"}, "Expect `time_limit_s` to be a finite number, got '5'."),
-        ({"memory_limit_mb": 0}, "Expect `memory_limit_mb` to be at least 1, got 0."),
-        ({"sandbox": "local"}, "Expect `sandbox` to be a `Sandbox` or None, got str."),
-        ({"grader": "strict"}, "Expect `grader` to be a `Grader` or None, got str."),
-        (
-            {"prompt": "txt"},
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, "
-            "got 'txt'. Did you mean 'text'?",
-        ),
-    ],
-)
-def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError) as caught:
-        make(**arguments)
-    assert str(caught.value) == message
-
-
-def test_a_time_limit_of_zero_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"^Expect `time_limit_s` to be a finite number above 0, got 0.0"):
-        make(time_limit_s=0)
-
-
-@pytest.mark.parametrize(("problems", "split"), [("no such set", "train"), (3, "train"), ("products", "dev")])
-def test_problems_that_there_are_none_of_are_refused_when_the_environment_is_made(problems: Any, split: str) -> None:
-    with pytest.raises(ProblemError, match=r"^Expect `(problems|split)` to be "):
-        make(problems=problems, split=split)
-
-
-@pytest.mark.parametrize("action", [None, 3, b"x", ["x"]])
-def test_an_action_that_is_no_string_is_refused(action: Any) -> None:
-    with pytest.raises(ActionError) as caught:
-        begun().step(action)
-    assert str(caught.value) == f"Expect an action to be a string, got {type(action).__name__}."
-
-
-@pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        (make, "Expect an episode in progress, got none. Call reset() first."),
-        (
-            lambda: ended(begun()),
-            "Expect an episode in progress, got one that is over. Call reset() first.",
-        ),
-        (lambda: closed(begun()), "Expect an open environment, got one that is closed. Make a new one."),
-    ],
-)
-def test_a_step_without_an_episode_is_refused(prepare: Callable[[], CodeMathEnv], message: str) -> None:
-    with pytest.raises(EpisodeError) as caught:
-        prepare().step("x")
-    assert str(caught.value) == message
-
-
-def ended(env: CodeMathEnv) -> CodeMathEnv:
-    env.step("x")
-    return env
-
-
-def closed(env: CodeMathEnv) -> CodeMathEnv:
-    env.close()
-    env.close()
-    return env
-
-
-def test_a_closed_environment_can_not_be_reset() -> None:
-    with pytest.raises(EpisodeError) as caught:
-        closed(begun()).reset()
-    assert str(caught.value) == "Expect an open environment, got one that is closed. Make a new one."
-
-
-# --- rendering ----------------------------------------------------------------------------------------------
-
-
-def test_ansi_rendering_returns_the_transcript_and_then_the_outcome() -> None:
-    env = begun(render_mode="ansi")
-    env.step(CODE)
-    assert env.render() == PROMPT + CODE + FEEDBACK
-    env.step("\\boxed{7}")
-    assert env.render() == PROMPT + CODE + FEEDBACK + "\\boxed{7}\n[reward -1: answer '7', right '6']\n"
-
-
-def test_human_rendering_prints_the_transcript_once_as_it_grows(capsys: pytest.CaptureFixture[str]) -> None:
-    env = begun(render_mode="human")
-    assert capsys.readouterr().out == PROMPT
-    env.step(CODE)
-    assert env.render() is None
-    assert capsys.readouterr().out == CODE + FEEDBACK
-    env.step("\\boxed{6}")
-    assert capsys.readouterr().out == "\\boxed{6}\n[reward +1: answer '6', right '6']\n"
-
-
-def test_human_rendering_prints_what_no_terminal_can_show(capsys: pytest.CaptureFixture[str]) -> None:
-    begun(render_mode="human").step("\ud800")
-    assert "\\ud800" in capsys.readouterr().out
-
-
-def test_rendering_without_a_mode_warns() -> None:
-    with pytest.warns(UserWarning, match="Expect a `render_mode` to render, got None"):
-        assert begun().render() is None
-
-
-def test_rendering_before_a_reset_is_refused() -> None:
-    with pytest.raises(EpisodeError) as caught:
-        make(render_mode="ansi").render()
-    assert str(caught.value) == "Expect an episode to render, got an environment that is not reset yet."
-
-
-# --- as Gymnasium sees it -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["CodeMath-v0", "cir_env:CodeMath-v0"])
-@pytest.mark.parametrize("observation", ["transcript", "feedback"])
-def test_gymnasium_finds_nothing_to_complain_about(name: str, observation: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gymnasium.make(name, observation=observation, grader=FakeGrader(), sandbox=FakeSandbox())
-        check_env(env.unwrapped)
-        env.close()
-
-
-def test_making_an_environment_needs_no_arguments_and_starts_nothing() -> None:
-    before = threading.active_count()
-    env = gymnasium.make("CodeMath-v0")
-    _, info = env.reset(seed=0)
-    assert (info["source"], threading.active_count()) == ("arithmetic", before)
-
-
-def test_sixty_four_environments_share_their_problems_and_are_cheap() -> None:
-    gymnasium.make("CodeMath-v0")
-    begin = time.process_time()
-    envs = [gymnasium.make("CodeMath-v0") for _ in range(64)]
-    assert time.process_time() - begin < 1.0
-    assert all(env.unwrapped.problems is envs[0].unwrapped.problems for env in envs)  # type: ignore[attr-defined]
-
-
-def test_the_spec_and_the_spaces_survive_pickling() -> None:
-    env = gymnasium.make("CodeMath-v0", problems=products(), interaction_budget=3)
-    spec = pickle.loads(pickle.dumps(env.spec))
-    assert spec.make().reset()[1]["interaction_budget"] == 3
-    assert pickle.loads(pickle.dumps(env.observation_space)) == env.observation_space == UnicodeText(65_536)
-    assert pickle.loads(pickle.dumps(env.action_space)) == env.action_space == UnicodeText()
-
-
-def test_an_unknown_argument_is_named() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'budget'"):
-        gymnasium.make("CodeMath-v0", budget=3)
-
-
-def test_episode_statistics_can_be_recorded() -> None:
-    env = gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make("CodeMath-v0", **fakes()))
-    env.reset(seed=0, options={"problem_index": 0})
-    env.step(CODE)
-    *_, info = env.step("\\boxed{6}")
-    assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, 2)
-
-
-def fakes() -> dict[str, Any]:
-    return {"problems": products(), "sandbox": FakeSandbox(), "grader": FakeGrader()}
-
-
-def test_environments_work_side_by_side_in_threads() -> None:
-    envs = [make() for _ in range(8)]
-    rewards: list[float] = []
-
-    def play(env: CodeMathEnv) -> None:
-        for index in range(len(env.problems)):
-            env.reset(options={"problem_index": index})
-            env.step(CODE)
-            rewards.append(env.step(f"\\boxed{{{env.problems[index].answer}}}")[1])
-
-    threads = [threading.Thread(target=play, args=(env,)) for env in envs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert rewards == [1.0] * 40
-
-
-def test_synchronous_vectors_keep_the_types_of_the_information() -> None:
-    envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, vectorization_mode="sync", **fakes())
-    envs.reset(seed=0, options={"problem_index": 0})
-    texts, rewards, terminated, _, info = envs.step(("\\boxed{6}", CODE))  # type: ignore[arg-type]
-    assert texts == (PROMPT + "\\boxed{6}", PROMPT + CODE + FEEDBACK)
-    assert (rewards.tolist(), terminated.tolist()) == ([1.0, 0.0], [True, False])
-    assert (info["predicted"].tolist(), info["correct"].tolist()) == (["6", None], [True, False])
-    assert (info["answer"].tolist(), info["execution_status"].tolist()) == (["6", None], [None, "ok"])
-
-
-# --- with the real sandbox and the real grader ------------------------------------------------------------------
-
-
-def test_a_real_episode_in_an_asynchronous_vector() -> None:
-    vector = {"context": "forkserver"}
-    envs = gymnasium.make_vec(
-        "CodeMath-v0", num_envs=2, vectorization_mode="async", vector_kwargs=vector, problems=products()
-    )
-    try:
-        first, _ = envs.reset(options={"problem_index": 0})
-        second = envs.step((CODE, "```python\n1 / 0\n```\n"))[0]  # type: ignore[arg-type]
-        rewards = envs.step(("\\boxed{6}", "\\boxed{\\frac{12}{2}}"))[1]  # type: ignore[arg-type]
-    finally:
-        envs.close()
-    assert first == (PROMPT, PROMPT)
-    assert second[0] == PROMPT + CODE + FEEDBACK
-    assert second[1].endswith("```output\nZeroDivisionError: division by zero\n```\n")
-    assert rewards.tolist() == [1.0, 1.0]
-
-
-@pytest.mark.parametrize("code", ["print('\\ud800')", "x = '\ud800'", "import os; os.abort()", "(", "\0"])
-def test_code_that_no_interpreter_likes_ends_no_run(code: str) -> None:
-    env = CodeMathEnv(problems=products())
-    env.reset()
-    observation, *_, truncated, info = env.step(f"```python\n{code}\n```\n")
-    assert not truncated
-    assert info["reward_valid"]
-    assert observation.endswith("\n```\n")
-
-
-def test_a_real_stateful_episode_remembers_its_names() -> None:
-    env = CodeMathEnv(problems=products(), stateful=True, interaction_budget=5)
-    env.reset()
-    assert env.step("```python\na = 41\n```\n")[4]["feedback"] == "```output\n\n```\n"
-    assert env.step("```python\nprint(a + 1)\n```\n")[4]["feedback"] == "```output\n42\n```\n"
-    assert env.step(f"\\boxed{{{os.getpid()}}}")[2] is True

@@ -1,0 +1,157 @@
+"""Seeds, options and arguments of the environment, and what users are told about bad ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import begun, make
+
+from cir_env.env import CodeMathEnv
+from cir_env.errors import ActionError, EpisodeError, OptionError, ProblemError
+
+
+def test_the_same_seed_gives_the_same_episodes() -> None:
+    runs = []
+    for env in (make(problems="products"), make(problems="products")):
+        runs.append([env.reset(seed=5)[1]["problem_id"], *(env.reset()[1]["problem_id"] for _ in range(5))])
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 6
+    assert make(problems="products").reset(seed=6)[1]["problem_id"] != runs[0][0]
+
+
+def test_every_problem_comes_up() -> None:
+    env = make()
+    env.reset(seed=1)
+    assert {env.reset()[1]["problem_id"] for _ in range(100)} == {problem.id for problem in env.problems}
+
+
+def test_options_pick_the_problem_and_the_budget_of_one_episode() -> None:
+    env = make()
+    _, info = env.reset(options={"problem_index": np.int64(3), "interaction_budget": 7})
+    assert (info["problem_id"], info["interaction_budget"], info["interactions_left"]) == ("product-5", 7, 7)
+    assert env.reset()[1]["interaction_budget"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"budget": 3},
+            OptionError,
+            "Expect as reset options only 'problem_index' and 'interaction_budget', got 'budget'.",
+        ),
+        (
+            {"problem_idx": 3},
+            OptionError,
+            "Expect as reset options only 'problem_index' and 'interaction_budget', got 'problem_idx'. "
+            "Did you mean 'problem_index'?",
+        ),
+        (
+            [3],
+            OptionError,
+            "Expect `options` to be a mapping with 'problem_index' and 'interaction_budget', got list.",
+        ),
+        ({"interaction_budget": -1}, OptionError, "Expect `interaction_budget` to be at least 0, got -1."),
+        ({"interaction_budget": 1.5}, OptionError, "Expect `interaction_budget` to be an integer, got 1.5."),
+        ({"problem_index": "1"}, OptionError, "Expect `problem_index` to be an integer, got '1'."),
+        ({"problem_index": True}, OptionError, "Expect `problem_index` to be an integer, got True."),
+        ({"problem_index": 5}, ProblemError, "Expect `problem_index` to be from 0 to 4, got 5."),
+        ({"problem_index": -1}, ProblemError, "Expect `problem_index` to be from 0 to 4, got -1."),
+    ],
+)
+def test_a_bad_reset_option_is_named(options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        make().reset(options=options)
+    assert str(caught.value) == message
+
+
+def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
+    env = begun()
+    with pytest.raises(OptionError):
+        env.reset(options={"budget": 3})
+    assert env.step("\\boxed{6}")[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"interaction_budget": -1}, "Expect `interaction_budget` to be at least 0, got -1."),
+        ({"interaction_budget": "2"}, "Expect `interaction_budget` to be an integer, got '2'."),
+        ({"max_output_chars": 0}, "Expect `max_output_chars` to be at least 1, got 0."),
+        ({"max_transcript_chars": None}, "Expect `max_transcript_chars` to be an integer, got None."),
+        ({"reward_correct": "1"}, "Expect `reward_correct` to be a finite number, got '1'."),
+        ({"reward_incorrect": float("nan")}, "Expect `reward_incorrect` to be a finite number, got nan."),
+        (
+            {"observation": "transcripts"},
+            "Expect `observation` to be 'transcript' or 'feedback', got 'transcripts'. Did you mean 'transcript'?",
+        ),
+        ({"stateful": 1}, "Expect `stateful` to be False or True, got 1."),
+        ({"render_mode": "rgb"}, "Expect `render_mode` to be None, 'ansi' or 'human', got 'rgb'."),
+        ({"time_limit_s": "5"}, "Expect `time_limit_s` to be a finite number, got '5'."),
+        ({"memory_limit_mb": 0}, "Expect `memory_limit_mb` to be at least 1, got 0."),
+        ({"sandbox": "local"}, "Expect `sandbox` to be a `Sandbox` or None, got str."),
+        ({"grader": "strict"}, "Expect `grader` to be a `Grader` or None, got str."),
+        (
+            {"prompt": "txt"},
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, "
+            "got 'txt'. Did you mean 'text'?",
+        ),
+    ],
+)
+def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        make(**arguments)
+    assert str(caught.value) == message
+
+
+def test_a_time_limit_of_zero_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"^Expect `time_limit_s` to be a finite number above 0, got 0.0"):
+        make(time_limit_s=0)
+
+
+@pytest.mark.parametrize(("problems", "split"), [("no such set", "train"), (3, "train"), ("products", "dev")])
+def test_problems_that_there_are_none_of_are_refused_when_the_environment_is_made(problems: Any, split: str) -> None:
+    with pytest.raises(ProblemError, match=r"^Expect `(problems|split)` to be "):
+        make(problems=problems, split=split)
+
+
+@pytest.mark.parametrize("action", [None, 3, b"x", ["x"]])
+def test_an_action_that_is_no_string_is_refused(action: Any) -> None:
+    with pytest.raises(ActionError) as caught:
+        begun().step(action)
+    assert str(caught.value) == f"Expect an action to be a string, got {type(action).__name__}."
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (make, "Expect an episode in progress, got none. Call reset() first."),
+        (
+            lambda: ended(begun()),
+            "Expect an episode in progress, got one that is over. Call reset() first.",
+        ),
+        (lambda: closed(begun()), "Expect an open environment, got one that is closed. Make a new one."),
+    ],
+)
+def test_a_step_without_an_episode_is_refused(prepare: Callable[[], CodeMathEnv], message: str) -> None:
+    with pytest.raises(EpisodeError) as caught:
+        prepare().step("x")
+    assert str(caught.value) == message
+
+
+def ended(env: CodeMathEnv) -> CodeMathEnv:
+    env.step("x")
+    return env
+
+
+def closed(env: CodeMathEnv) -> CodeMathEnv:
+    env.close()
+    env.close()
+    return env
+
+
+def test_a_closed_environment_can_not_be_reset() -> None:
+    with pytest.raises(EpisodeError) as caught:
+        closed(begun()).reset()
+    assert str(caught.value) == "Expect an open environment, got one that is closed. Make a new one."

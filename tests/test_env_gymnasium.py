@@ -1,0 +1,146 @@
+"""The environment as Gymnasium sees it, and with the real sandbox and grader behind it."""
+
+import inspect
+import pickle
+import re
+import threading
+import time
+import warnings
+
+import gymnasium
+import pytest
+from fakes import CODE, FEEDBACK, PROMPT, FakeGrader, FakeSandbox, fakes, make, products
+from gymnasium.utils.env_checker import check_env
+
+import cir_env  # noqa: F401  (registers CodeMath-v0)
+from cir_env.env import CodeMathEnv
+from cir_env.spaces import UnicodeText
+
+
+@pytest.mark.parametrize("name", ["CodeMath-v0", "cir_env:CodeMath-v0"])
+@pytest.mark.parametrize("observation", ["transcript", "feedback"])
+def test_gymnasium_finds_nothing_to_complain_about(name: str, observation: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make(name, observation=observation, grader=FakeGrader(), sandbox=FakeSandbox())
+        check_env(env.unwrapped)
+        env.close()
+
+
+def test_making_an_environment_needs_no_arguments_and_starts_nothing() -> None:
+    before = threading.active_count()
+    env = gymnasium.make("CodeMath-v0")
+    _, info = env.reset(seed=0)
+    assert (info["source"], threading.active_count()) == ("arithmetic", before)
+
+
+def test_sixty_four_environments_share_their_problems_and_are_cheap() -> None:
+    gymnasium.make("CodeMath-v0")
+    begin = time.process_time()
+    envs = [gymnasium.make("CodeMath-v0") for _ in range(64)]
+    assert time.process_time() - begin < 1.0
+    assert all(env.unwrapped.problems is envs[0].unwrapped.problems for env in envs)  # type: ignore[attr-defined]
+
+
+def test_the_spec_and_the_spaces_survive_pickling() -> None:
+    env = gymnasium.make("CodeMath-v0", problems=products(), interaction_budget=3)
+    spec = pickle.loads(pickle.dumps(env.spec))
+    assert spec.make().reset()[1]["interaction_budget"] == 3
+    assert pickle.loads(pickle.dumps(env.observation_space)) == env.observation_space == UnicodeText(65_536)
+    assert pickle.loads(pickle.dumps(env.action_space)) == env.action_space == UnicodeText()
+
+
+def test_the_article_has_gymnasiums_headings_and_names_every_key_and_argument() -> None:
+    article = CodeMathEnv.__doc__ or ""
+    assert re.findall(r"^ *## (.*)$", article, re.MULTILINE) == [
+        "Description",
+        "Action Space",
+        "Observation Space",
+        "Rewards",
+        "Starting State",
+        "Episode End",
+        "Information",
+        "Arguments",
+        "References",
+        "Version History",
+    ]
+    arguments = inspect.signature(CodeMathEnv).parameters
+    assert [name for name in [*make().reset()[1], *arguments] if f"`{name}`" not in article] == []
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'budget'"):
+        gymnasium.make("CodeMath-v0", budget=3)
+
+
+def test_episode_statistics_can_be_recorded() -> None:
+    env = gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make("CodeMath-v0", **fakes()))
+    env.reset(seed=0, options={"problem_index": 0})
+    env.step(CODE)
+    *_, info = env.step("\\boxed{6}")
+    assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, 2)
+
+
+def test_environments_work_side_by_side_in_threads() -> None:
+    envs = [make() for _ in range(8)]
+    rewards: list[float] = []
+
+    def play(env: CodeMathEnv) -> None:
+        for index in range(len(env.problems)):
+            env.reset(options={"problem_index": index})
+            env.step(CODE)
+            rewards.append(env.step(f"\\boxed{{{env.problems[index].answer}}}")[1])
+
+    threads = [threading.Thread(target=play, args=(env,)) for env in envs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert rewards == [1.0] * 40
+
+
+def test_synchronous_vectors_keep_the_types_of_the_information() -> None:
+    envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, vectorization_mode="sync", **fakes())
+    envs.reset(seed=0, options={"problem_index": 0})
+    texts, rewards, terminated, _, info = envs.step(("\\boxed{6}", CODE))  # type: ignore[arg-type]
+    assert texts == (PROMPT + "\\boxed{6}", PROMPT + CODE + FEEDBACK)
+    assert (rewards.tolist(), terminated.tolist()) == ([1.0, 0.0], [True, False])
+    assert (info["predicted"].tolist(), info["correct"].tolist()) == (["6", None], [True, False])
+    assert (info["answer"].tolist(), info["execution_status"].tolist()) == (["6", None], [None, "ok"])
+
+
+# --- with the real sandbox and the real grader ---
+
+
+def test_a_real_episode_in_an_asynchronous_vector() -> None:
+    vector = {"context": "forkserver"}
+    envs = gymnasium.make_vec(
+        "CodeMath-v0", num_envs=2, vectorization_mode="async", vector_kwargs=vector, problems=products()
+    )
+    try:
+        first, _ = envs.reset(options={"problem_index": 0})
+        second = envs.step((CODE, "```python\n1 / 0\n```\n"))[0]  # type: ignore[arg-type]
+        rewards = envs.step(("\\boxed{6}", "\\boxed{\\frac{12}{2}}"))[1]  # type: ignore[arg-type]
+    finally:
+        envs.close()
+    assert first == (PROMPT, PROMPT)
+    assert second[0] == PROMPT + CODE + FEEDBACK
+    assert second[1].endswith("```output\nZeroDivisionError: division by zero\n```\n")
+    assert rewards.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("code", ["print('\\ud800')", "x = '\ud800'", "import os; os.abort()", "(", "\0"])
+def test_code_that_no_interpreter_likes_ends_no_run(code: str) -> None:
+    env = CodeMathEnv(problems=products())
+    env.reset()
+    observation, *_, truncated, info = env.step(f"```python\n{code}\n```\n")
+    assert not truncated
+    assert info["reward_valid"]
+    assert observation.endswith("\n```\n")
+
+
+def test_a_real_stateful_episode_remembers_its_names() -> None:
+    env = CodeMathEnv(problems=products(), stateful=True, interaction_budget=5)
+    env.reset()
+    assert env.step("```python\na = 41\n```\n")[4]["feedback"] == "```output\n\n```\n"
+    assert env.step("```python\nprint(a + 1)\n```\n")[4]["feedback"] == "```output\n42\n```\n"
