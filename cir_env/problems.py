@@ -288,7 +288,7 @@ def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
         for draft in generators.draw(name, split, seed, size)
     ]
     made = ProblemSet(problems, name=f"{name}/{split}")
-    if name in generators.GENERATORS:
+    if not name.startswith("reasoning_gym"):
         made._recipe = (name, split, seed, size)
     return made
 
