@@ -1,11 +1,12 @@
 """Text to token ids and back: the only file that knows a chat template.
 
-A prompt is encoded once, as a user turn; what follows is one assistant turn that the policy and the environment write
+A prompt is encoded once, as a user turn or as the messages that the environment gives; what follows is one assistant turn that the policy and the environment write
 together. Feedback is encoded on its own and appended, so that no sampled token is ever encoded again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers.decoders import DecodeStream
@@ -47,12 +48,17 @@ class Chat:
         more = named if isinstance(named, list) else [] if named is None else [named]
         return frozenset([int(self.tokenizer.eos_token_id), *more])
 
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """Return the token ids that stand before the policy's first token."""
+    def encode_prompt(self, prompt: str, messages: Sequence[Mapping[str, str]] | None = None) -> list[int]:
+        """Return the token ids that stand before the policy's first token.
+
+        Args:
+            prompt: The prompt as one text.
+            messages: The prompt as a chat, for the chat template; None: one user turn with ``prompt``.
+        """
         if self.template == "raw":
             return self._encode(prompt)
         text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
+            [dict(message) for message in messages or [{"role": "user", "content": prompt}]],
             add_generation_prompt=True,
             tokenize=False,
             enable_thinking=False,

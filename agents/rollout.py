@@ -134,7 +134,7 @@ class _Collector:
         """Go on with an episode whose environment is done; return whether it has ended."""
         play = self.in_env.pop(result.env_id)
         if not play.token_ids:
-            play.append_unsampled(self.chat.encode_prompt(result.observation))
+            play.append_unsampled(self.chat.encode_prompt(result.observation, result.info.get("messages")))
             play.prompt_length = len(play.token_ids)
         elif self._take_step(play, result):
             return True

@@ -12,7 +12,7 @@ from cir_env.episode import Episode
 from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems import Problem, ProblemSet, load_problems
-from cir_env.prompts import Prompt, check_prompt, render_feedback, render_prompt, render_result
+from cir_env.prompts import Prompt, check_prompt, render_feedback, render_messages, render_prompt, render_result
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
@@ -95,6 +95,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     ## Information
     `reset` and `step` return the same keys:
 
+    - `messages` (`tuple` of `dict`): the prompt as a chat, each message with `role` and `content`, for models with a
+      chat template. The transcript holds their contents with a blank line between them.
     - `problem_id`, `source`, `subject` (`str`): of the problem.
     - `interaction_budget`, `interactions_left` (`int`): how many blocks this episode may and still may execute.
     - `n_code_blocks` (`int`): complete Python blocks in what was kept so far, executed or not.
@@ -217,7 +219,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
                 f"for the {len(prompt)} characters of problem {problem.id!r}. Raise it, or leave the problem out."
             )
         self._end_session()
-        self._episode = Episode(problem=problem, budget=budget, interactions_left=budget, transcript=prompt)
+        self._episode = Episode(
+            problem=problem,
+            messages=render_messages(self.prompt, problem),
+            budget=budget,
+            interactions_left=budget,
+            transcript=prompt,
+        )
         self._print_news()
         return prompt, self._episode.info()
 

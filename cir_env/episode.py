@@ -14,6 +14,8 @@ class Episode:
 
     problem: Problem
     """What is asked."""
+    messages: tuple[dict[str, str], ...]
+    """The prompt as a chat."""
     budget: int
     """How many blocks it may execute."""
     interactions_left: int
@@ -63,6 +65,7 @@ class Episode:
     def info(self) -> dict[str, Any]:
         """Return the information that `reset` and `step` give, the right answer only at the end."""
         return {
+            "messages": self.messages,
             "problem_id": self.problem.id,
             "source": self.problem.source,
             "subject": self.problem.subject,

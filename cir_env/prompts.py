@@ -1,12 +1,13 @@
 r"""The texts that the environment writes: the prompt before the policy's text, and the feedback inside it.
 
 The prompts ``cir`` and ``text`` are the paper's to the letter, since published checkpoints were trained on
-them. The one-shot variants put one worked example between the instruction and the question, for models that
+them. The one-shot variants put one worked example before the problem, as an exchange of its own, for models that
 are too small to follow the instruction alone; it looks exactly as an episode of the environment does.
 ``question`` is the problem's statement alone.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -26,36 +27,41 @@ _CIR: Final = (
 _TEXT: Final = "Please solve the following problem step by step and put the final answer within \\boxed{}."
 
 # Our generators never multiply two numbers of three digits, so the example gives no problem's answer away.
-_CIR_EXAMPLE: Final = """\
-Example problem: What is 127 * 305?
-Example solution:
+_EXAMPLE_STATEMENT: Final = "What is 127 * 305?"
+_CIR_SOLUTION: Final = """\
 ```python
 print(127 * 305)
 ```
 ```output
 38735
 ```
-The answer is \\boxed{38735}.
-"""
-_TEXT_EXAMPLE: Final = """\
-Example problem: What is 127 * 305?
-Example solution:
-127 * 305 = 127 * 300 + 127 * 5 = 38100 + 635 = 38735. The answer is \\boxed{38735}.
-"""
+The answer is \\boxed{38735}."""
+_TEXT_SOLUTION: Final = "127 * 305 = 127 * 300 + 127 * 5 = 38100 + 635 = 38735. The answer is \\boxed{38735}."
 
 QUESTION: Final = "{question}"
 """Where a template takes the problem's statement."""
 
-PROMPTS: Final[Mapping[str, str]] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """How a problem is put to a policy."""
+
+    text: str
+    """Holds `QUESTION` once and nothing else to fill in."""
+    solution: str | None = None
+    """A worked example of one product, as an exchange of its own before the problem; None: no example."""
+
+
+PROMPTS: Final[Mapping[str, Template]] = MappingProxyType(
     {
-        "cir": f"{_CIR}\n{QUESTION}",
-        "text": f"{_TEXT}\n{QUESTION}",
-        "cir_one_shot": f"{_CIR}\n\n{_CIR_EXAMPLE}\nProblem: {QUESTION}",
-        "text_one_shot": f"{_TEXT}\n\n{_TEXT_EXAMPLE}\nProblem: {QUESTION}",
-        "question": QUESTION,
+        "cir": Template(text=f"{_CIR}\n{QUESTION}"),
+        "text": Template(text=f"{_TEXT}\n{QUESTION}"),
+        "cir_one_shot": Template(text=f"{_CIR}\n{QUESTION}", solution=_CIR_SOLUTION),
+        "text_one_shot": Template(text=f"{_TEXT}\n{QUESTION}", solution=_TEXT_SOLUTION),
+        "question": Template(text=QUESTION),
     }
 )
-"""Templates by name; each holds `QUESTION` once and nothing else to fill in."""
+"""Templates by name."""
 
 
 def check_prompt(prompt: Prompt) -> None:
@@ -72,29 +78,43 @@ def check_prompt(prompt: Prompt) -> None:
         raise OptionError(f"Expect `prompt` to be a name or a function, got {type(prompt).__name__}.")
 
 
-def render_prompt(prompt: Prompt, problem: Problem) -> str:
-    r"""Write the prompt for a problem.
+def render_messages(prompt: Prompt, problem: Problem) -> tuple[dict[str, str], ...]:
+    r"""Write the prompt for a problem as a chat: the example's question and solution, if there is one, and the problem.
 
     Args:
         prompt: A key of `PROMPTS`, or a function from a problem to a text.
         problem: The problem; its statement goes in as it is, whatever braces it has.
 
+    Returns:
+        Messages with "role" ("user" or "assistant") and "content"; the last one is the user's.
+
     Raises:
         OptionError: The name is unknown, or the function gave no string.
+    """
+    check_prompt(prompt)
+    if not isinstance(prompt, str):
+        text = prompt(problem)
+        if not isinstance(text, str):
+            raise OptionError(f"Expect the function `prompt` to return a string, got {type(text).__name__}.")
+        return ({"role": "user", "content": text},)
+    template = PROMPTS[prompt]
+    before, after = template.text.split(QUESTION)
+    asked = {"role": "user", "content": before + problem.statement + after}
+    if template.solution is None:
+        return (asked,)
+    example = {"role": "user", "content": before + _EXAMPLE_STATEMENT + after}
+    return (example, {"role": "assistant", "content": template.solution}, asked)
+
+
+def render_prompt(prompt: Prompt, problem: Problem) -> str:
+    r"""Write the prompt for a problem as one text: the contents of `render_messages` with a blank line between them.
 
     Example:
         >>> problem = Problem(id="p", statement="What is 6 * 7?", answer="42", source="s", subject="t")
         >>> render_prompt("text", problem).splitlines()[-1]
         'What is 6 * 7?'
     """
-    check_prompt(prompt)
-    if isinstance(prompt, str):
-        before, after = PROMPTS[prompt].split(QUESTION)
-        return before + problem.statement + after
-    text = prompt(problem)
-    if not isinstance(text, str):
-        raise OptionError(f"Expect the function `prompt` to return a string, got {type(text).__name__}.")
-    return text
+    return "\n\n".join(message["content"] for message in render_messages(prompt, problem))
 
 
 def render_feedback(kept: str, result: str, max_output_chars: int) -> str:

@@ -10,6 +10,7 @@ from cir_env.env import CodeMathEnv
 from cir_env.errors import OptionError
 
 INFO_KEYS = {
+    "messages",
     "problem_id",
     "source",
     "subject",
@@ -30,6 +31,7 @@ def test_an_episode_begins_with_the_prompt() -> None:
     observation, info = make().reset(options={"problem_index": 0})
     assert observation == PROMPT
     assert info == {
+        "messages": ({"role": "user", "content": PROMPT},),
         "problem_id": "product-2",
         "source": "fake",
         "subject": "products",

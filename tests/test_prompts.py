@@ -7,7 +7,7 @@ import pytest
 from cir_env.errors import OptionError
 from cir_env.parsing import final_answer, find_block
 from cir_env.problems import Problem, ProblemSet
-from cir_env.prompts import PROMPTS, render_feedback, render_prompt, render_result, shorten
+from cir_env.prompts import PROMPTS, render_feedback, render_messages, render_prompt, render_result, shorten
 
 QUESTION = "What is {x} in \\boxed{x}? {question}"
 PROBLEM = Problem(id="p", statement=QUESTION, answer="1", source="s", subject="t")
@@ -30,35 +30,33 @@ def test_a_prompt_may_be_the_question_alone() -> None:
 
 
 @pytest.mark.parametrize("arm", ["cir", "text"])
-def test_a_one_shot_prompt_is_the_papers_with_an_example_in_between(arm: str) -> None:
-    instruction = render_prompt(arm, PROBLEM).removesuffix("\n" + QUESTION)
-    prompt = render_prompt(f"{arm}_one_shot", PROBLEM)
-    assert prompt.startswith(instruction + "\n\n")
-    assert prompt.endswith("\n\nProblem: " + QUESTION)
+def test_a_one_shot_prompt_is_an_example_and_then_the_papers_prompt(arm: str) -> None:
+    example, solution, asked = render_messages(f"{arm}_one_shot", PROBLEM)
+    assert [example["role"], solution["role"], asked["role"]] == ["user", "assistant", "user"]
+    assert asked["content"] == render_prompt(arm, PROBLEM)
+    assert example["content"].partition("\n")[0] == asked["content"].partition("\n")[0]
+
+
+def test_a_prompt_as_one_text_holds_its_messages_with_blank_lines_between() -> None:
+    messages = render_messages("cir_one_shot", PROBLEM)
+    assert render_prompt("cir_one_shot", PROBLEM).split("\n\n") == [message["content"] for message in messages]
 
 
 def test_the_example_is_what_an_episode_looks_like() -> None:
-    solution = PROMPTS["cir_one_shot"].split("Example solution:\n")[1]
+    solution = PROMPTS["cir_one_shot"].solution
+    assert solution is not None
     block = find_block(solution)
     assert block is not None
     assert eval(block.code.removeprefix("print")) == 38735
     feedback = render_feedback(solution[: block.end], render_result("38735\n", ""), 400)
-    assert solution[block.end :].startswith(feedback + "The answer is \\boxed{38735}.\n")
+    assert solution[block.end :] == feedback + "The answer is \\boxed{38735}."
 
 
 def test_the_example_without_code_has_no_block_and_the_same_answer() -> None:
-    example = PROMPTS["text_one_shot"].partition("Example solution:\n")[2]
-    assert "```" not in example
-    assert final_answer([example]) == "38735"
-
-
-@pytest.mark.parametrize("name", ["cir_one_shot", "text_one_shot"])
-def test_an_example_costs_few_tokens(name: str) -> None:
-    plain = PROMPTS[name.removesuffix("_one_shot")]
-    extra = PROMPTS[name].removeprefix(plain.removesuffix("\n{question}"))
-    digits = sum(char.isdigit() for char in extra)
-    words = len(extra.split())
-    assert digits + words < 110  # small models' tokenizers spend one token on each digit
+    solution = PROMPTS["text_one_shot"].solution
+    assert solution is not None
+    assert "```" not in solution
+    assert final_answer([solution]) == "38735"
 
 
 @pytest.mark.parametrize("generator", ["products", "arithmetic"])
