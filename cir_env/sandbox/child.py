@@ -54,9 +54,10 @@ class _Stream(io.TextIOWrapper):
 class Runner:
     """Executes blocks in one namespace and reports on one socket."""
 
-    def __init__(self, sock: socket.socket, baseline_data: int, baseline_size: int) -> None:
+    def __init__(self, sock: socket.socket, baseline: tuple[int, int], processes: int | None) -> None:
         self._sock = sock
-        self._baseline = baseline_data, baseline_size
+        self._baseline = baseline
+        self._processes = processes
         self._module = types.ModuleType("__main__")
         self._module.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._module
@@ -76,7 +77,8 @@ class Runner:
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
         lower(resource.RLIMIT_AS, size + limit + STACK_BYTES, reserve=RESERVE_BYTES)
-        lower(resource.RLIMIT_NPROC, job.processes)
+        if self._processes is not None:
+            lower(resource.RLIMIT_NPROC, self._processes + job.processes)
         lower(resource.RLIMIT_FSIZE, job.file_mb * MB)
         if job.flags & wire.ONE_SHOT:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)

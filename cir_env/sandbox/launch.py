@@ -45,6 +45,8 @@ class Settings:
 
     preload: tuple[str, ...] = PRELOAD
     """Modules to import before the first block."""
+    isolation: str = "auto"
+    """"auto", "without-namespaces" or "unsafe"."""
 
 
 class ZygoteHandle:
@@ -54,11 +56,12 @@ class ZygoteHandle:
         self.ready = False
         self.pid = 0
         self.layers: dict[str, str] = {}
+        self.contained = False
         self.scratch = tempfile.mkdtemp(prefix="cir-env-")
         self.errors, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.last_words = bytearray()
-        options = {"preload": settings.preload, "scratch": self.scratch}
+        options = {"preload": settings.preload, "scratch": self.scratch, "isolation": settings.isolation}
         where = [str(PACKAGE.parent), str(PACKAGE)]
         boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(options), *where]
         try:
@@ -98,7 +101,8 @@ class ZygoteHandle:
 
     def hear(self, data: bytes) -> None:
         """Take the message with which a zygote says that it is ready."""
-        self.layers = dict(json.loads(data)["layers"])
+        said = json.loads(data)
+        self.layers, self.contained = dict(said["layers"]), bool(said["contained"])
         self.pid = self._process.pid
         self.ready = True
 

@@ -49,6 +49,7 @@ class LocalSandbox:
         limits: Limits | None = None,
         error_format: Literal["last_line", "full"] = "last_line",
         preload: tuple[str, ...] = PRELOAD,
+        isolation: Literal["auto", "without-namespaces", "unsafe"] = "auto",
     ) -> None:
         """Describe the sandbox.
 
@@ -57,7 +58,11 @@ class LocalSandbox:
             spares: Children forked ahead; by default as many as slots.
             limits: What a block may use where `submit` and `run` do not say.
             error_format: "last_line" of the traceback, or the "full" one without frames of the sandbox.
-            preload: Modules to import once; those that are not installed are left out.
+            preload: Modules to import once; those that are not installed are left out. Blocks can import these
+                packages and the standard library, and no others.
+            isolation: "auto" for all layers that the machine allows, refusing where they do not suffice;
+                "without-namespaces" for what is left where a container forbids namespaces; "unsafe" for resource
+                limits alone, with the files and the network of this process's user open to every block.
 
         Raises:
             OptionError: A number below 1, or an unknown format.
@@ -68,12 +73,14 @@ class LocalSandbox:
             raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}")
         if error_format not in ("last_line", "full"):
             raise OptionError(f"Expect `error_format` 'last_line' or 'full', got {error_format!r}")
+        if isolation not in ("auto", "without-namespaces", "unsafe"):
+            raise OptionError(f"Expect `isolation` 'auto', 'without-namespaces' or 'unsafe', got {isolation!r}")
         self._limits = limits or Limits()
         self._supervisor = Supervisor(
             slots=slots,
             spares=spares,
             full_traceback=error_format == "full",
-            settings=Settings(preload=tuple(preload)),
+            settings=Settings(preload=tuple(preload), isolation=isolation),
         )
         self._finalizer = weakref.finalize(self, self._supervisor.stop)
         _alive.add(self._supervisor)

@@ -28,6 +28,8 @@ MAX_STARTS = 3
 """Zygotes in a row that may end before they are ready."""
 MAX_ATTEMPTS = 2
 MAX_SPAWNING = 32
+MAX_STILLBORN = 10
+"""Children in a row that may end before they can take code."""
 ZYGOTE_PATIENCE_S = 60.0
 """Seconds after which a zygote that owes an answer is replaced."""
 
@@ -54,6 +56,7 @@ class Supervisor:
         self._numbers = itertools.count()
         self._zygote: ZygoteHandle | None = None
         self._failed_starts = 0
+        self._stillborn = 0
         self._patience_ends = 0.0
         self._pid = os.getpid()
         self._mask: Callable[[str], str] = str
@@ -182,10 +185,24 @@ class Supervisor:
                 self._lose_zygote()
             elif not zygote.ready:
                 zygote.hear(data)
-                self.layers = zygote.layers
                 self._failed_starts = 0
+                self._accept(zygote)
             else:
                 self._on_report(wire.Report.unpack(data), fds)
+
+    def _accept(self, zygote: ZygoteHandle) -> None:
+        """Look at the layers that are on; refuse to run code where they do not suffice."""
+        known, self.layers = bool(self.layers), zygote.layers
+        if self.settings.isolation == "unsafe" or known:
+            return
+        missing = "; ".join(f"{name} {why}" for name, why in zygote.layers.items() if why != "on")
+        if not zygote.contained:
+            self._fail(
+                f"expect seccomp with namespaces or Landlock, got {missing}. To run code with resource limits "
+                "alone, ask for LocalSandbox(isolation='unsafe') by name"
+            )
+        elif missing and self.settings.isolation == "auto":
+            log.warning("The sandbox runs with fewer layers than it knows: %s", missing)
 
     def _on_report(self, report: wire.Report, fds: list[int]) -> None:
         self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
@@ -206,10 +223,20 @@ class Supervisor:
                 os.close(fd)
             return
         worker.born(fds[0])
-        self._spawning.pop(worker.number, None)
         self._selector.register(worker.sock, selectors.EVENT_READ, partial(self._on_sock, worker))
         self._selector.register(worker.out, selectors.EVENT_READ, partial(self._on_out, worker))
-        self._spare.append(worker)
+
+    def _greet(self, worker: Worker) -> None:
+        complaint = worker.read_greeting()
+        if complaint == "":
+            self._stillborn = 0
+            self._spawning.pop(worker.number, None)
+            self._spare.append(worker)
+        elif complaint is not None:
+            self._drop(worker)
+            self._stillborn += 1
+            if self._stillborn >= MAX_STILLBORN:
+                self._fail(f"its processes end before they can take code: {complaint}")
 
     def _lose_zygote(self) -> None:
         """Replace a zygote that has ended; give its work in flight one more chance."""
@@ -281,6 +308,8 @@ class Supervisor:
 
     def _dispatch(self) -> None:
         """Give blocks to children while slots are free, and order the children that are missing."""
+        if self.failure is not None:
+            return
         missing = 0
         while self._queue and len(self._running) < self.slots:
             task = self._queue[0]
@@ -321,6 +350,9 @@ class Supervisor:
     def _on_sock(self, worker: Worker) -> None:
         if worker.gone:
             return
+        if not worker.ready:
+            self._greet(worker)
+            return
         self._watch_sending(worker, worker.send())
         if (said := worker.read_status()) is not None:
             worker.read_output()
@@ -337,6 +369,10 @@ class Supervisor:
                 self._selector.unregister(worker.out)
 
     def _on_exit(self, worker: Worker, wait_status: int) -> None:
+        if not worker.ready:
+            self._greet(worker)
+        if worker.gone:
+            return
         said = worker.read_status()
         worker.read_output()
         self._conclude(worker, *(said or worker.post_mortem(wait_status)), dead=True)

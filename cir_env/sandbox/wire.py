@@ -15,6 +15,9 @@ CHUNK_BYTES = 32 * 1024
 STATUS_BYTES = 16 * 1024
 NONCE_BYTES = 16
 
+READY = b"ready"
+"""A child's first packet, sent before it reads any code; anything else is the reason why it can not run any."""
+
 OK, ERROR, MEMORY = range(3)
 """What a runner can report."""
 

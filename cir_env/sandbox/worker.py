@@ -69,6 +69,7 @@ class Worker:
         self.number = number
         self.task: Task | None = None
         self.lane: Lane | None = None
+        self.ready = False
         self.gone = False
         self.pid = 0
         self._pidfd = -1
@@ -97,6 +98,17 @@ class Worker:
             self.child_sock.close()
             os.close(self.child_out)
             self.child_out = -1
+
+    def read_greeting(self) -> str | None:
+        """Return the reason why the child can not run code, '' if it can, None if it has not said yet."""
+        try:
+            packet = self.sock.recv(wire.STATUS_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            packet = b""
+        self.ready = packet == wire.READY
+        return "" if self.ready else packet.decode("utf-8", "replace") or "it ended without a word"
 
     def assign(self, task: Task, *, full_traceback: bool) -> None:
         """Give the child a job, and start its clocks."""

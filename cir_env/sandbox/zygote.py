@@ -6,6 +6,7 @@ trainer's end of its control socket closes, for whatever reason the trainer went
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -19,18 +20,33 @@ import signal
 import socket
 import sys
 import warnings
-from typing import Any
+from typing import IO, Any
 
-from cir_env.sandbox import child, wire
+from cir_env.sandbox import child, jail, layers, wire
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
+ADDR_NO_RANDOMIZE, CURRENT = 0x0040000, 0xFFFFFFFF
+MADV_COLLAPSE, HUGE = 25, 2 * 1024 * 1024
 
 
-def prctl(option: int, value: int) -> None:
-    """Set a process option; a kernel that does not know it is no reason to stop."""
-    import ctypes
+def fix_addresses() -> None:
+    """Start anew at addresses that are the same in every run: what is ordered by `id` then is, too."""
+    now = jail.libc.personality(CURRENT)
+    if now >= 0 and not now & ADDR_NO_RANDOMIZE and jail.libc.personality(now | ADDR_NO_RANDOMIZE) >= 0:
+        os.execv(sys.executable, sys.orig_argv)
 
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+def use_huge_pages(maps: IO[str]) -> None:
+    """Collapse the heap into huge pages, so that a fork has fewer page tables to copy."""
+    maps.seek(0)
+    for line in maps:
+        span, rights, *_, inode = line.split()[:5]
+        if rights != "rw-p" or inode != "0":
+            continue
+        low, high = (int(word, 16) for word in span.split("-"))
+        low, high = -(-low // HUGE) * HUGE, high // HUGE * HUGE
+        if high > low:
+            jail.libc.madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), MADV_COLLAPSE)
 
 
 def preload(names: list[str]) -> None:
@@ -54,25 +70,34 @@ def settle() -> None:
         del sys.modules[name]
     getattr(atexit, "_clear", lambda: None)()
     warnings.simplefilter("ignore")
-    if hasattr(sys, "set_int_max_str_digits"):
-        sys.set_int_max_str_digits(0)
+    sys.set_int_max_str_digits(0)
     sys.dont_write_bytecode = True
     sys.argv = [child.BLOCK_NAME]
     gc.collect()
     gc.freeze()
 
 
-def baseline() -> tuple[int, int]:
+def baseline(statm: IO[str]) -> tuple[int, int]:
     """Return the bytes of data and of address space that this process holds."""
-    with open("/proc/self/statm") as file:
-        pages = [int(word) for word in file.read().split()]
+    statm.seek(0)
+    pages = [int(word) for word in statm.read().split()]
     return pages[5] * resource.getpagesize(), pages[0] * resource.getpagesize()
+
+
+def place_descriptors(sock_fd: int, out_fd: int) -> None:
+    """Put the child's descriptors where it expects them; close all others but stdin, which is empty."""
+    sock_fd, out_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (sock_fd, out_fd))
+    os.dup2(out_fd, 1)
+    os.dup2(out_fd, 2)
+    os.dup2(sock_fd, child.STATUS_FD, inheritable=False)
+    os.closerange(child.STATUS_FD + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class Zygote:
     """Forks children on order and reports their ends."""
 
-    def __init__(self, control: socket.socket, scratch: str, held: tuple[int, int]) -> None:
+    def __init__(self, control: socket.socket, scratch: str | None, entered: jail.Jail, held: tuple[int, int]) -> None:
+        self._jail = entered
         self._pid = os.getpid()
         self._control = control
         self._scratch = scratch
@@ -109,7 +134,7 @@ class Zygote:
             return
         if pid == 0:
             with child.last_resort():
-                self._become_child(worker, *fds)
+                self._become_child(worker, *fds).serve()
         for fd in fds:
             os.close(fd)
         pidfd = os.pidfd_open(pid)
@@ -117,27 +142,33 @@ class Zygote:
         self._selector.register(pidfd, selectors.EVENT_READ)
         self._report(wire.Report(b"S", worker, pid, 0.0), pidfd)
 
-    def _become_child(self, worker: int, sock_fd: int, out_fd: int) -> None:
+    def _become_child(self, worker: int, sock_fd: int, out_fd: int) -> child.Runner:
+        place_descriptors(sock_fd, out_fd)
+        try:
+            runner = self._make_runner(worker)
+        except BaseException as error:
+            os.write(child.STATUS_FD, f"{type(error).__name__}: {error}".encode()[:500])
+            raise
+        os.write(child.STATUS_FD, wire.READY)
+        return runner
+
+    def _make_runner(self, worker: int) -> child.Runner:
         os.setsid()
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != self._pid:
-            os._exit(0)
-        null = os.open("/dev/null", os.O_RDONLY)
-        null, sock_fd, out_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (null, sock_fd, out_fd))
-        for source, target in ((null, 0), (out_fd, 1), (out_fd, 2)):
-            os.dup2(source, target)
-        os.dup2(sock_fd, child.STATUS_FD, inheritable=False)
-        os.closerange(child.STATUS_FD + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        place = os.path.join(self._scratch, str(worker))
-        with contextlib.suppress(OSError):
+        self._jail.mount_scratch()
+        place = self._jail.scratch_mount or "/"
+        if self._scratch is not None:
+            place = os.path.join(self._scratch, str(worker))
             os.mkdir(place, 0o700)
-        os.chdir(place if os.path.isdir(place) else "/")
+        os.chdir(place)
         os.environ["HOME"] = os.environ["TMPDIR"] = place
         child.lower(resource.RLIMIT_CORE, 0)
         child.lower(resource.RLIMIT_NOFILE, 128)
         child.lower(resource.RLIMIT_STACK, child.STACK_BYTES)
         child.lower(resource.RLIMIT_MEMLOCK, 0)
-        child.Runner(socket.socket(fileno=child.STATUS_FD), *self._baseline).serve()
+        processes = self._jail.process_base and self._jail.process_base + len(self._workers)
+        runner = child.Runner(socket.socket(fileno=child.STATUS_FD), self._baseline, processes)
+        self._jail.enter(self._pid)
+        return runner
 
     def _reap(self) -> None:
         while self._workers:
@@ -153,7 +184,8 @@ class Zygote:
             self._selector.unregister(pidfd)
             os.close(pidfd)
             self._sweep()
-            shutil.rmtree(os.path.join(self._scratch, str(worker)), ignore_errors=True)
+            if self._scratch is not None:
+                shutil.rmtree(os.path.join(self._scratch, str(worker)), ignore_errors=True)
             self._report(wire.Report(b"X", worker, status, usage.ru_utime + usage.ru_stime))
 
     def _sweep(self) -> None:
@@ -175,14 +207,20 @@ class Zygote:
 
 def main() -> None:
     """Prepare, say so, and serve."""
+    fix_addresses()
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    unsafe = settings["isolation"] == "unsafe"
+    jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    jail.raise_descriptor_limit()
+    sys.meta_path[:] = [finder for finder in sys.meta_path if isinstance(finder, type)]  # Not those of .pth files.
+    found = layers.set_up(settings["isolation"], settings["scratch"], settings["preload"])
     preload(settings["preload"])
     settle()
-    zygote = Zygote(control, settings["scratch"], baseline())
-    control.send(json.dumps({"pid": os.getpid(), "layers": {}}).encode())
+    statm, maps = found.memory_files or layers.open_memory_files()
+    use_huge_pages(maps)
+    zygote = Zygote(control, settings["scratch"] if unsafe else None, found.jail, baseline(statm))
+    report = {"layers": found.report, "contained": found.contained}
+    control.send(json.dumps(report).encode())
     zygote.serve()
     os._exit(0)

@@ -201,12 +201,17 @@ def test_close_leaves_no_process_and_no_descriptor() -> None:
 
 
 def test_many_blocks_leave_no_descriptor_behind(sandbox: LocalSandbox) -> None:
+    def settled() -> bool:
+        state = sandbox._supervisor
+        return len(state._spare) == len(state._workers) == state.spares
+
     sandbox.run("1")
-    assert eventually(lambda: len(sandbox._supervisor._spare) == sandbox._supervisor.spares)
+    assert eventually(settled)
     before = len(os.listdir("/proc/self/fd"))
     for number in range(20):
         sandbox.run("import os; os._exit(1)" if number % 5 == 0 else "1")
-    assert eventually(lambda: len(os.listdir("/proc/self/fd")) == before)
+    assert eventually(settled)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_closed_sandbox_refuses_and_says_so() -> None:
