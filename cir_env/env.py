@@ -12,7 +12,7 @@ from cir_env.episode import Episode
 from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems import Problem, ProblemSet, load_problems
-from cir_env.prompts import Prompt, check_prompt, render_feedback, render_messages, render_prompt, render_result
+from cir_env.prompts import Prompt, check_prompt, join_messages, render_feedback, render_messages, render_result
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
@@ -212,7 +212,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         budget = check_integer("interaction_budget", options.get("interaction_budget", self.interaction_budget), 0)
         super().reset(seed=seed)
         problem = self._choose_problem(options)
-        prompt = render_prompt(self.prompt, problem)
+        messages = render_messages(self.prompt, problem)
+        prompt = join_messages(messages)
         if len(prompt) >= self.max_transcript_chars:
             raise OptionError(
                 f"Expect `max_transcript_chars` to leave room behind the prompt, got {self.max_transcript_chars} "
@@ -220,11 +221,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             )
         self._end_session()
         self._episode = Episode(
-            problem=problem,
-            messages=render_messages(self.prompt, problem),
-            budget=budget,
-            interactions_left=budget,
-            transcript=prompt,
+            problem=problem, messages=messages, budget=budget, interactions_left=budget, transcript=prompt
         )
         self._print_news()
         return prompt, self._episode.info()

@@ -65,7 +65,7 @@ class Episode:
     def info(self) -> dict[str, Any]:
         """Return the information that `reset` and `step` give, the right answer only at the end."""
         return {
-            "messages": self.messages,
+            "messages": tuple(dict(message) for message in self.messages),  # new ones: users keep infos
             "problem_id": self.problem.id,
             "source": self.problem.source,
             "subject": self.problem.subject,

@@ -6,7 +6,7 @@ are too small to follow the instruction alone; it looks exactly as an episode of
 ``question`` is the problem's statement alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -107,14 +107,19 @@ def render_messages(prompt: Prompt, problem: Problem) -> tuple[dict[str, str], .
 
 
 def render_prompt(prompt: Prompt, problem: Problem) -> str:
-    r"""Write the prompt for a problem as one text: the contents of `render_messages` with a blank line between them.
+    r"""Write the prompt for a problem as one text.
 
     Example:
         >>> problem = Problem(id="p", statement="What is 6 * 7?", answer="42", source="s", subject="t")
         >>> render_prompt("text", problem).splitlines()[-1]
         'What is 6 * 7?'
     """
-    return "\n\n".join(message["content"] for message in render_messages(prompt, problem))
+    return join_messages(render_messages(prompt, problem))
+
+
+def join_messages(messages: Iterable[Mapping[str, str]]) -> str:
+    """Make a chat one text: the contents of its messages with a blank line between them."""
+    return "\n\n".join(message["content"] for message in messages)
 
 
 def render_feedback(kept: str, result: str, max_output_chars: int) -> str:
