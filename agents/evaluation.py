@@ -1,23 +1,36 @@
-"""Accuracy of a policy on a set of problems: every problem gets the same number of episodes."""
+"""Accuracy of a policy on a set of problems: every problem gets the same number of episodes.
+
+``evaluate`` plays one set with an engine that is there already, as the trainer does between steps; ``run`` loads a
+model and plays several, as ``evaluate.py`` does. What comes out is put into words by :mod:`agents.report`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from math import comb
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+import gymnasium
 import numpy as np
+from tqdm import tqdm
 
+from agents.config import ConfigError
+from agents.engines.base import Sampling
+from agents.envs import EnvPool
 from agents.metrics import describe, is_correct
+from agents.models import load_model, load_tokenizer, resolve_model
 from agents.rollout import collect
 from agents.types import Episode, Trajectory
 
 if TYPE_CHECKING:
     from agents.chat import Chat
-    from agents.engines.base import Engine, Sampling
-    from agents.envs import EnvPool
+    from agents.engines.base import Engine
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -63,7 +76,7 @@ class Evaluation:
         counts = self.correct_by_problem()
         n = self.num_samples
         ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
-        rates = {f"pass@{k}": [pass_at_k(v, c, k) for v, c in counts if v >= k] for k in {*ks, n}}
+        rates = {f"pass@{k}": [pass_at_k(v, c, k) for v, c in counts if v >= k] for k in sorted({*ks, n})}
         figures = {name: fmean(values) for name, values in rates.items() if values}
         average = [c / v for v, c in counts if v]
         if average:
@@ -144,3 +157,203 @@ def best_and_worst(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     right = [t for t in trajectories if is_correct(t)]
     wrong = [t for t in trajectories if not is_correct(t)]
     return right[:1] + wrong[:1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """An evaluation of one model on one or more sets of problems."""
+
+    model: str
+    """Folder, hub name, or "tiny"."""
+    template: Literal["chat", "raw"] = "chat"
+    """Put prompts into the model's chat template, or take them as they are."""
+    benchmarks: Path | None = None
+    """Folder with the benchmarks' files; without it, the held-out problems of --problems."""
+    names: tuple[str, ...] = ()
+    """Benchmarks to take; none named: the five of the paper."""
+    limit: int | None = None
+    """Only the first so many problems of each benchmark; None: all."""
+    problems: str = "products"
+    """Without --benchmarks: generator's name, JSONL or Parquet file, or hub:NAME; its test split."""
+    num_problems: int = 100
+    """How many of --problems, at most."""
+    num_samples: str = "16"
+    """Samples of each problem: a number, and others for single sets, such as 16,MATH500:1."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 takes the likeliest token, with one sample of each problem."""
+    top_p: float = 0.95
+    """Nucleus of the samples."""
+    prompt: str = "cir"
+    """Name of the prompt template; "text" and a budget of 0 for the chain-of-thought arm."""
+    interaction_budget: int = 5
+    """Executions per episode."""
+    time_limit_s: float = 5.0
+    """CPU seconds that one block may take."""
+    max_output_chars: int = 400
+    """Characters of an execution's result that the policy sees."""
+    max_completion_length: int = 1024
+    """Tokens after the prompt, feedback included."""
+    max_model_len: int = 2048
+    """Tokens of a whole episode, prompt included."""
+    max_num_seqs: int = 32
+    """Episodes in flight; each holds a row of the engine's cache."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """dtype of the weights."""
+    seed: int = 0
+    """Fixes the sampling."""
+    output: Path | None = None
+    """The JSON report; the samples go beside it. None: a new file in runs/evaluation."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_problems", "max_completion_length", "max_num_seqs"):
+            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        _expect(self.limit is None or self.limit >= 1, "limit", "of at least 1", self.limit)
+        _expect(self.interaction_budget >= 0, "interaction_budget", "of at least 0", self.interaction_budget)
+        _expect(self.temperature >= 0, "temperature", "of at least 0", self.temperature)
+        _expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        _expect(self.seed >= 0, "seed", "of at least 0", self.seed)
+        counts = _sample_counts(self.num_samples)
+        greedy_repeats = self.temperature == 0 and max(counts.values()) > 1
+        _expect(not greedy_repeats, "num_samples", "1 with temperature 0 (all would be the same)", self.num_samples)
+        room = f"above max_completion_length ({self.max_completion_length})"
+        _expect(self.max_model_len > self.max_completion_length, "max_model_len", room, self.max_model_len)
+
+    def samples_of(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the samples of each problem for the sets called ``names``.
+
+        Raises:
+            ConfigError: ``num_samples`` speaks of another set.
+
+        >>> EvalConfig(model="tiny", num_samples="16,MATH500:1").samples_of(["AIME24", "MATH500"])
+        {'AIME24': 16, 'MATH500': 1}
+        """
+        names = list(names)
+        counts = _sample_counts(self.num_samples)
+        for name in counts.keys() - {*names, ""}:
+            raise ConfigError(f"Expect `num_samples` to speak of {', '.join(names)}, got {name!r}.")
+        return {name: counts.get(name, counts[""]) for name in names}
+
+    def env_kwargs(self) -> dict[str, Any]:
+        """Return the keyword arguments of ``gymnasium.make``, but for the problems."""
+        return {
+            "prompt": self.prompt,
+            "interaction_budget": self.interaction_budget,
+            "time_limit_s": self.time_limit_s,
+            "max_output_chars": self.max_output_chars,
+            "max_transcript_chars": 32 * self.max_model_len,  # far beyond: length is limited in tokens alone
+            "observation": "feedback",
+        }
+
+
+def run(
+    config: EvalConfig,
+    sets: Mapping[str, Sequence[Any]],
+    *,
+    samples: Path,
+    make_env: Callable[..., gymnasium.Env[str, str]] | None = None,
+    log: Callable[[str], Any] = print,
+) -> dict[str, Evaluation]:
+    """Load a model and play every problem of every set.
+
+    Args:
+        config: The model, the sampling and the environment.
+        sets: Problem sets by name, as the environment takes them for ``problems``.
+        samples: A new JSONL file; each transcript is appended as soon as its episode ends.
+        make_env: Called as ``make_env(problems=..., **config.env_kwargs())``; by default makes CodeMath-v0.
+        log: Takes lines for the user.
+
+    Raises:
+        ConfigError: The samples' file is there already, or ``num_samples`` speaks of a set that is not in ``sets``.
+        ModelError, ChatError: The model can not be loaded, or not be used as a chat.
+    """
+    counts = config.samples_of(sets)
+    if samples.exists():
+        raise ConfigError(f"Expect `output` to be a new file, but {samples} is there: choose another --output.")
+    make = partial(make_env or _make_env, **config.env_kwargs())
+    sampling = Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_completion_length)
+    episodes = {name: counts[name] * len(problems) for name, problems in sets.items()}
+    outcome: dict[str, Evaluation] = {}
+    with ExitStack() as stack:
+        pools: dict[str, EnvPool] = {}
+        for name, problems in sets.items():
+            pool = EnvPool(partial(make, problems=problems), min(config.max_num_seqs, episodes[name]))
+            pools[name] = stack.enter_context(closing(pool))
+        engine, chat = load_engine(config, log=log)
+        stack.callback(engine.close)
+        samples.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(samples.open("x"))
+        bar = stack.enter_context(tqdm(total=sum(episodes.values()), unit="sample", dynamic_ncols=True))
+        for name, problems in sets.items():
+            outcome[name] = evaluate(
+                pools[name],
+                engine,
+                chat,
+                sampling,
+                num_problems=len(problems),
+                num_samples=counts[name],
+                seed=config.seed,
+                on_end=_recorder(name, file, bar),
+            )
+    return outcome
+
+
+def load_engine(config: EvalConfig, *, log: Callable[[str], Any] = print) -> tuple[Engine, Chat]:
+    """Return an engine with the configuration's model, and the chat that encodes for it.
+
+    Raises:
+        ModelError, ChatError: The model can not be loaded, or not be used as a chat.
+    """
+    path = resolve_model(config.model, log=log)
+    import torch
+
+    from agents.chat import Chat
+    from agents.engines.transformers_engine import TransformersEngine
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    log(f"Loading {path} on {device}.")
+    chat = Chat(load_tokenizer(path), config.template)
+    model = load_model(path, config.dtype)
+    torch.nn.Module.to(model, device)
+    engine = TransformersEngine(
+        model,
+        chat,
+        stop_token_ids=chat.stop_token_ids(model.generation_config),
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=config.max_model_len,
+    )
+    return engine, chat
+
+
+def _make_env(**kwargs: Any) -> gymnasium.Env[str, str]:
+    return gymnasium.make("cir_env:CodeMath-v0", **kwargs)
+
+
+def _recorder(name: str, file: TextIO, bar: tqdm[Any]) -> Callable[[Trajectory], None]:
+    """Return a callback that appends a trajectory to the samples and shows the accuracy so far."""
+    judged: list[bool] = []
+    bar.set_description(name)
+
+    def on_end(trajectory: Trajectory) -> None:
+        row = {"set": name, "problem_index": trajectory.group_id, **transcript(trajectory)}
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        judged.extend([is_correct(trajectory)] if trajectory.reward_valid else [])
+        bar.set_postfix_str(f"accuracy {fmean(judged):.3f}" if judged else "")
+        bar.update()
+
+    return on_end
+
+
+def _sample_counts(spec: str) -> dict[str, int]:
+    """Read ``num_samples``; the number for all is under the empty name."""
+    pairs = [part.strip().rpartition(":") for part in spec.split(",")]
+    valid = all(count.isdecimal() and int(count) >= 1 for _, _, count in pairs)
+    names = [name for name, _, _ in pairs]
+    whole = valid and names[0] == "" and len(set(names)) == len(names)
+    _expect(whole, "num_samples", "like '16' or '16,MATH500:1'", spec)
+    return {name: int(count) for name, _, count in pairs}
+
+
+def _expect(condition: bool, name: str, expected: str, got: object) -> None:
+    if not condition:
+        raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
