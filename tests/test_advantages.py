@@ -1,0 +1,104 @@
+"""Advantages: cases worked by hand."""
+
+import pytest
+import torch
+
+from agents.advantages import gae, reinforce_plus_plus_baseline, whiten
+
+
+def mask(*rows: str) -> torch.Tensor:
+    """A mask drawn as rows of x (True) and dots."""
+    return torch.tensor([[mark == "x" for mark in row] for row in rows])
+
+
+def test_whitening_is_worked_by_hand() -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 99.0])
+    out = whiten(values, torch.tensor([True, True, True, False]))
+    assert out.tolist() == pytest.approx([-1.2247449, 0.0, 1.2247449, 0.0])
+
+
+def test_whitening_of_nothing_is_nothing() -> None:
+    assert whiten(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_equal_rewards_give_exactly_nothing() -> None:
+    rewards, groups = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([4, 4, 9, 9])
+    out = reinforce_plus_plus_baseline(rewards, groups, mask("xx", "x.", "xx", ".x"))
+    assert out.advantages.abs().max() == 0
+
+
+def test_two_answers_of_equal_length_get_plus_and_minus_one() -> None:
+    out = reinforce_plus_plus_baseline(torch.tensor([0.0, 10.0]), torch.tensor([0, 0]), mask(".xx", ".xx"))
+    assert out.advantages.flatten().tolist() == pytest.approx([0, -1, -1, 0, 1, 1])
+
+
+def test_the_whitening_counts_tokens_and_not_sequences() -> None:
+    # Centred: +1 on one token, -1 on three: mean -1/2, variance 3/4.
+    out = reinforce_plus_plus_baseline(torch.tensor([1.0, -1.0]), torch.tensor([0, 0]), mask("x..", "xxx"))
+    assert out.advantages[0].tolist() == pytest.approx([1.5 / 0.75**0.5, 0, 0])
+    assert out.advantages[1].tolist() == pytest.approx([-0.5 / 0.75**0.5] * 3)
+
+
+def test_a_group_is_its_number_wherever_it_stands() -> None:
+    rewards = torch.tensor([1.0, 5.0, -1.0, 7.0])
+    out = reinforce_plus_plus_baseline(rewards, torch.tensor([12, 3, 12, 3]), mask("x", "x", "x", "x"))
+    assert out.advantages.flatten().tolist() == pytest.approx([1, -1, -1, 1])
+
+
+def test_the_spread_of_a_group_does_not_divide_its_advantages() -> None:
+    rewards = torch.tensor([3.0, -3.0, 1.0, -1.0])
+    out = reinforce_plus_plus_baseline(rewards, torch.tensor([0, 0, 1, 1]), mask("x", "x", "x", "x"))
+    assert out.advantages.flatten().tolist() == pytest.approx([v / 5**0.5 for v in (3, -3, 1, -1)])
+
+
+def test_a_single_episode_is_its_own_baseline() -> None:
+    out = reinforce_plus_plus_baseline(torch.tensor([1.0, -1.0, 1.0]), torch.tensor([0, 1, 1]), mask("x", "x", "x"))
+    assert out.advantages.flatten().tolist() == pytest.approx([0, -(1.5**0.5), 1.5**0.5])
+
+
+def test_the_returns_are_the_rewards_on_the_sampled_tokens() -> None:
+    out = reinforce_plus_plus_baseline(torch.tensor([1.0, -1.0]), torch.tensor([0, 0]), mask(".x.x", ".xx."))
+    assert out.returns.tolist() == [[0, 1, 0, 1], [0, -1, -1, 0]]
+
+
+def test_gae_of_one_step_is_reward_minus_value() -> None:
+    out = gae(torch.tensor([1.0]), torch.tensor([[9.0, 0.25]]), mask(".x"), whitened=False)
+    assert out.advantages.tolist() == [[0.0, 0.75]]
+    assert out.returns.tolist() == [[0.0, 1.0]]
+
+
+def test_gae_is_worked_by_hand() -> None:
+    # Three steps, reward 2 at the last, gamma 1/2, lambda 1/2: deltas 0.5*2-1=0, 0.5*4-2=0, 2-4=-2.
+    out = gae(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 4.0]]), mask("xxx"), gamma=0.5, lam=0.5, whitened=False)
+    assert out.advantages.tolist() == [[-0.125, -0.5, -2.0]]
+    assert out.returns.tolist() == [[0.875, 1.5, 2.0]]
+
+
+def test_gae_steps_over_feedback() -> None:
+    values = torch.tensor([[7.0, 1.0, 8.0, 9.0, 2.0, 4.0, 3.0]])
+    spread = gae(torch.tensor([2.0]), values, mask(".x..xx."), gamma=0.5, lam=0.5, whitened=False)
+    assert spread.advantages.tolist() == [[0, -0.125, 0, 0, -0.5, -2.0, 0]]
+    assert spread.returns.tolist() == [[0, 0.875, 0, 0, 1.5, 2.0, 0]]
+
+
+def test_gae_with_lambda_zero_is_the_one_step_error() -> None:
+    out = gae(torch.tensor([1.0]), torch.tensor([[0.5, 0.25]]), mask("xx"), lam=0.0, whitened=False)
+    assert out.advantages.tolist() == [[-0.25, 0.75]]
+
+
+def test_gae_without_discount_is_the_reward_minus_the_value() -> None:
+    out = gae(torch.tensor([1.0]), torch.tensor([[0.5, 0.25, -2.0]]), mask("xxx"), whitened=False)
+    assert out.advantages.tolist() == [[0.5, 0.75, 3.0]]
+    assert out.returns.tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_a_row_without_actions_gets_nothing() -> None:
+    out = gae(torch.tensor([1.0, 1.0]), torch.ones(2, 2), mask("..", "xx"), whitened=False)
+    assert out.advantages[0].tolist() == out.returns[0].tolist() == [0, 0]
+
+
+def test_whitening_leaves_the_returns_of_gae_alone() -> None:
+    arguments = torch.tensor([1.0, -1.0]), torch.rand(2, 3), mask("xx.", "xxx")
+    plain, whitened = gae(*arguments, whitened=False), gae(*arguments)
+    assert torch.equal(plain.returns, whitened.returns)
+    assert torch.allclose(whitened.advantages, whiten(plain.advantages, arguments[2]))
