@@ -1,0 +1,117 @@
+"""Laws of the advantages, for any rewards, groups, values and masks."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agents.advantages import gae, reinforce_plus_plus_baseline, whiten
+
+FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.tuples(st.integers(1, 6), st.integers(1, 9))
+rates = st.sampled_from([0.0, 0.5, 0.9, 1.0])
+
+
+def drawn(seed: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rewards, groups, values and a mask with at least one action."""
+    random = torch.Generator().manual_seed(seed)
+    rows, length = size
+    mask = torch.rand(rows, length, generator=random) < 0.6
+    mask[0, 0] = True
+    return (
+        torch.randint(-1, 2, (rows,), generator=random).float(),
+        torch.randint(0, 3, (rows,), generator=random),
+        torch.randn(rows, length, generator=random),
+        mask,
+    )
+
+
+def defined(reward: float, values: list[float], gamma: float, lam: float) -> list[float]:
+    """Generalised advantages as equation 16 of arXiv 1506.02438 has them: a sum over all later errors."""
+    steps = len(values)
+    errors = [(reward if t == steps - 1 else gamma * values[t + 1]) - values[t] for t in range(steps)]
+    return [sum((gamma * lam) ** k * errors[t + k] for k in range(steps - t)) for t in range(steps)]
+
+
+@FAST
+@given(seeds, sizes)
+def test_whitened_values_have_mean_zero_and_variance_one(seed: int, size: tuple[int, int]) -> None:
+    _, _, values, mask = drawn(seed, size)
+    out = whiten(values, mask)
+    assert out[~mask].abs().sum() == 0
+    assert abs(float(out[mask].mean())) < 1e-5
+    if mask.sum() > 1:
+        assert abs(float(out[mask].var(correction=0)) - 1) < 1e-3
+
+
+@FAST
+@given(seeds, sizes, st.floats(0.1, 10), st.floats(-10, 10))
+def test_whitening_forgets_scale_and_shift(seed: int, size: tuple[int, int], scale: float, shift: float) -> None:
+    _, _, values, mask = drawn(seed, size)
+    if mask.sum() > 1 and values[mask].std() > 0.1:
+        assert torch.allclose(whiten(values * scale + shift, mask), whiten(values, mask), atol=1e-3)
+
+
+@FAST
+@given(seeds, sizes)
+def test_the_tokens_of_a_sequence_share_one_advantage(seed: int, size: tuple[int, int]) -> None:
+    rewards, groups, _, mask = drawn(seed, size)
+    advantages = reinforce_plus_plus_baseline(rewards, groups, mask).advantages
+    assert advantages[~mask].abs().sum() == 0
+    for row, acts in zip(advantages, mask, strict=True):
+        assert len(set(row[acts].tolist())) <= 1
+
+
+@FAST
+@given(seeds, sizes)
+def test_feedback_and_padding_change_no_advantage(seed: int, size: tuple[int, int]) -> None:
+    rewards, groups, _, mask = drawn(seed, size)
+    spread = torch.zeros(size[0], 2 * size[1] + 3, dtype=torch.bool)
+    spread[:, 2 : 2 * size[1] + 2 : 2] = mask
+    one = reinforce_plus_plus_baseline(rewards, groups, mask).advantages
+    other = reinforce_plus_plus_baseline(rewards, groups, spread).advantages
+    assert torch.allclose(one[mask], other[spread], atol=1e-6)
+
+
+@FAST
+@given(seeds, sizes)
+def test_within_a_group_a_better_reward_has_a_higher_advantage(seed: int, size: tuple[int, int]) -> None:
+    rewards, groups, _, mask = drawn(seed, size)
+    mask[:, 0] = True
+    first = reinforce_plus_plus_baseline(rewards, groups, mask).advantages[:, 0]
+    for i in range(size[0]):
+        for j in range(size[0]):
+            if groups[i] == groups[j]:
+                assert torch.sign(first[i] - first[j]) == torch.sign(rewards[i] - rewards[j])
+
+
+@FAST
+@given(seeds, sizes, st.floats(-5, 5))
+def test_a_bonus_for_the_whole_group_changes_nothing(seed: int, size: tuple[int, int], bonus: float) -> None:
+    rewards, groups, _, mask = drawn(seed, size)
+    plain = reinforce_plus_plus_baseline(rewards, groups, mask).advantages
+    raised = reinforce_plus_plus_baseline(rewards + bonus * (groups == groups[0]), groups, mask).advantages
+    assert torch.allclose(plain, raised, atol=2e-2)
+
+
+@FAST
+@given(seeds, sizes, rates.filter(bool), rates)
+def test_gae_equals_its_definition(seed: int, size: tuple[int, int], gamma: float, lam: float) -> None:
+    rewards, _, values, mask = drawn(seed, size)
+    out = gae(rewards, values, mask, gamma=gamma, lam=lam, whitened=False)
+    for row, acts in enumerate(mask):
+        expected = torch.tensor(defined(float(rewards[row]), values[row][acts].tolist(), gamma, lam))
+        assert torch.allclose(out.advantages[row][acts], expected, atol=1e-5)
+        assert torch.allclose(out.returns[row][acts], expected + values[row][acts], atol=1e-5)
+    assert out.advantages[~mask].abs().sum() == out.returns[~mask].abs().sum() == 0
+
+
+@FAST
+@given(seeds, sizes)
+def test_values_of_feedback_never_enter(seed: int, size: tuple[int, int]) -> None:
+    rewards, _, values, mask = drawn(seed, size)
+    one = gae(rewards, values, mask, gamma=0.9, lam=0.9)
+    other = gae(rewards, torch.where(mask, values, 1e6), mask, gamma=0.9, lam=0.9)
+    assert torch.equal(one.advantages, other.advantages)
+    assert torch.equal(one.returns, other.returns)
