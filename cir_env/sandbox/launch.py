@@ -132,7 +132,8 @@ class ZygoteHandle:
 
     def abandon(self) -> None:
         """Close the descriptors in a forked copy of the trainer; the zygote belongs to the original."""
-        self.control.detach()
+        self.control.close()
+        os.close(self.errors)
         self._process.returncode = 0
 
     def _drained(self) -> bool:

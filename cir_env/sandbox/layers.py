@@ -136,7 +136,7 @@ def _add_landlock(found: Layers, readable: list[str], writable: list[str]) -> No
 
 def _add_seccomp(found: Layers) -> None:
     try:
-        probe = Jail(filter=Filter())
+        probe = Jail(filter=Filter(metadata=bool(found.jail.scratch_mount)))
     except OSError as error:
         found.report["seccomp"] = f"missing: {error}"
         return

@@ -85,6 +85,11 @@ class LocalSandbox:
         self._finalizer = weakref.finalize(self, self._supervisor.stop)
         _alive.add(self._supervisor)
 
+    @property
+    def layers(self) -> dict[str, str]:
+        """Each layer with "on", or with the reason why it is missing; empty before the first block."""
+        return dict(self._supervisor.layers)
+
     def start(self) -> None:
         """Start the processes now, in the background, so that the first block finds them warm."""
         self._supervisor.start()

@@ -11,43 +11,39 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 X86_64 = """
-    read=0 write=1 readv=19 writev=20 pread64=17 pwrite64=18 preadv=295 pwritev=296 open=2 openat=257
-    close=3 close_range=436 stat=4 fstat=5 lstat=6 newfstatat=262 statx=332 statfs=137 fstatfs=138 lseek=8
-    mmap=9 mprotect=10 munmap=11 mremap=25 madvise=28 brk=12 msync=26 mincore=27 rt_sigaction=13
-    rt_sigprocmask=14 rt_sigreturn=15 sigaltstack=131 rt_sigpending=127 rt_sigtimedwait=128
-    rt_sigsuspend=130 restart_syscall=219 access=21 faccessat=269 faccessat2=439 pipe=22 pipe2=293 select=23
-    pselect6=270 poll=7 ppoll=271 epoll_create1=291 epoll_ctl=233 epoll_wait=232 epoll_pwait=281
-    eventfd2=290 sched_yield=24 sched_getaffinity=204 dup=32 dup2=33 dup3=292 pause=34 nanosleep=35
-    clock_nanosleep=230 getitimer=36 setitimer=38 alarm=37 getpid=39 gettid=186 getppid=110 getuid=102
-    geteuid=107 getgid=104 getegid=108 getresuid=118 getresgid=120 getgroups=115 getpgrp=111 exit=60
-    exit_group=231 uname=63 flock=73 fsync=74 fdatasync=75 truncate=76 ftruncate=77 getdents=78
-    getdents64=217 getcwd=79 chdir=80 fchdir=81 rename=82 renameat=264 renameat2=316 mkdir=83 mkdirat=258
-    rmdir=84 creat=85 link=86 linkat=265 unlink=87 unlinkat=263 symlink=88 symlinkat=266 readlink=89
-    readlinkat=267 chmod=90 fchmod=91 fchmodat=268 umask=95 utime=132 utimes=235 utimensat=280
-    gettimeofday=96 time=201 clock_gettime=228 clock_getres=229 getrlimit=97 getrusage=98 sysinfo=99
-    times=100 futex=202 futex_waitv=449 set_robust_list=273 rseq=334 set_tid_address=218 getrandom=318
-    membarrier=324 fallocate=285 fadvise64=221 copy_file_range=326 sendfile=40 getcpu=309 recvfrom=45
-    shutdown=48 getsockopt=55 getsockname=51 getpeername=52 sched_getparam=143 sched_getscheduler=145
-    sched_get_priority_max=146 sched_get_priority_min=147 setrlimit=160
+    read=0 write=1 readv=19 writev=20 pread64=17 pwrite64=18 preadv=295 pwritev=296 open=2 openat=257 close=3
+    close_range=436 stat=4 fstat=5 lstat=6 newfstatat=262 statx=332 statfs=137 fstatfs=138 lseek=8 mmap=9
+    mprotect=10 munmap=11 mremap=25 madvise=28 brk=12 msync=26 mincore=27 rt_sigaction=13 rt_sigprocmask=14
+    rt_sigreturn=15 sigaltstack=131 rt_sigpending=127 rt_sigtimedwait=128 rt_sigsuspend=130 restart_syscall=219
+    access=21 faccessat=269 faccessat2=439 pipe=22 pipe2=293 select=23 pselect6=270 poll=7 ppoll=271
+    epoll_create1=291 epoll_ctl=233 epoll_wait=232 epoll_pwait=281 eventfd2=290 sched_yield=24
+    sched_getaffinity=204 dup=32 dup2=33 dup3=292 pause=34 nanosleep=35 clock_nanosleep=230 getitimer=36
+    setitimer=38 alarm=37 getpid=39 gettid=186 getppid=110 getuid=102 geteuid=107 getgid=104 getegid=108
+    getresuid=118 getresgid=120 getgroups=115 getpgrp=111 exit=60 exit_group=231 uname=63 flock=73 fsync=74
+    fdatasync=75 ftruncate=77 getdents=78 getdents64=217 getcwd=79 chdir=80 fchdir=81 rename=82 renameat=264
+    renameat2=316 mkdir=83 mkdirat=258 rmdir=84 creat=85 link=86 linkat=265 unlink=87 unlinkat=263 symlink=88
+    symlinkat=266 readlink=89 readlinkat=267 umask=95 gettimeofday=96 time=201 clock_gettime=228 clock_getres=229
+    getrlimit=97 getrusage=98 sysinfo=99 times=100 futex=202 futex_waitv=449 set_robust_list=273 rseq=334
+    set_tid_address=218 getrandom=318 membarrier=324 fallocate=285 fadvise64=221 copy_file_range=326 sendfile=40
+    getcpu=309 recvfrom=45 shutdown=48 getsockopt=55 getsockname=51 getpeername=52 sched_getparam=143
+    sched_getscheduler=145 sched_get_priority_max=146 sched_get_priority_min=147 setrlimit=160
 """
 
 AARCH64 = """
     read=63 write=64 readv=65 writev=66 pread64=67 pwrite64=68 preadv=69 pwritev=70 openat=56 close=57
     close_range=436 fstat=80 newfstatat=79 statx=291 statfs=43 fstatfs=44 lseek=62 mmap=222 mprotect=226
     munmap=215 mremap=216 madvise=233 brk=214 msync=227 mincore=232 rt_sigaction=134 rt_sigprocmask=135
-    rt_sigreturn=139 sigaltstack=132 rt_sigpending=136 rt_sigtimedwait=137 rt_sigsuspend=133
-    restart_syscall=128 faccessat=48 faccessat2=439 pipe2=59 pselect6=72 ppoll=73 epoll_create1=20
-    epoll_ctl=21 epoll_pwait=22 eventfd2=19 sched_yield=124 sched_getaffinity=123 dup=23 dup3=24
-    nanosleep=101 clock_nanosleep=115 getitimer=102 setitimer=103 getpid=172 gettid=178 getppid=173
-    getuid=174 geteuid=175 getgid=176 getegid=177 getresuid=148 getresgid=150 getgroups=158 exit=93
-    exit_group=94 uname=160 flock=32 fsync=82 fdatasync=83 truncate=45 ftruncate=46 getdents64=61 getcwd=17
-    chdir=49 fchdir=50 renameat=38 renameat2=276 mkdirat=34 linkat=37 unlinkat=35 symlinkat=36 readlinkat=78
-    fchmod=52 fchmodat=53 umask=166 utimensat=88 gettimeofday=169 clock_gettime=113 clock_getres=114
+    rt_sigreturn=139 sigaltstack=132 rt_sigpending=136 rt_sigtimedwait=137 rt_sigsuspend=133 restart_syscall=128
+    faccessat=48 faccessat2=439 pipe2=59 pselect6=72 ppoll=73 epoll_create1=20 epoll_ctl=21 epoll_pwait=22
+    eventfd2=19 sched_yield=124 sched_getaffinity=123 dup=23 dup3=24 nanosleep=101 clock_nanosleep=115
+    getitimer=102 setitimer=103 getpid=172 gettid=178 getppid=173 getuid=174 geteuid=175 getgid=176 getegid=177
+    getresuid=148 getresgid=150 getgroups=158 exit=93 exit_group=94 uname=160 flock=32 fsync=82 fdatasync=83
+    ftruncate=46 getdents64=61 getcwd=17 chdir=49 fchdir=50 renameat=38 renameat2=276 mkdirat=34 linkat=37
+    unlinkat=35 symlinkat=36 readlinkat=78 umask=166 gettimeofday=169 clock_gettime=113 clock_getres=114
     getrlimit=163 getrusage=165 sysinfo=179 times=153 futex=98 futex_waitv=449 set_robust_list=99 rseq=293
-    set_tid_address=96 getrandom=278 membarrier=283 fallocate=47 fadvise64=223 copy_file_range=285
-    sendfile=71 getcpu=168 recvfrom=207 shutdown=210 getsockopt=209 getsockname=204 getpeername=205
-    sched_getparam=121 sched_getscheduler=120 sched_get_priority_max=125 sched_get_priority_min=126
-    setrlimit=164
+    set_tid_address=96 getrandom=278 membarrier=283 fallocate=47 fadvise64=223 copy_file_range=285 sendfile=71
+    getcpu=168 recvfrom=207 shutdown=210 getsockopt=209 getsockname=204 getpeername=205 sched_getparam=121
+    sched_getscheduler=120 sched_get_priority_max=125 sched_get_priority_min=126 setrlimit=164
 """
 
 
@@ -57,6 +53,8 @@ class Arch(NamedTuple):
     audit: int
     always: str
     """Calls that are allowed whatever their arguments, as name=number."""
+    metadata: tuple[int, ...]
+    """Calls that change a file's mode, times or size by its path, which Landlock does not wholly cover."""
     sometimes: dict[str, int]
     """Calls that are allowed for some arguments, or that answer with an errno of their own."""
 
@@ -78,11 +76,13 @@ ARCHES = {
     "x86_64": Arch(
         0xC000003E,
         X86_64,
+        (76, 90, 91, 268, 132, 235, 280),
         dict(zip(_NAMES, (62, 234, 157, 72, 16, 56, 302, 53, 44, 435, 437), strict=True)),
     ),
     "aarch64": Arch(
         0xC00000B7,
         AARCH64,
+        (45, 52, 53, 88),
         dict(zip(_NAMES, (129, 131, 167, 25, 29, 220, 261, 199, 206, 435, 437), strict=True)),
     ),
 }
@@ -142,9 +142,11 @@ def allow_if_null(argument: int) -> Code:
     ]
 
 
-def rules(arch: Arch, pid: int) -> dict[int, Code]:
+def rules(arch: Arch, pid: int, *, metadata: bool) -> dict[int, Code]:
     """Return the code for each listed call, for a process that sees itself as `pid`."""
     found: dict[int, Code] = {int(word.partition("=")[2]): [(RETURN, 0, 0, ALLOW)] for word in arch.always.split()}
+    if metadata:
+        found.update((number, [(RETURN, 0, 0, ALLOW)]) for number in arch.metadata)
     sometimes: dict[str, Callable[[], Code]] = {
         "kill": lambda: allow_if_any(0, (pid,)),
         "tgkill": lambda: allow_if_any(0, (pid,)),
@@ -171,8 +173,11 @@ def _tree(parts: list[tuple[int, Code]]) -> Code:
     return [(GREATER_EQUAL, 0, 1, parts[middle][0]), (JUMP, 0, 0, len(below)), *below, *above]
 
 
-def assemble(machine: str, pid: int) -> bytes:
+def assemble(machine: str, pid: int, *, metadata: bool) -> bytes:
     """Return the filter's instructions for a process that sees itself as `pid`.
+
+    >>> len(assemble("x86_64", 7, metadata=False)) % 8
+    0
 
     Raises:
         OSError: There is no list for this machine.
@@ -180,7 +185,7 @@ def assemble(machine: str, pid: int) -> bytes:
     if machine not in ARCHES:
         raise OSError(f"Expect a machine among {', '.join(ARCHES)}, got {machine}")
     arch = ARCHES[machine]
-    listed = rules(arch, pid)
+    listed = rules(arch, pid, metadata=metadata)
     parts: list[tuple[int, Code]] = [(0, deny())]
     for number in range(max(listed) + 2):
         code = listed.get(number, deny())
@@ -202,8 +207,9 @@ class Filter:
 
     MARK = 0x5AFE5AFE
 
-    def __init__(self) -> None:
-        self._template = assemble(platform.machine(), self.MARK)
+    def __init__(self, *, metadata: bool) -> None:
+        """Assemble the filter; `metadata` allows chmod, utime and truncate, for where a scratch folder is."""
+        self._template = assemble(platform.machine(), self.MARK, metadata=metadata)
 
     def install(self, libc: ctypes.CDLL, pid: int) -> None:
         """Put the calling process, which sees itself as `pid`, under the filter for good."""

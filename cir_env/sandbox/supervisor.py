@@ -6,27 +6,26 @@ sends is more to it than bytes.
 
 import contextlib
 import itertools
-import logging
 import os
 import selectors
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
 from cir_env.errors import SandboxUnavailable
-from cir_env.sandbox import wire
+from cir_env.sandbox import canary, wire
 from cir_env.sandbox.launch import Settings, ZygoteHandle
-from cir_env.sandbox.policy import Status
+from cir_env.sandbox.loop import Loop, log
+from cir_env.sandbox.policy import ExecutionResult, Limits, Status
 from cir_env.sandbox.worker import Lane, Task, Worker
-
-log = logging.getLogger("cir_env.sandbox")
 
 MAX_STARTS = 3
 """Zygotes in a row that may end before they are ready."""
 MAX_ATTEMPTS = 2
+SPARE_DELAY_S = 0.003
+"""Seconds for which a block that has just begun is not disturbed by the forking of spares."""
 MAX_SPAWNING = 32
 MAX_STILLBORN = 10
 """Children in a row that may end before they can take code."""
@@ -34,19 +33,14 @@ ZYGOTE_PATIENCE_S = 60.0
 """Seconds after which a zygote that owes an answer is replaced."""
 
 
-class Supervisor:
+class Supervisor(Loop):
     """Queue, slots, children and clocks of one sandbox."""
 
     def __init__(self, *, slots: int, spares: int, full_traceback: bool, settings: Settings) -> None:
+        super().__init__()
         self.slots, self.spares, self.full_traceback = slots, spares, full_traceback
         self.settings = settings
-        self.failure: str | None = None
-        self.closed = False
         self.layers: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._stopping = False
         self._open_tasks: set[Task] = set()
         self._queue: deque[Task] = deque()
         self._running: set[Worker] = set()
@@ -57,126 +51,97 @@ class Supervisor:
         self._zygote: ZygoteHandle | None = None
         self._failed_starts = 0
         self._stillborn = 0
+        self._gate: Task | None = None
+        self._proven = False
+        self._canaries = 0
+        self._spares_at = 0.0
         self._patience_ends = 0.0
-        self._pid = os.getpid()
         self._mask: Callable[[str], str] = str
-
-    # -- called from any thread ---------------------------------------------------------------------------
 
     def submit(self, task: Task) -> None:
         """Queue a block."""
-        self._call(partial(self._enqueue, task))
+        self.call(partial(self._enqueue, task))
 
     def start(self) -> None:
         """Start the zygote ahead of the first block."""
-        self._call(lambda: None)
+        self.call(lambda: None)
 
     def end_lane(self, lane: Lane) -> None:
         """Close a session."""
         with contextlib.suppress(SandboxUnavailable):
-            self._call(partial(self._close_lane, lane))
-
-    def stop(self) -> None:
-        """End everything; safe to call twice and from an exit handler."""
-        if os.getpid() != self._pid:
-            return
-        with self._lock:
-            self.closed = True
-            thread, self._thread = self._thread, None
-            if thread is not None and self._wake >= 0:
-                self._inbox.append(self._order_stop)
-                os.eventfd_write(self._wake, 1)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            self.call(partial(self._close_lane, lane))
 
     def forked(self) -> None:
         """Drop the descriptors in a forked trainer, so that the zygote hears when the original dies."""
-        self.failure = "it belongs to the process that this one was forked from; make a new one here"
-        self._lock = threading.Lock()
-        zygote, workers = self._zygote, list(self._workers.values())
-        fds = [zygote.control.fileno(), zygote.errors] if zygote else []
-        fds += [fd for worker in workers if not worker.gone for fd in (worker.sock.fileno(), worker.out)]
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        if zygote is not None:
-            zygote.abandon()
-        for worker in workers:
-            worker.sock.detach()
+        super().forked()
+        if self._zygote is not None:
+            self._zygote.abandon()
+        for worker in self._workers.values():
+            worker.abandon()
 
-    def _call(self, action: Callable[[], None]) -> None:
-        with self._lock:
-            if self.failure is not None:
-                raise SandboxUnavailable(f"The sandbox can not run code: {self.failure}")
-            if self.closed:
-                raise SandboxUnavailable("Expect an open sandbox, got one that was closed; make a new one")
-            if self._thread is None:
-                self._open()
-            self._inbox.append(action)
-            os.eventfd_write(self._wake, 1)
-
-    def _open(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake, selectors.EVENT_READ, self._on_wake)
-        self._thread = threading.Thread(target=self._run, name="cir-env-sandbox", daemon=True)
-        self._thread.start()
-
-    # -- the loop -----------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping:
-                self._keep_zygote()
-                for key, _ in self._selector.select(self._pause()):
-                    key.data()
-                while self._inbox:
-                    self._inbox.popleft()()
-                self._judge()
-                self._dispatch()
-        except Exception as error:
-            log.exception("The sandbox's supervisor failed")
-            self._fail(f"its supervisor failed with {type(error).__name__}: {error}")
-        finally:
-            self._shut()
-
-    def _pause(self) -> float | None:
-        looks = [worker.judge_at for worker in self._running]
-        if self._owes():
-            looks.append(self._patience_ends)
-        return max(0.0, min(looks) - time.monotonic()) if looks else None
-
-    def _on_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-
-    def _order_stop(self) -> None:
-        self._stopping = True
-
-    # -- the zygote ---------------------------------------------------------------------------------------
-
-    def _keep_zygote(self) -> None:
+    def prepare(self) -> None:
+        """See to it that there is a zygote."""
         if self.failure is not None:
             return
         if self._zygote is not None and self._owes() and time.monotonic() > self._patience_ends:
             self._lose_zygote()
         if self._zygote is None:
-            try:
-                zygote = ZygoteHandle(self.settings)
-            except OSError as error:
-                self._fail(f"the interpreter could not be started: {error}")
-                return
-            self._zygote = zygote
-            self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
-            self._selector.register(zygote.control, selectors.EVENT_READ, partial(self._on_control, zygote))
-            self._selector.register(zygote.errors, selectors.EVENT_READ, partial(self._on_errors, zygote))
+            self._start_zygote()
+
+    def deadline(self) -> float | None:
+        """Return when a clock has to be looked at."""
+        looks = [worker.judge_at for worker in self._running]
+        if self._running and len(self._spare) + len(self._spawning) < self.spares:
+            looks.append(self._spares_at)
+        if self._owes():
+            looks.append(self._patience_ends)
+        return min(looks, default=None)
+
+    def act(self) -> None:
+        """Judge what runs, and begin what waits."""
+        now = time.monotonic()
+        for worker in list(self._running):
+            if (verdict := worker.judge(now, self.slots)) is not None:
+                self._conclude(worker, *verdict, dead=True)
+        if self.failure is None:
+            self._dispatch()
+            self._breed()
+
+    def fail(self, why: str) -> None:
+        """Tell all who wait, and refuse those who come."""
+        with self._lock:
+            self.failure = why
+        self.do_inbox()
+        for task in list(self._open_tasks):
+            with contextlib.suppress(InvalidStateError):
+                task.future.set_exception(SandboxUnavailable(f"The sandbox can not run code: {why}"))
+
+    def shut(self) -> None:
+        """Answer what is open, and end every process."""
+        for task in list(self._open_tasks):
+            task.finish(Status.INFRASTRUCTURE, error="the sandbox was closed")
+        for worker in list(self._workers.values()):
+            self._drop(worker)
+        if self._zygote is not None:
+            self._zygote.close()
+
+    def _start_zygote(self) -> None:
+        try:
+            zygote = ZygoteHandle(self.settings)
+        except OSError as error:
+            self.fail(f"the interpreter could not be started: {error}")
+            return
+        self._zygote = zygote
+        self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
+        self.watch(zygote.control, partial(self._on_control, zygote))
+        self.watch(zygote.errors, partial(self._on_errors, zygote))
 
     def _owes(self) -> bool:
         return self._zygote is not None and (not self._zygote.ready or bool(self._spawning))
 
     def _on_errors(self, zygote: ZygoteHandle) -> None:
         if zygote is self._zygote and not zygote.read_errors():
-            self._selector.unregister(zygote.errors)
+            self.unwatch(zygote.errors)
 
     def _on_control(self, zygote: ZygoteHandle) -> None:
         while zygote is self._zygote and (message := zygote.receive()) is not None:
@@ -192,17 +157,37 @@ class Supervisor:
 
     def _accept(self, zygote: ZygoteHandle) -> None:
         """Look at the layers that are on; refuse to run code where they do not suffice."""
-        known, self.layers = bool(self.layers), zygote.layers
-        if self.settings.isolation == "unsafe" or known:
+        self.layers = zygote.layers
+        if self.settings.isolation == "unsafe" or self._proven:
             return
         missing = "; ".join(f"{name} {why}" for name, why in zygote.layers.items() if why != "on")
         if not zygote.contained:
-            self._fail(
+            self.fail(
                 f"expect seccomp with namespaces or Landlock, got {missing}. To run code with resource limits "
                 "alone, ask for LocalSandbox(isolation='unsafe') by name"
             )
-        elif missing and self.settings.isolation == "auto":
+            return
+        if missing and self.settings.isolation == "auto":
             log.warning("The sandbox runs with fewer layers than it knows: %s", missing)
+        self._send_canary()
+
+    def _send_canary(self) -> None:
+        self._gate = Task(code=canary.CODE.encode(), limits=Limits(), future=Future())
+        self._gate.future.add_done_callback(self._judge_canary)
+        self._queue.appendleft(self._gate)
+        self._canaries += 1
+
+    def _judge_canary(self, future: "Future[ExecutionResult]") -> None:
+        """Open the gate to other blocks if the layers hold in fact."""
+        result = future.result()
+        self._gate = None
+        silent = result.status in (Status.KILLED, Status.TIMEOUT, Status.INFRASTRUCTURE)
+        if silent and self._canaries < MAX_STARTS:
+            self._send_canary()
+            return
+        self._proven = (result.status, result.stdout) == (Status.OK, canary.HELD)
+        if not self._proven:
+            self.fail(f"its layers do not hold what they should: {result.stdout.strip()} {result.error}".rstrip())
 
     def _on_report(self, report: wire.Report, fds: list[int]) -> None:
         self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
@@ -223,8 +208,8 @@ class Supervisor:
                 os.close(fd)
             return
         worker.born(fds[0])
-        self._selector.register(worker.sock, selectors.EVENT_READ, partial(self._on_sock, worker))
-        self._selector.register(worker.out, selectors.EVENT_READ, partial(self._on_out, worker))
+        self.watch(worker.sock, partial(self._on_sock, worker))
+        self.watch(worker.out, partial(self._on_out, worker))
 
     def _greet(self, worker: Worker) -> None:
         complaint = worker.read_greeting()
@@ -236,16 +221,15 @@ class Supervisor:
             self._drop(worker)
             self._stillborn += 1
             if self._stillborn >= MAX_STILLBORN:
-                self._fail(f"its processes end before they can take code: {complaint}")
+                self.fail(f"its processes end before they can take code: {complaint}")
 
     def _lose_zygote(self) -> None:
         """Replace a zygote that has ended; give its work in flight one more chance."""
         zygote, self._zygote = self._zygote, None
         if zygote is None:
             return
-        self._selector.unregister(zygote.control)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(zygote.errors)
+        self.unwatch(zygote.control)
+        self.unwatch(zygote.errors)
         complaint = zygote.complaint()
         zygote.close()
         for worker in sorted(self._workers.values(), key=lambda w: w.number, reverse=True):
@@ -259,7 +243,7 @@ class Supervisor:
         if not zygote.ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_STARTS:
-                self._fail(f"its process ended {MAX_STARTS} times before it was ready: {complaint}")
+                self.fail(f"its process ended {MAX_STARTS} times before it was ready: {complaint}")
 
     def _retry(self, task: Task) -> None:
         if task.attempts < MAX_ATTEMPTS and not (task.lane and task.lane.lost):
@@ -274,19 +258,6 @@ class Supervisor:
             task = self._queue.popleft()
             task.finish(Status.INFRASTRUCTURE, error=f"the sandbox failed: {why}")
             self._free_lane(task)
-
-    def _fail(self, why: str) -> None:
-        with self._lock:
-            self.failure = why
-        error = SandboxUnavailable(f"The sandbox can not run code: {why}")
-        while self._inbox:
-            self._inbox.popleft()()
-        for task in list(self._open_tasks):
-            with contextlib.suppress(InvalidStateError):
-                task.future.set_exception(error)
-        self._open_tasks.clear()
-
-    # -- blocks -------------------------------------------------------------------------------------------
 
     def _enqueue(self, task: Task) -> None:
         if self.failure is not None:
@@ -307,28 +278,32 @@ class Supervisor:
             self._queue.append(task)
 
     def _dispatch(self) -> None:
-        """Give blocks to children while slots are free, and order the children that are missing."""
-        if self.failure is not None:
-            return
-        missing = 0
+        """Give blocks to children while slots are free."""
         while self._queue and len(self._running) < self.slots:
             task = self._queue[0]
+            if self._gate is not None and task is not self._gate:
+                break
             worker = task.lane.worker if task.lane else None
             if worker is None and not self._spare:
-                missing = min(len(self._queue), self.slots - len(self._running))
                 break
             self._queue.popleft()
             if not task.attempts and not task.future.set_running_or_notify_cancel():
                 self._free_lane(task)
                 continue
             self._begin(task, worker or self._spare.popleft())
-        if self._zygote is not None and self._zygote.ready:
-            wanted = missing + self.spares - len(self._spare) - len(self._spawning)
-            for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):
-                self._spawn(self._zygote)
+
+    def _breed(self) -> None:
+        """Order the children that blocks wait for, and spares while no block has just begun."""
+        if self._zygote is None or not self._zygote.ready:
+            return
+        missing = min(len(self._queue), self.slots - len(self._running))
+        ahead = 0 if self._running and time.monotonic() < self._spares_at else self.spares
+        wanted = missing + ahead - len(self._spare) - len(self._spawning)
+        for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):
+            self._spawn(self._zygote)
 
     def _spawn(self, zygote: ZygoteHandle) -> None:
-        worker = Worker(next(self._numbers) % 2**32)
+        worker = Worker(next(self._numbers))
         self._workers[worker.number] = self._spawning[worker.number] = worker
         self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
         with contextlib.suppress(OSError):  # A zygote that has gone is noticed by the end of its socket.
@@ -336,6 +311,7 @@ class Supervisor:
 
     def _begin(self, task: Task, worker: Worker) -> None:
         self._running.add(worker)
+        self._spares_at = time.monotonic() + SPARE_DELAY_S
         if task.lane is not None:
             task.lane.worker = worker
             task.lane.blocks += 1
@@ -358,15 +334,13 @@ class Supervisor:
             worker.read_output()
             self._conclude(worker, *said)
         elif worker.hung_up():
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(worker.sock)  # Its exit, which is still to come, decides.
+            self.unwatch(worker.sock)  # Its exit, which is still to come, decides.
         elif worker.task is None and worker in self._spare:
             self._drop(worker)
 
     def _on_out(self, worker: Worker) -> None:
         if not worker.gone and not worker.read_output():
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(worker.out)
+            self.unwatch(worker.out)
 
     def _on_exit(self, worker: Worker, wait_status: int) -> None:
         if not worker.ready:
@@ -376,12 +350,6 @@ class Supervisor:
         said = worker.read_status()
         worker.read_output()
         self._conclude(worker, *(said or worker.post_mortem(wait_status)), dead=True)
-
-    def _judge(self) -> None:
-        now = time.monotonic()
-        for worker in list(self._running):
-            if (verdict := worker.judge(now, self.slots)) is not None:
-                self._conclude(worker, *verdict, dead=True)
 
     def _conclude(self, worker: Worker, status: Status, error: str, *, dead: bool = False) -> None:
         """Deliver a result; keep the child only for the next block of its session."""
@@ -402,8 +370,7 @@ class Supervisor:
 
     def _drop(self, worker: Worker) -> None:
         for holder in (worker.sock, worker.out):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(holder)
+            self.unwatch(holder)
         worker.close()
         self._running.discard(worker)
         self._spawning.pop(worker.number, None)
@@ -412,8 +379,6 @@ class Supervisor:
             worker.lane.worker = None
         with contextlib.suppress(ValueError):
             self._spare.remove(worker)
-
-    # -- sessions -----------------------------------------------------------------------------------------
 
     def _free_lane(self, task: Task) -> None:
         lane = task.lane
@@ -429,18 +394,3 @@ class Supervisor:
             lane.waiting.popleft().finish(Status.INFRASTRUCTURE, error="the session was closed")
         if lane.worker is not None and lane.worker.task is None:
             self._drop(lane.worker)
-
-    # -- the end ------------------------------------------------------------------------------------------
-
-    def _shut(self) -> None:
-        for task in list(self._open_tasks):
-            task.finish(Status.INFRASTRUCTURE, error="the sandbox was closed")
-        for worker in list(self._workers.values()):
-            self._drop(worker)
-        if self._zygote is not None:
-            self._zygote.close()
-        with self._lock:
-            self.closed = True
-            self._selector.close()
-            os.close(self._wake)
-            self._wake = -1

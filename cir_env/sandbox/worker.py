@@ -273,6 +273,13 @@ class Worker:
             os.close(self._pidfd)
             self._pidfd = -1
 
+    def abandon(self) -> None:
+        """Close the descriptors in a forked copy of the trainer, and leave the child alone."""
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+        self.close()
+
     def _discard_output(self) -> None:
         with contextlib.suppress(OSError):
             while select.select([self.out], [], [], 0)[0] and os.read(self.out, 64 * KB):

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox import Limits, LocalSandbox, Status, shared_sandbox
+from cir_env.sandbox import Limits, LocalSandbox, Status, canary, shared_sandbox
 
 
 def eventually(seen: Callable[[], bool], patience_s: float = 30.0) -> bool:
@@ -133,6 +134,7 @@ def test_a_cancelled_block_never_runs() -> None:
 
 def test_a_child_killed_from_outside_is_killed_and_the_next_block_is_right() -> None:
     with LocalSandbox(slots=1, spares=0, preload=()) as sandbox:
+        sandbox.run("1")
         future = sandbox.submit("import time\nprint('begun', flush=True)\ntime.sleep(60)", Limits(idle_limit_s=60))
         assert eventually(lambda: busy(sandbox))
         os.kill(children_of_zygote(sandbox)[0], signal.SIGKILL)
@@ -152,6 +154,7 @@ def test_a_spare_killed_from_outside_is_replaced() -> None:
 
 def test_a_zygote_that_dies_is_replaced_and_its_block_is_tried_again() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
+        sandbox.run("1")
         future = sandbox.submit("import time\ntime.sleep(0.5)\nprint('done')")
         assert eventually(lambda: busy(sandbox))
         os.kill(zygote_pid(sandbox), signal.SIGKILL)
@@ -160,6 +163,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_block_is_tried_again() -> None:
 
 def test_a_block_that_loses_its_zygote_twice_is_a_fault_of_ours() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
+        sandbox.run("1")
         future = sandbox.submit("import time\ntime.sleep(60)", Limits(idle_limit_s=60))
         for attempt in (1, 2):
             assert eventually(partial(busy, sandbox, attempt))
@@ -171,7 +175,9 @@ def test_a_session_whose_zygote_died_says_nothing_more() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         session = sandbox.open_session()
         session.run("x = 1")
+        first = sandbox._supervisor._zygote
         os.kill(zygote_pid(sandbox), signal.SIGKILL)
+        assert eventually(lambda: sandbox._supervisor._zygote not in (None, first))
         assert sandbox.run("print(1)").stdout == "1\n"
         assert session.run("print(x)").status is Status.INFRASTRUCTURE
 
@@ -184,6 +190,7 @@ def test_a_full_scratch_disk_ends_no_run(sandbox: LocalSandbox) -> None:
 
 CLOSE = """
 import os
+from cir_env.sandbox import Limits, LocalSandbox, Status, canary, shared_sandbox
 from cir_env.sandbox import Limits, LocalSandbox
 LocalSandbox(preload=()).close()
 before = os.listdir("/proc/self/fd")
@@ -232,6 +239,36 @@ def test_an_interpreter_that_can_not_start_makes_the_sandbox_unavailable(monkeyp
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with LocalSandbox(slots=1) as sandbox, pytest.raises(SandboxUnavailable, match="ended 3 times before it was ready"):
         sandbox.run("1")
+
+
+def refused(layers: dict[str, str], *, contained: bool) -> str:
+    supervisor = LocalSandbox()._supervisor
+    supervisor._accept(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
+    return supervisor.failure or ""
+
+
+def test_too_few_layers_are_refused_by_default() -> None:
+    why = refused({"seccomp": "missing: no", "landlock": "on"}, contained=False)
+    assert why.startswith("expect seccomp with namespaces or Landlock, got seccomp missing: no.")
+    assert "LocalSandbox(isolation='unsafe')" in why
+
+
+def test_missing_layers_are_named_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert refused({"namespaces": "missing: no", "landlock": "on"}, contained=True) == ""
+    assert caplog.messages == ["The sandbox runs with fewer layers than it knows: namespaces missing: no"]
+
+
+def test_layers_that_do_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "CODE", "print(['fork'])")
+    why = r"its layers do not hold what they should: \['fork'\]"
+    with LocalSandbox(slots=1, preload=()) as sandbox, pytest.raises(SandboxUnavailable, match=why):
+        sandbox.run("print(1)")
+
+
+def test_unsafe_is_there_by_name() -> None:
+    with LocalSandbox(slots=1, preload=(), isolation="unsafe") as sandbox:
+        assert sandbox.run("import socket\nsocket.socket().close()").status is Status.OK
+        assert sandbox.layers == {}
 
 
 def test_unknown_options_are_refused() -> None:

@@ -1,0 +1,133 @@
+"""A thread that waits on descriptors, takes orders from other threads, and does one step after another."""
+
+import contextlib
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+
+from cir_env.errors import SandboxUnavailable
+
+log = logging.getLogger("cir_env.sandbox")
+
+
+class Loop(ABC):
+    """Starts with the first order and ends with `stop`. Only its own thread touches the subclass's state."""
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+        self.closed = False
+        self._lock = threading.RLock()  # Reentrant: a collected session gives an order from within `call`.
+        self._thread: threading.Thread | None = None
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self._pid = os.getpid()
+        self._wake = -1
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Do what must be done before waiting."""
+
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """Return the monotonic time at which to stop waiting; None for never."""
+
+    @abstractmethod
+    def act(self) -> None:
+        """Do what has become possible."""
+
+    @abstractmethod
+    def fail(self, why: str) -> None:
+        """Refuse all work, now and later."""
+
+    @abstractmethod
+    def shut(self) -> None:
+        """Release everything."""
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Have the thread do something soon. From any thread.
+
+        Raises:
+            SandboxUnavailable: The loop has failed or was stopped.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise SandboxUnavailable(f"The sandbox can not run code: {self.failure}")
+            if self.closed:
+                raise SandboxUnavailable("Expect an open sandbox, got one that was closed; make a new one")
+            if self._thread is None:
+                self._open()
+            self._inbox.append(action)
+            os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        """End everything; safe to call twice and from an exit handler."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            self.closed = True
+            thread, self._thread = self._thread, None
+            if self._wake >= 0:
+                self._inbox.append(self._order_stop)
+                os.eventfd_write(self._wake, 1)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def forked(self) -> None:
+        """In a forked copy of the process: refuse all work."""
+        self.failure = "it belongs to the process that this one was forked from; make a new one here"
+        self._lock = threading.RLock()
+
+    def do_inbox(self) -> None:
+        """Carry out the orders that have come."""
+        while self._inbox:
+            self._inbox.popleft()()
+
+    def watch(self, what: int | socket.socket, react: Callable[[], None]) -> None:
+        """Call `react` when a descriptor has something to read."""
+        self._selector.register(what, selectors.EVENT_READ, react)
+
+    def unwatch(self, what: int | socket.socket) -> None:
+        """Forget a descriptor, whether or not it was watched."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(what)
+
+    def _open(self) -> None:
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self.watch(self._wake, self._on_wake)
+        self._thread = threading.Thread(target=self._run, name="cir-env-sandbox", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self.prepare()
+                end = self.deadline()
+                pause = None if end is None else max(0.0, end - time.monotonic())
+                for key, _ in self._selector.select(pause):
+                    key.data()
+                self.do_inbox()
+                self.act()
+        except Exception as error:
+            log.exception("The sandbox's supervisor failed")
+            self.fail(f"its supervisor failed with {type(error).__name__}: {error}")
+        finally:
+            self.shut()
+            with self._lock:
+                self.closed = True
+                self._selector.close()
+                os.close(self._wake)
+                self._wake = -1
+
+    def _on_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def _order_stop(self) -> None:
+        self._stopping = True

@@ -1,0 +1,101 @@
+"""Each attack of attacks.json, with all layers and without namespaces.
+
+An entry has `code` (or `blocks`, for a session) and what must be seen: `status` (died: killed or out of memory;
+error: also out of memory), `out_has`, `max_out`. Whatever it does, it may not print ESCAPED or a secret, change a
+canary, leave a process, or disturb the next block.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox, Status
+
+ATTACKS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "attacks.json").read_text())
+CANARY = Path("/tmp/sbx_canary")
+SECRET = "SECRET_" + os.urandom(12).hex()
+"""In a file, in the environment and in this process's memory when the sandbox starts."""
+
+MEANING = {
+    "ok": {Status.OK},
+    "error": {Status.ERROR, Status.MEMORY},
+    "died": {Status.KILLED, Status.MEMORY},
+    "timeout": {Status.TIMEOUT},
+    "output_limit": {Status.OUTPUT_LIMIT},
+}
+
+
+@pytest.fixture(scope="module")
+def canary() -> Iterator[Path]:
+    CANARY.mkdir(exist_ok=True)
+    answer = CANARY / "answer.txt"
+    answer.write_text(SECRET)
+    os.utime(answer, (10**9, 10**9))
+    os.environ["CANARY_API_KEY"] = SECRET
+    yield answer
+    del os.environ["CANARY_API_KEY"]
+    answer.unlink()
+    CANARY.rmdir()
+
+
+@pytest.fixture(scope="module", params=["auto", "without-namespaces"])
+def prison(request: pytest.FixtureRequest, canary: Path) -> Iterator[LocalSandbox]:
+    with LocalSandbox(slots=1, isolation=request.param) as sandbox:
+        sandbox.run("1")
+        if request.param == "auto" and sandbox.layers["namespaces"] != "on":
+            pytest.skip("this machine forbids namespaces: " + sandbox.layers["namespaces"])
+        yield sandbox
+
+
+def eventually(seen: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 20
+    while not seen() and time.monotonic() < end:
+        time.sleep(0.01)
+    return seen()
+
+
+def execute(sandbox: LocalSandbox, attack: dict[str, Any]) -> list[ExecutionResult]:
+    patient = "timeout" not in attack["expect"].get("status", ["timeout"])
+    limits = Limits(time_limit_s=20.0 if patient else 0.5, idle_limit_s=20.0 if patient else 0.5)
+    if "code" in attack:
+        return [sandbox.run(attack["code"], limits)]
+    session = sandbox.open_session()
+    with contextlib.closing(session):
+        return [session.run(block, limits) for block in attack["blocks"]]
+
+
+def settled(sandbox: LocalSandbox) -> bool:
+    state = sandbox._supervisor
+    return len(state._workers) == len(state._spare) == state.spares
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack["name"])
+def test_the_attack_is_held(prison: LocalSandbox, canary: Path, attack: dict[str, Any]) -> None:
+    before = canary.stat()
+    results = execute(prison, attack)
+    seen = "".join(result.stdout + result.error for result in results)
+    assert "ESCAPED" not in seen
+    assert SECRET not in seen
+    assert Status.INFRASTRUCTURE not in {result.status for result in results}
+    expect = attack["expect"]
+    if "status" in expect:
+        assert results[-1].status in set().union(*(MEANING[name] for name in expect["status"]))
+    assert all(text in seen for text in expect.get("out_has", []))
+    assert len(seen) <= expect.get("max_out", 2**21)
+    assert os.listdir(CANARY) == [canary.name]
+    after = canary.stat()
+    assert canary.read_text() == SECRET
+    assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+    innocent = prison.run("import sympy as sp, math\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 4, x), math.sqrt(16))")
+    assert (innocent.status, innocent.stdout) == (Status.OK, "[-2, 2] 4.0\n")
+    assert eventually(lambda: settled(prison))
+
+
+def test_the_attacks_have_names_of_their_own() -> None:
+    assert len({attack["name"] for attack in ATTACKS}) == len(ATTACKS)
