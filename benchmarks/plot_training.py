@@ -1,0 +1,236 @@
+"""Draw the learning curves of training runs and tabulate what they learned.
+
+python benchmarks/plot_training.py runs/quickstart-seed0 runs/quickstart-seed1 --output docs/quickstart.png
+python benchmarks/plot_training.py runs/mixed --by-subject --output docs/mixed.png --json docs/mixed.json
+
+Each run is one line in every panel. The table on the terminal is markdown: figures before and after training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.metrics import read_metrics
+from agents.report import percent, table, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ARMS = {"validation": "sampled", "validation_greedy": "greedy", "validation_text": "text only"}
+"""What was measured on held-out problems, by the prefix of its keys."""
+_SUBJECT = "validation/accuracy/"
+_MARKERS = {"validation_greedy": "^", "validation_text": "s"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training run."""
+
+    name: str
+    """Name of its folder."""
+    rows: Sequence[Mapping[str, float]]
+    """The rows of its metrics.jsonl."""
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """Return (step, value) of a figure, in order of steps."""
+        return sorted((row["step"], row[key]) for row in self.rows if key in row)
+
+    def before_after(self, key: str) -> tuple[float | None, float | None]:
+        """Return a figure before the first and after the last step; None where it was not measured."""
+        values = dict(self.series(key))
+        last = self.steps
+        return values.get(0), values.get(last) if last else None
+
+    @property
+    def steps(self) -> int:
+        """How many steps were trained."""
+        return 1 + int(max((step for step, _ in self.series("time/step_s")), default=-1))
+
+    @property
+    def minutes(self) -> float:
+        """Time spent on steps and validations."""
+        return sum(value for key in ("time/step_s", "time/validation_s") for _, value in self.series(key)) / 60
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subjects of the held-out problems; none where there is only one."""
+        return sorted({key.removeprefix(_SUBJECT) for row in self.rows for key in row if key.startswith(_SUBJECT)})
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        ValueError: There is no metrics.jsonl in the folder, or nothing in it.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"Expect the --output-dir of a training run, got {folder}: no metrics.jsonl in it.")
+    rows = read_metrics(path)
+    if not rows:
+        raise ValueError(f"Expect metrics in {path}, got none: has the run written its first validation?")
+    return Run(name=folder.resolve().name, rows=rows)
+
+
+def before_after_table(runs: Sequence[Run]) -> str:
+    """Return accuracy on held-out problems before and after training, in percent, as a markdown table."""
+    header = ["run", "steps", "minutes", *(f"{name}, %" for name in ARMS.values())]
+    rows = [
+        [run.name, str(run.steps), f"{run.minutes:.1f}", *(_change(run, f"{arm}/accuracy") for arm in ARMS)]
+        for run in runs
+    ]
+    return table(header, rows)
+
+
+def subject_table(runs: Sequence[Run]) -> str:
+    """Return sampled accuracy by subject before and after training, in percent, as a markdown table."""
+    rows = [[subject, *(_change(run, _SUBJECT + subject) for run in runs)] for subject in _subjects(runs)]
+    return table(["subject", *(f"{run.name}, %" for run in runs)], rows)
+
+
+def as_json(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what the tables say, as fractions."""
+
+    def pair(run: Run, key: str) -> dict[str, float | None]:
+        before, after = run.before_after(key)
+        return {"before": before, "after": after}
+
+    return {
+        run.name: {
+            "steps": run.steps,
+            "minutes": run.minutes,
+            **{f"{arm}/accuracy": pair(run, f"{arm}/accuracy") for arm in ARMS},
+            **{_SUBJECT + subject: pair(run, _SUBJECT + subject) for subject in run.subjects},
+        }
+        for run in runs
+    }
+
+
+def plot(runs: Sequence[Run]) -> Figure:
+    """Draw accuracy in validation and training, code use, and completion length by step."""
+    figure, axes = _figure(rows=2, columns=2)
+    held_out, training, code, length = axes
+    _lines(held_out, runs, "validation/accuracy", "Accuracy on held-out problems", marker="o")
+    for arm, marker in _MARKERS.items():
+        _points(held_out, runs, f"{arm}/accuracy", marker)
+        if any(run.series(f"{arm}/accuracy") for run in runs):
+            held_out.plot([], [], marker, color="black", markerfacecolor="none", label=ARMS[arm])
+    held_out.plot([], [], "o-", color="black", markersize=4, label=ARMS["validation"])
+    held_out.legend(fontsize="small")
+    _lines(training, runs, "accuracy", "Accuracy in training")
+    _lines(code, runs, "tools/use_ratio", "Episodes that write code")
+    _lines(length, runs, "completions/mean_length", "Sampled tokens per episode", rate=False)
+    _finish(figure, axes, runs)
+    return figure
+
+
+def plot_by_subject(runs: Sequence[Run]) -> Figure:
+    """Draw accuracy on held-out problems by step, one panel for each subject.
+
+    Raises:
+        ValueError: No run has several subjects.
+    """
+    subjects = _subjects(runs)
+    if not subjects:
+        raise ValueError(f"Expect runs with several subjects for --by-subject, got none in {_names(runs)}.")
+    columns = min(4, len(subjects))
+    figure, axes = _figure(rows=ceil(len(subjects) / columns), columns=columns)
+    for axis, subject in zip(axes, subjects, strict=False):
+        _lines(axis, runs, _SUBJECT + subject, subject.replace("_", " "), marker="o")
+    for axis in axes[len(subjects) :]:
+        axis.remove()
+    _finish(figure, axes[: len(subjects)], runs)
+    return figure
+
+
+def main(args: Sequence[str]) -> int:
+    """Plot; return the exit code: 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="plot_training.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of train.py, one for each seed")
+    parser.add_argument("--output", type=Path, help="the picture: .png, .svg or .pdf")
+    parser.add_argument("--json", type=Path, help="the figures before and after, as fractions")
+    parser.add_argument("--by-subject", action="store_true", help="accuracy on held-out problems by subject")
+    options = parser.parse_args(args)
+    try:
+        runs = [load_run(folder) for folder in options.runs]
+        draw: Callable[[Sequence[Run]], Figure] = plot_by_subject if options.by_subject else plot
+        if options.output is not None:
+            _save(draw(runs), options.output)
+        if options.json is not None:
+            write_json(options.json, as_json(runs))
+    except (ValueError, OSError) as error:
+        print(f"plot_training.py: {error}", file=sys.stderr)
+        return 2
+    print(before_after_table(runs))
+    if options.by_subject:
+        print("\n" + subject_table(runs))
+    return 0
+
+
+def _figure(*, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, row by row."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError('Expect the library matplotlib: pip install "cir-env[plot]".') from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.style.use("tableau-colorblind10")
+    size = (3.2 * columns + 0.8, 2.6 * rows + 0.6) if columns > 2 else (9, 6)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    return figure, list(axes.flat)
+
+
+def _lines(axis: Axes, runs: Sequence[Run], key: str, title: str, *, marker: str = "", rate: bool = True) -> None:
+    for number, run in enumerate(runs):
+        steps, values = zip(*run.series(key), strict=True) if run.series(key) else ((), ())
+        axis.plot(steps, values, marker=marker, markersize=4, color=f"C{number}")
+    axis.set_title(title, fontsize="medium")
+    axis.set_ylim(bottom=0, top=1.02 if rate else None)
+    axis.tick_params(labelbottom=True)
+    axis.grid(alpha=0.3)
+
+
+def _points(axis: Axes, runs: Sequence[Run], key: str, marker: str) -> None:
+    for number, run in enumerate(runs):
+        for step, value in run.series(key):
+            axis.plot([step], [value], marker, color=f"C{number}", markerfacecolor="none")
+
+
+def _finish(figure: Figure, axes: Sequence[Axes], runs: Sequence[Run]) -> None:
+    """Name the steps and the runs."""
+    figure.supxlabel("step", fontsize="medium")
+    lines = axes[0].get_lines()[: len(runs)]
+    figure.legend(lines, [run.name for run in runs], loc="outside upper center", ncols=min(4, len(runs)))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def _change(run: Run, key: str) -> str:
+    before, after = run.before_after(key)
+    return "-" if before is None and after is None else f"{percent(before)} → {percent(after)}"
+
+
+def _subjects(runs: Sequence[Run]) -> list[str]:
+    return sorted({subject for run in runs for subject in run.subjects})
+
+
+def _names(runs: Sequence[Run]) -> str:
+    return ", ".join(run.name for run in runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
