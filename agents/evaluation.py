@@ -251,7 +251,7 @@ def run(
     *,
     samples: Path,
     make_env: Callable[..., gymnasium.Env[str, str]] | None = None,
-    log: Callable[[str], Any] = print,
+    load: Callable[[EvalConfig], tuple[Engine, Chat]] | None = None,
 ) -> dict[str, Evaluation]:
     """Load a model and play every problem of every set.
 
@@ -260,7 +260,7 @@ def run(
         sets: Problem sets by name, as the environment takes them for ``problems``.
         samples: A new JSONL file; each transcript is appended as soon as its episode ends.
         make_env: Called as ``make_env(problems=..., **config.env_kwargs())``; by default makes CodeMath-v0.
-        log: Takes lines for the user.
+        load: Loads the model; by default :func:`load_engine`. The engine is closed at the end.
 
     Raises:
         ConfigError: The samples' file is there already, or ``num_samples`` speaks of a set that is not in ``sets``.
@@ -278,7 +278,7 @@ def run(
         for name, problems in sets.items():
             pool = EnvPool(partial(make, problems=problems), min(config.max_num_seqs, episodes[name]))
             pools[name] = stack.enter_context(closing(pool))
-        engine, chat = load_engine(config, log=log)
+        engine, chat = (load or load_engine)(config)
         stack.callback(engine.close)
         samples.parent.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(samples.open("x"))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -83,6 +85,12 @@ def as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
         for name, evaluation in evaluations.items()
     }
     return {"mean": mean(evaluations), "sets": sets}
+
+
+def new_path(model: str) -> Path:
+    """Return where the report on a model goes: a file of runs/evaluation named by the model and the time."""
+    name = re.sub(r"[^\w.]+", "-", model).strip("-.")[-60:]
+    return Path("runs/evaluation") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
 
 
 def write_json(path: Path, data: Any) -> None:
