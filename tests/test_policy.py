@@ -1,0 +1,246 @@
+"""The policy: what it says of each token, by whatever path it computes it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from agents_fakes import MODELS, random_batch, tiny_qwen2, twin
+from transformers import PreTrainedModel
+
+from agents.policy import Policy
+from agents.types import Batch, PolicyOutput
+
+V = 40
+SHORT, LONG = 4, 20  # a prompt that is too short to be computed once for all rows, and one that is not
+
+both_models = pytest.mark.parametrize("make", list(MODELS.values()), ids=list(MODELS))
+
+
+def naive(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The sum of the sampled tokens' log-probabilities, by the loss of transformers, row by row, without padding."""
+    total = torch.zeros(())
+    for ids, there, acts in zip(batch.token_ids, batch.attention_mask, batch.action_mask, strict=True):
+        labels = ids.masked_fill(~acts, -100)[there][None]
+        loss = model(input_ids=ids[there][None], labels=labels).loss
+        total = total - loss * acts.sum()
+    return total
+
+
+def gradients(model: PreTrainedModel, objective: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(objective, list(model.parameters())))
+
+
+def close(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(one, other, strict=True))
+
+
+def prefix_calls(model: PreTrainedModel, run: Callable[[], object]) -> list[tuple[int, ...]]:
+    """The shapes of the inputs of the model's passes."""
+    shapes: list[tuple[int, ...]] = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    run()
+    hook.remove()
+    return shapes
+
+
+@both_models
+def test_the_logprob_of_a_token_is_stored_at_its_own_index(make: Callable[..., PreTrainedModel]) -> None:
+    model = make(V)
+    batch = random_batch(V, rows=1, prompt=SHORT, length=8, padding=False)
+    batch = replace(batch, action_mask=torch.arange(8)[None] >= SHORT)
+    logprobs = Policy(model)(batch).logprobs
+    for t in range(SHORT, 8):
+        only = replace(batch, action_mask=torch.arange(8)[None] == t)
+        assert logprobs[0, t].item() == pytest.approx(naive(model, only).item(), abs=1e-5)
+    assert logprobs[0, :SHORT].tolist() == [0.0] * SHORT
+
+
+@both_models
+@pytest.mark.parametrize("prompt", [SHORT, LONG])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_path_gives_the_logprobs_and_gradients_of_the_plain_model(
+    make: Callable[..., PreTrainedModel], prompt: int, checkpointing: bool
+) -> None:
+    model, batch = make(V), random_batch(V, prompt=prompt)
+    expected = naive(model, batch)
+    policy = Policy(twin(model), gradient_checkpointing=checkpointing).train()
+    total = policy(batch).logprobs.sum()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert close(gradients(policy.model, total), gradients(model, expected))
+
+
+@both_models
+def test_the_shared_prefix_gives_each_token_the_same_logprob(make: Callable[..., PreTrainedModel]) -> None:
+    model, batch = make(V), random_batch(V, rows=4, prompt=LONG)
+    together = Policy(model)(batch).logprobs
+    apart = torch.cat([Policy(model)(batch.rows(torch.tensor([row]))).logprobs for row in range(4)])
+    plain = Policy(twin(model), gradient_checkpointing=True)(batch).logprobs
+    assert torch.allclose(together, plain, atol=1e-5)
+    assert torch.allclose(together, apart, atol=1e-5)
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    model = tiny_qwen2(V)
+    batch = random_batch(V, rows=3, prompt=LONG, length=30)
+    assert prefix_calls(model, lambda: Policy(model)(batch)) == [(1, LONG - 1), (3, 30 - LONG + 1)]
+
+
+def test_a_short_prefix_is_not_worth_a_pass_of_its_own() -> None:
+    model = tiny_qwen2(V)
+    batch = random_batch(V, rows=3, prompt=SHORT, length=30)
+    assert prefix_calls(model, lambda: Policy(model)(batch)) == [(3, 30)]
+
+
+def test_checkpointing_recomputes_activations() -> None:
+    model = tiny_qwen2(V)
+    policy = Policy(model, gradient_checkpointing=True).train()
+    passes: list[None] = []
+    model.get_submodule("model.layers.0.self_attn").register_forward_hook(lambda *_: passes.append(None))
+    policy(random_batch(V)).logprobs.sum().backward()
+    assert len(passes) == 2
+
+
+def test_rows_that_share_everything_are_fine() -> None:
+    model = tiny_qwen2(V)
+    batch = random_batch(V, rows=1, prompt=LONG).rows(torch.tensor([0, 0, 0]))
+    logprobs = Policy(model)(batch).logprobs
+    assert logprobs.sum().item() == pytest.approx(naive(model, batch).item(), rel=1e-5)
+
+
+def test_an_action_within_the_common_prefix_is_still_an_action() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V, rows=2, prompt=LONG, padding=False)
+    acts = batch.action_mask.clone()
+    acts[1, LONG - 2] = True  # both rows hold the same token there, but only one of them sampled it
+    batch = replace(batch, action_mask=acts)
+    logprobs = Policy(model)(batch).logprobs
+    assert logprobs[1, LONG - 2] < 0
+    assert logprobs[0, LONG - 2] == 0
+    assert logprobs.sum().item() == pytest.approx(naive(model, batch).item(), rel=1e-5)
+
+
+def test_padding_changes_nothing() -> None:
+    policy, batch = Policy(tiny_qwen2(V)), random_batch(V)
+    other = replace(batch, token_ids=torch.where(batch.attention_mask, batch.token_ids, 7))
+    wide = replace(
+        batch,
+        **{
+            name: torch.nn.functional.pad(getattr(batch, name), (0, 9))
+            for name in ("token_ids", "attention_mask", "action_mask", "sampling_logprobs")
+        },
+    )
+    expected = policy(batch).logprobs
+    assert torch.allclose(policy(other).logprobs, expected, atol=1e-5)
+    assert torch.allclose(policy(wide).logprobs[:, :-9], expected, atol=1e-5)
+
+
+def test_a_token_is_not_told_by_itself_or_what_follows() -> None:
+    policy, batch = Policy(tiny_qwen2(V)), random_batch(V, rows=1, prompt=LONG, padding=False)
+    batch = replace(batch, action_mask=torch.arange(batch.token_ids.shape[1])[None] == LONG)
+    later = batch.token_ids.clone()
+    later[:, LONG + 1 :] = 1
+    changed = policy(replace(batch, token_ids=later)).logprobs
+    assert torch.allclose(changed, policy(batch).logprobs, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_probabilities_over_the_vocabulary_sum_to_one_at_any_temperature(temperature: float) -> None:
+    policy, batch = Policy(tiny_qwen2(V), temperature=temperature), random_batch(V, rows=1, prompt=LONG)
+    acts = torch.zeros_like(batch.action_mask)
+    acts[:, LONG] = True
+    tokens = batch.token_ids.repeat(V, 1)
+    tokens[:, LONG] = torch.arange(V)
+    every = replace(batch.rows(torch.zeros(V, dtype=torch.long)), token_ids=tokens, action_mask=acts.repeat(V, 1))
+    output = policy(every)
+    logprobs = output.logprobs[:, LONG]
+    assert logprobs.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert output.entropy[0, LONG].item() == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-4)
+
+
+def test_a_lower_temperature_sharpens() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V)
+    entropies = [Policy(model, temperature=t)(batch).entropy.sum().item() for t in (0.5, 1.0, 2.0)]
+    assert entropies == sorted(entropies)
+    assert len(set(entropies)) == 3
+
+
+def test_everything_is_zero_where_nothing_was_sampled() -> None:
+    batch = random_batch(V)
+    output = Policy(tiny_qwen2(V), value_head=True)(batch)
+    assert output.values is not None
+    for tensor in (output.logprobs, output.entropy, output.values):
+        assert tensor.shape == batch.token_ids.shape
+        assert tensor.dtype == torch.float32
+        assert tensor[~batch.action_mask].abs().sum() == 0
+
+
+def test_the_entropy_carries_no_gradient() -> None:
+    assert not Policy(tiny_qwen2(V))(random_batch(V)).entropy.requires_grad
+
+
+def test_there_are_no_values_without_a_value_head() -> None:
+    assert Policy(tiny_qwen2(V))(random_batch(V)).values is None
+
+
+def test_the_value_head_begins_at_zero_and_learns() -> None:
+    policy, batch = Policy(tiny_qwen2(V), value_head=True), random_batch(V)
+    values = policy(batch).values
+    assert values is not None
+    assert values.abs().sum() == 0
+    assert policy.value_head is not None
+    (gradient,) = torch.autograd.grad(values.sum(), policy.value_head.weight)
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("prompt", [SHORT, LONG])
+def test_a_value_sees_what_stands_before_its_token_and_not_the_token(prompt: int) -> None:
+    policy = Policy(tiny_qwen2(V), value_head=True)
+    assert policy.value_head is not None
+    torch.nn.init.normal_(policy.value_head.weight)
+    batch = random_batch(V, rows=1, prompt=prompt, padding=False)
+    changed = batch.token_ids.clone()
+    changed[:, prompt] = (changed[:, prompt] + 1) % V
+    one, other = (policy(replace(batch, token_ids=ids)).values for ids in (batch.token_ids, changed))
+    assert one is not None
+    assert other is not None
+    assert one[0, prompt].item() == pytest.approx(other[0, prompt].item(), abs=1e-5)
+    later = batch.action_mask[0].nonzero()[1:, 0]
+    assert (one[0, later] - other[0, later]).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 99])
+def test_evaluation_equals_the_forward_pass_for_every_micro_batch_size(size: int) -> None:
+    policy, batch = Policy(tiny_qwen2(V), value_head=True), random_batch(V)
+    expected = policy(batch)
+    output = policy.evaluate(batch, size)
+    assert not output.logprobs.requires_grad
+    assert torch.allclose(output.logprobs, expected.logprobs, atol=1e-5)
+    assert torch.allclose(output.entropy, expected.entropy, atol=1e-5)
+    assert output.values is not None
+
+
+def test_evaluation_takes_no_values_from_a_policy_without_them() -> None:
+    assert Policy(tiny_qwen2(V)).evaluate(random_batch(V), 2).values is None
+
+
+def test_autocast_gives_float32_results_and_keeps_float32_parameters() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V)
+    exact: PolicyOutput = Policy(model)(batch)
+    rough: PolicyOutput = Policy(model, autocast=torch.bfloat16)(batch)
+    assert rough.logprobs.dtype == torch.float32
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not torch.equal(rough.logprobs, exact.logprobs)
+    assert (rough.logprobs - exact.logprobs).abs().max() < 0.3
+
+
+def test_a_row_must_not_begin_with_an_action() -> None:
+    batch = random_batch(V, rows=2)
+    acts = batch.action_mask.clone()
+    acts[1, 0] = True
+    with pytest.raises(
+        ValueError,
+        match=r"^Expect a prompt of at least one token in every row, got a row that starts with an action\.$",
+    ):
+        Policy(tiny_qwen2(V))(replace(batch, action_mask=acts))
