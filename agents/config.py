@@ -223,7 +223,7 @@ def quickstart() -> TrainConfig:
     """SmolLM2-135M-Instruct learns multiplication by Python on 2 CPU cores, in about 15 minutes."""
     return TrainConfig(
         env=EnvConfig(problems="products", prompt="cir_one_shot"),
-        rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=96, max_model_len=384),
+        rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=72, max_model_len=384),
         ppo=PPOConfig(learning_rate=1e-5),
         validation=ValidationConfig(every=8, text_prompt="text_one_shot", greedy=True),
     )

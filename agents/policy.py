@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
 from agents.types import Batch, PolicyOutput
@@ -16,6 +17,7 @@ from agents.types import Batch, PolicyOutput
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_CHUNK_TOKENS = 128  # the logits of so many tokens exist at once; the backward pass computes them again
 _SHARED_TOKENS = 16  # a shorter common prefix is not worth a pass of its own
 
 
@@ -94,14 +96,10 @@ class Policy(nn.Module):
         device_type = self.device.type
         with torch.autocast(device_type, dtype=self._autocast, enabled=self._autocast is not None):
             hidden, acts = self._hidden_of_actions(batch)
-            logits = self.model.get_output_embeddings()(hidden)
+            chunks = zip(hidden.split(_CHUNK_TOKENS), batch.token_ids[acts].split(_CHUNK_TOKENS), strict=True)
+            scores = [checkpoint(self._score, *chunk, use_reentrant=False) for chunk in chunks]
+            logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))
             values = None if self.value_head is None else self.value_head(hidden).squeeze(-1)
-        chosen = batch.token_ids[acts]
-        logits = logits.float() / self.temperature
-        normaliser = logits.logsumexp(-1)
-        logprobs = logits.gather(1, chosen[:, None]).squeeze(1) - normaliser
-        with torch.no_grad():
-            entropy = normaliser - (torch.exp(logits - normaliser[:, None]) * logits).sum(-1)
         return PolicyOutput(
             logprobs=_scatter(logprobs, acts),
             entropy=_scatter(entropy, acts),
@@ -123,6 +121,14 @@ class Policy(nn.Module):
             for name, tensor in total.items():
                 tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor.device)
         return PolicyOutput(**total)
+
+    def _score(self, hidden: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-probability ``[n]`` of the chosen tokens ``[n]`` and entropy ``[n]``, from states ``[n, H]``."""
+        logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
+        everything = torch.log_softmax(logits, dim=-1)
+        with torch.no_grad():
+            entropy = -(everything.exp() * everything).sum(-1)
+        return everything.gather(1, chosen[:, None]).squeeze(1), entropy
 
     def _hidden_of_actions(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the hidden states ``[N, H]`` that predict the N sampled tokens, and the mask of these tokens."""

@@ -329,7 +329,8 @@ def _draw(logits: torch.Tensor, requests: Sequence[_Request]) -> tuple[list[int]
         logprobs = _keep_nucleus(logprobs, column([r.sampling.top_p for r in requests]))
     cumulative = logprobs.exp().cumsum(-1)
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    drawn = torch.where(greedy | (drawn >= logits.shape[1]), logprobs.argmax(-1), drawn)
+    drawn = drawn.clamp(max=logits.shape[1] - 1)
+    drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn
     chosen = logprobs.gather(1, drawn[:, None])[:, 0]
     return drawn.tolist(), chosen.tolist()
 
