@@ -30,8 +30,8 @@ _REPLACEMENTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\frac\s*(\d)", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
         (r"(?<=\d)\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=\d)", ","),
-        (r"\\!", ""),
-        (r"\\(?:[,;: ]|quad(?![a-zA-Z]))|~", " "),
+        (r"(?<!\\)\\!", ""),
+        (r"(?<!\\)\\(?:[,;: ]|quad(?![a-zA-Z]))|~", " "),
         (r"\\\$", "$"),
         (r"\\%", "%"),
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])", "°"),
@@ -131,9 +131,15 @@ _UNITS = {
     )
     for name in names.split()
 }
-_MAGNITUDES = {"hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "pi"}
+# fmt: off
+_NOT_UNITS = {
+    "percent", "hundred", "thousand", "million", "billion", "trillion", "dozen", "squared", "cubed",
+    "factorial", "half", "halves", "times", "pi", "mod", "choose", "plus", "minus", "and", "or",
+}
+# fmt: on
 _TRAILING_UNIT = re.compile(
-    r"(?:\\(?:text|mathrm|mbox)\s*\{\s*(?P<text>[A-Za-z ]+?)\.?\s*\}|(?<![A-Za-z])(?P<word>[A-Za-z]+)|(?P<degree>°))"
+    r"(?:\\(?:text|mathrm|mbox)\s*\{\s*(?P<text>[A-Za-z ]+?)\.?\s*\}"
+    r"|(?<![A-Za-z\\])(?P<word>[A-Za-z]+(?: [A-Za-z]+)*)|(?P<degree>°))"
     r"(?:\s*\^\s*\{?[23]\}?)?$"
 )
 _PERCENT = re.compile(r"\s*(?:%|(?<=\d)\s*percent|\\text\s*\{\s*percent\s*\})$")
@@ -196,7 +202,8 @@ def _split_unit(text: str) -> tuple[str, str]:
     if not match or match.start() == 0:
         return text, ""
     name = (match["text"] or match["word"] or match["degree"]).lower()
-    if name in _UNITS or (match["text"] and name not in _MAGNITUDES):
+    is_word = match["text"] or (len(name) > 2 and text[match.start() - 1] == " ")  # "7 apples", but not "7x"
+    if name in _UNITS or (is_word and _NOT_UNITS.isdisjoint(name.split())):
         return text[: match.start()].rstrip(), _UNITS.get(name, "")
     return text, ""
 
@@ -251,8 +258,9 @@ def _close(a: Fraction, b: Fraction, rounded: bool) -> bool:
 # --- verdicts --------------------------------------------------------------------------------------------------
 
 _BASED = re.compile(r"(?P<digits>[0-9A-Z]+) ?_ ?\{? ?(?P<base>\d+) ?\}?")
+_CHOICE = re.compile(r"^\\text(?:bf)? ?\{ ?\([A-E]\) ?\} ?|^\([A-E]\) ?")
 _MODULUS = re.compile(r"\s*(?:\\pmod\s*\{[^{}]*\}|\(\\?mod\s[^()]*\))$")
-_SIDES = re.compile(r"=|\\approx|≈")
+_SIDES = re.compile(r"(?<![<>!])=|\\approx|≈")
 _AREA = re.compile(r"(?<![A-Za-z])(?:[cmk]?m|in|ft|\\(?:text|mathrm|mbox)\s*\{[A-Za-z. ]*\})\s*\^\s*\{?[23]\}?")
 _HARMLESS_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|in)(?![A-Za-z])|\\[{}]")
 _ARITHMETIC = re.compile(
@@ -311,10 +319,11 @@ def _judge_number(gold: Number, answer: str) -> tuple[bool, str] | None:
     """Judge an answer where a number is right.
 
     It may be written as ``x = 7`` or ``3 + 4 = 7`` (the last side that is a number counts) or with a modulus. What
-    is not plainly a number, but could be one in words, is left to algebra.
+    is not plainly a number, but could be one in words, is left to algebra. The letter of a choice is passed over.
     """
     if (based := _BASED.fullmatch(answer)) and based["base"] == "10":
         answer = based["digits"]
+    answer = _CHOICE.sub("", answer)
     sides = (parse_number(_MODULUS.sub("", side).strip()) for side in reversed(_SIDES.split(answer)))
     number = next((side for side in sides if side is not None), None)
     if number is None:
