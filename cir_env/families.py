@@ -66,12 +66,8 @@ def _difference(rng: random.Random) -> Draft:
 def _gcd(rng: random.Random) -> Draft:
     common = rng.randint(12, 999)
     a, b = common * rng.randint(100, 9999), common * rng.randint(100, 9999)
-    word, value = rng.choice(
-        [("greatest common divisor", math.gcd(a, b)), ("least common multiple", math.lcm(a, b))]
-    )
-    return Draft(
-        make_key("gcd", *sorted((a, b))), f"Find the {word} of {a} and {b}.", str(value), "gcd and lcm"
-    )
+    word, value = rng.choice([("greatest common divisor", math.gcd(a, b)), ("least common multiple", math.lcm(a, b))])
+    return Draft(make_key("gcd", *sorted((a, b))), f"Find the {word} of {a} and {b}.", str(value), "gcd and lcm")
 
 
 def _power_remainder(rng: random.Random) -> Draft:
@@ -88,9 +84,7 @@ def _power_remainder(rng: random.Random) -> Draft:
 
 def _power(rng: random.Random) -> Draft:
     base, exponent = rng.randint(101, 9999), rng.randint(3, 5)
-    return Draft(
-        make_key("power", base, exponent), f"Compute ${base}^{exponent}$.", str(base**exponent), "powers"
-    )
+    return Draft(make_key("power", base, exponent), f"Compute ${base}^{exponent}$.", str(base**exponent), "powers")
 
 
 def _power_sum(rng: random.Random) -> Draft:
@@ -122,9 +116,7 @@ def _fractions(rng: random.Random) -> Draft:
 
 def _nth_prime(rng: random.Random) -> Draft:
     n = rng.randint(50, 5000)
-    return Draft(
-        make_key("nth prime", n), f"What is the {_ordinal(n)} prime number?", str(_primes()[n - 1]), "primes"
-    )
+    return Draft(make_key("nth prime", n), f"What is the {_ordinal(n)} prime number?", str(_primes()[n - 1]), "primes")
 
 
 def _prime_count(rng: random.Random) -> Draft:
@@ -142,17 +134,13 @@ def _prime_count(rng: random.Random) -> Draft:
 def _next_prime(rng: random.Random) -> Draft:
     n = rng.randint(1000, 999_999)
     value = next(k for k in range(n + 1, 2 * n) if _smallest_factor(k) == k)
-    return Draft(
-        make_key("next prime", n), f"What is the smallest prime greater than {n}?", str(value), "primes"
-    )
+    return Draft(make_key("next prime", n), f"What is the smallest prime greater than {n}?", str(value), "primes")
 
 
 def _largest_factor(rng: random.Random) -> Draft:
     n = rng.randint(1000, 999_999)
     value = max(_factors(n))
-    return Draft(
-        make_key("largest factor", n), f"What is the largest prime factor of {n}?", str(value), "factors"
-    )
+    return Draft(make_key("largest factor", n), f"What is the largest prime factor of {n}?", str(value), "factors")
 
 
 def _divisors(rng: random.Random) -> Draft:
@@ -182,9 +170,7 @@ def _system(rng: random.Random) -> Draft:
         d += 1
     equations = f"{a}x + {b}y = {a * x + b * y} and {c}x + {d}y = {c * x + d * y}"
     statement = f"Solve the system {equations}. What is the value of xy?"
-    return Draft(
-        make_key("system", *sorted([(a, b), (c, d)]), x, y), statement, str(x * y), "systems of equations"
-    )
+    return Draft(make_key("system", *sorted([(a, b), (c, d)]), x, y), statement, str(x * y), "systems of equations")
 
 
 def _binomial(rng: random.Random) -> Draft:
@@ -210,9 +196,7 @@ def _fibonacci(rng: random.Random) -> Draft:
     a, b = 0, 1
     for _ in range(n):
         a, b = b, (a + b) % modulus
-    statement = (
-        f"The Fibonacci numbers are F(1) = F(2) = 1 and F(n) = F(n-1) + F(n-2). Find F({n}) modulo {modulus}."
-    )
+    statement = f"The Fibonacci numbers are F(1) = F(2) = 1 and F(n) = F(n-1) + F(n-2). Find F({n}) modulo {modulus}."
     return Draft(make_key("fibonacci", n, modulus), statement, str(a), "recurrences")
 
 

@@ -106,6 +106,7 @@ class ProblemSet(Sequence[Problem]):
         *,
         fields: Fields | Mapping[str, Any] | None = None,
         on_bad_row: OnBadRow = "raise",
+        name: str | None = None,
     ) -> "ProblemSet":
         """Read a file with one JSON object a line; blank lines are passed over.
 
@@ -113,6 +114,7 @@ class ProblemSet(Sequence[Problem]):
             path: The file, UTF-8.
             fields: The names that the file gives to the parts of a problem.
             on_bad_row: "raise" names the first bad row by file and line; "skip" counts bad rows in `skipped`.
+            name: The set's name, and the source of its problems; by default the file's stem.
 
         Raises:
             ProblemError: The file can not be read, has a bad row, or has no problem at all.
@@ -120,7 +122,7 @@ class ProblemSet(Sequence[Problem]):
         path = Path(path)
         lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         rows = ((f"{path}, line {n}", decode_row(line)) for n, line in enumerate(lines, 1) if line.strip())
-        return _from_rows(rows, name=path.stem, fields=fields, on_bad_row=on_bad_row)
+        return _from_rows(rows, name=name or path.stem, fields=fields, on_bad_row=on_bad_row)
 
     @classmethod
     def from_parquet(
@@ -187,9 +189,7 @@ class ProblemSet(Sequence[Problem]):
         return _from_rows(rows, name=name, fields=fields, on_bad_row=on_bad_row)
 
     @classmethod
-    def generate(
-        cls, name: str, *, split: str = "train", seed: int = 0, size: int | None = None
-    ) -> "ProblemSet":
+    def generate(cls, name: str, *, split: str = "train", seed: int = 0, size: int | None = None) -> "ProblemSet":
         """Make problems: the same arguments give the same problems in every process.
 
         Args:
@@ -233,9 +233,7 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
         if generators.is_name(spec):
             return ProblemSet.generate(spec, split=split)
     elif not isinstance(spec, os.PathLike):
-        raise ProblemError(
-            f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}."
-        )
+        raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
     path = Path(spec)
     if path.is_dir():
         path = _file_of_split(path, split)
