@@ -1,5 +1,6 @@
 """Finds out which layers this kernel and container allow, and puts them together: runs in the zygote."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,7 +46,9 @@ def attempt(action: Callable[[], None]) -> str:
 
 
 def open_memory_files() -> tuple[IO[str], IO[str]]:
-    """Open the files that tell how much memory this process holds, and where."""
+    """Open the files that tell how much memory this process holds, and where; be the first to go without any."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
     return open("/proc/self/statm"), open("/proc/self/maps")
 
 

@@ -10,7 +10,6 @@ import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
@@ -56,7 +55,6 @@ class Supervisor(Loop):
         self._canaries = 0
         self._spares_at = 0.0
         self._patience_ends = 0.0
-        self._mask: Callable[[str], str] = str
 
     def submit(self, task: Task) -> None:
         """Queue a block."""
@@ -362,7 +360,7 @@ class Supervisor(Loop):
         keep = lane is not None and not dead and not lane.closed
         if keep:
             worker.pause()
-        task = worker.finish(status, error, self._mask)
+        task = worker.finish(status, error)
         if not keep:
             self._drop(worker)
         if task is not None:

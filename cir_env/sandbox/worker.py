@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
@@ -17,10 +16,20 @@ from cir_env.sandbox import wire
 from cir_env.sandbox.policy import ExecutionResult, Limits, Status
 
 KB = 1024
+ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,16}\b")
 MAX_FALSE_PACKETS = 64
 """Packets that are not the runner's, after which a block that writes to its status socket is ended."""
 MAX_JUDGE_PAUSE_S = 1.0
 HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
+
+
+def hide_addresses(text: str) -> str:
+    """Replace memory addresses, which differ from run to run.
+
+    >>> hide_addresses("<object object at 0x7f0a2987bed0>")
+    '<object object at 0x...>'
+    """
+    return ADDRESS.sub("at 0x...", text)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -226,7 +235,7 @@ class Worker:
         code = os.WEXITSTATUS(wait_status)
         return (Status.OK, "") if code == 0 else (Status.ERROR, f"SystemExit: {code}")
 
-    def finish(self, status: Status, error: str, mask: Callable[[str], str]) -> Task | None:
+    def finish(self, status: Status, error: str) -> Task | None:
         """Deliver the job's result and return the job."""
         task, self.task = self.task, None
         if task is None:
@@ -234,7 +243,7 @@ class Worker:
         cut = task.limits.output_limit_kb * KB
         stdout = bytes(self._output[:cut]).decode("utf-8", "replace")
         self._output.clear()
-        task.finish(status, mask(stdout), mask(error), round(self.cpu_seconds(), 6))
+        task.finish(status, hide_addresses(stdout), hide_addresses(error), round(self.cpu_seconds(), 6))
         return task
 
     def over_output(self) -> bool:

@@ -8,8 +8,10 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import random
@@ -60,8 +62,20 @@ def preload(names: list[str]) -> None:
         sympy.solve(x**2 - 2, x)
         sympy.simplify(sympy.sin(x) ** 2 + sympy.cos(x) ** 2)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
+        seed_numpy(sys.modules["numpy"])
     random.seed(0)
+
+
+def seed_numpy(numpy: Any) -> None:
+    """Make numpy's random numbers the same in every run, also those of generators that ask for no seed."""
+    numpy.random.seed(0)
+    original, seeds = numpy.random.default_rng, itertools.count()
+
+    @functools.wraps(original)
+    def default_rng(seed: Any = None) -> Any:
+        return original(next(seeds) if seed is None else seed)
+
+    numpy.random.default_rng = default_rng
 
 
 def settle() -> None:

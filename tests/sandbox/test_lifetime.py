@@ -271,6 +271,13 @@ def test_unsafe_is_there_by_name() -> None:
         assert sandbox.layers == {}
 
 
+def test_the_command_lists_every_layer() -> None:
+    program = [sys.executable, "-m", "cir_env.sandbox"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert names == ["namespaces", "user", "scratch", "landlock", "seccomp", "Blocks"]
+
+
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(OptionError, match="Expect `slots` >= 1 and `spares` >= 0, got 0 and 0"):
         LocalSandbox(slots=0)

@@ -164,6 +164,17 @@ def test_a_second_sandbox_gives_the_same_text(sandbox: LocalSandbox) -> None:
         assert other.run(code).stdout == sandbox.run(code).stdout != ""
 
 
+def test_memory_addresses_do_not_appear(sandbox: LocalSandbox) -> None:
+    assert sandbox.run("print(object(), hex(2**40))").stdout == "<object object at 0x...> 0x10000000000\n"
+
+
+def test_generators_without_a_seed_give_the_same_numbers(sandbox: LocalSandbox) -> None:
+    code = "import numpy as np\na, b = (np.random.default_rng().random() for _ in range(2))\nprint(a, b, a != b)"
+    first = sandbox.run(code).stdout
+    assert first == sandbox.run(code).stdout
+    assert first.endswith("True\n")
+
+
 def test_full_tracebacks_show_the_block_and_no_frame_of_ours() -> None:
     with LocalSandbox(slots=1, error_format="full", preload=()) as sandbox:
         error = sandbox.run("def f():\n    return 1 / 0\nf()").error
