@@ -1,0 +1,145 @@
+"""Text to tokens and back."""
+
+from typing import Any
+
+import pytest
+from agents_fakes import CHAT_TEMPLATE, EOS, LETTERS, byte_tokenizer, tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from agents.chat import Chat, ChatError
+
+FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+WORDY = tokenizer()
+BYTES = byte_tokenizer()
+
+
+def with_bos(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokenizer, which puts a token before everything that it encodes, as Llama's does."""
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{EOS} $A", special_tokens=[(EOS, made.eos_token_id)]
+    )
+    return made
+
+
+def test_a_prompt_becomes_a_user_turn_and_opens_the_assistants() -> None:
+    chat = Chat(WORDY)
+    assert WORDY.decode(chat.encode_prompt("What is 2+2?")) == "<user>What is 2+2?\n<assistant>"
+
+
+def test_a_raw_prompt_stays_as_it_is() -> None:
+    assert WORDY.decode(Chat(WORDY, "raw").encode_prompt("What is 2+2?")) == "What is 2+2?"
+
+
+def test_thinking_is_turned_off_where_the_template_knows_it() -> None:
+    made = tokenizer(template=CHAT_TEMPLATE + "{% if enable_thinking is false %}<think></think>{% endif %}")
+    assert made.decode(Chat(made).encode_prompt("Hi")) == "<user>Hi\n<assistant><think></think>"
+
+
+def test_feedback_is_encoded_on_its_own() -> None:
+    chat = Chat(WORDY)
+    assert WORDY.decode(chat.encode_feedback("\n4\n")) == "\n4\n"
+    assert chat.encode_feedback("") == []
+
+
+@pytest.mark.parametrize("template", ["chat", "raw"])
+def test_nothing_that_the_tokenizer_likes_to_add_is_added(template: str) -> None:
+    made = with_bos(tokenizer())
+    assert made.encode("x")[0] == made.eos_token_id
+    chat = Chat(made, "raw" if template == "raw" else "chat")
+    assert made.eos_token_id not in [*chat.encode_prompt("Hi"), *chat.encode_feedback("Hi")]
+
+
+def test_the_end_of_sequence_ends_a_completion() -> None:
+    assert Chat(WORDY).stop_token_ids(None) == {WORDY.eos_token_id}
+
+
+@pytest.mark.parametrize(("named", "more"), [(None, set()), (5, {5}), ([5, 6], {5, 6})])
+def test_so_do_the_tokens_that_the_models_maker_names(named: int | list[int] | None, more: set[int]) -> None:
+    assert Chat(WORDY).stop_token_ids(GenerationConfig(eos_token_id=named)) == {WORDY.eos_token_id, *more}
+
+
+def test_a_tokenizer_without_a_template_can_only_be_raw() -> None:
+    with pytest.raises(
+        ChatError,
+        match=r"^Expect a tokenizer with a chat template, got one without: use `--template raw`\.$",
+    ):
+        Chat(tokenizer(template=None))
+    Chat(tokenizer(template=None), "raw")
+
+
+def test_a_tokenizer_needs_an_end_of_sequence() -> None:
+    made = tokenizer()
+    made.eos_token = None
+    with pytest.raises(ChatError, match=r"^Expect a tokenizer with an end-of-sequence token, got one without\.$"):
+        Chat(made)
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    class Slow(PreTrainedTokenizerFast):
+        is_fast = False
+
+    made: Any = Slow
+    with pytest.raises(ChatError, match=r"^Expect a fast tokenizer, got the slow Slow\.$"):
+        Chat(made(tokenizer_object=tokenizer().backend_tokenizer, eos_token=EOS), "raw")
+
+
+def test_a_character_appears_with_its_last_byte() -> None:
+    decoder = Chat(BYTES).decoder()
+    assert [decoder.step(token_id) for token_id in BYTES.encode("a∑b")] == ["a", "", "", "∑", "b"]
+    assert decoder.finish() == ""
+
+
+def test_bytes_that_became_no_character_are_told_at_the_end() -> None:
+    decoder = Chat(BYTES).decoder()
+    assert [decoder.step(token_id) for token_id in BYTES.encode("∑")[:2]] == ["", ""]
+    assert decoder.finish() == "\ufffd"
+    assert decoder.finish() == ""
+
+
+def test_two_decoders_know_nothing_of_each_other() -> None:
+    one, other = Chat(BYTES).decoder(), Chat(BYTES).decoder()
+    first, second, third = BYTES.encode("∑")
+    assert (one.step(first), other.step(first), one.step(second), one.step(third)) == ("", "", "", "∑")
+    assert other.finish() == "\ufffd"
+
+
+def test_special_tokens_that_are_no_end_are_text() -> None:
+    made = tokenizer()
+    made.add_special_tokens({"pad_token": "<|pad|>"})
+    decoder = Chat(made).decoder()
+    assert "".join(decoder.step(t) for t in made.encode("a<|pad|>b")) + decoder.finish() == "a<|pad|>b"
+
+
+@FAST
+@given(st.text(alphabet=LETTERS, max_size=20))
+def test_encoded_text_comes_back_in_pieces(text: str) -> None:
+    decoder = Chat(WORDY).decoder()
+    assert "".join(decoder.step(t) for t in Chat(WORDY).encode_feedback(text)) + decoder.finish() == text
+
+
+@FAST
+@given(st.lists(st.integers(0, len(WORDY) - 2), max_size=30))
+def test_the_pieces_of_any_tokens_are_their_text(token_ids: list[int]) -> None:
+    decoder = Chat(WORDY).decoder()
+    pieces = [decoder.step(token_id) for token_id in token_ids]
+    assert "".join(pieces) + decoder.finish() == WORDY.decode(token_ids)
+
+
+@FAST
+@given(st.lists(st.sampled_from([0x24, 0x60, 0x0A, 0xC3, 0xA9, 0xE2, 0x88, 0x91, 0xF0, 0x9F, 0x80, 0xFF]), max_size=30))
+def test_the_pieces_of_any_bytes_are_their_text(data: list[int]) -> None:
+    vocabulary = BYTES.get_vocab()
+    token_ids = [vocabulary[_letter(byte)] for byte in data]
+    decoder = Chat(BYTES).decoder()
+    pieces = [decoder.step(token_id) for token_id in token_ids]
+    assert "".join(pieces) + decoder.finish() == bytes(data).decode(errors="replace")
+
+
+def _letter(byte: int) -> str:
+    """The token of a byte in a byte-level vocabulary: printable bytes stand for themselves, others are moved up."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(0x100) if b not in plain]
+    return chr(byte if byte in plain else 0x100 + others.index(byte))
