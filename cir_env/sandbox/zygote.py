@@ -38,6 +38,13 @@ def fix_addresses() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
+def forget_editable_installs() -> None:
+    """Take out of the import system what .pth files put in, such as the checkout that this file lies in."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if isinstance(finder, type)]
+    library, packages = os.path.dirname(os.__file__), ("site-packages", "dist-packages")
+    sys.path[:] = [p for p in sys.path if p.startswith(library) or p.endswith((*packages, ".zip", "lib-dynload"))]
+
+
 def use_huge_pages(maps: IO[str]) -> None:
     """Collapse the heap into huge pages, so that a fork has fewer page tables to copy."""
     maps.seek(0)
@@ -227,7 +234,7 @@ def main() -> None:
     unsafe = settings["isolation"] == "unsafe"
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
     jail.raise_descriptor_limit()
-    sys.meta_path[:] = [finder for finder in sys.meta_path if isinstance(finder, type)]  # Not those of .pth files.
+    forget_editable_installs()
     found = layers.set_up(settings["isolation"], settings["scratch"], settings["preload"])
     preload(settings["preload"])
     settle()
