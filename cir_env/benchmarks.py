@@ -127,7 +127,10 @@ _ALL = (
 )
 
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
-"""All benchmarks by name; the first five make up the main table."""
+"""All benchmarks by name."""
+
+PAPER = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
+"""The five benchmarks of the paper's main table."""
 
 
 def load_benchmark(name: str, folder: str | os.PathLike[str], *, pinned: bool = True) -> ProblemSet:

@@ -1,0 +1,446 @@
+"""Problem sets: where they come from, what they refuse, and that train and test never overlap."""
+
+import copy
+import json
+import pickle
+import re
+import subprocess
+import sys
+import types
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sympy
+
+from cir_env import generators
+from cir_env.errors import ProblemError
+from cir_env.families import Draft
+from cir_env.problems import Fields, Problem, ProblemSet, load_problems
+
+ROW = {"problem": "What is 1 + 1?", "answer": "2"}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def message(action: Callable[[], object]) -> str:
+    with pytest.raises(ProblemError) as error:
+        action()
+    return str(error.value)
+
+
+def problems(*ids: str) -> ProblemSet:
+    return ProblemSet(Problem(id=i, statement=f"What is {i}?", answer=i) for i in ids)
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_jsonl_row_becomes_a_problem(tmp_path: Path) -> None:
+    path = write(tmp_path / "sums.jsonl", {**ROW, "id": 7, "subject": "addition", "level": 3})
+    assert ProblemSet.from_jsonl(path)[0] == Problem(
+        id="7", statement="What is 1 + 1?", answer="2", source="sums", subject="addition"
+    )
+
+
+def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
+    assert [p.id for p in ProblemSet.from_jsonl(write(tmp_path / "sums.jsonl", ROW, ROW))] == ["sums-1", "sums-2"]
+
+
+@pytest.mark.parametrize(
+    "fields", [Fields(statement="question", answer="final"), {"statement": "question", "answer": "final"}]
+)
+def test_fields_can_have_other_names(tmp_path: Path, fields: Any) -> None:
+    path = write(tmp_path / "a.jsonl", {"question": "1 + 1?", "final": 2})
+    assert ProblemSet.from_jsonl(path, fields=fields)[0].answer == "2"
+
+
+def test_an_answer_can_be_the_last_box_of_a_solution(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"problem": "?", "answer": r"Not \boxed{1} but \boxed{ \frac{1}{2} }."})
+    assert ProblemSet.from_jsonl(path, fields={"boxed": True})[0].answer == r"\frac{1}{2}"
+
+
+def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(ROW)}\r\n\r\n  \n{json.dumps(ROW)}".encode())
+    assert len(ProblemSet.from_jsonl(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("{", "Expect a JSON object, got Expecting property name"),
+        ("[1]", "Expect a JSON object, got list."),
+        ({"problem": "?"}, "Expect the answer in field 'answer', got a row with ['problem']; name the right field"),
+        ({"answer": "2"}, "Expect the statement in field 'problem', got a row with ['answer']; name the right field"),
+        ({"problem": "?", "answer": None}, "Expect the answer in field 'answer'"),
+        ({"problem": " ", "answer": "2"}, "Expect field 'problem' not to be blank."),
+        ({"problem": "?", "answer": ["2"]}, "Expect field 'answer' to be text or a number, got list."),
+        ({"problem": "?", "answer": True}, "Expect field 'answer' to be text or a number, got bool."),
+        ('{"problem": "?", "answer": NaN}', "Expect field 'answer' to be a finite number, got nan."),
+        ({**ROW, "id": "a"}, "Expect distinct ids, got 'a' again."),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, expected: str) -> None:
+    path = write(tmp_path / "a.jsonl", {**ROW, "id": "a"}, "", row)
+    assert message(lambda: ProblemSet.from_jsonl(path)).startswith(f"{path}, line 3: {expected}")
+
+
+def test_bytes_that_are_no_utf8_are_a_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"problem": "\xff"}')
+    assert "line 1: Expect UTF-8, got invalid start byte." in message(
+        lambda: ProblemSet.from_jsonl(tmp_path / "a.jsonl")
+    )
+
+
+def test_a_solution_without_a_box_is_a_bad_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"problem": "?", "answer": "It is 2."})
+    text = message(lambda: ProblemSet.from_jsonl(path, fields={"boxed": True}))
+    assert text == rf"{path}, line 1: Expect an answer within \boxed{{}} in field 'answer', got none."
+
+
+def test_bad_rows_are_skipped_and_counted_by_option(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROW, "{", {"problem": "?"}, ROW)
+    loaded = ProblemSet.from_jsonl(path, on_bad_row="skip")
+    assert (len(loaded), loaded.skipped) == (2, 2)
+
+
+def test_a_set_without_problems_is_an_error(tmp_path: Path) -> None:
+    assert message(lambda: ProblemSet.from_jsonl(write(tmp_path / "a.jsonl"))) == (
+        "Expect at least one problem in 'a', got none."
+    )
+    assert message(lambda: ProblemSet.from_jsonl(write(tmp_path / "a.jsonl", "{"), on_bad_row="skip")) == (
+        "Expect at least one problem in 'a', got none (1 bad rows were skipped)."
+    )
+
+
+def test_a_file_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "none.jsonl"
+    assert message(lambda: ProblemSet.from_jsonl(path)) == (
+        f"Expect a file that can be read, got {str(path)!r}: No such file or directory."
+    )
+
+
+def test_unknown_options_are_errors(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROW)
+    assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
+        "Expect `fields` to map some of ['statement', 'answer', 'id', 'subject', 'boxed'] to names, got ['question']."
+    )
+    assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
+        "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
+    )
+
+
+def test_parquet_rows_become_problems_and_bad_ones_are_named(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"problem": ["1 + 1?", "2 + 2?"], "answer": [2, None]}), path)
+    assert message(lambda: ProblemSet.from_parquet(path)).startswith(f"{path}, row 2: Expect the answer in field")
+    assert ProblemSet.from_parquet(path, on_bad_row="skip")[0].answer == "2"
+
+
+def test_a_file_that_is_no_parquet_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = write(tmp_path / "a.parquet", ROW)
+    assert message(lambda: ProblemSet.from_parquet(path)).startswith(f"Expect a Parquet file, got {str(path)!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "action", "expected"),
+    [
+        (
+            "pyarrow",
+            lambda: ProblemSet.from_parquet("a.parquet"),
+            "Expect the library pyarrow to read 'a.parquet': pip install \"cir-env[parquet]\".",
+        ),
+        (
+            "datasets",
+            lambda: load_problems("hub:o/n", "train"),
+            "Expect the library datasets to load 'o/n' from the hub: pip install \"cir-env[hub]\".",
+        ),
+        (
+            "reasoning_gym",
+            lambda: load_problems("reasoning_gym:gcd", "train"),
+            "Expect the library reasoning-gym to make 'reasoning_gym:gcd': "
+            'pip install "cir-env[problems]" (it needs a C compiler).',
+        ),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, action: Callable[[], object], expected: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert message(action) == expected
+
+
+class FakeDatasets(types.ModuleType):
+    """Stands for the library that loads from the hub."""
+
+    def __init__(self, rows: list[dict[str, Any]] | Exception) -> None:
+        super().__init__("datasets")
+        self.rows = rows
+        self.asked: list[tuple[str, str | None, str, str | None]] = []
+
+    def load_dataset(self, name: str, config: str | None, *, split: str, revision: str | None) -> Any:
+        self.asked.append((name, config, split, revision))
+        if isinstance(self.rows, Exception):
+            raise self.rows
+        return self.rows
+
+
+def test_a_hub_set_is_loaded_by_name_split_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", fake := FakeDatasets([ROW]))
+    loaded = ProblemSet.from_hub("owner/sums", split="test", revision="abc")
+    assert (loaded[0].id, fake.asked) == ("owner/sums-1", [("owner/sums", None, "test", "abc")])
+
+
+def test_a_hub_that_can_not_be_reached_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", FakeDatasets(ConnectionError("no route\nmany more lines")))
+    assert message(lambda: ProblemSet.from_hub("owner/sums")) == (
+        "Expect the hub to have split 'train' of 'owner/sums', and to be reachable; got ConnectionError: no route"
+    )
+
+
+# --- sets ------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_is_a_sequence_whose_slices_are_sets() -> None:
+    abc = problems("a", "b", "c")
+    assert (len(abc), abc[-1].id, [p.id for p in abc[:2]], abc[2] in abc) == (3, "c", ["a", "b"], True)
+    assert isinstance(abc[1:], ProblemSet)
+    with pytest.raises(IndexError):
+        abc[3]
+
+
+def test_a_set_can_not_be_changed() -> None:
+    abc = problems("a")
+    with pytest.raises(TypeError):
+        abc[0] = abc[0]  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        abc[0].answer = "b"  # type: ignore[misc]
+
+
+def test_copies_share_the_set_and_pickles_equal_it() -> None:
+    abc = problems("a", "b")
+    assert copy.deepcopy({"problems": abc})["problems"] is copy.copy(abc) is abc
+    assert pickle.loads(pickle.dumps(abc)) == abc == problems("a", "b") != problems("b", "a")
+    assert hash(abc) == hash(problems("a", "b"))
+
+
+def test_a_generated_set_travels_as_its_recipe() -> None:
+    made = ProblemSet.generate("products", seed=3, size=300)
+    assert len(pickle.dumps(made)) < 200
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_sets_of_something_else_or_with_an_id_twice_are_errors() -> None:
+    assert message(lambda: ProblemSet([])) == "Expect at least one problem in 'problems', got none."
+    assert message(lambda: ProblemSet(["a"])) == (  # type: ignore[list-item]
+        "Expect only `Problem` in 'problems', got str."
+    )
+    assert message(lambda: problems("a", "a")) == "Expect distinct ids in 'problems', got 'a' twice."
+
+
+# --- generators ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed"])
+def test_generated_problems_are_the_same_in_every_process(name: str) -> None:
+    code = f"""
+from cir_env.problems import ProblemSet
+print([(p.id, p.statement, p.answer) for p in ProblemSet.generate({name!r}, split="test", seed=5, size=40)])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
+    )
+    here = ProblemSet.generate(name, split="test", seed=5, size=40)
+    assert run.stdout.strip() == str([(p.id, p.statement, p.answer) for p in here])
+
+
+def test_another_seed_gives_other_problems_and_a_larger_size_only_more() -> None:
+    small, large = (ProblemSet.generate("mixed", seed=1, size=size) for size in (30, 60))
+    assert large[:30] == small
+    assert {p.id for p in small}.isdisjoint(p.id for p in ProblemSet.generate("products", seed=2, size=30))
+
+
+@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed"])
+def test_train_and_test_never_overlap(name: str) -> None:
+    train = {p.id.split("-")[-1] for s in range(3) for p in ProblemSet.generate(name, seed=s, size=2000)}
+    test = {
+        p.id.split("-")[-1]
+        for other in ("products", "arithmetic", "mixed")
+        for p in ProblemSet.generate(other, split="test", seed=9, size=300)
+    }
+    assert train.isdisjoint(test)
+
+
+def test_a_commuted_or_rephrased_product_is_in_the_same_split() -> None:
+    def operands(split: str) -> set[tuple[int, ...]]:
+        made = ProblemSet.generate("products", split=split, size=3000)
+        return {tuple(sorted(map(int, re.findall(r"\d+", p.statement)))) for p in made}
+
+    train, test = operands("train"), operands("test")
+    assert len(train) == len(test) == 3000
+    assert train.isdisjoint(test)
+
+
+def test_products_are_of_four_by_three_digits_in_several_phrasings_and_both_orders() -> None:
+    made = ProblemSet.generate("products", size=500)
+    shapes = {tuple(map(len, re.findall(r"\d+", p.statement))) for p in made}
+    phrasings = {re.sub(r"\d+", "N", p.statement) for p in made}
+    assert (shapes, {p.subject for p in made}) == ({(4, 3), (3, 4)}, {"multiplication"})
+    assert "What is N * N?" in phrasings
+    assert len(phrasings) >= 4
+
+
+def test_the_default_generator_is_small_arithmetic() -> None:
+    made = ProblemSet.generate("arithmetic", size=300)
+    assert Counter(p.subject for p in made) == {"addition": 100, "subtraction": 100, "multiplication": 100}
+
+
+def numbers(problem: Problem) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", problem.statement)]
+
+
+def solve_linear(p: Problem) -> object:
+    left, right = p.statement.removeprefix("Solve for x: ").split(".")[0].split("=")
+    return sympy.solve(sympy.sympify(f"{left} - ({right})".replace("x", "*x")))[0]
+
+
+def solve_system(p: Problem) -> object:
+    equations = re.findall(r"-?\d+x \+ \d+y = -?\d+", p.statement)
+    lines = [sympy.sympify(re.sub("([xy])", r"*\1", e).replace("=", "- (") + ")") for e in equations]
+    solution = sympy.solve(lines, dict=True)[0]
+    return sympy.prod(list(solution.values())) if len(solution) == 2 else None
+
+
+CHECKS: dict[str, Callable[[Problem, list[int]], object]] = {
+    r"product|times|\*": lambda p, n: sympy.prod(n),
+    "greatest common": lambda p, n: sympy.igcd(*n),
+    "least common": lambda p, n: sympy.ilcm(*n),
+    r"remainder|\d mod ": lambda p, n: sympy.Mod(sympy.Pow(n[0], n[1]), n[2]),
+    r"\d(?:st|nd|rd|th) prime": lambda p, n: sympy.prime(n[0]),
+    "primes are between": lambda p, n: len(list(sympy.primerange(*n))),
+    "smallest prime greater": lambda p, n: sympy.nextprime(n[0]),
+    "largest prime factor": lambda p, n: max(sympy.factorint(n[0])),
+    "How many positive divisors": lambda p, n: sympy.divisor_count(n[0]),
+    "sum of all divisors": lambda p, n: sympy.divisor_sigma(n[0]),
+    "Solve for x": lambda p, n: solve_linear(p),
+    "Solve the system": lambda p, n: solve_system(p),
+    "binom|committee": lambda p, n: sympy.binomial(max(n), min(n)),
+    "Fibonacci": lambda p, n: sympy.fibonacci(n[-2]) % n[-1],
+    "reduced fraction": lambda p, n: sympy.sympify(p.statement.split("Compute ")[1].split(". ")[0], rational=True),
+}
+
+
+def test_the_answers_of_mixed_problems_are_what_sympy_finds() -> None:
+    made = ProblemSet.generate("mixed", split="test", seed=4, size=170)
+    checked = set()
+    for problem in made:
+        for pattern, solve in CHECKS.items():
+            if re.search(pattern, problem.statement):
+                assert str(solve(problem, numbers(problem))) == problem.answer, problem
+                checked.add(pattern)
+                break
+    assert checked == set(CHECKS)
+    assert len({p.subject for p in made}) >= 12
+
+
+def test_a_generator_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = lambda rng: Draft(f"coin {rng.randint(0, 30)}", "?", "1", "coins")  # noqa: E731
+    monkeypatch.setattr(generators, "GENERATORS", {"coins": (family,)})
+    assert re.fullmatch(
+        r"Expect a `size` that generator 'coins' can fill without repeating itself, got 99: "
+        r"split 'train' with seed 0 ends after \d+ problems\. Ask for fewer\.",
+        message(lambda: ProblemSet.generate("coins", size=99)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"name": "sums"}, "Expect a generator's name, one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', "),
+        ({"split": "dev"}, "Expect `split` to be 'train' or 'test', got 'dev'."),
+        ({"size": 0}, "Expect `size` to be a positive integer, got 0."),
+        ({"size": 1.5}, "Expect `size` to be a positive integer, got 1.5."),
+        ({"seed": "a"}, "Expect `seed` to be an integer, got 'a'."),
+        (
+            {"name": "reasoning_gym:sudoku"},
+            "Expect a task of reasoning-gym whose answers can be graded, one of simple_",
+        ),
+    ],
+)
+def test_bad_arguments_of_a_generator_are_errors(arguments: dict[str, Any], expected: str) -> None:
+    assert message(lambda: ProblemSet.generate(**{"name": "products", **arguments})).startswith(expected)
+
+
+def test_reasoning_gym_tasks_have_disjoint_splits_and_subjects() -> None:
+    pytest.importorskip("reasoning_gym")
+    train = ProblemSet.generate("reasoning_gym:leg_counting", size=200)
+    test = ProblemSet.generate("reasoning_gym:leg_counting", split="test", size=20)
+    assert {p.statement for p in train}.isdisjoint(p.statement for p in test)
+    assert train == ProblemSet.generate("reasoning_gym:leg_counting", size=200)
+    assert {p.subject for p in train} == {"arithmetic"}
+
+
+def test_reasoning_gym_alone_mixes_its_tasks() -> None:
+    pytest.importorskip("reasoning_gym")
+    made = ProblemSet.generate("reasoning_gym", size=len(generators.REASONING_GYM_TASKS))
+    assert {p.subject for p in made} == {"algebra", "number theory", "arithmetic", "geometry"}
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+# --- names -----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_loads_one_set_for_all_environments_of_a_process() -> None:
+    assert load_problems("products", "test") is load_problems("products", "test")
+    assert (len(load_problems("products", "train")), len(load_problems("products", "test"))) == (10_000, 500)
+
+
+def test_a_set_and_a_file_are_taken_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROW, ROW)
+    abc = problems("a")
+    assert load_problems(abc, "test") is abc
+    assert load_problems(str(path), "train") is load_problems(path, "test")
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROW)
+    load_problems(path, "train")
+    assert len(load_problems(write(path, ROW, ROW), "train")) == 2
+
+
+def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", ROW, ROW)
+    assert len(load_problems(tmp_path, "train")) == 2
+    assert message(lambda: load_problems(tmp_path, "test")) == (
+        f"Expect test.jsonl or test.parquet in the folder {str(tmp_path)!r}, got neither."
+    )
+
+
+def test_a_hub_name_loads_the_split_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", fake := FakeDatasets([ROW]))
+    load_problems("hub:owner/once", "test")
+    load_problems("hub:owner/once", "test")
+    assert fake.asked == [("owner/once", None, "test", None)]
+
+
+@pytest.mark.parametrize("spec", ["nothing", "missing.jsonl", "pyproject.toml"])
+def test_a_name_that_names_nothing_lists_the_choices(spec: str) -> None:
+    assert message(lambda: load_problems(spec, "train")) == (
+        "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 'reasoning_gym:TASK', "
+        f"'hub:OWNER/NAME', or the path of a .jsonl or .parquet file that exists, got {spec!r}."
+    )
+
+
+def test_something_else_than_a_name_is_an_error() -> None:
+    assert message(lambda: load_problems(7, "train")) == (  # type: ignore[arg-type]
+        "Expect `problems` to be a ProblemSet, a name or a path, got int."
+    )
