@@ -123,7 +123,7 @@ def plot(runs: Sequence[Run]) -> Figure:
         if any(run.series(f"{arm}/accuracy") for run in runs):
             held_out.plot([], [], marker, color="black", markerfacecolor="none", label=ARMS[arm])
     held_out.plot([], [], "o-", color="black", markersize=4, label=ARMS["validation"])
-    held_out.legend(fontsize="small")
+    held_out.legend(fontsize="small", loc="center right")
     _lines(training, runs, "accuracy", "Accuracy in training")
     _lines(code, runs, "tools/use_ratio", "Episodes that write code")
     _lines(length, runs, "completions/mean_length", "Sampled tokens per episode", rate=False)
@@ -179,16 +179,12 @@ def main(args: Sequence[str]) -> int:
 def _figure(*, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels, row by row."""
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         raise ValueError('Expect the library matplotlib: pip install "cir-env[plot]".') from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.style.use("tableau-colorblind10")
     size = (3.2 * columns + 0.8, 2.6 * rows + 0.6) if columns > 2 else (9, 6)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharex=True, squeeze=False, layout="constrained")
-    return figure, list(axes.flat)
+    figure = Figure(figsize=size, layout="constrained")  # without pyplot: it draws in memory, on any machine
+    return figure, list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
 
 
 def _lines(axis: Axes, runs: Sequence[Run], key: str, title: str, *, marker: str = "", rate: bool = True) -> None:
@@ -196,7 +192,10 @@ def _lines(axis: Axes, runs: Sequence[Run], key: str, title: str, *, marker: str
         steps, values = zip(*run.series(key), strict=True) if run.series(key) else ((), ())
         axis.plot(steps, values, marker=marker, markersize=4, color=f"C{number}")
     axis.set_title(title, fontsize="medium")
-    axis.set_ylim(bottom=0, top=1.02 if rate else None)
+    if rate:
+        axis.set_ylim(-0.03, 1.03)
+    else:
+        axis.set_ylim(bottom=0)
     axis.tick_params(labelbottom=True)
     axis.grid(alpha=0.3)
 
