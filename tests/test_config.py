@@ -1,0 +1,208 @@
+"""The configuration: what is refused, and with which words."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents.config import (
+    PRESETS,
+    ConfigError,
+    EnvConfig,
+    PPOConfig,
+    RolloutConfig,
+    TrainConfig,
+    ValidationConfig,
+    budget_at,
+)
+from agents.trainer import Trainer, _comparable, _device
+
+
+@pytest.mark.parametrize(
+    ("schedule", "budgets"),
+    [
+        ("2", {0: 2, 1: 2, 10**6: 2}),
+        ("0", {0: 0, 7: 0}),
+        ("0:4", {0: 4, 99: 4}),
+        ("0:2,100:3,200:4", {0: 2, 99: 2, 100: 3, 199: 3, 200: 4, 299: 4}),
+        ("0:3,5:0", {4: 3, 5: 0}),
+        ("0:2, 10:3", {9: 2, 10: 3}),
+    ],
+)
+def test_a_schedule_gives_the_budget_of_every_step(schedule: str, budgets: dict[int, int]) -> None:
+    assert {step: budget_at(schedule, step) for step in budgets} == budgets
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["", "two", "-1", "1.5", "2,3", "0:2,100", "0:", ":2", "0:2:3", "0:2,", "1:2", "0:-1", "0:2,5:-1"],
+)
+def test_a_schedule_that_can_not_be_read_is_refused(schedule: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        EnvConfig(interaction_budget=schedule)
+    assert str(caught.value) == f"Expect `interaction_budget` like '2' or '0:2,100:3,200:4', got {schedule!r}."
+
+
+@pytest.mark.parametrize("schedule", ["0:2,200:3,100:4", "0:2,0:3", "0:2,5:3,5:4", "10:3,0:2"])
+def test_the_steps_of_a_schedule_must_rise(schedule: str) -> None:
+    with pytest.raises(ConfigError, match=r"^Expect `interaction_budget` like '2' or '0:2,100:3,200:4', got '"):
+        budget_at(schedule, 0)
+
+
+Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value", "expected"),
+    [
+        (RolloutConfig, "num_problems", 0, "of at least 1"),
+        (RolloutConfig, "max_completion_length", 0, "of at least 1"),
+        (RolloutConfig, "max_num_seqs", -3, "of at least 1"),
+        (RolloutConfig, "num_generations", 1, "of at least 2"),
+        (RolloutConfig, "temperature", 0.0, "above 0"),
+        (RolloutConfig, "max_model_len", 128, "above max_completion_length (128)"),
+        (PPOConfig, "num_epochs", 0, "of at least 1"),
+        (PPOConfig, "num_minibatches", 0, "of at least 1"),
+        (PPOConfig, "micro_batch_size", 0, "of at least 1"),
+        (PPOConfig, "learning_rate", 0.0, "above 0"),
+        (PPOConfig, "learning_rate", float("nan"), "above 0"),
+        (PPOConfig, "max_grad_norm", -1.0, "above 0"),
+        (PPOConfig, "epsilon", 1.0, "in [0, 1)"),
+        (PPOConfig, "epsilon", -0.1, "in [0, 1)"),
+        (PPOConfig, "adam_beta1", 1.0, "in [0, 1)"),
+        (PPOConfig, "adam_beta2", 1.0, "in [0, 1)"),
+        (PPOConfig, "epsilon_high", 0.1, "of at least epsilon"),
+        (PPOConfig, "dual_clip", 1.0, "above 1"),
+        (PPOConfig, "gamma", 0.0, "in (0, 1]"),
+        (PPOConfig, "gamma", 2.0, "in (0, 1]"),
+        (PPOConfig, "lam", -0.5, "in [0, 1]"),
+        (PPOConfig, "lam", 1.5, "in [0, 1]"),
+        (TrainConfig, "max_steps", -1, "of at least 0"),
+        (TrainConfig, "save_every", 0, "of at least 1"),
+        (TrainConfig, "save_total_limit", 0, "of at least 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_expected(
+    make: Make, name: str, value: float, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(**{name: value})
+    assert str(caught.value) == f"Expect `{name}` {expected}, got {value!r}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("every", -1, "of at least 0"),
+        ("num_problems", 0, "of at least 1"),
+        ("top_p", 0.0, "in (0, 1]"),
+        ("top_p", 1.1, "in (0, 1]"),
+    ],
+)
+def test_a_value_of_the_validation_is_named_as_such(name: str, value: float, expected: str) -> None:
+    values: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigError) as caught:
+        ValidationConfig(**values)
+    assert str(caught.value) == f"Expect `validation.{name}` {expected}, got {value!r}."
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (RolloutConfig, {"num_generations": 2, "num_problems": 1, "max_num_seqs": 1}),
+        (RolloutConfig, {"max_completion_length": 1, "max_model_len": 2}),
+        (PPOConfig, {"epsilon": 0.0, "epsilon_high": 0.0, "gamma": 1.0, "lam": 0.0, "adam_beta1": 0.0}),
+        (ValidationConfig, {"every": 0, "num_problems": 1, "top_p": 1.0}),
+        (TrainConfig, {"max_steps": 0, "save_every": 1, "save_total_limit": 1}),
+    ],
+)
+def test_values_at_the_edge_are_taken(make: Make, values: dict[str, Any]) -> None:
+    config = make(**values)
+    assert {name: getattr(config, name) for name in values} == values
+
+
+def test_the_clip_range_is_the_papers() -> None:
+    config = PPOConfig()
+    assert (config.epsilon, config.epsilon_high, config.dual_clip) == (0.2, 0.28, 3.0)
+    assert config.advantage == "reinforce_plus_plus_baseline"
+
+
+def test_a_configuration_error_is_a_value_error() -> None:
+    assert issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_documented_whole_configuration(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.__doc__
+    config = preset()
+    assert isinstance(config, TrainConfig)
+    assert json.loads(json.dumps(dataclasses.asdict(config), default=str))["model"] == config.model
+    assert preset() == config
+
+
+def test_the_presets_are_these() -> None:
+    assert {"quickstart", "tiny", "mixed", "qwen2.5-math-7b", "qwen3-8b"} <= set(PRESETS)
+    assert next(iter(PRESETS)) == "quickstart"
+
+
+def test_presets_write_to_folders_of_their_own() -> None:
+    assert len({preset().output_dir for preset in PRESETS.values()}) == len(PRESETS)
+
+
+def test_a_configuration_can_not_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().seed = 1  # type: ignore[misc]
+
+
+def test_the_environment_gives_only_new_text_and_the_chosen_split() -> None:
+    arguments = EnvConfig(problems="sums", prompt="question").kwargs(split="test")
+    assert arguments["observation"] == "feedback"
+    assert (arguments["problems"], arguments["prompt"], arguments["split"]) == ("sums", "question", "test")
+
+
+def finished_run(folder: Path, config: TrainConfig) -> TrainConfig:
+    """The configuration of a run that left a checkpoint in the folder."""
+    config = dataclasses.replace(config, output_dir=folder)
+    path = folder / "checkpoint-1"
+    path.mkdir()
+    state = {"step": 1, "config": _comparable(config)}
+    (path / "trainer_state.json").write_text(json.dumps(state))
+    return config
+
+
+def refusal(config: TrainConfig) -> str:
+    """What a trainer says to a configuration, before it loads anything."""
+    with pytest.raises(ConfigError) as caught:
+        Trainer(config, log=lambda _: None)
+    return str(caught.value)
+
+
+def test_a_run_is_not_written_over(tmp_path: Path) -> None:
+    config = finished_run(tmp_path, TrainConfig())
+    assert refusal(config) == (
+        f"{tmp_path} holds a run already: add --resume to go on, or choose another --output-dir."
+    )
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    config = TrainConfig(output_dir=tmp_path, resume=True)
+    assert refusal(config) == f"Expect a checkpoint in {tmp_path} to resume from, got none: leave out --resume."
+
+
+def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
+    config = dataclasses.replace(finished_run(tmp_path, TrainConfig()), resume=True, max_steps=99)
+    changed = dataclasses.replace(config, seed=1, ppo=PPOConfig(learning_rate=0.5))
+    assert refusal(changed) == f"Expect the settings of the run in {tmp_path}, got others: ppo, seed."
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _device("auto") == _device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError) as caught:
+        _device("cuda")
+    assert str(caught.value) == "Expect a CUDA device for --device cuda, got none: use --device cpu."
