@@ -1,0 +1,145 @@
+"""Figures of a step, and where they are written."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents_fakes import trajectory
+
+from agents.metrics import MetricsLog, describe, is_correct, read_metrics
+from agents.types import Trajectory, Turn
+
+
+def turn(feedback: str = "", **info: Any) -> Turn:
+    return Turn(text="text", feedback=feedback, finish_reason="stop", info=info)
+
+
+def called(*statuses: str, **changes: Any) -> Trajectory:
+    """An episode with executions that ended so, and an answer."""
+    turns = [turn("4\n", execution_status=status, n_code_blocks=n) for n, status in enumerate(statuses, 1)]
+    return trajectory(turns=(*turns, turn(n_code_blocks=len(statuses), execution_status=None)), **changes)
+
+
+def test_the_figures_have_these_names() -> None:
+    assert set(describe([trajectory()])) == {
+        "accuracy",
+        "completions/clipped_ratio",
+        "completions/max_length",
+        "completions/mean_feedback_length",
+        "completions/mean_length",
+        "episodes/boundary_cuts",
+        "episodes/invalid_ratio",
+        "frac_reward_zero_std",
+        "reward",
+        "reward_std",
+        "tools/call_frequency",
+        "tools/failure_frequency",
+        "tools/use_ratio",
+    }
+
+
+def test_lengths_count_sampled_tokens_and_feedback_apart() -> None:
+    figures = describe([trajectory("P P s f f f s s"), trajectory("P s", truncated=True, terminated=False)])
+    assert figures["completions/mean_length"] == 2
+    assert figures["completions/max_length"] == 3
+    assert figures["completions/mean_feedback_length"] == 1.5
+    assert figures["completions/clipped_ratio"] == 0.5
+
+
+def test_rewards_are_worked_by_hand() -> None:
+    figures = describe([trajectory(reward=r, group_id=g) for r, g in ((1.0, 0), (1.0, 0), (1.0, 1), (-1.0, 1))])
+    assert figures["reward"] == 0.5
+    assert figures["reward_std"] == pytest.approx(0.75**0.5)
+    assert figures["frac_reward_zero_std"] == 0.5
+    assert figures["accuracy"] == 0.75
+
+
+def test_code_use_is_worked_by_hand() -> None:
+    figures = describe([called("ok", "error"), called("timeout"), called(), called()])
+    assert figures["tools/call_frequency"] == 0.75
+    assert figures["tools/use_ratio"] == 0.5
+    assert figures["tools/failure_frequency"] == pytest.approx(2 / 3)
+
+
+def test_without_executions_none_has_failed() -> None:
+    assert describe([called()])["tools/failure_frequency"] == 0
+
+
+def test_an_environment_without_code_has_figures_too() -> None:
+    figures = describe([trajectory(turns=(turn(),))])
+    assert figures["tools/call_frequency"] == figures["tools/use_ratio"] == 0
+
+
+def test_episodes_that_a_fault_of_ours_spoilt_are_left_out_of_rewards() -> None:
+    figures = describe([trajectory(reward=1.0), trajectory(reward=0.0, reward_valid=False)])
+    assert figures["reward"] == figures["accuracy"] == 1
+    assert figures["episodes/invalid_ratio"] == 0.5
+
+
+def test_where_nothing_is_valid_there_is_no_reward() -> None:
+    figures = describe([trajectory(reward_valid=False)])
+    assert figures["episodes/invalid_ratio"] == 1
+    assert not {"reward", "reward_std", "accuracy", "frac_reward_zero_std"} & set(figures)
+
+
+def test_cut_tokens_are_counted() -> None:
+    assert describe([trajectory(boundary_cuts=2), trajectory(boundary_cuts=1)])["episodes/boundary_cuts"] == 3
+
+
+@pytest.mark.parametrize(
+    ("info", "reward", "correct"),
+    [({"correct": True}, -1.0, True), ({"correct": False}, 1.0, False), ({}, 0.5, True), ({}, 0.0, False)],
+)
+def test_the_environment_says_what_is_correct_and_else_the_reward(
+    info: dict[str, Any], reward: float, correct: bool
+) -> None:
+    assert is_correct(trajectory(reward=reward, turns=(turn(**info),))) is correct
+
+
+def test_rows_are_written_one_on_a_line(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path / "run", keep_before=0) as log:
+        log.write(0, {"reward": 0.5})
+        log.write(1, {"reward": 1.0})
+        log.write(1, {"validation/accuracy": 0.25})
+        rows = read_metrics(tmp_path / "run" / "metrics.jsonl")  # readable while the run goes on
+    assert rows == [{"step": 0, "reward": 0.5}, {"step": 1, "reward": 1.0}, {"step": 1, "validation/accuracy": 0.25}]
+
+
+def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
+    reader: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    with MetricsLog(tmp_path, keep_before=0) as log:
+        log.write(3, {"reward": 0.5})
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("reward")] == [(3, 0.5)]
+
+
+def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
+    for reward in (0.1, 0.2):
+        with MetricsLog(tmp_path, keep_before=0) as log:
+            log.write(0, {"reward": reward})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "reward": 0.2}]
+
+
+def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, keep_before=0) as log:
+        for step in range(5):
+            log.write(step, {"reward": step})
+    with MetricsLog(tmp_path, keep_before=3) as log:
+        log.write(3, {"reward": 30})
+    assert [row["reward"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 30]
+
+
+def test_a_last_line_that_a_killed_run_left_unfinished_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "reward": 1}\n{"step": 1, "rew')
+    assert read_metrics(path) == [{"step": 0, "reward": 1}]
+    with MetricsLog(tmp_path, keep_before=2) as log:
+        log.write(2, {"reward": 2})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 2]
+
+
+def test_a_file_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
