@@ -1,0 +1,168 @@
+"""Checkpoints: whole or not at all."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from agents_fakes import byte_tokenizer, random_batch, tiny_qwen2
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents import checkpoint
+from agents.checkpoint import CheckpointError, checkpoints, load_training_state, read_state, save
+from agents.config import PPOConfig
+from agents.policy import Policy
+from agents.ppo import PPO
+from agents.types import Advantages
+
+V = 40
+TOKENIZER = byte_tokenizer()
+
+
+def trained(*, value_head: bool = False, seed: int = 0) -> PPO:
+    """A policy that has taken a step."""
+    ppo = PPO(Policy(tiny_qwen2(V, seed=seed), value_head=value_head), PPOConfig(learning_rate=0.01))
+    batch = random_batch(V, seed=seed)
+    ones = batch.action_mask.float()
+    old = ppo.policy.evaluate(batch, 8)
+    ppo.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+    return ppo
+
+
+def write(folder: Path, ppo: PPO, step: int, *, keep: int = 9, **state: Any) -> Path:
+    return save(
+        folder,
+        policy=ppo.policy,
+        tokenizer=TOKENIZER,
+        optimizer=ppo.optimizer,
+        state={"step": step, **state},
+        keep=keep,
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_checkpoint_loads_with_transformers(tmp_path: Path) -> None:
+    ppo, ids = trained(), torch.arange(9)[None]
+    path = write(tmp_path, ppo, 3)
+    assert path == tmp_path / "checkpoint-3"
+    model = AutoModelForCausalLM.from_pretrained(path)
+    assert torch.equal(model(ids).logits, ppo.policy.model(ids).logits)
+    assert AutoTokenizer.from_pretrained(path).encode("a∑") == TOKENIZER.encode("a∑")
+
+
+@pytest.mark.parametrize("value_head", [False, True])
+def test_training_goes_on_exactly_where_it_was(tmp_path: Path, value_head: bool) -> None:
+    ppo = trained(value_head=value_head)
+    path = write(tmp_path, ppo, 1)
+    other = PPO(Policy(AutoModelForCausalLM.from_pretrained(path), value_head=value_head), ppo.config)
+    load_training_state(path, policy=other.policy, optimizer=other.optimizer)
+    batch = random_batch(V, seed=5)
+    ones = batch.action_mask.float()
+    for each in (ppo, other):
+        old = each.policy.evaluate(batch, 8)
+        each.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+    for one, two in zip(ppo.policy.parameters(), other.policy.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_state_comes_back(tmp_path: Path) -> None:
+    path = write(tmp_path, trained(), 2, config={"seed": 7})
+    assert read_state(path) == {"step": 2, "config": {"seed": 7}}
+
+
+def test_checkpoints_are_listed_by_step_and_nothing_else_is(tmp_path: Path) -> None:
+    for name in ("checkpoint-10", "checkpoint-9", ".checkpoint-11.partial", "checkpoint-best", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-12").mkdir()  # without its state it is not whole
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_a_folder_that_is_not_there_has_no_checkpoints(tmp_path: Path) -> None:
+    assert checkpoints(tmp_path / "none") == []
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    ppo = trained()
+    for step in (8, 9, 10, 11):
+        write(tmp_path, ppo, step, keep=2)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-11"]
+
+
+def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
+    ppo = trained()
+    write(tmp_path, ppo, 1, config="old")
+    assert read_state(write(tmp_path, ppo, 1, config="new"))["config"] == "new"
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    ppo = trained()
+    before = write(tmp_path, ppo, 1)
+    weights = (before / "model.safetensors").read_bytes()
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(CheckpointError) as caught:
+        write(tmp_path, ppo, step)
+    assert str(caught.value) == (
+        f"Could not write {tmp_path}/checkpoint-{step}: [Errno 28] No space left on device."
+        " Free some space; no older checkpoint is lost."
+    )
+    assert names(tmp_path) == ["checkpoint-1"]
+    assert checkpoints(tmp_path) == [before]
+    assert (before / "model.safetensors").read_bytes() == weights
+
+
+def test_a_fault_of_any_other_class_is_told_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("safetensors has a class of its own")
+
+    ppo = trained()
+    monkeypatch.setattr(ppo.policy.model, "save_pretrained", broken)
+    with pytest.raises(CheckpointError, match="safetensors has a class of its own"):
+        write(tmp_path, ppo, 1)
+    assert names(tmp_path) == []
+
+
+def test_the_step_succeeds_once_there_is_space_again(tmp_path: Path) -> None:
+    ppo = trained()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(CheckpointError):
+            write(tmp_path, ppo, 1)
+    assert write(tmp_path, ppo, 1) == tmp_path / "checkpoint-1"
+
+
+def test_what_a_killed_run_left_half_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint-1.partial").mkdir()
+    (tmp_path / ".checkpoint-1.partial" / "junk").write_text("junk")
+    path = write(tmp_path, trained(), 1)
+    assert names(tmp_path) == ["checkpoint-1"]
+    assert "junk" not in names(path)
+
+
+def test_a_state_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text("{'step': 1}")
+    with pytest.raises(CheckpointError) as caught:
+        read_state(tmp_path)
+    assert str(caught.value).startswith(f"Expect JSON in {tmp_path}/trainer_state.json, got: Expecting property name")
+
+
+def test_a_checkpoint_error_is_an_os_error() -> None:
+    assert issubclass(checkpoint.CheckpointError, OSError)
+
+
+def test_the_state_is_json_for_people_too(tmp_path: Path) -> None:
+    path = write(tmp_path, trained(), 4)
+    assert json.loads((path / "trainer_state.json").read_text()) == {"step": 4}
