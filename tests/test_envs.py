@@ -1,0 +1,190 @@
+"""Copies of an environment, stepped side by side."""
+
+import threading
+from typing import Any
+
+import gymnasium
+import pytest
+from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
+
+from agents.envs import EnvPool, EnvResult
+
+
+def received(envs: EnvPool, count: int) -> dict[int, EnvResult]:
+    """The next results, by copy."""
+    results: dict[int, EnvResult] = {}
+    while len(results) < count:
+        results |= {result.env_id: result for result in envs.recv(wait=True)}
+    return results
+
+
+def begun(envs: EnvPool, **options: Any) -> EnvPool:
+    """The pool with an episode in progress in every copy."""
+    for env_id in range(len(envs)):
+        envs.reset(env_id, seed=env_id, options=options)
+    received(envs, len(envs))
+    return envs
+
+
+def test_a_reset_returns_the_prompt() -> None:
+    with pool(CallEnv, 2) as envs:
+        envs.reset(1, seed=0, options={"problem_index": 3})
+        (result,) = envs.recv(wait=True)
+    assert (result.env_id, result.observation, result.info["problem_id"]) == (1, "Q3: ", "3")
+    assert (result.reward, result.terminated, result.truncated) == (0.0, False, False)
+
+
+def test_a_step_returns_what_the_environment_says() -> None:
+    with pool(CallEnv, 1) as envs:
+        begun(envs).send(0, "call `\n\nmore")
+        (call,) = envs.recv(wait=True)
+        envs.send(0, "a")
+        (answer,) = envs.recv(wait=True)
+    assert (call.observation, call.info["kept_chars"], call.terminated) == ("[1]\n", 8, False)
+    assert (answer.observation, answer.reward, answer.terminated, answer.truncated) == ("", 1.0, True, False)
+
+
+def test_the_seed_reaches_the_copy_and_no_options_are_none() -> None:
+    class Spy(CallEnv):
+        def reset(self, **arguments: Any) -> tuple[str, dict[str, Any]]:
+            return str(arguments), {}
+
+    with pool(Spy, 1) as envs:
+        envs.reset(0, seed=5, options={})
+        (result,) = envs.recv(wait=True)
+    assert result.observation == "{'seed': 5, 'options': None}"
+
+
+def test_copies_are_separate() -> None:
+    with pool(CallEnv, 3) as envs:
+        begun(envs, problem_index=1)
+        envs.send(0, "call `\n")
+        envs.send(2, "z")
+        results = received(envs, 2)
+    assert (results[0].terminated, results[2].terminated) == (False, True)
+    assert [env.actions for env in envs.envs if isinstance(env, CallEnv)] == [["call `\n"], [], ["z"]]
+    assert len(envs) == 3
+
+
+def test_sending_returns_at_once_and_steps_overlap() -> None:
+    barrier = threading.Barrier(3, timeout=20)
+
+    class Meeting(CallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            barrier.wait()  # passes only when all three copies are in a step at the same time
+            return super().step(action)
+
+    with pool(Meeting, 3) as envs:
+        begun(envs)
+        for env_id in range(3):
+            envs.send(env_id, "a")
+        assert received(envs, 3).keys() == {0, 1, 2}
+
+
+def test_who_is_done_first_comes_first() -> None:
+    turn = threading.Event()
+
+    class Slow(CallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            if action == "slow":
+                turn.wait(20)
+            return super().step(action)
+
+    with pool(Slow, 2) as envs:
+        begun(envs)
+        envs.send(0, "slow")
+        envs.send(1, "fast")
+        assert [result.env_id for result in envs.recv(wait=True)] == [1]
+        assert envs.recv(wait=False) == []
+        turn.set()
+        assert [result.env_id for result in envs.recv(wait=True)] == [0]
+
+
+def test_all_that_are_done_come_together() -> None:
+    with pool(CallEnv, 3) as envs:
+        begun(envs)
+        for env_id in range(3):
+            envs.send(env_id, "a")
+        envs.close()  # waits for all three
+        assert len(envs.recv(wait=False)) == 3
+
+
+def test_waiting_for_nothing_is_an_error() -> None:
+    message = r"^Expect a reset or an action in flight before recv\(wait=True\), got none\.$"
+    with pool(CallEnv, 1) as envs, pytest.raises(RuntimeError, match=message):
+        envs.recv(wait=True)
+
+
+def test_asking_without_waiting_may_give_nothing() -> None:
+    with pool(CallEnv, 1) as envs:
+        assert envs.recv(wait=False) == []
+
+
+def test_what_an_environment_raises_is_raised_to_the_receiver() -> None:
+    with pool(lambda: CallEnv(fail_at=1), 1) as envs:
+        begun(envs).send(0, "a")
+        with pytest.raises(OSError, match="the environment broke"):
+            envs.recv(wait=True)
+
+
+def test_a_drained_pool_can_be_used_again() -> None:
+    with pool(lambda: CallEnv(fail_at=1, fail_on=2, delay_s=0.01), 3) as envs:
+        for env_id, problem in enumerate((1, 2, 3)):
+            envs.reset(env_id, seed=0, options={"problem_index": problem})
+        received(envs, 3)
+        for env_id in range(3):
+            envs.send(env_id, "a")
+        envs.drain()
+        assert envs.recv(wait=False) == []
+        begun(envs, problem_index=1).send(1, "a")
+        assert received(envs, 1)[1].reward == 1.0
+
+
+def test_the_scanner_of_the_next_action_comes_with_the_result() -> None:
+    with pool(lambda: ScannedCallEnv(calls=1), 1) as envs:
+        envs.reset(0, seed=0, options={})
+        (fresh,) = envs.recv(wait=True)
+        envs.send(0, "`\n")
+        (spent,) = envs.recv(wait=True)
+        envs.send(0, "a")
+        (over,) = envs.recv(wait=True)
+    assert isinstance(fresh.scanner, CallScanner)
+    assert spent.scanner is None
+    assert over.scanner is None
+
+
+def test_each_action_has_a_scanner_of_its_own() -> None:
+    with pool(ScannedCallEnv, 2) as envs:
+        for env_id in range(2):
+            envs.reset(env_id, seed=0, options={})
+        results = received(envs, 2)
+    assert results[0].scanner is not results[1].scanner
+
+
+def test_an_environment_needs_no_scanner() -> None:
+    with pool(CallEnv, 1) as envs:
+        envs.reset(0, seed=0, options={})
+        assert envs.recv(wait=True)[0].scanner is None
+
+
+def test_wrappers_hide_neither_the_scanner_nor_the_problems() -> None:
+    with pool(lambda: gymnasium.wrappers.OrderEnforcing(ScannedCallEnv()), 1) as envs:
+        assert envs.num_problems == 8
+        envs.reset(0, seed=0, options={})
+        assert isinstance(envs.recv(wait=True)[0].scanner, CallScanner)
+
+
+def test_an_environment_needs_no_problem_set() -> None:
+    class Endless(gymnasium.Env[str, str]):
+        action_space = observation_space = gymnasium.spaces.Text(10)
+
+    with pool(Endless, 1) as envs:
+        assert envs.num_problems is None
+
+
+def test_closing_waits_for_the_steps_and_closes_every_copy() -> None:
+    envs = EnvPool(lambda: CallEnv(delay_s=0.05), 2)
+    begun(envs).send(0, "a")
+    envs.close()
+    assert [env.closed for env in envs.envs if isinstance(env, CallEnv)] == [True, True]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("env")]
