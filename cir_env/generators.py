@@ -95,10 +95,11 @@ def _reasoning_gym_family(task: str, seed: int) -> Family:
         ) from None
     # The library seeds entry i with seed + i: seeds far apart keep small seeds from sharing their entries.
     far = random.Random(f"cir_env/reasoning_gym/{task}/{seed}").randrange(2**62)
-    entries = iter(reasoning_gym.create_dataset(task, seed=far, size=2**31))
+    dataset = iter(reasoning_gym.create_dataset(task, seed=far, size=2**31))
+    entries = (entry for entry in dataset if str(entry["answer"]).strip("$ "))
 
     def family(rng: random.Random) -> Draft:
-        entry = next(entry for entry in entries if str(entry["answer"]).strip("$ "))
+        entry = next(entries)
         statement = str(entry["question"]).strip()
         # The numbers alone decide the split, so that other words or another order can not straddle it.
         key = make_key(f"reasoning_gym {task}", *sorted(re.findall(r"[\d.]+", statement)))
