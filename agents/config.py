@@ -194,7 +194,7 @@ class TrainConfig:
     """Where metrics, samples and checkpoints go."""
     resume: bool = False
     """Go on from the newest checkpoint in output_dir."""
-    max_steps: int = 24
+    max_steps: int = 12
     """Training steps: one collection of trajectories and one PPO update each."""
     save_every: int = 10
     """Steps between checkpoints; there is always one after the last step."""
@@ -224,8 +224,8 @@ def quickstart() -> TrainConfig:
     return TrainConfig(
         env=EnvConfig(problems="products", prompt="cir_one_shot"),
         rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=72, max_model_len=384),
-        ppo=PPOConfig(learning_rate=1e-5),
-        validation=ValidationConfig(every=8, text_prompt="text_one_shot", greedy=True),
+        ppo=PPOConfig(learning_rate=2e-5),
+        validation=ValidationConfig(every=4, text_prompt="text_one_shot", greedy=True),
     )
 
 

@@ -1,0 +1,143 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+from agents.config import PRESETS
+from agents.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    *("tiny", "--rollout.num-problems", "2", "--rollout.num-generations", "2", "--rollout.max-num-seqs", "4"),
+    *("--validation.num-problems", "4", "--validation.every", "0"),
+]
+
+
+def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False, **options)
+
+
+def test_without_arguments_the_quickstart_is_trained() -> None:
+    assert train.parse([]) == (PRESETS["quickstart"](), False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_can_be_changed_by_flags(name: str) -> None:
+    config, _ = train.parse([name, "--max-steps", "7", "--ppo.learning-rate", "1e-3"])
+    assert (config.max_steps, config.ppo.learning_rate) == (7, 1e-3)
+    assert config.model == PRESETS[name]().model
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_what_it_is_for(name: str) -> None:
+    assert PRESETS[name].__doc__
+
+
+def test_the_papers_run_has_the_papers_figures() -> None:
+    config = PRESETS["qwen2.5-math-7b"]()
+    rollout, ppo = config.rollout, config.ppo
+    assert (rollout.num_problems, rollout.num_generations, rollout.max_completion_length) == (128, 16, 4096)
+    assert (ppo.learning_rate, ppo.num_minibatches, ppo.num_epochs) == (1e-6, 2, 1)
+    assert (ppo.epsilon, ppo.epsilon_high, ppo.dual_clip) == (0.2, 0.28, 3.0)
+    assert (config.max_steps, config.env.interaction_budget) == (300, "0:2,100:3,200:4")
+
+
+def test_a_dry_run_prints_the_resolved_configuration() -> None:
+    done = run("--dry-run", "--seed", "3")
+    assert done.returncode == 0
+    printed = json.loads(done.stdout)
+    assert (printed["seed"], printed["env"]["problems"]) == (3, "products")
+
+
+def test_help_imports_no_heavy_library() -> None:
+    code = "import sys, train\nwith __import__('contextlib').suppress(SystemExit): train.parse(['--help'])\n"
+    code += "print(sorted({'torch', 'transformers', 'cir_env', 'sympy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--ppo.gamma", "2"], "Expect `gamma` in (0, 1], got 2.0."),
+        (["--env.interaction-budget", "5:2"], "Expect `interaction_budget` like '2' or '0:2,100:3,200:4', got '5:2'."),
+        (["--device", "cuda:9"], "Expect a CUDA device for --device cuda:9, got none: use --device cpu."),
+        (["--resume"], "Expect a checkpoint in {folder} to resume from, got none: leave out --resume."),
+    ],
+)
+def test_a_wrong_value_ends_with_one_line_and_code_2(args: list[str], message: str, tmp_path: Path) -> None:
+    done = run("tiny", "--output-dir", tmp_path, *args, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "train.py: " + message.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize("args", [["--no-such-flag"], ["no-such-preset"], ["--max-steps", "many"]])
+def test_what_is_no_flag_ends_with_code_2(args: list[str]) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert "error" in done.stderr.lower()
+
+
+def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert run(*SMALL, "--max-steps", "3", "--output-dir", whole).returncode == 0
+    assert run(*SMALL, "--max-steps", "1", "--output-dir", parted).returncode == 0
+    assert run(*SMALL, "--max-steps", "3", "--output-dir", parted, "--resume").returncode == 0
+    weights = "checkpoint-3/model.safetensors"
+    assert (parted / weights).read_bytes() == (whole / weights).read_bytes()
+    rewards = [
+        [row["reward"] for row in read_metrics(path / "metrics.jsonl") if "reward" in row] for path in (whole, parted)
+    ]
+    assert len(rewards[0]) == 3
+    assert rewards[0] == rewards[1]
+
+
+def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
+    assert run(*SMALL, "--max-steps", "0", "--output-dir", tmp_path).returncode == 0
+    done = run(*SMALL, "--max-steps", "0", "--output-dir", tmp_path)
+    assert done.returncode == 2
+    assert f"{tmp_path} holds a run already: add --resume to go on, or choose another --output-dir." in done.stderr
+    done = run(*SMALL, "--max-steps", "0", "--output-dir", tmp_path, "--resume", "--seed", "5")
+    assert done.returncode == 2
+    assert f"Expect the settings of the run in {tmp_path}, got others: seed." in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    args = [*SMALL, "--max-steps", "500", "--output-dir", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "train.py"), *args]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
+        wait_for(lambda: len(read_metrics(tmp_path / "metrics.jsonl")) >= 2)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert output.splitlines()[-1] == f"Go on with: python train.py {' '.join(args)} --resume"
+    checkpoint = max(tmp_path.glob("checkpoint-*"))
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row]
+    assert int(checkpoint.name.removeprefix("checkpoint-")) == rows[-1]["step"] + 1
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 180
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("Expect the condition to hold within 180 s.")
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_tiny_preset_learns_to_use_code(tmp_path: Path) -> None:
+    assert run("tiny", "--output-dir", tmp_path).returncode == 0
+    held_out = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "validation/accuracy" in row]
+    assert held_out[0]["validation/accuracy"] < 0.5
+    assert held_out[-1]["validation/accuracy"] > 0.9
+    assert held_out[-1]["validation/tools/use_ratio"] > held_out[0]["validation/tools/use_ratio"]
