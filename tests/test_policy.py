@@ -82,6 +82,23 @@ def test_the_shared_prefix_gives_each_token_the_same_logprob(make: Callable[...,
     assert torch.allclose(together, apart, atol=1e-5)
 
 
+def test_many_tokens_are_like_few() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V, rows=9, length=120)
+    assert batch.action_mask.sum() > 256
+    expected = naive(model, batch)
+    policy = Policy(twin(model))
+    total = policy(batch).logprobs.sum()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert close(gradients(policy.model, total / 100), gradients(model, expected / 100))
+
+
+def test_a_batch_without_actions_has_a_loss_of_zero() -> None:
+    batch = random_batch(V)
+    output = Policy(tiny_qwen2(V), value_head=True)(replace(batch, action_mask=torch.zeros_like(batch.action_mask)))
+    assert output.logprobs.shape == batch.token_ids.shape
+    assert output.logprobs.abs().sum() == 0
+
+
 def test_a_shared_prefix_is_computed_once() -> None:
     model = tiny_qwen2(V)
     batch = random_batch(V, rows=3, prompt=LONG, length=30)
