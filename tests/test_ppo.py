@@ -1,0 +1,262 @@
+"""The update: the same gradient however it is cut, and the right one."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from agents_fakes import random_batch, tiny_llama, tiny_qwen2
+
+from agents.config import PPOConfig
+from agents.policy import Policy
+from agents.ppo import PPO, NonFiniteError
+from agents.types import Advantages, Batch, PolicyOutput
+
+V = 40
+
+
+def ppo(*, value_head: bool = False, llama: bool = False, **changes: Any) -> PPO:
+    """An optimiser of a tiny policy; the value head, if there is one, does not say 0."""
+    policy = Policy(tiny_llama(V) if llama else tiny_qwen2(V), value_head=value_head)
+    if policy.value_head is not None:
+        torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
+    return PPO(policy, PPOConfig(**({"learning_rate": 1e-2} | changes)))
+
+
+def targets(batch: Batch, seed: int = 1) -> Advantages:
+    random = torch.Generator().manual_seed(seed)
+    made = torch.randn(2, *batch.action_mask.shape, generator=random) * batch.action_mask
+    return Advantages(advantages=made[0], returns=made[1])
+
+
+def gradients(of: PPO) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in of.policy.parameters() if p.grad is not None]
+
+
+def moved(old: PolicyOutput, batch: Batch) -> PolicyOutput:
+    """An old policy that was elsewhere, so that some ratios are clipped."""
+    random = torch.Generator().manual_seed(2)
+    noise = 0.4 * torch.randn(batch.action_mask.shape, generator=random) * batch.action_mask
+    return replace(old, logprobs=old.logprobs + noise)
+
+
+@pytest.mark.parametrize("value_head", [False, True])
+@pytest.mark.parametrize("llama", [False, True])
+def test_every_micro_batch_size_gives_the_same_gradients(value_head: bool, llama: bool) -> None:
+    batch = random_batch(V, rows=7)
+    found = []
+    for size in (1, 2, 3, 7):
+        agent = ppo(value_head=value_head, llama=llama, micro_batch_size=size)
+        old = moved(agent.policy.evaluate(batch, size), batch)
+        count, metrics = agent.accumulate(batch, old, targets(batch))
+        assert count == int(batch.action_mask.sum())
+        found.append((gradients(agent), metrics))
+    names = len(list(ppo(value_head=value_head, llama=llama).policy.parameters()))
+    for each, metrics in found:
+        assert len(each) == names
+        assert metrics == pytest.approx(found[0][1], rel=1e-4)
+        assert metrics["clip_fraction_high"] > 0
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(each, found[0][0], strict=True))
+
+
+def test_in_float64_the_gradients_are_equal_to_the_last_digits() -> None:
+    batch = random_batch(V, rows=7)
+    found = []
+    for size in (1, 2, 3, 7):
+        agent = ppo(micro_batch_size=size)
+        agent.policy.double()
+        old = agent.policy.evaluate(batch, size)
+        agent.accumulate(batch, old, targets(batch))
+        found.append(gradients(agent))
+    for each in found:
+        assert all(torch.allclose(a, b, atol=1e-6, rtol=0) for a, b in zip(each, found[0], strict=True))
+
+
+def test_before_any_update_it_is_the_policy_gradient_averaged_over_tokens() -> None:
+    agent, batch = ppo(micro_batch_size=2), random_batch(V)
+    aims = targets(batch)
+    agent.accumulate(batch, agent.policy.evaluate(batch, 2), aims)
+    logprobs = agent.policy(batch).logprobs[batch.action_mask]
+    expected = torch.autograd.grad(
+        -(logprobs * aims.advantages[batch.action_mask]).mean(), list(agent.policy.parameters())
+    )
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients(agent), expected, strict=True))
+
+
+def test_a_long_sequence_weighs_by_its_tokens() -> None:
+    # Two equal rows, one of which counts only its first token: the mean is over tokens, not over rows.
+    batch = random_batch(V, rows=1, padding=False).rows(torch.tensor([0, 0]))
+    acts = batch.action_mask.clone()
+    acts[1] = torch.arange(acts.shape[1]) == int(acts[0].nonzero()[0])
+    batch = replace(batch, action_mask=acts)
+    ones = acts.float()
+    agent = ppo(micro_batch_size=1)
+    old = agent.policy.evaluate(batch, 1)
+    agent.accumulate(batch, old, Advantages(advantages=ones, returns=ones))
+    both = gradients(agent)
+    parts = []
+    for row in (0, 1):
+        part, index = batch.rows(torch.tensor([row])), torch.tensor([row])
+        count, _ = agent.accumulate(part, old.rows(index), Advantages(advantages=ones[index], returns=ones[index]))
+        parts.append((count, gradients(agent)))
+    (many, first), (one, second) = parts
+    assert (many, one) == (int(acts[0].sum()), 1)
+    for total, a, b in zip(both, first, second, strict=True):
+        assert torch.allclose(total * (many + one), a * many + b * one, atol=1e-3)
+
+
+def test_what_is_said_of_feedback_has_no_influence() -> None:
+    batch = random_batch(V)
+    outcomes = []
+    for filler in (0.0, -7.5):
+        agent = ppo(value_head=True)
+        old = agent.policy.evaluate(batch, 8)
+        aims = targets(batch)
+        old = replace(old, logprobs=torch.where(batch.action_mask, old.logprobs, filler))
+        aims = Advantages(advantages=aims.advantages, returns=torch.where(batch.action_mask, aims.returns, filler))
+        outcomes.append((agent.accumulate(batch, old, aims), gradients(agent)))
+    assert outcomes[0][0] == outcomes[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True))
+
+
+def test_a_token_that_is_clipped_has_no_gradient() -> None:
+    agent, batch = ppo(), random_batch(V)
+    ones = batch.action_mask.float()
+    old = agent.policy.evaluate(batch, 8)
+    far = replace(old, logprobs=old.logprobs - ones)  # every ratio is e, above 1.28
+    agent.accumulate(batch, far, Advantages(advantages=ones, returns=ones))
+    assert all(g.abs().max() == 0 for g in gradients(agent))
+
+
+def test_gradients_of_the_step_before_are_forgotten() -> None:
+    agent, batch = ppo(), random_batch(V)
+    old, aims = agent.policy.evaluate(batch, 8), targets(batch)
+    agent.accumulate(batch, old, aims)
+    first = gradients(agent)
+    agent.accumulate(batch, old, aims)
+    assert all(torch.equal(a, b) for a, b in zip(first, gradients(agent), strict=True))
+
+
+def run_update(agent: PPO, batch: Batch, aims: Advantages, *, seed: int = 0) -> dict[str, float]:
+    old = agent.policy.evaluate(batch, 8)
+    return agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
+
+
+def test_an_update_makes_good_tokens_likelier_and_bad_ones_less_likely() -> None:
+    agent, batch = ppo(num_epochs=3), random_batch(V)
+    signs = torch.where(torch.arange(len(batch)) % 2 == 0, 1.0, -1.0)[:, None] * batch.action_mask
+    before = agent.policy.evaluate(batch, 8).logprobs
+    run_update(agent, batch, Advantages(advantages=signs, returns=signs))
+    change = (agent.policy.evaluate(batch, 8).logprobs - before).sum(1)
+    assert (change[0::2] > 0).all()
+    assert (change[1::2] < 0).all()
+
+
+@pytest.mark.parametrize(("rows", "minibatches", "epochs", "updates"), [(6, 2, 1, 2), (6, 4, 3, 9), (2, 4, 1, 2)])
+def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int, epochs: int, updates: int) -> None:
+    agent = ppo(num_minibatches=minibatches, num_epochs=epochs)
+    batch = random_batch(V, rows=rows)
+    calls: list[None] = []
+    metrics = agent.update(
+        batch,
+        agent.policy.evaluate(batch, 8),
+        targets(batch),
+        generator=torch.Generator(),
+        on_minibatch=lambda: calls.append(None),
+    )
+    assert metrics["num_updates"] == len(calls) == updates
+
+
+def test_every_epoch_sees_every_sequence_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, batch = ppo(num_minibatches=3, num_epochs=2), random_batch(V, rows=7)
+    batch = replace(batch, group_ids=torch.arange(7))
+    seen: list[list[int]] = []
+    whole = agent.accumulate
+
+    def spy(part: Batch, *rest: Any) -> tuple[int, dict[str, float]]:
+        seen.append(part.group_ids.tolist())
+        return whole(part, *rest)
+
+    monkeypatch.setattr(agent, "accumulate", spy)
+    run_update(agent, batch, targets(batch))
+    assert [sorted(n for part in seen[i : i + 3] for n in part) for i in (0, 3)] == [list(range(7))] * 2
+    assert seen[:3] != seen[3:]
+
+
+def test_the_metrics_have_these_names() -> None:
+    names = {
+        "policy_loss",
+        "approx_kl",
+        "clip_fraction_high",
+        "clip_fraction_low",
+        "entropy",
+        "grad_norm",
+        "num_updates",
+    }
+    batch = random_batch(V)
+    assert set(run_update(ppo(), batch, targets(batch))) == names
+    assert set(run_update(ppo(value_head=True), batch, targets(batch))) == names | {"value_loss"}
+
+
+def test_the_metrics_are_means_over_sampled_tokens() -> None:
+    agent, batch = ppo(num_minibatches=1), random_batch(V)
+    output = agent.policy.evaluate(batch, 8)
+    aims = targets(batch)
+    metrics = run_update(agent, batch, aims)
+    assert metrics["entropy"] == pytest.approx(output.entropy[batch.action_mask].mean().item(), rel=1e-5)
+    assert metrics["policy_loss"] == pytest.approx(-aims.advantages[batch.action_mask].mean().item(), rel=1e-4)
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == 0
+
+
+def test_the_same_generator_gives_the_same_update() -> None:
+    batch = random_batch(V)
+    weights = []
+    for seed in (0, 0, 1):
+        agent = ppo()
+        run_update(agent, batch, targets(batch), seed=seed)
+        weights.append(torch.cat([p.detach().flatten() for p in agent.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_gradient_is_clipped_to_its_norm() -> None:
+    agent, batch = ppo(max_grad_norm=1e-3, num_minibatches=1), random_batch(V)
+    metrics = run_update(agent, batch, targets(batch))
+    norm = torch.cat([g.flatten() for g in gradients(agent)]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert metrics["grad_norm"] > 1e-2
+
+
+def test_the_value_head_comes_closer_to_the_returns() -> None:
+    agent, batch = ppo(value_head=True, num_epochs=4), random_batch(V)
+    aims = Advantages(advantages=torch.zeros(batch.action_mask.shape), returns=3.0 * batch.action_mask)
+    losses = [run_update(agent, batch, aims)["value_loss"] for _ in range(3)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_stops_the_update_and_changes_nothing(bad: float) -> None:
+    agent, batch = ppo(num_minibatches=1), random_batch(V)
+    before = [p.detach().clone() for p in agent.policy.parameters()]
+    broken = torch.where(batch.action_mask, bad, 0.0)
+    with pytest.raises(
+        NonFiniteError,
+        match=r"^Expect a finite gradient norm, got (nan|inf): lower the learning rate; the step was not taken\.$",
+    ):
+        run_update(agent, batch, Advantages(advantages=broken, returns=broken))
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.policy.parameters(), strict=True))
+    assert all(p.grad is None for p in agent.policy.parameters())
+
+
+def test_after_a_step_that_was_not_taken_training_can_go_on() -> None:
+    agent, batch = ppo(num_minibatches=1), random_batch(V)
+    broken = torch.where(batch.action_mask, float("nan"), 0.0)
+    with pytest.raises(NonFiniteError):
+        run_update(agent, batch, Advantages(advantages=broken, returns=broken))
+    assert run_update(agent, batch, targets(batch))["num_updates"] == 1
+
+
+def test_a_fault_of_numbers_is_a_floating_point_error() -> None:
+    assert issubclass(NonFiniteError, FloatingPointError)
