@@ -22,7 +22,9 @@ MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, -1)
 SYS_MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
-SCRATCH_HOME, SCRATCH = "/box", "/box/tmp"
+SCRATCH = "/box/tmp"
+PLACE = "/proc"
+"""Where the new root is put together: a folder that is everywhere, and holds nothing that the root needs."""
 
 
 def enter_namespaces() -> None:
@@ -126,8 +128,8 @@ def readable_paths(names: list[str]) -> list[str]:
     return found
 
 
-def build_root(place: str, names: list[str]) -> None:
-    """Make `place` the root of this mount namespace: read-only libraries, and nothing else of the host.
+def build_root(names: list[str], place: str = PLACE) -> None:
+    """Change the root of this mount namespace: read-only libraries, and nothing else of the host.
 
     Raises:
         OSError: A mount was refused.

@@ -3,11 +3,9 @@
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,9 @@ PRELOAD = tuple(
     """.split()  # noqa: SIM905
 )
 """Modules that the zygote imports once, if they are installed."""
+
+GRACE_S = 5.0
+"""Seconds that a zygote gets to end by itself."""
 
 _BOOT = """\
 import importlib, sys, types
@@ -57,11 +58,10 @@ class ZygoteHandle:
         self.pid = 0
         self.layers: dict[str, str] = {}
         self.contained = False
-        self.scratch = tempfile.mkdtemp(prefix="cir-env-")
         self.errors, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.last_words = bytearray()
-        options = {"preload": settings.preload, "scratch": self.scratch, "isolation": settings.isolation}
+        options = {"preload": settings.preload, "isolation": settings.isolation}
         where = [str(PACKAGE.parent), str(PACKAGE)]
         boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(options), *where]
         try:
@@ -123,11 +123,13 @@ class ZygoteHandle:
         return lines[-1] if lines else "it ended without a word"
 
     def close(self) -> None:
-        """Hang up, end the process, and remove its scratch directory."""
-        self.control.close()
+        """Hang up, and end the process."""
+        self.control.close()  # It ends by itself when it hears that.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_S)
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
+            self._process.wait(GRACE_S)
         self._release()
 
     def abandon(self) -> None:
@@ -146,7 +148,6 @@ class ZygoteHandle:
     def _release(self) -> None:
         self.control.close()
         os.close(self.errors)
-        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def clean_environment() -> dict[str, str]:

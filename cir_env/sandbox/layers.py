@@ -52,12 +52,11 @@ def open_memory_files() -> tuple[IO[str], IO[str]]:
     return open("/proc/self/statm"), open("/proc/self/maps")
 
 
-def set_up(isolation: str, place: str, packages: list[str]) -> Layers:
+def set_up(isolation: str, packages: list[str]) -> Layers:
     """Enter what children share, and return what each of them has to enter.
 
     Args:
         isolation: "auto", "without-namespaces" or "unsafe".
-        place: An empty folder that can become the root.
         packages: Packages that blocks may import beside the standard library.
     """
     if isolation == "unsafe":
@@ -68,7 +67,7 @@ def set_up(isolation: str, place: str, packages: list[str]) -> Layers:
 
     def build() -> None:
         cell.enter_namespaces()
-        cell.build_root(place, packages)
+        cell.build_root(packages)
 
     report["namespaces"] = attempt(build) if isolation == "auto" else "missing: not asked for"
     inside = report["namespaces"] == ON
@@ -76,7 +75,7 @@ def set_up(isolation: str, place: str, packages: list[str]) -> Layers:
         cell.enter_namespaces()
     found.memory_files = open_memory_files()
     if inside:
-        cell.build_root(place, packages)
+        cell.build_root(packages)
     drop_bounding_set()
     jail = found.jail
     _add_user(found, inside)

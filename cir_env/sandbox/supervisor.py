@@ -301,7 +301,11 @@ class Supervisor(Loop):
             self._spawn(self._zygote)
 
     def _spawn(self, zygote: ZygoteHandle) -> None:
-        worker = Worker(next(self._numbers))
+        try:
+            worker = Worker(next(self._numbers))
+        except OSError as error:
+            self._give_up_one(f"no child could be made: {os.strerror(error.errno or 0)}")
+            return
         self._workers[worker.number] = self._spawning[worker.number] = worker
         self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
         with contextlib.suppress(OSError):  # A zygote that has gone is noticed by the end of its socket.

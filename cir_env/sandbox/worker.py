@@ -84,7 +84,12 @@ class Worker:
         self._pidfd = -1
         self.sock, self.child_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
-        self.out, self.child_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            self.out, self.child_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self.sock.close()
+            self.child_sock.close()
+            raise
         os.set_blocking(self.child_out, True)
         self._outgoing: deque[bytes] = deque()
         self._nonce = b""

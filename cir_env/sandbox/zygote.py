@@ -21,6 +21,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import warnings
 from typing import IO, Any
 
@@ -231,17 +232,19 @@ def main() -> None:
     fix_addresses()
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
-    unsafe = settings["isolation"] == "unsafe"
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
     jail.raise_descriptor_limit()
     forget_editable_installs()
-    found = layers.set_up(settings["isolation"], settings["scratch"], settings["preload"])
+    found = layers.set_up(settings["isolation"], settings["preload"])
     preload(settings["preload"])
     settle()
     statm, maps = found.memory_files or layers.open_memory_files()
     use_huge_pages(maps)
-    zygote = Zygote(control, settings["scratch"] if unsafe else None, found.jail, baseline(statm))
+    scratch = tempfile.mkdtemp(prefix="cir-env-") if settings["isolation"] == "unsafe" else None
+    zygote = Zygote(control, scratch, found.jail, baseline(statm))
     report = {"layers": found.report, "contained": found.contained}
     control.send(json.dumps(report).encode())
     zygote.serve()
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
     os._exit(0)

@@ -64,7 +64,7 @@ def eventually(seen: Callable[[], bool]) -> bool:
 
 def execute(sandbox: LocalSandbox, attack: dict[str, Any]) -> list[ExecutionResult]:
     patient = "timeout" not in attack["expect"].get("status", ["timeout"])
-    limits = Limits(time_limit_s=20.0 if patient else 0.3, idle_limit_s=20.0 if patient else 0.3)
+    limits = Limits(time_limit_s=20.0 if patient else 0.15, idle_limit_s=20.0 if patient else 0.15)
     if "code" in attack:
         return [sandbox.run(attack["code"], limits)]
     session = sandbox.open_session()

@@ -271,6 +271,25 @@ def test_unsafe_is_there_by_name() -> None:
         assert sandbox.layers == {}
 
 
+DESCRIPTORS = """
+import resource
+from cir_env.sandbox import LocalSandbox, Status
+sandbox = LocalSandbox(slots=1, spares=0, preload=())
+sandbox.run("1")
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+sessions = [sandbox.open_session() for _ in range(20)]
+seen = [session.run("1").status for session in sessions]
+assert seen[0] is Status.OK and seen[-1] is Status.INFRASTRUCTURE, seen
+for session in sessions:
+    session.close()
+assert sandbox.run("print(1)").stdout == "1\\n"
+"""
+
+
+def test_running_out_of_descriptors_is_a_fault_of_ours_and_passes() -> None:
+    subprocess.run([sys.executable, "-c", DESCRIPTORS], check=True, timeout=60)
+
+
 def test_the_command_lists_every_layer() -> None:
     program = [sys.executable, "-m", "cir_env.sandbox"]
     done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
