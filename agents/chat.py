@@ -1,7 +1,8 @@
 """Text to token ids and back: the only file that knows a chat template.
 
-A prompt is encoded once, as a user turn or as the messages that the environment gives; what follows is one assistant turn that the policy and the environment write
-together. Feedback is encoded on its own and appended, so that no sampled token is ever encoded again.
+A prompt is encoded once, as a user turn or as the messages that the environment gives; what follows is one assistant
+turn that the policy and the environment write together. Feedback is encoded on its own and appended, so that no sampled
+token is ever encoded again.
 """
 
 from __future__ import annotations

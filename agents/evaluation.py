@@ -24,7 +24,7 @@ from agents.config import ConfigError
 from agents.engines.base import Sampling
 from agents.envs import EnvPool
 from agents.metrics import describe, is_correct
-from agents.models import load_model, load_tokenizer, resolve_model
+from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.rollout import collect
 from agents.types import Episode, Trajectory
 
@@ -304,20 +304,17 @@ def load_engine(config: EvalConfig, *, log: Callable[[str], Any] = print) -> tup
         ModelError, ChatError: The model can not be loaded, or not be used as a chat.
     """
     path = resolve_model(config.model, log=log)
-    import torch
-
     from agents.chat import Chat
     from agents.engines.transformers_engine import TransformersEngine
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device("auto")
     log(f"Loading {path} on {device}.")
     chat = Chat(load_tokenizer(path), config.template)
-    model = load_model(path, config.dtype)
-    torch.nn.Module.to(model, device)
-    engine = TransformersEngine(
-        model,
+    engine = TransformersEngine.from_pretrained(
+        path,
         chat,
-        stop_token_ids=chat.stop_token_ids(model.generation_config),
+        dtype=config.dtype,
+        device=device,
         max_num_seqs=config.max_num_seqs,
         max_model_len=config.max_model_len,
     )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TINY = "tiny"
@@ -70,9 +71,7 @@ def resolve_model(name: str, *, cache_dir: str | Path | None = None, log: Log = 
         log(f"model: the local folder {folder}")
         return folder
     if folder.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1 or not name.strip():
-        raise ModelError(
-            f"Expect `model` to be a folder, {TINY!r} or a hub name, got {name!r}: no such folder"
-        )
+        raise ModelError(f"Expect `model` to be a folder, {TINY!r} or a hub name, got {name!r}: no such folder")
     cache = default_cache() if cache_dir is None else Path(cache_dir).expanduser()
     if name == TINY:
         return _tiny(cache, log)
@@ -105,13 +104,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # every kind of broken file has its own exception there
-        raise ModelError(
-            f"Expect a tokenizer in {folder}, could not load one: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"Expect a tokenizer in {folder}, could not load one: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"Expect the tokenizer in {folder} to name an `eos_token`, which ends an answer; it has none"
-        )
+        raise ModelError(f"Expect the tokenizer in {folder} to name an `eos_token`, which ends an answer; it has none")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -145,6 +140,21 @@ def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
             f"missing, first {missing[0]!r}: is it the folder of another kind of model?"
         )
     return model
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`; ``auto`` is cuda where there is one, else cpu.
+
+    Raises:
+        ModelError: A CUDA device is asked for, and there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"Expect a CUDA device for --device {name}, got none: use --device cpu.")
+    return torch.device(name)
 
 
 @contextmanager
@@ -289,9 +299,7 @@ def _hub_download(name: str, log: Log) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
     except Exception as error:
-        raise ModelError(
-            f"Downloading {name!r} from the hub failed, try again: {_first_line(error)}"
-        ) from error
+        raise ModelError(f"Downloading {name!r} from the hub failed, try again: {_first_line(error)}") from error
     missing = _missing_part(folder)
     if missing is not None:
         raise ModelError(f"Expect {name!r} on the hub to be a transformers model, but it has no {missing}")

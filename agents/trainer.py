@@ -16,7 +16,6 @@ import gymnasium
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from agents import advantages, checkpoint
 from agents.batching import collate
@@ -27,7 +26,7 @@ from agents.engines.transformers_engine import TransformersEngine
 from agents.envs import EnvPool
 from agents.evaluation import best_and_worst, evaluate, transcript
 from agents.metrics import MetricsLog, describe
-from agents.models import load_model, load_tokenizer, resolve_model
+from agents.models import load_model, load_tokenizer, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.rollout import collect
@@ -61,10 +60,11 @@ class Trainer:
         self._make_env = make_env or self._make_configured_env
         self._started = self._claim_output_dir()
         model_path = self._started or resolve_model(config.model, log=log)
-        self.device = _device(config.device)
+        self.device = pick_device(config.device)
         log(f"Loading {model_path} on {self.device}.")
         tokenizer = load_tokenizer(model_path)
-        model = self._load(model_path, "float32")
+        model = load_model(model_path, "float32")
+        torch.nn.Module.to(model, self.device)
         self.chat = Chat(tokenizer, config.template)
         self.policy = Policy(
             model,
@@ -74,10 +74,11 @@ class Trainer:
             gradient_checkpointing=config.gradient_checkpointing,
         )
         self.ppo = PPO(self.policy, config.ppo)
-        self.engine = TransformersEngine(
-            self._load(model_path, config.rollout.dtype),
+        self.engine = TransformersEngine.from_pretrained(
+            model_path,
             self.chat,
-            stop_token_ids=self.chat.stop_token_ids(model.generation_config),
+            dtype=config.rollout.dtype,
+            device=self.device,
             max_num_seqs=config.rollout.max_num_seqs,
             max_model_len=config.rollout.max_model_len,
         )
@@ -210,6 +211,7 @@ class Trainer:
     def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
         config = self.config.validation
+        begin = time.perf_counter()
         self._sync()
         sampled = self._sampling(top_p=config.top_p)
         figures = self._arm(bar, "validation", self.test_envs, sampled)
@@ -219,7 +221,7 @@ class Trainer:
             envs = self._env_pool(split="test", prompt=config.text_prompt, interaction_budget=0)
             figures |= self._arm(bar, "validation_text", envs, sampled)
             envs.close()
-        metrics.write(self.step, figures)
+        metrics.write(self.step, figures | {"time/validation_s": time.perf_counter() - begin})
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
 
@@ -292,11 +294,6 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _load(self, path: Path, dtype: str) -> PreTrainedModel:
-        model = load_model(path, dtype)
-        torch.nn.Module.to(model, self.device)
-        return model
-
     def _env_pool(self, **overrides: Any) -> EnvPool:
         return EnvPool(lambda: self._make_env(**overrides), self.config.rollout.max_num_seqs)
 
@@ -332,14 +329,6 @@ class Trainer:
 def _comparable(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that a resumed run may not change."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"Expect a CUDA device for --device {name}, got none: use --device cpu.")
-    return torch.device(name)
 
 
 def _seed(*parts: int) -> int:

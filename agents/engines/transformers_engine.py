@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents.engines.base import EngineError, Sampling, Scanner
+from agents.models import load_model
 from agents.types import Completion, FinishReason
 
 if TYPE_CHECKING:
@@ -143,6 +145,21 @@ class TransformersEngine:
         self._free = deque(range(max_num_seqs))
         self._running: dict[int, _Request] = {}
         self._queue: deque[_Request] = deque()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Path, chat: Chat, *, dtype: str, device: torch.device, max_num_seqs: int, max_model_len: int
+    ) -> TransformersEngine:
+        """Load a model of the engine's own, and stop where its makers say that it stops."""
+        model = load_model(path, dtype)
+        torch.nn.Module.to(model, device)
+        return cls(
+            model,
+            chat,
+            stop_token_ids=chat.stop_token_ids(model.generation_config),
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+        )
 
     def submit(
         self, request_id: int, token_ids: Sequence[int], sampling: Sampling, scanner: Scanner | None = None
