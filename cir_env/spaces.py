@@ -44,9 +44,7 @@ class UnicodeText(Text):
         True
     """
 
-    def __init__(
-        self, max_length: int = sys.maxsize, *, seed: int | np.random.Generator | None = None
-    ) -> None:
+    def __init__(self, max_length: int = sys.maxsize, *, seed: int | np.random.Generator | None = None) -> None:
         self.min_length = 0
         self.max_length = check_integer("max_length", max_length, 0)
         Space.__init__(self, dtype=str, seed=seed)  # Text's own would ask for a character set

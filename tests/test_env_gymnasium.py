@@ -120,7 +120,7 @@ def test_a_real_episode_in_an_asynchronous_vector() -> None:
     try:
         first, _ = envs.reset(options={"problem_index": 0})
         second = envs.step((CODE, "```python\n1 / 0\n```\n"))[0]  # type: ignore[arg-type]
-        rewards = envs.step(("\\boxed{6}", "\\boxed{\\frac{12}{2}}"))[1]  # type: ignore[arg-type]
+        rewards = envs.step(("\\boxed{6}", "\\boxed{6.0}"))[1]  # type: ignore[arg-type]
     finally:
         envs.close()
     assert first == (PROMPT, PROMPT)

@@ -28,12 +28,10 @@ PARTS = [
 ]
 BOXES = ["\\boxed{", "{", "}", "\\{", "\\", "7"]
 fence_texts = st.lists(st.sampled_from(PARTS), max_size=30).map("".join)
-mixed_texts = st.lists(st.one_of(st.sampled_from(PARTS + BOXES), st.text(max_size=3)), max_size=30).map(
-    "".join
+mixed_texts = st.lists(st.one_of(st.sampled_from(PARTS + BOXES), st.text(max_size=3)), max_size=30).map("".join)
+likely_blocks = st.tuples(fence_texts, st.sampled_from(["```python\nx\n```", "~~~ py\ny\n~~~\n"]), fence_texts).map(
+    "\n".join
 )
-likely_blocks = st.tuples(
-    fence_texts, st.sampled_from(["```python\nx\n```", "~~~ py\ny\n~~~\n"]), fence_texts
-).map("\n".join)
 
 
 def cuttings(text: str) -> st.SearchStrategy[list[str]]:
