@@ -56,7 +56,7 @@ class Limits:
     file_limit_mb: int = 16
     """Size in MB of a file that the block may write."""
     process_limit: int = 64
-    """Threads and processes that may run for this user inside the sandbox."""
+    """Threads that the block may run at the same time (it can start no process)."""
 
     def __post_init__(self) -> None:
         """Refuse what can not be a limit."""

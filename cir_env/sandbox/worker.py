@@ -19,7 +19,9 @@ KB = 1024
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,16}\b")
 MAX_FALSE_PACKETS = 64
 """Packets that are not the runner's, after which a block that writes to its status socket is ended."""
-MAX_JUDGE_PAUSE_S = 1.0
+MAX_JUDGE_PAUSE_S = 0.1
+"""Seconds between two looks at a block: what a thread that ends waited for a core is known to the last look."""
+MAX_THREADS_READ = 256
 HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
 
 
@@ -95,7 +97,8 @@ class Worker:
         self._nonce = b""
         self._output = bytearray()
         self._false_packets = 0
-        self._start = self._cpu_start = self._queued_start = self._cpu = 0.0
+        self._start = self._looked_at = self._cpu_start = self._cpu = self._idle = 0.0
+        self._queued: dict[str, int] = {}
         self.judge_at = 0.0
 
     def born(self, pidfd: int) -> None:
@@ -145,7 +148,9 @@ class Worker:
         self._outgoing = deque([job.pack(), *(task.code[i : i + wire.CHUNK_BYTES] for i in pieces)])
         self._false_packets = 0
         self._start = time.monotonic()
-        self._cpu_start, self._queued_start = self._cpu_clock(), self._queued_clock()
+        self._cpu_start, self._cpu, self._idle = self._cpu_clock(), 0.0, 0.0
+        self._looked_at = self._start
+        self._look_at_threads()
         self.judge_at = 0.0
         self._signal(signal.SIGCONT)
         self.send()
@@ -212,18 +217,22 @@ class Worker:
         return None if now < self.judge_at else self._judge_clocks(limits, now, cores)
 
     def _judge_clocks(self, limits: Limits, now: float, cores: int) -> tuple[Status, str] | None:
-        cpu, wall = self.cpu_seconds(), now - self._start
-        idle = max(0.0, wall - cpu - (self._queued_clock() - self._queued_start))
+        wall, before = now - self._start, self._cpu
+        cpu = self.cpu_seconds()
+        threads, queued = self._look_at_threads()
+        if queued is not None:  # Otherwise sleeping and waiting for a core look alike: the wall limit has to do.
+            self._idle += max(0.0, now - self._looked_at - (cpu - before) - queued)
+        self._looked_at = now
         if cpu >= limits.time_limit_s:
             return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"
-        if not HAS_SCHEDSTAT:
-            idle = 0.0  # Sleeping and waiting for a core look alike here: the wall limit has to do.
-        if idle >= limits.idle_limit_s and not self._runnable():
+        if self._idle >= limits.idle_limit_s and not self._runnable():
             return Status.TIMEOUT, f"TimeoutError: the code was idle for over {limits.idle_limit_s:g} s"
         if wall >= limits.wall_limit_s:
             return Status.TIMEOUT, f"TimeoutError: no result after {limits.wall_limit_s:g} s"
-        left = min((limits.time_limit_s - cpu) / cores, limits.idle_limit_s - idle, limits.wall_limit_s - wall)
-        self.judge_at = now + min(max(left, 0.01), MAX_JUDGE_PAUSE_S)
+        if threads > limits.process_limit:
+            return Status.ERROR, f"RuntimeError: the code ran over {limits.process_limit} threads"
+        left = (limits.time_limit_s - cpu) / cores, limits.idle_limit_s - self._idle, limits.wall_limit_s - wall
+        self.judge_at = now + min(max(min(left), 0.01), MAX_JUDGE_PAUSE_S)
         return None
 
     def post_mortem(self, wait_status: int) -> tuple[Status, str]:
@@ -312,14 +321,22 @@ class Worker:
         except OSError:
             return 0.0
 
-    def _queued_clock(self) -> float:
-        """Return the seconds that the child's threads have waited for a core; 0 if unknown."""
-        total = 0
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            for thread in os.listdir(f"/proc/{self.pid}/task"):
-                with open(f"/proc/{self.pid}/task/{thread}/schedstat") as file:
-                    total += int(file.read().split()[1])
-        return total / 1e9
+    def _look_at_threads(self) -> tuple[int, float | None]:
+        """Return how many threads there are, and the seconds that they waited for a core since the last look.
+
+        The second is None where the kernel does not say.
+        """
+        before, self._queued = self._queued, {}
+        try:
+            threads = os.listdir(f"/proc/{self.pid}/task")
+            for thread in threads[:MAX_THREADS_READ]:
+                place = f"/proc/{self.pid}/task/{thread}/schedstat"
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(place) as file:
+                    self._queued[thread] = int(file.read().split()[1])
+        except (OSError, ValueError, IndexError):
+            return 0, None
+        waited = sum(max(0, now - before.get(thread, 0)) for thread, now in self._queued.items())
+        return len(threads), waited / 1e9 if HAS_SCHEDSTAT else None
 
     def _runnable(self) -> bool:
         with contextlib.suppress(OSError, IndexError), open(f"/proc/{self.pid}/stat") as file:

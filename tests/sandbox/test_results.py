@@ -109,6 +109,13 @@ def test_the_cpu_of_threads_counts(sandbox: LocalSandbox) -> None:
     assert sandbox.run(spin, BRIEF).status is Status.TIMEOUT
 
 
+def test_too_many_threads_are_an_error(sandbox: LocalSandbox) -> None:
+    sleep = "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=(0.5,)).start()"
+    result = sandbox.run(sleep.format(12), Limits(process_limit=8))
+    assert (result.status, result.error) == (Status.ERROR, "RuntimeError: the code ran over 8 threads")
+    assert sandbox.run(sleep.format(3), Limits(process_limit=8)).status is Status.OK
+
+
 @pytest.mark.parametrize(
     "code",
     ["x = bytearray(2 * 1024**3)", "x = []\nwhile True: x.append(bytearray(10**7))", "[0] * 10**9"],
