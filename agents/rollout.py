@@ -49,10 +49,12 @@ def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str],
         encode: Turns text to token ids.
     """
     sampled = len(completion.token_ids) - (completion.finish_reason == "stop")
-    whole = bisect_right(completion.text_ends, kept_chars, hi=sampled)
+    ends = (0, *completion.text_ends)
+    whole = bisect_right(ends, kept_chars, hi=sampled + 1) - 1
+    while 0 < whole < sampled and ends[whole] == ends[whole - 1]:
+        whole -= 1  # the first bytes of a character that comes later
     token_ids = list(completion.token_ids[:whole])
-    begin = completion.text_ends[whole - 1] if whole else 0
-    rest = encode(completion.text[begin:kept_chars]) if begin < kept_chars else []
+    rest = encode(completion.text[ends[whole] : kept_chars]) if ends[whole] < kept_chars else []
     return KeptTokens(
         token_ids=(*token_ids, *rest),
         action_mask=(*[True] * whole, *[False] * len(rest)),
@@ -106,8 +108,10 @@ class _Collector:
         self.in_env: dict[int, _Play] = {}
         self.in_engine: dict[int, tuple[int, _Play]] = {}
         self.trajectories: dict[int, Trajectory] = {}
+        self.num_episodes = 0
 
     def run(self, episodes: Sequence[Episode]) -> list[Trajectory]:
+        self.num_episodes = len(episodes)
         waiting = deque(_Play(number=n, episode=episode) for n, episode in enumerate(episodes))
         for env_id in range(min(len(self.envs), len(waiting))):
             self._begin(env_id, waiting.popleft())
@@ -122,8 +126,8 @@ class _Collector:
 
     def abandon(self) -> None:
         """Free the engine's rows and wait for the environments, so that both can be used again."""
-        for play in (*self.in_env.values(), *(play for _, play in self.in_engine.values())):
-            self.engine.release(play.number)
+        for number in range(self.num_episodes):
+            self.engine.release(number)
         self.envs.drain()
 
     def _begin(self, env_id: int, play: _Play) -> None:
@@ -144,7 +148,7 @@ class _Collector:
     def _take_step(self, play: _Play, result: EnvResult) -> bool:
         """Keep the tokens of an action that was stepped; return whether the episode has ended."""
         completion = play.completion
-        ended = result.terminated or result.truncated
+        ended = result.terminated or result.truncated or completion is None
         text = completion.text if completion is not None else ""
         kept_chars = len(text) if ended else int(result.info.get("kept_chars", len(text)))
         if completion is not None and ended:
