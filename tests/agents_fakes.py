@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 # Tokens that hold the end of a block and more: what follows the fence, a second newline, a word.
-WORDS = ("`\n", "`\n\n", "```\nSo", "```python\n", "print(1)\n", "yes", " `\n\n", "[4]")
+WORDS = ("```\nSo", "```python\n", "`\n\n", " `\n\n", "print(1)\n", "yes", "[4]")
 # What the tests' texts are made of; few tokens let a random model come upon the words above. Two of the characters
 # take several bytes, and so several tokens.
 LETTERS = "`\n []<>():.1234abcdefghilnopqrstuvwxySQ∑é"
