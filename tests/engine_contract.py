@@ -1,0 +1,270 @@
+"""What every engine must do, whatever it is made of.
+
+A law takes a function that makes an engine, ``make(max_num_seqs=..., max_model_len=...)``, whose tokenizer is that of
+`agents_fakes.small_chat`. A test file runs all of them::
+
+    @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+    def test_the_engine_keeps_the_contract(law: Law) -> None:
+        law(make_my_engine)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+import torch
+from agents_fakes import CallScanner, small_chat
+
+from agents.engines.base import Engine, EngineError, Sampling
+from agents.types import Completion
+
+CHAT = small_chat()
+END = CHAT.tokenizer.eos_token_id
+PROMPT = tuple(CHAT.encode_feedback("hello: "))
+
+MakeEngine = Callable[..., Engine]
+Law = Callable[[MakeEngine], None]
+LAWS: list[Law] = []
+
+
+def law(check: Law) -> Law:
+    LAWS.append(check)
+    return check
+
+
+def finish(engine: Engine, count: int) -> dict[int, Completion]:
+    """Poll until so many completions have come; return them by request."""
+    done: dict[int, Completion] = {}
+    for _ in range(2000):
+        for each in engine.poll():
+            assert each.request_id not in done
+            done[each.request_id] = each
+        if len(done) == count:
+            return done
+    raise AssertionError(f"Only {len(done)} of {count} requests ended.")
+
+
+def complete(
+    engine: Engine, *, seed: int = 0, max_tokens: int = 12, context: Iterable[int] = PROMPT, request_id: int = 0
+) -> Completion:
+    """One completion; the request is released."""
+    engine.submit(request_id, list(context), Sampling(seed=seed, max_tokens=max_tokens))
+    done = finish(engine, 1)[request_id]
+    engine.release(request_id)
+    return done
+
+
+def complete_all(
+    make: MakeEngine, count: int, max_tokens: int, scanners: Sequence[CallScanner] | None = None
+) -> dict[int, Completion]:
+    """As many completions side by side, each with its number as seed."""
+    engine = make(max_num_seqs=count, max_model_len=len(PROMPT) + max_tokens)
+    for seed in range(count):
+        scanner = None if scanners is None else scanners[seed]
+        engine.submit(seed, PROMPT, Sampling(seed=seed, max_tokens=max_tokens), scanner)
+    return finish(engine, count)
+
+
+def refusal(engine: Engine, request_id: int, token_ids: list[int]) -> str:
+    with pytest.raises(EngineError) as caught:
+        engine.submit(request_id, token_ids, Sampling())
+    return str(caught.value)
+
+
+@law
+def an_idle_engine_has_nothing_to_say(make: MakeEngine) -> None:
+    assert make().poll() == []
+
+
+@law
+def a_completion_describes_every_token(make: MakeEngine) -> None:
+    for seed, done in complete_all(make, 12, 12).items():
+        assert done.request_id == seed
+        assert 1 <= len(done.token_ids) == len(done.logprobs) == len(done.text_ends) <= 12
+        assert all(logprob <= 0 for logprob in done.logprobs)
+        assert list(done.text_ends) == sorted(done.text_ends)
+        assert done.text_ends[-1] == len(done.text)
+
+
+@law
+def the_text_is_that_of_the_tokens_without_the_end_of_sequence(make: MakeEngine) -> None:
+    for done in complete_all(make, 12, 40).values():
+        sampled = [token_id for token_id in done.token_ids if token_id != END]
+        assert done.text == CHAT.tokenizer.decode(sampled)
+
+
+@law
+def the_end_of_sequence_stands_last_and_holds_no_text(make: MakeEngine) -> None:
+    stopped = 0
+    for done in complete_all(make, 50, 150).values():
+        assert (END in done.token_ids) == (done.finish_reason == "stop")
+        assert END not in done.token_ids[:-1]
+        if done.finish_reason == "stop" and len(done.token_ids) > 1:
+            stopped += 1
+            assert done.text_ends[-2] == len(done.text)
+    assert stopped
+
+
+@law
+def max_tokens_is_the_most_that_is_sampled(make: MakeEngine) -> None:
+    engine = make()
+    for max_tokens in (1, 2, 5):
+        done = complete(engine, max_tokens=max_tokens, seed=3)
+        assert len(done.token_ids) <= max_tokens
+        assert done.finish_reason == ("stop" if END in done.token_ids else "length")
+
+
+@law
+def max_model_len_bounds_context_and_completion(make: MakeEngine) -> None:
+    done = complete(make(max_model_len=len(PROMPT) + 3), max_tokens=99, seed=3)
+    assert len(done.token_ids) == 3
+    assert done.finish_reason == "length"
+
+
+@law
+def the_last_free_place_is_used(make: MakeEngine) -> None:
+    done = complete(make(max_model_len=len(PROMPT) + 1), max_tokens=99)
+    assert len(done.token_ids) == 1
+
+
+@law
+def a_context_that_leaves_no_room_is_refused(make: MakeEngine) -> None:
+    engine = make(max_model_len=5)
+    for length in (5, 6):
+        message = refusal(engine, 0, [1] * length)
+        assert message == f"Expect a context of 1 to 4 tokens, got {length}: raise max_model_len."
+    assert engine.poll() == []
+
+
+@law
+def an_empty_context_is_refused(make: MakeEngine) -> None:
+    assert refusal(make(max_model_len=5), 0, []).startswith("Expect a context of 1 to 4 tokens, got 0")
+
+
+@law
+def a_running_request_is_not_submitted_again(make: MakeEngine) -> None:
+    engine = make(max_num_seqs=1)
+    for request_id in (7, 8):  # the second one waits for a row
+        engine.submit(request_id, PROMPT, Sampling(max_tokens=3))
+    for request_id in (7, 8):
+        assert refusal(engine, request_id, [1]) == f"Expect a request that is not running, got {request_id} again."
+    engine.poll()
+    assert refusal(engine, 7, [1]) == "Expect a request that is not running, got 7 again."
+
+
+@law
+def the_same_seed_gives_the_same_tokens_in_any_order_and_company(make: MakeEngine) -> None:
+    outcomes = []
+    for order, rows in ((range(6), 6), (reversed(range(6)), 4), ((3, 0, 5, 1, 4, 2), 1)):
+        engine = make(max_num_seqs=rows)
+        for request_id in order:
+            engine.submit(request_id, PROMPT, Sampling(seed=request_id, max_tokens=10))
+        done: dict[int, tuple[int, ...]] = {}
+        while len(done) < 6:
+            for each in engine.poll():
+                done[each.request_id] = each.token_ids
+                engine.release(each.request_id)
+        outcomes.append(done)
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len(set(outcomes[0].values())) > 3
+
+
+@law
+def requests_beyond_the_rows_wait_for_a_release(make: MakeEngine) -> None:
+    engine = make(max_num_seqs=2)
+    for request_id in range(3):
+        engine.submit(request_id, PROMPT, Sampling(seed=request_id, max_tokens=2))
+    first = finish(engine, 2)
+    assert set(first) == {0, 1}
+    assert engine.poll() == []  # an ended request holds its row until it is released
+    engine.release(0)
+    assert set(finish(engine, 1)) == {2}
+
+
+@law
+def a_released_request_is_cancelled(make: MakeEngine) -> None:
+    engine = make(max_num_seqs=2)
+    for request_id in range(4):
+        engine.submit(request_id, PROMPT, Sampling(seed=request_id, max_tokens=5))
+    engine.poll()
+    engine.release(0)  # runs
+    engine.release(3)  # waits
+    assert set(finish(engine, 2)) == {1, 2}
+    assert engine.poll() == []
+
+
+@law
+def a_cancelled_number_can_be_used_again(make: MakeEngine) -> None:
+    engine = make()
+    expected = complete(make(), seed=4)
+    engine.submit(0, [*PROMPT, *PROMPT], Sampling(seed=1, max_tokens=12))
+    engine.poll()
+    engine.release(0)
+    assert complete(engine, seed=4).token_ids == expected.token_ids
+
+
+@law
+def releasing_what_is_not_there_is_nothing(make: MakeEngine) -> None:
+    engine = make()
+    engine.release(99)
+    assert len(complete(engine, max_tokens=1).token_ids) == 1
+
+
+@law
+def a_request_comes_back_with_more_context(make: MakeEngine) -> None:
+    engine = make(max_num_seqs=1)
+    context = list(PROMPT)
+    for turn in range(3):
+        engine.submit(0, context, Sampling(seed=turn, max_tokens=4))
+        done = finish(engine, 1)[0]
+        assert 1 <= len(done.token_ids) <= 4
+        context += [*done.token_ids, *CHAT.encode_feedback("[1]\n")]
+
+
+@law
+def sampling_ends_where_the_scanner_says(make: MakeEngine) -> None:
+    scanners = [CallScanner() for _ in range(30)]
+    seen = 0
+    for seed, done in complete_all(make, 30, 100, scanners).items():
+        scanner = scanners[seed]
+        assert ("`\n" in done.text) == (done.finish_reason == "boundary")
+        assert done.text.startswith(scanner.text)
+        if done.finish_reason == "boundary":
+            seen += 1
+            assert scanner.text == done.text
+            assert "`\n" not in done.text[: done.text_ends[-2] if len(done.text_ends) > 1 else 0]
+    assert seen
+
+
+@law
+def other_requests_go_on_when_one_ends(make: MakeEngine) -> None:
+    engine = make(max_num_seqs=3)
+    for request_id, max_tokens in enumerate((1, 8, 3)):
+        engine.submit(request_id, PROMPT, Sampling(seed=5, max_tokens=max_tokens))
+    done = finish(engine, 3)
+    ids = [done[request_id].token_ids for request_id in range(3)]
+    assert ids[1][: len(ids[2])] == ids[2]
+    assert ids[1][:1] == ids[0]
+
+
+@law
+def new_weights_change_the_version(make: MakeEngine) -> None:
+    engine = make()
+    assert (engine.version, complete(engine).policy_version) == (0, 0)
+    engine.load_weights(3, weights_of(engine))
+    assert (engine.version, complete(engine).policy_version) == (3, 3)
+
+
+@law
+def a_closed_engine_has_nothing_to_say(make: MakeEngine) -> None:
+    engine = make()
+    engine.submit(0, PROMPT, Sampling())
+    engine.close()
+    assert engine.poll() == []
+
+
+def weights_of(engine: Engine) -> dict[str, torch.Tensor]:
+    """A state dict that the engine can load: its own."""
+    model = getattr(engine, "_model", None)
+    return {} if model is None else {name: value.clone() for name, value in model.state_dict().items()}
