@@ -1,0 +1,344 @@
+"""The engine: the tokens of the trainer's own model, whoever runs beside them."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from agents_fakes import (
+    EOS,
+    MODELS,
+    CallEnv,
+    CallScanner,
+    FakeEngine,
+    ScannedCallEnv,
+    episodes,
+    pool,
+    tiny_llama,
+    tiny_qwen2,
+    transformers_engine,
+    twin,
+)
+from engine_contract import CHAT, END, LAWS, PROMPT, Law, complete, complete_all, finish
+from transformers import PreTrainedModel
+
+from agents.batching import collate
+from agents.engines.base import Sampling
+from agents.engines.transformers_engine import TransformersEngine, _draw
+from agents.policy import Policy
+from agents.rollout import collect
+from agents.types import Trajectory
+
+V = len(CHAT.tokenizer)
+
+both_models = pytest.mark.parametrize("make_model", list(MODELS.values()), ids=list(MODELS))
+MakeModel = Callable[..., PreTrainedModel]
+
+ENGINES: dict[str, Callable[..., Any]] = {
+    "fake": lambda **arguments: FakeEngine(CHAT, **arguments),
+    "qwen2": lambda **arguments: transformers_engine(tiny_qwen2(V), CHAT, **arguments),
+    "llama": lambda **arguments: transformers_engine(tiny_llama(V), CHAT, **arguments),
+}
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("kind", ENGINES)
+def test_the_engine_keeps_the_contract(kind: str, law: Law) -> None:
+    law(ENGINES[kind])
+
+
+# --------------------------------------------------------------------------------------------------------- exactness
+
+
+def difference(made: Sequence[Trajectory], model: PreTrainedModel, temperature: float = 1.0) -> float:
+    """The largest difference between what the engine and the trainer say of a sampled token."""
+    batch = collate(made)
+    output = Policy(model, temperature=temperature).evaluate(batch, 5)
+    return (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max().item()
+
+
+@both_models
+@pytest.mark.parametrize(
+    ("make_env", "rows", "num_envs", "count"),
+    [(ScannedCallEnv, 1, 3, 5), (ScannedCallEnv, 3, 6, 14), (CallEnv, 5, 4, 9)],
+)
+def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(
+    make_model: MakeModel, make_env: Callable[..., CallEnv], rows: int, num_envs: int, count: int
+) -> None:
+    model = make_model(V)
+    engine = transformers_engine(model, CHAT, max_num_seqs=rows)
+    with pool(lambda: make_env(calls=3, delay_s=0.002), num_envs) as envs:
+        made = collect(envs, engine, CHAT, episodes(count), Sampling(max_tokens=70))
+    assert difference(made, model) < 1e-4
+    assert max(len(each.turns) for each in made) >= 3
+    if count == 14:
+        assert sum(each.boundary_cuts for each in made) > 0
+
+
+def test_so_they_do_at_another_temperature() -> None:
+    model = tiny_qwen2(V)
+    with pool() as envs:
+        engine = transformers_engine(model, CHAT)
+        made = collect(envs, engine, CHAT, episodes(6), Sampling(temperature=0.7, max_tokens=40))
+    assert difference(made, model, temperature=0.7) < 1e-4
+    assert difference(made, model) > 1e-2
+
+
+def test_so_they_do_with_feedback_that_is_long_enough_for_a_pass_of_its_own() -> None:
+    class Wordy(ScannedCallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            observation, reward, terminated, truncated, info = super().step(action)
+            return observation * 12, reward, terminated, truncated, info
+
+    model = tiny_llama(V)
+    with pool(Wordy) as envs:
+        engine = transformers_engine(model, CHAT, max_model_len=300)
+        made = collect(envs, engine, CHAT, episodes(10), Sampling(max_tokens=250))
+    assert difference(made, model) < 1e-4
+    assert any(len(turn.feedback) > 40 for each in made for turn in each.turns)
+
+
+def test_so_they_do_with_prompts_that_share_much_and_caches_that_are_longer_than_a_step() -> None:
+    class Told(ScannedCallEnv):
+        problems = tuple("tell us and " * 12 + f"Q{n}: " for n in range(8))
+
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT, max_num_seqs=3, max_model_len=320)
+    with pool(Told) as envs:
+        made = [
+            *collect(envs, engine, CHAT, episodes(8), Sampling(max_tokens=60)),
+            *collect(envs, engine, CHAT, episodes(5, group_size=1), Sampling(max_tokens=60)),
+        ]
+    assert difference(made, model) < 1e-4
+    assert max(len(each.token_ids) for each in made) > 128
+
+
+def test_so_they_do_after_new_weights_in_the_middle_of_everything() -> None:
+    first, second = tiny_qwen2(V, seed=1), tiny_qwen2(V, seed=2)
+    engine = transformers_engine(first, CHAT)
+    engine.submit(0, PROMPT, Sampling(max_tokens=4))
+    done = finish(engine, 1)[0]
+    engine.load_weights(1, second.state_dict())
+    context = [*PROMPT, *done.token_ids]
+    engine.submit(0, context, Sampling(max_tokens=6))
+    done = finish(engine, 1)[0]
+    assert reported(second, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
+
+
+def reported(model: PreTrainedModel, context: Sequence[int], token_ids: Sequence[int]) -> list[float]:
+    """The log-probabilities of the tokens by the plain model."""
+    with torch.no_grad():
+        logits = model(torch.tensor([[*context, *token_ids]])).logits[0, len(context) - 1 : -1]
+    return [logits[n].log_softmax(-1)[token_id].item() for n, token_id in enumerate(token_ids)]
+
+
+@both_models
+def test_one_completion_is_reported_as_the_plain_model_has_it(make_model: MakeModel) -> None:
+    model = make_model(V)
+    done = complete(transformers_engine(model, CHAT), max_tokens=30)
+    assert reported(model, PROMPT, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("length", [2, 24, 25, 26, 60])
+def test_a_prompt_of_any_length_is_computed_in_the_same_way(length: int) -> None:
+    model, context = tiny_llama(V), [3 + n % 40 for n in range(length)]
+    done = complete(transformers_engine(model, CHAT), context=context, max_tokens=5)
+    assert reported(model, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
+
+
+def test_a_request_that_comes_back_with_another_context_is_computed_anew() -> None:
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT)
+    for context in ([*PROMPT, 5, 6, 7], [*PROMPT, 9], [8, *PROMPT], [*PROMPT]):
+        engine.submit(0, context, Sampling(max_tokens=3))
+        done = finish(engine, 1)[0]
+        assert reported(model, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
+
+
+def test_a_shared_prompt_is_computed_once() -> None:
+    model, context = tiny_qwen2(V), [3 + n % 40 for n in range(50)]
+    engine = transformers_engine(model, CHAT)
+    passes: list[int] = []
+    engine._model.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    for request_id in range(4):
+        engine.submit(request_id, context, Sampling(seed=request_id, max_tokens=2))
+    finish(engine, 4)
+    assert [length for length in passes if length > 1] == [49]
+
+
+def test_in_bfloat16_they_are_close() -> None:
+    model = tiny_qwen2(V)
+    engine = TransformersEngine(twin(model).bfloat16(), CHAT, stop_token_ids={END}, max_num_seqs=3, max_model_len=96)
+    with pool() as envs:
+        made = collect(envs, engine, CHAT, episodes(6), Sampling(max_tokens=40))
+    assert 0 < difference(made, model) < 0.5
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+
+def test_tokens_are_drawn_from_the_models_distribution() -> None:
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT, max_num_seqs=50)
+    draws: Counter[int] = Counter()
+    for round_ in range(60):
+        for request_id in range(50):
+            engine.submit(request_id, PROMPT, Sampling(seed=50 * round_ + request_id, max_tokens=1))
+        draws.update(done.token_ids[0] for done in finish(engine, 50).values())
+        for request_id in range(50):
+            engine.release(request_id)
+    with torch.no_grad():
+        expected = model(torch.tensor([PROMPT])).logits[0, -1].softmax(-1)
+    share = torch.tensor([draws[token_id] / 3000 for token_id in range(V)])
+    assert (share - expected).abs().sum() / 2 < 0.08  # total variation; 3,000 fair draws give about 0.05
+
+
+def test_at_temperature_zero_the_likeliest_token_is_taken() -> None:
+    model = tiny_llama(V)
+    engine = transformers_engine(model, CHAT)
+    engine.submit(0, PROMPT, Sampling(temperature=0, max_tokens=8))
+    done = finish(engine, 1)[0]
+    context = list(PROMPT)
+    for token_id in done.token_ids:
+        with torch.no_grad():
+            assert model(torch.tensor([context])).logits[0, -1].argmax().item() == token_id
+        context.append(token_id)
+    assert reported(model, PROMPT, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
+
+
+def test_greedy_and_sampled_requests_run_side_by_side() -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT)
+    alone = complete(engine, seed=3).token_ids
+    engine.submit(0, PROMPT, Sampling(temperature=0, max_tokens=12))
+    engine.submit(1, PROMPT, Sampling(seed=3, max_tokens=12))
+    engine.submit(2, PROMPT, Sampling(temperature=0, seed=9, max_tokens=12))
+    done = finish(engine, 3)
+    assert done[0].token_ids == done[2].token_ids
+    assert done[1].token_ids == alone
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.8])
+def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float) -> None:
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT, max_num_seqs=50)
+    seen: dict[int, float] = {}
+    for round_ in range(8):
+        for request_id in range(50):
+            engine.submit(request_id, PROMPT, Sampling(seed=50 * round_ + request_id, top_p=top_p, max_tokens=1))
+        for request_id, done in finish(engine, 50).items():
+            seen[done.token_ids[0]] = done.logprobs[0]
+            engine.release(request_id)
+    with torch.no_grad():
+        probabilities = model(torch.tensor([PROMPT])).logits[0, -1].softmax(-1)
+    ordered = probabilities.sort(descending=True)
+    size = int((ordered.values.cumsum(0) < top_p).sum()) + 1
+    nucleus = set(ordered.indices[:size].tolist())
+    assert set(seen) <= nucleus
+    mass = probabilities[list(nucleus)].sum().log().item()
+    for token_id, logprob in seen.items():
+        assert logprob == pytest.approx(probabilities[token_id].log().item() - mass, abs=1e-4)
+
+
+def test_the_very_end_of_the_unit_interval_draws_a_token_that_may_be_drawn() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -40.0]])
+    almost_one = SimpleNamespace(random=lambda: 1 - 2**-53)
+    for top_p in (1.0, 0.5):
+        request: Any = SimpleNamespace(sampling=Sampling(top_p=top_p), random=almost_one)
+        (token_id,), (logprob,) = _draw(logits, [request])
+        assert token_id < 3
+        assert logprob > -5
+
+
+# ----------------------------------------------------------------------------------------- stopping, rows and weights
+
+
+def test_any_of_the_stop_tokens_ends_a_completion() -> None:
+    stops = {END, *range(10, 20)}
+    engine = TransformersEngine(tiny_qwen2(V), CHAT, stop_token_ids=stops, max_num_seqs=2, max_model_len=200)
+    for seed in range(10):
+        done = complete(engine, seed=seed, max_tokens=150)
+        assert done.finish_reason == "stop"
+        assert [token_id in stops for token_id in done.token_ids] == [False] * (len(done.token_ids) - 1) + [True]
+        assert EOS not in done.text
+
+
+def test_the_scanner_is_fed_only_whole_characters_and_every_one_of_them() -> None:
+    class Never(CallScanner):
+        def feed(self, piece: str) -> int | None:
+            assert "\ufffd" not in piece or len(piece) > 1
+            super().feed(piece)
+            return None
+
+    scanners = [Never() for _ in range(10)]
+    for seed, done in complete_all(ENGINES["qwen2"], 10, 100, scanners).items():
+        scanner = scanners[seed]
+        assert done.text.startswith(scanner.text)
+        assert len(done.text) - len(scanner.text) <= 2
+
+
+def test_no_pass_is_spent_on_a_row_that_has_stopped() -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=2)
+    engine.submit(0, PROMPT, Sampling(max_tokens=3))
+    finish(engine, 1)
+    assert engine.poll() == []
+    assert engine._running == {}
+
+
+def test_new_weights_change_what_is_sampled() -> None:
+    old, new = tiny_qwen2(V, seed=1), tiny_qwen2(V, seed=2)
+    engine = transformers_engine(old, CHAT)
+    before = complete(engine, max_tokens=20)
+    engine.load_weights(1, new.state_dict())
+    after = complete(engine, max_tokens=20)
+    assert before.token_ids != after.token_ids
+    assert after.token_ids == complete(transformers_engine(new, CHAT), max_tokens=20).token_ids
+
+
+def test_a_completion_names_the_oldest_weights_that_sampled_it() -> None:
+    engine = transformers_engine(tiny_qwen2(V, seed=1), CHAT)
+    engine.submit(0, PROMPT, Sampling(max_tokens=12, seed=1))
+    for _ in range(len(PROMPT) + 3):
+        assert engine.poll() == []
+    engine.load_weights(5, tiny_qwen2(V, seed=2).state_dict())
+    assert finish(engine, 1)[0].policy_version == 0
+
+
+def test_the_engine_keeps_weights_of_its_own() -> None:
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT)
+    before = complete(engine).token_ids
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert complete(engine).token_ids == before
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        engine.load_weights(1, tiny_qwen2(V + 1).state_dict())
+    assert engine.version == 0
+
+
+def test_after_all_episodes_every_row_is_free() -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=3)
+    with pool(num_envs=5) as envs:
+        collect(envs, engine, CHAT, episodes(9), Sampling(max_tokens=30))
+    assert len(engine._free) == 3
+    assert engine._rows == {}
+
+
+def test_after_a_fault_every_row_is_free_and_the_next_trajectories_are_exact() -> None:
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT, max_num_seqs=3)
+    with pool(lambda: ScannedCallEnv(fail_at=2, fail_on=1), 5) as envs:
+        with pytest.raises(OSError, match="the environment broke"):
+            collect(envs, engine, CHAT, episodes(12), Sampling(max_tokens=60))
+        assert len(engine._free) == 3
+        asked = [replace(each, options={"problem_index": 0}) for each in episodes(6)]
+        made = collect(envs, engine, CHAT, asked, Sampling(max_tokens=60))
+    assert difference(made, model) < 1e-4
