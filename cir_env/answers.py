@@ -293,7 +293,7 @@ def judge_text(gold: str, answer: str) -> tuple[bool, str] | None:
 def _judge_tidy(gold: str, answer: str) -> tuple[bool, str] | None:
     if same_text(gold, answer):
         return True, "same text"
-    if not answer:
+    if not answer.strip("$ "):
         return False, "empty"
     if based := _BASED.fullmatch(gold):
         return _judge_based(based, answer)
@@ -346,7 +346,9 @@ def _may_be_a_number(text: str) -> bool:
     (False, False, False)
     """
     text, numbers = _NUMBER.subn("", _AREA.sub("", text))
-    return numbers == 1 and not _ARITHMETIC.search(_HARMLESS_COMMAND.sub("", text))
+    words = re.findall("[a-z]+", text.lower())
+    is_plain = not _ARITHMETIC.search(_HARMLESS_COMMAND.sub("", text)) and _NOT_UNITS.isdisjoint(words)
+    return numbers == 1 and is_plain
 
 
 def _brackets(text: str) -> str:
