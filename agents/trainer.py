@@ -7,7 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -95,15 +95,15 @@ class Trainer:
         """
         config = self.config
         first = self.step
-        with self._signals(), MetricsLog(config.output_dir, keep_before=first) as metrics:
+        with self._signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
             bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
             try:
                 if first == 0:
                     self._validate(metrics, bar, arms=True)
                 while self.step < config.max_steps and not self._stop:
                     figures = self._train_step(bar)
-                    metrics.write(self.step, figures)
                     self.step += 1
+                    metrics.write(self.step, figures)
                     bar.update()
                     bar.set_postfix_str(_postfix(figures))
                     last = self.step == config.max_steps
@@ -169,7 +169,7 @@ class Trainer:
             mismatch = (old.logprobs - batch.sampling_logprobs)[batch.action_mask].abs()
             figures["sampling/logprob_difference_mean"] = float(mismatch.mean())
             figures["sampling/logprob_difference_max"] = float(mismatch.max())
-        self._record("training", trajectories)
+        self._record("training", self.step + 1, trajectories)
         end = time.perf_counter()
         tokens = sum(sum(t.action_mask) for t in trajectories)
         return figures | {
@@ -218,9 +218,8 @@ class Trainer:
         if arms and config.greedy:
             figures |= self._arm(bar, "validation_greedy", self.test_envs, self._sampling(temperature=0))
         if arms and config.text_prompt is not None:
-            envs = self._env_pool(split="test", prompt=config.text_prompt, interaction_budget=0)
-            figures |= self._arm(bar, "validation_text", envs, sampled)
-            envs.close()
+            with closing(self._env_pool(split="test", prompt=config.text_prompt, interaction_budget=0)) as envs:
+                figures |= self._arm(bar, "validation_text", envs, sampled)
         metrics.write(self.step, figures | {"time/validation_s": time.perf_counter() - begin})
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
@@ -237,7 +236,7 @@ class Trainer:
             seed=self.config.seed,
             on_end=self._counter(bar, name),
         )
-        self._record(name, outcome.trajectories)
+        self._record(name, self.step, outcome.trajectories)
         figures = outcome.figures()
         keep = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
         subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
@@ -255,11 +254,11 @@ class Trainer:
             max_tokens=rollout.max_completion_length,
         )
 
-    def _record(self, name: str, trajectories: Sequence[Trajectory]) -> None:
+    def _record(self, name: str, step: int, trajectories: Sequence[Trajectory]) -> None:
         """Append a right and a wrong transcript to ``samples.jsonl``."""
         with (self.config.output_dir / "samples.jsonl").open("a") as file:
             for trajectory in best_and_worst(trajectories):
-                file.write(json.dumps({"step": self.step, "kind": name, **transcript(trajectory)}) + "\n")
+                file.write(json.dumps({"step": step, "kind": name, **transcript(trajectory)}) + "\n")
 
     def _counter(self, bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:
         """Return a callback that shows how many episodes have ended, and stops where the user asked for it."""

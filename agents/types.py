@@ -57,7 +57,7 @@ class Completion:
     finish_reason: FinishReason
     """``stop``: end of sequence; ``boundary``: the scanner's; ``length``: no tokens were left."""
     policy_version: int
-    """Version of the weights that sampled it."""
+    """Oldest version of the weights that sampled a token of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

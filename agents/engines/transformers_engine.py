@@ -110,6 +110,13 @@ class _Request:
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
     text_ends: list[int] = field(default_factory=list)
+    policy_version: int = 0
+
+    def flush(self) -> None:
+        """Count bytes that became no character as text of the last token."""
+        self.text += self.decoder.finish()
+        if self.text_ends:
+            self.text_ends[-1] = len(self.text)
 
 
 class TransformersEngine:
@@ -290,9 +297,11 @@ class TransformersEngine:
         request.context.append(token_id)
         request.token_ids.append(token_id)
         request.logprobs.append(logprob)
+        if not request.token_ids[1:]:
+            request.policy_version = self.version
         closed = False
         if token_id in self._stop:
-            request.text += request.decoder.finish()
+            request.flush()
         else:
             piece = request.decoder.step(token_id)
             request.text += piece
@@ -307,8 +316,7 @@ class TransformersEngine:
 
     def _completion(self, request: _Request, reason: FinishReason) -> Completion:
         if reason == "length":
-            request.text += request.decoder.finish()
-            request.text_ends[-1] = len(request.text)
+            request.flush()
         return Completion(
             request_id=request.request_id,
             token_ids=tuple(request.token_ids),
@@ -316,7 +324,7 @@ class TransformersEngine:
             text=request.text,
             text_ends=tuple(request.text_ends),
             finish_reason=reason,
-            policy_version=self.version,
+            policy_version=request.policy_version,
         )
 
 
@@ -339,14 +347,13 @@ def _draw(logits: torch.Tensor, requests: Sequence[_Request]) -> tuple[list[int]
     """
     column = partial(torch.tensor, dtype=torch.float32, device=logits.device)
     temperature = column([r.sampling.temperature for r in requests])
-    uniform = column([r.random.random() for r in requests])
+    uniform = column([r.random.random() for r in requests]).clamp(max=1 - 2**-24)  # below 1 in float32, too
     greedy = temperature == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
     if any(r.sampling.top_p < 1 for r in requests):
         logprobs = _keep_nucleus(logprobs, column([r.sampling.top_p for r in requests]))
     cumulative = logprobs.exp().cumsum(-1)
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    drawn = drawn.clamp(max=logits.shape[1] - 1)
     drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn
     chosen = logprobs.gather(1, drawn[:, None])[:, 0]
     return drawn.tolist(), chosen.tolist()
