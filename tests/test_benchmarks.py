@@ -130,6 +130,6 @@ def test_every_gold_answer_of_the_benchmarks_can_be_graded() -> None:
     with Grader() as grader:
         golds = {problem.answer for name in BENCHMARKS for problem in load_benchmark(name, FOLDER)}
         plain = {gold: grader.submit(gold, rf"$\boxed{{ {gold} }}$") for gold in golds}
-        wrong = {gold: grader.submit(gold, r"\sqrt{987654321}") for gold in sorted(golds)[::4]}
+        wrong = {gold: grader.submit(gold, r"\sqrt{987654321}") for gold in sorted(golds)[::10]}
         assert [gold for gold, future in plain.items() if not future.result().correct] == []
         assert [g for g, future in wrong.items() if future.result().correct or not future.result().valid] == []
