@@ -203,7 +203,8 @@ def _split_unit(text: str) -> tuple[str, str]:
         return text, ""
     name = (match["text"] or match["word"] or match["degree"]).lower()
     is_word = match["text"] or (len(name) > 2 and text[match.start() - 1] == " ")  # "7 apples", but not "7x"
-    if name in _UNITS or (is_word and _NOT_UNITS.isdisjoint(name.split())):
+    is_unit = name in _UNITS and (len(name) > 1 or not match["word"])  # "12m" may be a product
+    if is_unit or (is_word and _NOT_UNITS.isdisjoint(name.split())):
         return text[: match.start()].rstrip(), _UNITS.get(name, "")
     return text, ""
 
@@ -324,8 +325,10 @@ def _judge_number(gold: Number, answer: str) -> tuple[bool, str] | None:
     if (based := _BASED.fullmatch(answer)) and based["base"] == "10":
         answer = based["digits"]
     answer = _CHOICE.sub("", answer)
-    sides = (parse_number(_MODULUS.sub("", side).strip()) for side in reversed(_SIDES.split(answer)))
-    number = next((side for side in sides if side is not None), None)
+    is_list = re.search("[,;]", _NUMBER.sub("", answer))  # "a = 1, b = 7" names two values
+    sides = [answer] if is_list else reversed(_SIDES.split(answer))
+    numbers = (parse_number(_MODULUS.sub("", side).strip()) for side in sides)
+    number = next((number for number in numbers if number is not None), None)
     if number is None:
         if _may_be_a_number(answer):
             return None

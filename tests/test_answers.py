@@ -63,6 +63,8 @@ NUMBERS = [
     ("7", "7 = 3 + 4", True, "one side is the number"),
     ("8", "7 = 3 + 4", False, "no side is the number"),
     ("7", "x >= 7", False, "a bound is no value"),
+    ("7", "a = 1, b = 7", False, "two values"),
+    ("1234", "n = 1,234", True, "a thousands separator is no list"),
     ("7", r"7 \pmod{10}", True, "a modulus after the number"),
     ("7", "7x", False, "a variable beside the number"),
     ("7", "7 or 8", False, "two numbers"),
