@@ -14,6 +14,8 @@ from gymnasium.utils.env_checker import check_env
 
 import cir_env  # noqa: F401  (registers CodeMath-v0)
 from cir_env.env import CodeMathEnv
+from cir_env.grading import Grader
+from cir_env.sandbox import LocalSandbox
 from cir_env.spaces import UnicodeText
 
 
@@ -144,3 +146,11 @@ def test_a_real_stateful_episode_remembers_its_names() -> None:
     env.reset()
     assert env.step("```python\na = 41\n```\n")[4]["feedback"] == "```output\n\n```\n"
     assert env.step("```python\nprint(a + 1)\n```\n")[4]["feedback"] == "```output\n42\n```\n"
+
+
+def test_a_sandbox_and_a_grader_of_ones_own_pass_through_make() -> None:
+    with LocalSandbox(preload=("math",)) as sandbox, Grader() as grader:
+        env = gymnasium.make("CodeMath-v0", sandbox=sandbox, grader=grader)
+        check_env(env.unwrapped, skip_render_check=True)
+        assert env.unwrapped.spec is not None
+        assert env.unwrapped.spec.kwargs["sandbox"] is sandbox

@@ -94,6 +94,10 @@ class LocalSandbox:
         """Start the processes now, in the background, so that the first block finds them warm."""
         self._supervisor.start()
 
+    def __deepcopy__(self, memo: object) -> "LocalSandbox":
+        """Return the sandbox itself: Gymnasium copies the arguments of `make` and means the same processes."""
+        return self
+
     def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
         """Queue a block that runs in a fresh namespace. See `Sandbox.submit`.
 
