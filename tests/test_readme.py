@@ -1,0 +1,48 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+import train
+from agents.evaluation import EvalConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
+TRAIN = [shlex.split(c)[2:] for c in COMMANDS if c.startswith("python train.py") and "--help" not in c]
+EVALUATE = [shlex.split(c)[2:] for c in COMMANDS if c.startswith("python evaluate.py")]
+
+
+def test_ci_runs_the_two_commands_word_for_word() -> None:
+    installing = [c for c in COMMANDS if c.startswith("pip install")]
+    patterns = re.findall(r"sed -n 's/\^\\\((.*?)\\\)\$/", (ROOT / ".ci/run").read_text())
+    assert len(installing) == len(patterns) == 2
+    for pattern, command in zip(patterns, installing, strict=True):
+        assert re.fullmatch(pattern, command)
+
+
+@pytest.mark.parametrize("args", TRAIN, ids=shlex.join)
+def test_a_training_command_is_understood(args: list[str]) -> None:
+    config, _ = train.parse(args)
+    assert config.max_steps > 0
+
+
+@pytest.mark.parametrize("args", EVALUATE, ids=shlex.join)
+def test_an_evaluation_command_is_understood(args: list[str]) -> None:
+    assert tyro.cli(EvalConfig, args=args).model.startswith("runs/")
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)\n```\n\nObservations", README, re.S)
+    exec(compile(example, "README.md", "exec"), {})
+    feedback, outcome = capsys.readouterr().out.strip().rsplit("\n", 1)
+    assert feedback.strip() == "```output\n42\n```"
+    assert outcome.split()[:3] == ["-1.0", "True", "42"]
+
+
+def test_every_link_leads_to_a_file() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
