@@ -127,8 +127,6 @@ def transformers_engine(model: PreTrainedModel, chat: Chat, **arguments: Any) ->
     return TransformersEngine(twin(model), chat, stop_token_ids=chat.stop_token_ids(None), **arguments)
 
 
-# ------------------------------------------------------------------------------------------------------------ engine
-
 Write = Callable[[int, int, int], str]
 """(request, turn, seed) -> what is written in that turn."""
 
@@ -148,7 +146,6 @@ class _Written:
     """A request of the fake engine: what it will say, and what it has said."""
 
     to_come: list[int]
-    context: int
     max_tokens: int
     scanner: Scanner | None
     decoder: TokenDecoder
@@ -158,22 +155,18 @@ class _Written:
 
 
 class FakeEngine:
-    """Says what it is told to, one token for each request and poll, and ends it with the end of sequence.
-
-    Attributes:
-        contexts: The context of every request that was submitted, in order, by request.
-        rows: The requests that hold a row.
-    """
+    """Says what it is told to, one token for each request and poll, and ends it with the end of sequence."""
 
     def __init__(
         self, chat: Chat, write: Write = write_at_random, *, max_num_seqs: int = 4, max_model_len: int = 96
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
-        self.rows: set[int] = set()
-        self.contexts: dict[int, list[list[int]]] = {}
+        self.rows: set[int] = set()  # the requests that hold one
+        self.contexts: dict[int, list[list[int]]] = {}  # all that was submitted, by request
         self.samplings: list[Sampling] = []
         self._chat, self._write, self._max_num_seqs = chat, write, max_num_seqs
+        self._eos = int(chat.tokenizer.eos_token_id)
         self._requests: dict[int, _Written] = {}
         self._turns: dict[int, int] = {}
 
@@ -192,7 +185,6 @@ class FakeEngine:
         self.samplings.append(sampling)
         self._requests[request_id] = _Written(
             to_come=[*self._chat.encode_feedback(text), self._eos],
-            context=len(token_ids),
             max_tokens=min(sampling.max_tokens, self.max_model_len - len(token_ids)),
             scanner=scanner,
             decoder=self._chat.decoder(),
@@ -220,10 +212,6 @@ class FakeEngine:
 
     def close(self) -> None:
         self._requests.clear()
-
-    @property
-    def _eos(self) -> int:
-        return int(self._chat.tokenizer.eos_token_id)
 
     def _say(self, request: _Written) -> FinishReason | None:
         token_id = request.to_come.pop(0)
@@ -262,9 +250,6 @@ class FakeEngine:
 def logprob_of(token_id: int) -> float:
     """What the fake engine reports for a token."""
     return -(token_id + 1) / 8
-
-
-# ------------------------------------------------------------------------------------------------------- environment
 
 
 class CallScanner:
@@ -367,16 +352,8 @@ def episodes(count: int, *, group_size: int = 2, **options: Any) -> list[Episode
     ]
 
 
-# ------------------------------------------------------------------------------------------------------ trajectories
-
-
 def trajectory(marks: str = "P s s s", **changes: Any) -> Trajectory:
-    """A trajectory drawn as a row of marks: P prompt, s sampled, f feedback; token ids count from 1.
-
-    >>> made = trajectory("P s f s")
-    >>> made.token_ids, made.action_mask
-    ((1, 2, 3, 4), (False, True, False, True))
-    """
+    """A trajectory drawn as a row of marks: P prompt, s sampled, f feedback; token ids count from 1."""
     kinds = marks.split()
     values: dict[str, Any] = {
         "problem_id": "p",
