@@ -11,7 +11,6 @@ from agents_fakes import (
     FakeEngine,
     ScannedCallEnv,
     Write,
-    byte_tokenizer,
     episodes,
     logprob_of,
     pool,
@@ -19,40 +18,14 @@ from agents_fakes import (
     tokenizer,
     write_at_random,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agents.chat import Chat
 from agents.engines.base import Sampling, Scanner
-from agents.rollout import collect, keep_tokens
-from agents.types import Completion, Episode, FinishReason, Trajectory
+from agents.rollout import collect
+from agents.types import Episode, Trajectory
 
-FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 WORDY = Chat(tokenizer(), "raw")
-BYTES = Chat(byte_tokenizer(), "raw")
 END = WORDY.tokenizer.eos_token_id
-
-
-def completion(chat: Chat, token_ids: Sequence[int], reason: FinishReason = "boundary") -> Completion:
-    """What an engine reports for these tokens; `stop` adds the end of sequence."""
-    decoder = chat.decoder()
-    text, ends = "", []
-    for token_id in token_ids:
-        text += decoder.step(token_id)
-        ends.append(len(text))
-    text += decoder.finish()
-    ends[-1:] = [len(text)] * len(ends[-1:])
-    stop = [int(chat.tokenizer.eos_token_id)] if reason == "stop" else []
-    ids = (*token_ids, *stop)
-    return Completion(
-        request_id=0,
-        token_ids=ids,
-        logprobs=tuple(logprob_of(i) for i in ids),
-        text=text,
-        text_ends=(*ends, *[len(text) for _ in stop]),
-        finish_reason=reason,
-        policy_version=0,
-    )
 
 
 def play(
@@ -83,65 +56,6 @@ def marks(trajectory: Trajectory) -> str:
     return "".join("x" if acts else "." for acts in trajectory.action_mask)
 
 
-# ------------------------------------------------------------------------------------------------------ kept tokens
-
-tokens = st.lists(st.integers(0, len(WORDY.tokenizer) - 2), min_size=1, max_size=20)
-plain_tokens = st.text(alphabet="ab`\n [4]yesSo", min_size=1, max_size=20).map(ids)
-reasons: st.SearchStrategy[FinishReason] = st.sampled_from(["boundary", "stop", "length"])
-
-
-def check_kept(token_ids: list[int], share: float, reason: FinishReason) -> None:
-    done = completion(WORDY, token_ids, reason)
-    kept_chars = round(share * len(done.text))
-    kept = keep_tokens(done, kept_chars, WORDY.encode_feedback)
-    whole = sum(kept.action_mask)
-    assert text_of(kept.token_ids) == done.text[:kept_chars]
-    assert kept.token_ids[:whole] == done.token_ids[:whole]
-    assert kept.logprobs == (*done.logprobs[:whole], *[0.0] * (len(kept.token_ids) - whole))
-    assert kept.action_mask == tuple(n < whole for n in range(len(kept.token_ids)))
-    assert kept.cuts == (whole < len(kept.token_ids))
-    assert END not in kept.token_ids
-
-
-@FAST
-@given(plain_tokens, st.floats(0, 1), reasons)
-def test_the_kept_tokens_decode_to_the_kept_text(token_ids: list[int], share: float, reason: FinishReason) -> None:
-    check_kept(token_ids, share, reason)
-
-
-@FAST
-@given(tokens, st.floats(0, 1), reasons)
-def test_the_kept_tokens_decode_to_the_kept_text_whatever_bytes_they_hold(
-    token_ids: list[int], share: float, reason: FinishReason
-) -> None:
-    check_kept(token_ids, share, reason)
-
-
-@FAST
-@given(tokens, reasons)
-def test_who_keeps_all_keeps_every_token_as_it_was_sampled(token_ids: list[int], reason: FinishReason) -> None:
-    done = completion(WORDY, token_ids, reason)
-    kept = keep_tokens(done, len(done.text), WORDY.encode_feedback)
-    assert (list(kept.token_ids), kept.cuts) == (token_ids, 0)
-    assert all(kept.action_mask)
-
-
-def test_a_token_that_holds_the_boundary_and_more_is_replaced_and_masked() -> None:
-    done = completion(WORDY, ids("a```\nSo"))
-    assert [text_of([i]) for i in done.token_ids] == ["a", "```\nSo"]
-    kept = keep_tokens(done, 5, WORDY.encode_feedback)
-    assert list(kept.token_ids) == ids("a") + ids("```\n")
-    assert kept.action_mask == (True, *[False] * len(ids("```\n")))
-    assert kept.cuts == 1
-
-
-def test_the_bytes_of_a_character_behind_the_boundary_go_with_it() -> None:
-    done = completion(BYTES, BYTES.encode_feedback("`\n∑"))
-    kept = keep_tokens(done, 2, BYTES.encode_feedback)
-    assert list(kept.token_ids) == BYTES.encode_feedback("`\n")
-    assert kept.cuts == 0
-
-
 # ------------------------------------------------------------------------------------------------ tokens of episodes
 
 
@@ -152,6 +66,16 @@ def test_an_answer_is_the_prompt_and_every_sampled_token() -> None:
     assert made.logprobs == (0, 0, 0, 0, logprob_of(ids("b")[0]), logprob_of(END))
     assert (made.prompt_length, made.text, made.reward) == (4, "b", 1.0)
     assert (made.terminated, made.truncated, made.reward_valid) == (True, False, True)
+
+
+def test_a_prompt_may_be_a_chat() -> None:
+    class Chatty(CallEnv):
+        def reset(self, **arguments: Any) -> tuple[str, dict[str, Any]]:
+            prompt, info = super().reset(**arguments)
+            return prompt, info | {"messages": [{"role": "tutor", "content": "hi"}]}
+
+    (made,), _ = play(scripted("z"), make_env=Chatty, chat=Chat(WORDY.tokenizer, "chat"))
+    assert text_of(made.token_ids[: made.prompt_length]) == "<tutor>hi\n<assistant>"
 
 
 def test_feedback_stands_between_the_turns_and_is_masked() -> None:
