@@ -29,6 +29,13 @@ def test_a_prompt_becomes_a_user_turn_and_opens_the_assistants() -> None:
     assert WORDY.decode(chat.encode_prompt("What is 2+2?")) == "<user>What is 2+2?\n<assistant>"
 
 
+def test_an_environment_may_give_a_prompt_as_a_chat() -> None:
+    messages = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
+    token_ids = Chat(WORDY).encode_prompt("One? 1", messages)
+    assert WORDY.decode(token_ids) == "<user>One?\n<assistant>1\n<assistant>"
+    assert WORDY.decode(Chat(WORDY, "raw").encode_prompt("One? 1", messages)) == "One? 1"
+
+
 def test_a_raw_prompt_stays_as_it_is() -> None:
     assert WORDY.decode(Chat(WORDY, "raw").encode_prompt("What is 2+2?")) == "What is 2+2?"
 
