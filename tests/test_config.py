@@ -3,11 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from agents.config import (
     PRESETS,
@@ -19,7 +17,6 @@ from agents.config import (
     ValidationConfig,
     budget_at,
 )
-from agents.trainer import Trainer, _comparable, _device
 
 
 @pytest.mark.parametrize(
@@ -163,46 +160,3 @@ def test_the_environment_gives_only_new_text_and_the_chosen_split() -> None:
     arguments = EnvConfig(problems="sums", prompt="question").kwargs(split="test")
     assert arguments["observation"] == "feedback"
     assert (arguments["problems"], arguments["prompt"], arguments["split"]) == ("sums", "question", "test")
-
-
-def finished_run(folder: Path, config: TrainConfig) -> TrainConfig:
-    """The configuration of a run that left a checkpoint in the folder."""
-    config = dataclasses.replace(config, output_dir=folder)
-    path = folder / "checkpoint-1"
-    path.mkdir()
-    state = {"step": 1, "config": _comparable(config)}
-    (path / "trainer_state.json").write_text(json.dumps(state))
-    return config
-
-
-def refusal(config: TrainConfig) -> str:
-    """What a trainer says to a configuration, before it loads anything."""
-    with pytest.raises(ConfigError) as caught:
-        Trainer(config, log=lambda _: None)
-    return str(caught.value)
-
-
-def test_a_run_is_not_written_over(tmp_path: Path) -> None:
-    config = finished_run(tmp_path, TrainConfig())
-    assert refusal(config) == (
-        f"{tmp_path} holds a run already: add --resume to go on, or choose another --output-dir."
-    )
-
-
-def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
-    config = TrainConfig(output_dir=tmp_path, resume=True)
-    assert refusal(config) == f"Expect a checkpoint in {tmp_path} to resume from, got none: leave out --resume."
-
-
-def test_a_run_is_resumed_with_its_own_settings(tmp_path: Path) -> None:
-    config = dataclasses.replace(finished_run(tmp_path, TrainConfig()), resume=True, max_steps=99)
-    changed = dataclasses.replace(config, seed=1, ppo=PPOConfig(learning_rate=0.5))
-    assert refusal(changed) == f"Expect the settings of the run in {tmp_path}, got others: ppo, seed."
-
-
-def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _device("auto") == _device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError) as caught:
-        _device("cuda")
-    assert str(caught.value) == "Expect a CUDA device for --device cuda, got none: use --device cpu."
