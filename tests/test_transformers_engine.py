@@ -19,18 +19,23 @@ from agents_fakes import (
     pool,
     tiny_llama,
     tiny_qwen2,
+    tokenizer,
     transformers_engine,
     twin,
 )
 from engine_contract import CHAT, END, LAWS, PROMPT, Law, complete, complete_all, finish
+from fakes import FakeSandbox
+from fakes import make as make_code_math
 from transformers import PreTrainedModel
 
 from agents.batching import collate
+from agents.chat import Chat
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine, _draw
 from agents.policy import Policy
 from agents.rollout import collect
 from agents.types import Trajectory
+from cir_env.sandbox import ExecutionResult, Limits, Status
 
 V = len(CHAT.tokenizer)
 
@@ -126,6 +131,40 @@ def test_so_they_do_after_new_weights_in_the_middle_of_everything() -> None:
     engine.submit(0, context, Sampling(max_tokens=6))
     done = finish(engine, 1)[0]
     assert reported(second, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
+
+
+def taught(texts: Sequence[str], chat: Chat) -> PreTrainedModel:
+    """A model that mostly writes one of the texts."""
+    model = tiny_qwen2(len(chat.tokenizer))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(22):
+        for ids in map(chat.encode_feedback, texts):
+            model(torch.tensor([ids]), labels=torch.tensor([ids])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+class PrintsOne(FakeSandbox):
+    """Executes nothing: a model's code is not to be trusted."""
+
+    def execute(self, code: str, limits: Limits | None, namespace: dict[str, Any]) -> ExecutionResult:
+        return ExecutionResult(status=Status.OK, stdout="1\n", error="", cpu_seconds=0.0)
+
+
+def test_so_they_do_where_python_blocks_are_executed() -> None:
+    chat = Chat(tokenizer(), "raw")
+    block, feedback = "```python\nprint(1)\n```\n", "```output\n1\n```\n"
+    model = taught(
+        [f"Q: {block}{feedback}yes{EOS}", f"Q: a{block}So", f"Q: a{block}{feedback}{block}{feedback}[4]{EOS}"], chat
+    )
+    engine = transformers_engine(model, chat, max_num_seqs=3, max_model_len=160)
+    arguments: dict[str, Any] = {"prompt": lambda _: "Q: ", "observation": "feedback", "sandbox": PrintsOne()}
+    with pool(lambda: make_code_math(**arguments), 5) as envs:
+        made = collect(envs, engine, chat, episodes(10), Sampling(max_tokens=150))
+    assert difference(made, model) < 1e-4
+    assert sum(turn.feedback == feedback for each in made for turn in each.turns) > 8
+    assert sum(each.boundary_cuts for each in made) > 0
 
 
 def reported(model: PreTrainedModel, context: Sequence[int], token_ids: Sequence[int]) -> list[float]:
