@@ -22,6 +22,7 @@ import tyro
 
 from agents import report
 from agents.config import ConfigError
+from agents.errors import AgentsError
 from agents.evaluation import EvalConfig, run
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def load_sets(config: EvalConfig) -> Mapping[str, ProblemSet]:
 
 def main(args: Sequence[str]) -> int:
     """Evaluate; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
+    config = tyro.cli(EvalConfig, prog="evaluate.py", description=__doc__, args=args)
+    from cir_env.errors import CirEnvError
+
     try:
-        config = tyro.cli(EvalConfig, prog="evaluate.py", description=__doc__, args=args)
         output = config.output or report.new_path(config.model)
         samples = output.with_suffix(".samples.jsonl")
         if output.exists():
@@ -55,12 +58,9 @@ def main(args: Sequence[str]) -> int:
         evaluations = run(config, sets, samples=samples)
         data = {"config": dataclasses.asdict(config), "samples": samples, "seconds": time.perf_counter() - begin}
         report.write_json(output, data | report.as_json(evaluations))
-    except ValueError as error:
+    except (AgentsError, CirEnvError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print(f"evaluate.py: stopped; the samples so far are in {samples}.", file=sys.stderr)
         return 130

@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tyro
 
 from agents.config import PRESETS, ConfigError, TrainConfig
+from agents.errors import AgentsError
 
 
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
@@ -37,27 +38,36 @@ def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
     return config, dry_run
 
 
+def complain(error: Exception) -> int:
+    """Print an error in one line; return the exit code."""
+    print(f"train.py: {error}", file=sys.stderr)
+    return 2 if isinstance(error, ValueError) else 1
+
+
 def main(args: Sequence[str]) -> int:
     """Train; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
     try:
         config, dry_run = parse(args)
-        if dry_run:
-            print(json.dumps(dataclasses.asdict(config), default=str, indent=2))
-            return 0
-        print("Starting: loading the libraries.", flush=True)
-        from agents.trainer import Trainer
+    except ConfigError as error:
+        return complain(error)
+    if dry_run:
+        print(json.dumps(dataclasses.asdict(config), default=str, indent=2))
+        return 0
+    print("Starting: loading the libraries.", flush=True)
+    from agents.trainer import Trainer
+    from cir_env.errors import CirEnvError
 
+    try:
         trainer = Trainer(config)
         try:
             finished = trainer.train()
         finally:
             trainer.close()
-    except (ConfigError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except (OSError, FloatingPointError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
+    except (AgentsError, CirEnvError, OSError) as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        print("train.py: stopped at once; the last checkpoint is as it was.", file=sys.stderr)
+        return 130
     if not finished:
         again = [arg for arg in args if arg != "--resume"]
         print(f"Go on with: python train.py {shlex.join([*again, '--resume'])}")

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers.decoders import DecodeStream
 
+from agents.errors import AgentsError
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
-class ChatError(ValueError):
+class ChatError(AgentsError, ValueError):
     """The tokenizer can not do what the configuration asks of it."""
 
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from agents.errors import AgentsError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from agents.policy import Policy
 
 
-class CheckpointError(OSError):
+class CheckpointError(AgentsError, OSError):
     """A checkpoint can not be written or read."""
 
 

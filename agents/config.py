@@ -12,8 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from agents.errors import AgentsError
 
-class ConfigError(ValueError):
+
+class ConfigError(AgentsError, ValueError):
     """A value is out of its range; the message names the field, what is expected and what came."""
 
 

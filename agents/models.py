@@ -25,6 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.errors import AgentsError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +47,7 @@ WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 Log = Callable[[str], Any]
 
 
-class ModelError(ValueError):
+class ModelError(AgentsError, ValueError):
     """A model can not be found, fetched or loaded; the message says what to do."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents.batching import micro_batches
+from agents.errors import AgentsError
 from agents.losses import policy_loss, value_loss
 from agents.types import Advantages, Batch, Loss, PolicyOutput
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from agents.policy import Policy
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(AgentsError, FloatingPointError):
     """The gradient is not a number: the step was not taken."""
 
 

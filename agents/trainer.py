@@ -24,6 +24,7 @@ from agents.config import ConfigError, TrainConfig, budget_at
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.envs import EnvPool
+from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
 from agents.metrics import MetricsLog, describe
 from agents.models import load_model, load_tokenizer, pick_device, resolve_model
@@ -38,6 +39,10 @@ _MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device"
 
 class _Stop(Exception):
     """The user asked to stop while trajectories were collected."""
+
+
+class TrainingError(AgentsError, RuntimeError):
+    """Training can not go on; the last checkpoint is as it was."""
 
 
 class Trainer:
@@ -160,15 +165,18 @@ class Trainer:
         sampled = time.perf_counter()
         figures = describe(trajectories)
         valid = [t for t in trajectories if t.reward_valid and any(t.action_mask)]
-        if valid:
-            batch = collate(valid)
-            old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
-            targets = self._targets(batch, old)
-            generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
-            figures |= self.ppo.update(batch, old, targets, generator=generator)
-            mismatch = (old.logprobs - batch.sampling_logprobs)[batch.action_mask].abs()
-            figures["sampling/logprob_difference_mean"] = float(mismatch.mean())
-            figures["sampling/logprob_difference_max"] = float(mismatch.max())
+        if not valid:
+            raise TrainingError(
+                f"Expect a valid reward from some of {len(trajectories)} episodes, got none: see above."
+            )
+        batch = collate(valid)
+        old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
+        targets = self._targets(batch, old)
+        generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
+        figures |= self.ppo.update(batch, old, targets, generator=generator)
+        mismatch = (old.logprobs - batch.sampling_logprobs)[batch.action_mask].abs()
+        figures["sampling/logprob_difference_mean"] = float(mismatch.mean())
+        figures["sampling/logprob_difference_max"] = float(mismatch.max())
         self._record("training", self.step + 1, trajectories)
         end = time.perf_counter()
         tokens = sum(sum(t.action_mask) for t in trajectories)

@@ -1,24 +1,24 @@
 r"""The environment: a problem, what a policy writes about it, and what its code prints."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import gymnasium
 
 from cir_env.arguments import check_choice, check_integer, check_number, check_reset_options
 from cir_env.episode import Episode
 from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
+from cir_env.grading import Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems import Problem, ProblemSet, load_problems
 from cir_env.prompts import Prompt, check_prompt, join_messages, render_feedback, render_messages, render_result
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
-if TYPE_CHECKING:
-    from cir_env.grading import Verdict
-
+_LOG: Final = logging.getLogger("cir_env")
 _RESET_OPTIONS: Final = ("problem_index", "interaction_budget")
 _WALL_PER_CPU_SECOND: Final = 12.0
 # A program must not command the terminal of who watches it.
@@ -28,7 +28,7 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7
 class AnswerGrader(Protocol):
     """Says whether an answer is right; `cir_env.grading.Grader` does."""
 
-    def grade(self, gold: str, answer: str) -> "Verdict":
+    def grade(self, gold: str, answer: str) -> Verdict:
         """Compare an answer with the right one."""
 
 
@@ -251,6 +251,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         result = self._execute(episode, block.code)
         episode.status = result.status
         if result.status is Status.INFRASTRUCTURE:
+            _LOG.warning(
+                "Leaving out an episode of problem %s: no block can be run: %s", episode.problem.id, result.error
+            )
             return self._end(episode, truncated=True, fault=True)
         episode.interactions_left -= 1
         printed = render_result(result.stdout, result.error)
@@ -342,17 +345,15 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     def _grade(self, gold: str, answer: str) -> tuple[bool, bool]:
         """Return whether the answer is right, and whether that could be judged."""
         try:
-            verdict = self._find_grader().grade(gold, answer)
-        except GraderUnavailable:
-            return False, False
+            grader = shared_grader() if self._grader is None else self._grader
+            verdict = grader.grade(gold, answer)
+        except GraderUnavailable as error:
+            verdict = Verdict(correct=False, reason=str(error), valid=False)
+        if not verdict.valid:
+            _LOG.warning(
+                "Leaving out an episode with the right answer %r: it can not be graded: %s", gold, verdict.reason
+            )
         return verdict.correct and verdict.valid, verdict.valid
-
-    def _find_grader(self) -> AnswerGrader:
-        if self._grader is not None:
-            return self._grader
-        from cir_env.grading import shared_grader  # loads sympy, which an environment may never need
-
-        return shared_grader()
 
     def _observe(self, episode: Episode) -> str:
         if self.observation == "transcript":

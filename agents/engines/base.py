@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from agents.errors import AgentsError
+
 if TYPE_CHECKING:
     import torch
 
     from agents.types import Completion
 
 
-class EngineError(ValueError):
+class EngineError(AgentsError, ValueError):
     """A request that the engine can not serve."""
 
 

@@ -1,0 +1,19 @@
+"""The exceptions of ``agents``.
+
+::
+
+    AgentsError
+    ├── ConfigError      (ValueError)          a setting is out of its range             agents.config
+    ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
+    ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
+    ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
+    ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
+    ├── NonFiniteError   (FloatingPointError)  a gradient is not a number                agents.ppo
+    └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.trainer
+
+A ``ValueError`` is the user's to mend. Each message says what was expected, what came and what to do.
+"""
+
+
+class AgentsError(Exception):
+    """Base class of every exception that ``agents`` raises on purpose."""
