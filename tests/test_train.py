@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from agents.config import PRESETS
@@ -101,6 +102,18 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
     ]
     assert len(rewards[0]) == 3
     assert rewards[0] == rewards[1]
+
+
+def test_a_checkpoint_loads_with_from_pretrained_and_goes_on_training_with_a_value_head(tmp_path: Path) -> None:
+    args = [*SMALL, "--ppo.advantage", "gae", "--env.interaction-budget", "0:1,1:2"]
+    assert run(*args, "--max-steps", "1", "--output-dir", tmp_path).returncode == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-1").config.model_type == "qwen2"
+    assert AutoTokenizer.from_pretrained(tmp_path / "checkpoint-1").decode([0])
+    assert run(*args, "--max-steps", "2", "--output-dir", tmp_path, "--resume").returncode == 0
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row]
+    assert [row["interaction_budget"] for row in rows] == [1, 2]
+    assert all(row["value_loss"] > 0 for row in rows)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
 def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
