@@ -153,6 +153,18 @@ def test_the_scanner_of_the_next_action_comes_with_the_result() -> None:
     assert over.scanner is None
 
 
+def test_after_the_end_no_scanner_is_asked_for() -> None:
+    class Eager(CallEnv):
+        def action_scanner(self) -> CallScanner:
+            return CallScanner()
+
+    with pool(Eager, 1) as envs:
+        begun(envs).send(0, "a")
+        (over,) = envs.recv(wait=True)
+    assert over.terminated
+    assert over.scanner is None
+
+
 def test_each_action_has_a_scanner_of_its_own() -> None:
     with pool(ScannedCallEnv, 2) as envs:
         for env_id in range(2):
