@@ -101,10 +101,18 @@ def test_who_is_done_first_comes_first() -> None:
 
 
 def test_all_that_are_done_come_together() -> None:
-    with pool(CallEnv, 3) as envs:
+    barrier = threading.Barrier(4, timeout=20)
+
+    class Meeting(CallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            barrier.wait()
+            return super().step(action)
+
+    with pool(Meeting, 3) as envs:
         begun(envs)
         for env_id in range(3):
             envs.send(env_id, "a")
+        barrier.wait()
         envs.close()  # waits for all three
         assert len(envs.recv(wait=False)) == 3
 
