@@ -82,6 +82,13 @@ def test_the_shared_prefix_gives_each_token_the_same_logprob(make: Callable[...,
     assert torch.allclose(together, apart, atol=1e-5)
 
 
+def test_a_model_that_attends_by_other_means_says_the_same() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V, prompt=LONG)
+    expected = naive(model, batch).item()
+    model.set_attn_implementation("eager")  # what transformers takes for architectures without SDPA
+    assert Policy(model)(batch).logprobs.sum().item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_many_tokens_are_like_few() -> None:
     model, batch = tiny_qwen2(V), random_batch(V, rows=9, length=120)
     assert batch.action_mask.sum() > 256
