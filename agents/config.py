@@ -192,6 +192,8 @@ class TrainConfig:
     """Folder, hub name, or "tiny"."""
     template: Literal["chat", "raw"] = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
+    warm_up_steps: int = 0
+    """Supervised steps on scripted arithmetic before PPO, for a model that is made on the spot."""
     output_dir: Path = Path("runs/quickstart")
     """Where metrics, samples and checkpoints go."""
     resume: bool = False
@@ -216,7 +218,8 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
-        _expect(self.max_steps >= 0, "max_steps", "of at least 0", self.max_steps)
+        for name in ("max_steps", "warm_up_steps"):
+            _expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):
             _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
 
@@ -247,10 +250,11 @@ def tiny() -> TrainConfig:
     """A tiny transformer without any download learns to add by Python in two minutes on one CPU core."""
     return TrainConfig(
         model="tiny",
+        warm_up_steps=700,
         output_dir=Path("runs/tiny"),
         max_steps=30,
         autocast=False,
-        env=EnvConfig(problems="sums", prompt="question"),
+        env=EnvConfig(problems="arithmetic", prompt="question"),
         rollout=RolloutConfig(
             num_problems=8, num_generations=16, max_completion_length=128, max_model_len=256, dtype="float32"
         ),

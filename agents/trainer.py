@@ -31,9 +31,11 @@ from agents.models import load_model, load_tokenizer, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.rollout import collect
+from agents.tiny import warm_up
 from agents.types import Advantages, Batch, Episode, PolicyOutput, Trajectory
 
 MakeEnv = Callable[..., gymnasium.Env[str, str]]
+_WARM_UP_PROBLEMS = 2000
 _MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
 
 
@@ -92,6 +94,8 @@ class Trainer:
             log(f"Going on after step {self.step}.")
         self.train_envs = self._env_pool(split="train")
         self.test_envs = self._env_pool(split="test")
+        if config.warm_up_steps and not self._started:
+            self._warm_up()
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the user stopped it before.
@@ -250,6 +254,20 @@ class Trainer:
         subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
         chosen = {key: figures[key] for key in keep if key in figures} | (subjects if len(subjects) > 1 else {})
         return {f"{name}/{key}": value for key, value in chosen.items()}
+
+    def _warm_up(self) -> None:
+        """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
+        env = self._make_env(split="train")
+        pairs = []
+        for index in range(min(_WARM_UP_PROBLEMS, self.train_envs.num_problems or _WARM_UP_PROBLEMS)):
+            prompt, _ = env.reset(seed=index, options={"problem_index": index})
+            *_, info = env.step("")
+            pairs.append((prompt, str(info["answer"])))
+        env.close()
+        report = warm_up(
+            self.policy.model, self.chat, pairs, seed=self.config.seed, steps=self.config.warm_up_steps, log=self.log
+        )
+        self.log(f"Warmed up in {report.seconds:.0f} s.")
 
     def _sync(self) -> None:
         self.engine.load_weights(self.step, self.policy.model.state_dict())
