@@ -69,8 +69,12 @@ class Chat:
         return self._encode(str(text))
 
     def encode_feedback(self, feedback: str) -> list[int]:
-        """Return the token ids of text that the environment inserts into the assistant's turn."""
-        return self._encode(feedback)
+        """Return the token ids of text that the environment inserts into the assistant's turn.
+
+        A special token's name in it is text: what a program prints ends no turn.
+        """
+        ids: list[int] = self.tokenizer.encode(feedback, add_special_tokens=False, split_special_tokens=True)
+        return ids
 
     def decoder(self) -> TokenDecoder:
         """Return a decoder for the tokens of one completion."""

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,8 +84,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
     """Load what ``from_pretrained`` does not: the optimiser's moments and the value head."""
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location=policy.device, weights_only=True))
-    if policy.value_head is not None:
-        policy.value_head.load_state_dict(
-            torch.load(path / "value_head.pt", map_location=policy.device, weights_only=True)
-        )
+    parts = {"optimizer.pt": optimizer} | ({} if policy.value_head is None else {"value_head.pt": policy.value_head})
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(torch.load(path / name, map_location=policy.device, weights_only=True))
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"Expect the training state in {path / name}, got: {reason}. Remove {path}."
+            ) from error

@@ -240,9 +240,9 @@ def mixed() -> TrainConfig:
         output_dir=Path("runs/mixed"),
         max_steps=60,
         env=EnvConfig(problems="mixed", prompt="cir_one_shot"),
-        rollout=RolloutConfig(num_problems=16, num_generations=8, max_completion_length=160, max_model_len=512),
-        ppo=PPOConfig(learning_rate=1e-5),
-        validation=ValidationConfig(every=10, num_problems=128, text_prompt="text_one_shot", greedy=True),
+        rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=112, max_model_len=448),
+        ppo=PPOConfig(learning_rate=2e-5),
+        validation=ValidationConfig(every=10, num_problems=96, text_prompt="text_one_shot", greedy=True),
     )
 
 
@@ -252,13 +252,13 @@ def tiny() -> TrainConfig:
         model="tiny",
         warm_up_steps=700,
         output_dir=Path("runs/tiny"),
-        max_steps=30,
+        max_steps=20,
         autocast=False,
         env=EnvConfig(problems="arithmetic", prompt="question"),
         rollout=RolloutConfig(
             num_problems=8, num_generations=16, max_completion_length=128, max_model_len=256, dtype="float32"
         ),
-        ppo=PPOConfig(learning_rate=1e-3, micro_batch_size=64),
+        ppo=PPOConfig(learning_rate=3e-4, micro_batch_size=64),
         validation=ValidationConfig(every=10, num_problems=100),
     )
 

@@ -72,6 +72,7 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        model.set_attn_implementation("sdpa")  # the one that takes the shared prefix's mask of booleans for what it is
         self.temperature = temperature
         self.value_head = nn.Linear(model.config.hidden_size, 1) if value_head else None
         if self.value_head is not None:

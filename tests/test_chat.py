@@ -150,3 +150,10 @@ def _letter(byte: int) -> str:
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(0x100) if b not in plain]
     return chr(byte if byte in plain else 0x100 + others.index(byte))
+
+
+def test_a_special_token_that_a_program_prints_is_text() -> None:
+    printed = f"```output\n{EOS}\n```\n"
+    token_ids = Chat(BYTES).encode_feedback(printed)
+    assert BYTES.eos_token_id not in token_ids
+    assert BYTES.decode(token_ids) == printed

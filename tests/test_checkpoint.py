@@ -2,6 +2,8 @@
 
 import errno
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,12 @@ def test_a_checkpoint_error_is_an_os_error() -> None:
 def test_the_state_is_json_for_people_too(tmp_path: Path) -> None:
     path = write(tmp_path, trained(), 4)
     assert json.loads((path / "trainer_state.json").read_text()) == {"step": 4}
+
+
+@pytest.mark.parametrize("fault", [Path.unlink, lambda path: path.write_bytes(b"PK half")])
+def test_a_training_state_that_is_missing_or_broken_is_named(tmp_path: Path, fault: Callable[[Path], object]) -> None:
+    ppo = trained()
+    path = write(tmp_path, ppo, 1)
+    fault(path / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=f"Expect the training state in {re.escape(str(path))}/optimizer.pt, got"):
+        load_training_state(path, policy=ppo.policy, optimizer=ppo.optimizer)

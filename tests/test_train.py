@@ -18,7 +18,7 @@ from agents.metrics import read_metrics
 ROOT = Path(__file__).parent.parent
 SMALL = [
     *("tiny", "--rollout.num-problems", "2", "--rollout.num-generations", "2", "--rollout.max-num-seqs", "4"),
-    *("--validation.num-problems", "4", "--validation.every", "0"),
+    *("--validation.num-problems", "4", "--validation.every", "0", "--warm-up-steps", "1"),
 ]
 
 
