@@ -313,12 +313,13 @@ class _Muon(torch.optim.Optimizer):
 
 def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """Move the singular values of a matrix close to 1 by five steps of a Newton-Schulz iteration."""
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    tall = matrix.shape[0] > matrix.shape[1]
+    x: torch.Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.T if tall else x
 
 
 def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:

@@ -93,7 +93,10 @@ class Trainer:
             checkpoint.load_training_state(self._started, policy=self.policy, optimizer=self.ppo.optimizer)
             log(f"Going on after step {self.step}.")
         self.train_envs = self._env_pool(split="train")
-        self.test_envs = self._env_pool(split="test")
+        self._held_out = {"split": "test"} | (
+            {"problems": held_out} if (held_out := config.validation.problems) else {}
+        )
+        self.test_envs = self._env_pool(**self._held_out)
         if config.warm_up_steps and not self._started:
             self._warm_up()
 
@@ -230,7 +233,7 @@ class Trainer:
         if arms and config.greedy:
             figures |= self._arm(bar, "validation_greedy", self.test_envs, self._sampling(temperature=0))
         if arms and config.text_prompt is not None:
-            with closing(self._env_pool(split="test", prompt=config.text_prompt, interaction_budget=0)) as envs:
+            with closing(self._env_pool(**self._held_out, prompt=config.text_prompt, interaction_budget=0)) as envs:
                 figures |= self._arm(bar, "validation_text", envs, sampled)
         metrics.write(self.step, figures | {"time/validation_s": time.perf_counter() - begin})
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]

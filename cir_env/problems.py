@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, overload
+from urllib.parse import parse_qsl
 
 from cir_env import generators
 from cir_env.errors import ProblemError
@@ -218,7 +219,8 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
 
     Args:
         spec: A set (returned as it is); a generator's name; ``hub:OWNER/NAME``; the path of a ``.jsonl`` or
-            ``.parquet`` file; or a folder that holds ``train`` and ``test`` files of these kinds.
+            ``.parquet`` file; or a folder that holds ``train`` and ``test`` files of these kinds. Behind a data set or
+            a path may stand the names of its fields, as in ``hub:OWNER/NAME?statement=question&answer=gold``.
         split: "train" or "test". A set or a single file is taken whole under either.
 
     Raises:
@@ -227,9 +229,12 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
     check_split(split)
     if isinstance(spec, ProblemSet):
         return spec
+    names: tuple[tuple[str, str], ...] = ()
     if isinstance(spec, str):
+        spec, _, query = spec.partition("?")
+        names = tuple(parse_qsl(query))
         if spec.startswith("hub:"):
-            return _load_hub(spec.removeprefix("hub:"), split)
+            return _load_hub(spec.removeprefix("hub:"), split, names)
         if generators.is_name(spec):
             return ProblemSet.generate(spec, split=split)
     elif not isinstance(spec, os.PathLike):
@@ -243,7 +248,7 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
             f"a .jsonl or .parquet file that exists, got {str(spec)!r}."
         )
     stat = path.stat()
-    return _load_file(path.resolve(), stat.st_mtime_ns, stat.st_size)
+    return _load_file(path.resolve(), names, stat.st_mtime_ns, stat.st_size)
 
 
 def check_split(split: str) -> None:
@@ -263,14 +268,14 @@ def _file_of_split(folder: Path, split: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _load_file(path: Path, mtime_ns: int, size: int) -> ProblemSet:
+def _load_file(path: Path, names: tuple[tuple[str, str], ...], mtime_ns: int, size: int) -> ProblemSet:
     """Read a file once for all environments of the process; a file that changed is read again."""
-    return _READERS[path.suffix](path)
+    return _READERS[path.suffix](path, fields=dict(names))
 
 
 @lru_cache(maxsize=32)
-def _load_hub(name: str, split: str) -> ProblemSet:
-    return ProblemSet.from_hub(name, split=split)
+def _load_hub(name: str, split: str, names: tuple[tuple[str, str], ...]) -> ProblemSet:
+    return ProblemSet.from_hub(name, split=split, fields=dict(names))
 
 
 @lru_cache(maxsize=32)

@@ -289,3 +289,18 @@ def test_something_else_than_a_name_is_an_error() -> None:
     assert message(lambda: load_problems(7, "train")) == (  # type: ignore[arg-type]
         "Expect `problems` to be a ProblemSet, a name or a path, got int."
     )
+
+
+def test_a_spec_may_name_its_fields(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "What is 1 + 1?", "gold": 2}\n')
+    (problem,) = load_problems(f"{path}?statement=question&answer=gold", "train")
+    assert (problem.statement, problem.answer) == ("What is 1 + 1?", "2")
+
+
+def test_an_unknown_field_of_a_spec_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "What is 1 + 1?", "gold": 2}\n')
+    with pytest.raises(ProblemError) as caught:
+        load_problems(f"{path}?query=question", "train")
+    assert str(caught.value).startswith("Expect `fields` to map some of ['statement', 'answer', ")
