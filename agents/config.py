@@ -7,7 +7,7 @@ A preset is a function that returns a whole configuration; its docstring says wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -269,7 +269,8 @@ def qwen2_5_math_7b() -> TrainConfig:
     """The paper's run: Qwen2.5-Math-7B on STILL-3, 300 steps of 128 x 16 episodes.
 
     All figures are the paper's (arXiv 2505.24480). The run is one process: weights, gradients and moments in float32
-    and the engine's copy with its cache take some 175 GB of GPU memory, and nothing is sharded yet. Validation is on MATH500.
+    and the engine's copy with its cache take some 175 GB of GPU memory, and nothing is sharded yet. Validation is on
+    MATH500.
     """
     return TrainConfig(
         model="Qwen/Qwen2.5-Math-7B",
@@ -296,8 +297,6 @@ def qwen2_5_math_7b() -> TrainConfig:
 
 def qwen3_8b() -> TrainConfig:
     """The paper's second run: Qwen3-8B without thinking, in its chat template."""
-    from dataclasses import replace
-
     return replace(qwen2_5_math_7b(), model="Qwen/Qwen3-8B", template="chat", output_dir=Path("runs/qwen3-8b"))
 
 
