@@ -94,12 +94,16 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token for each of the 256 bytes, three special tokens and a chat template."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    """Make a tokenizer with one token for each of the 256 bytes, three special tokens and a chat template.
+
+    Every text comes back from its tokens, in Unicode's normal form C.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    backend.normalizer = normalizers.NFC()  # as Qwen's; AutoTokenizer gives it to every Qwen2 folder anyway
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
@@ -292,42 +296,15 @@ def _loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[bool]]])
     return loss
 
 
-class _Muon(torch.optim.Optimizer):
-    """Steps along the momentum with all its singular values near 1 (Jordan et al., 2024, "Muon"), in float32.
-
-    ``torch.optim.Muon`` does the same in bfloat16, which is slower on a CPU for matrices of this size.
-    """
-
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                average = self.state[matrix].setdefault("average", torch.zeros_like(matrix))
-                average.lerp_(matrix.grad, 1 - group["momentum"])
-                direction = _orthogonal(matrix.grad.lerp(average, group["momentum"]))
-                matrix.sub_(direction, alpha=group["lr"] * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5)
-
-
-def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Move the singular values of a matrix close to 1 by five steps of a Newton-Schulz iteration."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: torch.Tensor = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if tall else x
-
-
 def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the transformer, Adam for everything else."""
     embeddings = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     inside = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.ndim != 2 or id(p) in embeddings]
-    optimizers = [_Muon(inside, lr=0.02), torch.optim.Adam(others, lr=0.01, betas=(0.9, 0.98))]
+    optimizers = [
+        torch.optim.Muon(inside, lr=0.02, weight_decay=0.0),
+        torch.optim.Adam(others, lr=0.01, betas=(0.9, 0.98)),
+    ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
