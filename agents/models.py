@@ -101,6 +101,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         ModelError: no tokenizer can be loaded, or it has no end-of-sequence token.
     """
     folder = _existing(path)
+    if not _has_tokenizer(folder):  # transformers would make an empty one up for some kinds of model
+        raise ModelError(f"Expect a tokenizer in {folder}, found none of {', '.join(TOKENIZER_FILES)}")
     from transformers import AutoTokenizer
 
     try:
@@ -127,7 +129,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
             )
@@ -160,7 +162,8 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar for what takes a moment."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -182,11 +185,15 @@ def _existing(path: str | Path) -> Path:
     return folder
 
 
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def _missing_part(folder: Path) -> str | None:
     """Name what `folder` lacks of a model, or None when nothing obvious is missing."""
     if not (folder / "config.json").is_file():
         return "config.json"
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not _has_tokenizer(folder):
         return "tokenizer (tokenizer.json)"
     if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
         return "weights (*.safetensors)"
@@ -341,7 +348,7 @@ def _convert_smollm2(gguf: Path, folder: Path) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _no_progress_bars():
+    with no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         # GGUF only names the pre-tokenizer ("smollm"), and transformers then takes GPT-2's. SmolLM's sets
         # each digit apart as well, which matters where blanks or newlines stand before a digit.
