@@ -51,7 +51,7 @@ class Run:
     @property
     def steps(self) -> int:
         """How many steps were trained."""
-        return 1 + int(max((step for step, _ in self.series("time/step_s")), default=-1))
+        return int(max((step for step, _ in self.series("time/step_s")), default=0))
 
     @property
     def minutes(self) -> float:
