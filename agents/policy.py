@@ -82,7 +82,9 @@ class Policy(nn.Module):
         self._autocast = autocast
         self._share_prefix = not gradient_checkpointing
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers 5.2x has renamed it and warns of the old name
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
     @property
     def device(self) -> torch.device:
