@@ -34,7 +34,8 @@ def draw(name: str, split: str, seed: int, size: int) -> Iterator[Draft]:
     """Draw `size` distinct problems of one split; the first n are the same whatever the size.
 
     Args:
-        name: A key of `GENERATORS`, "reasoning_gym", or "reasoning_gym:" and one of `REASONING_GYM_TASKS`.
+        name: A key of `GENERATORS`, "reasoning_gym", "reasoning_gym:" and one of `REASONING_GYM_TASKS`, or several of
+            these with "+" between them, whose families then all take turns.
         split: "train" or "test".
         seed: Any integer.
         size: How many problems.
@@ -113,10 +114,13 @@ NAMES_IN_WORDS = "one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 're
 
 def is_name(spec: str) -> bool:
     """Whether a text looks like a generator's name: only its task may still be unknown."""
-    return spec in GENERATORS or spec == "reasoning_gym" or spec.startswith("reasoning_gym:")
+    parts = spec.split("+")
+    return all(part in GENERATORS or part == "reasoning_gym" or part.startswith("reasoning_gym:") for part in parts)
 
 
 def _families(name: str, seed: int) -> Sequence[Family]:
+    if "+" in name:
+        return [family for part in name.split("+") for family in _families(part, seed)]
     if name in GENERATORS:
         return GENERATORS[name]
     if name == "reasoning_gym":

@@ -194,7 +194,8 @@ class ProblemSet(Sequence[Problem]):
         """Make problems: the same arguments give the same problems in every process.
 
         Args:
-            name: "products", "arithmetic", "mixed", "reasoning_gym", or "reasoning_gym:" and a task's name.
+            name: "products", "arithmetic", "mixed", "reasoning_gym", "reasoning_gym:" and a task's name, or several
+                with "+" between them, as in "mixed+reasoning_gym".
             split: "train" or "test". They never overlap, whatever the seeds and sizes.
             seed: Any integer.
             size: How many; by default 10,000 to train on and 500 to test on.
@@ -291,7 +292,7 @@ def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
         for draft in generators.draw(name, split, seed, size)
     ]
     made = ProblemSet(problems, name=f"{name}/{split}")
-    if not name.startswith("reasoning_gym"):
+    if "reasoning_gym" not in name:
         made._recipe = (name, split, seed, size)
     return made
 

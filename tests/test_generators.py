@@ -14,7 +14,7 @@ import sympy
 from cir_env import generators
 from cir_env.errors import ProblemError
 from cir_env.families import Draft
-from cir_env.problems import Problem, ProblemSet
+from cir_env.problems import Problem, ProblemSet, load_problems
 
 
 def message(action: Callable[[], object]) -> str:
@@ -167,3 +167,14 @@ def test_reasoning_gym_alone_mixes_its_tasks() -> None:
     made = ProblemSet.generate("reasoning_gym", size=len(generators.REASONING_GYM_TASKS))
     assert {p.subject for p in made} == {"algebra", "number theory", "arithmetic", "geometry"}
     assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_several_generators_take_turns() -> None:
+    both = ProblemSet.generate("products+arithmetic", split="test", size=8)
+    assert [problem.subject for problem in both] == ["multiplication", "addition", "subtraction", "multiplication"] * 2
+    assert load_problems("products+arithmetic", "test")[:8] == both
+
+
+def test_an_unknown_one_of_several_generators_is_refused() -> None:
+    with pytest.raises(ProblemError, match="got 'products\\+sums'"):
+        load_problems("products+sums", "train")
