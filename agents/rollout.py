@@ -116,7 +116,7 @@ class _Collector:
         for env_id in range(min(len(self.envs), len(waiting))):
             self._begin(env_id, waiting.popleft())
         while self.in_env or self.in_engine:
-            for result in self.envs.recv(wait=not self.in_engine):
+            for result in self.envs.recv(wait=not self.engine.busy):
                 ended = self._take_result(result)
                 if ended and waiting:
                     self._begin(result.env_id, waiting.popleft())

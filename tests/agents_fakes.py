@@ -190,6 +190,10 @@ class FakeEngine:
             decoder=self._chat.decoder(),
         )
 
+    @property
+    def busy(self) -> bool:
+        return any(number in self.rows or len(self.rows) < self._max_num_seqs for number in self._requests)
+
     def poll(self) -> list[Completion]:
         ended = []
         for request_id, request in list(self._requests.items()):

@@ -183,6 +183,20 @@ def requests_beyond_the_rows_wait_for_a_release(make: MakeEngine) -> None:
 
 
 @law
+def it_is_busy_while_polling_gets_anywhere(make: MakeEngine) -> None:
+    engine = make(max_num_seqs=1)
+    assert not engine.busy
+    for request_id in (0, 1):
+        engine.submit(request_id, list(PROMPT), Sampling(max_tokens=3))
+    assert engine.busy
+    finish(engine, 1)
+    assert not engine.busy  # the only row is held by the first, which waits for its next turn
+    engine.release(0)
+    assert engine.busy
+    finish(engine, 1)
+
+
+@law
 def a_released_request_is_cancelled(make: MakeEngine) -> None:
     engine = make(max_num_seqs=2)
     for request_id in range(4):

@@ -64,6 +64,11 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`poll` has something to do; False also while all rows wait for their next turn."""
+        ...
+
     def poll(self) -> list[Completion]:
         """Do one step of work for all requests and return those that have ended; empty if nothing runs."""
         ...

@@ -210,6 +210,11 @@ class TransformersEngine:
         self._running.clear()
         self._queue.clear()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs or can be started."""
+        return bool(self._running or (self._queue and self._free))
+
     @torch.inference_mode()
     def poll(self) -> list[Completion]:
         """Start waiting requests in free rows, then sample one token for every running one."""
