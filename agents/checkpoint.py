@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents.errors import AgentsError
+from agents.models import no_progress_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +53,8 @@ def save(
     partial = folder / f".{target.name}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        policy.model.save_pretrained(partial)
+        with no_progress_bars():
+            policy.model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         if policy.value_head is not None:

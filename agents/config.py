@@ -19,7 +19,8 @@ class ConfigError(AgentsError, ValueError):
     """A value is out of its range; the message names the field, what is expected and what came."""
 
 
-def _expect(condition: bool, name: str, expected: str, got: object) -> None:
+def expect(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raise a :class:`ConfigError` unless the condition holds."""
     if not condition:
         raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
 
@@ -47,7 +48,7 @@ def budget_at(schedule: str, step: int) -> int:
     except ValueError:
         starts, budgets = (), ()
     valid = starts[:1] == (0,) and list(starts) == sorted(set(starts)) and min(budgets, default=-1) >= 0
-    _expect(valid, "interaction_budget", "like '2' or '0:2,100:3,200:4'", schedule)
+    expect(valid, "interaction_budget", "like '2' or '0:2,100:3,200:4'", schedule)
     return int([b for s, b in zip(starts, budgets, strict=True) if s <= step][-1])
 
 
@@ -104,10 +105,10 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_problems", "max_completion_length", "max_num_seqs"):
-            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
-        _expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)
-        _expect(self.temperature > 0, "temperature", "above 0", self.temperature)
-        _expect(
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)
+        expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+        expect(
             self.max_model_len > self.max_completion_length,
             "max_model_len",
             f"above max_completion_length ({self.max_completion_length})",
@@ -152,15 +153,15 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_minibatches", "micro_batch_size"):
-            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "max_grad_norm"):
-            _expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+            expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("epsilon", "adam_beta1", "adam_beta2"):
-            _expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
-        _expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
-        _expect(self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
-        _expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
-        _expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
+            expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
+        expect(self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
+        expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
+        expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +182,9 @@ class ValidationConfig:
     """Report greedy accuracy before and after, too."""
 
     def __post_init__(self) -> None:
-        _expect(self.every >= 0, "validation.every", "of at least 0", self.every)
-        _expect(self.num_problems >= 1, "validation.num_problems", "of at least 1", self.num_problems)
-        _expect(0 < self.top_p <= 1, "validation.top_p", "in (0, 1]", self.top_p)
+        expect(self.every >= 0, "validation.every", "of at least 0", self.every)
+        expect(self.num_problems >= 1, "validation.num_problems", "of at least 1", self.num_problems)
+        expect(0 < self.top_p <= 1, "validation.top_p", "in (0, 1]", self.top_p)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +222,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "warm_up_steps"):
-            _expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
+            expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):
-            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
 
 
 def quickstart() -> TrainConfig:

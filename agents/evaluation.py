@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from agents.config import ConfigError
+from agents.config import ConfigError, expect
 from agents.engines.base import Sampling
 from agents.envs import EnvPool
 from agents.metrics import describe, is_correct
@@ -206,17 +206,17 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_problems", "max_completion_length", "max_num_seqs"):
-            _expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
-        _expect(self.limit is None or self.limit >= 1, "limit", "of at least 1", self.limit)
-        _expect(self.interaction_budget >= 0, "interaction_budget", "of at least 0", self.interaction_budget)
-        _expect(self.temperature >= 0, "temperature", "of at least 0", self.temperature)
-        _expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _expect(self.seed >= 0, "seed", "of at least 0", self.seed)
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        expect(self.limit is None or self.limit >= 1, "limit", "of at least 1", self.limit)
+        expect(self.interaction_budget >= 0, "interaction_budget", "of at least 0", self.interaction_budget)
+        expect(self.temperature >= 0, "temperature", "of at least 0", self.temperature)
+        expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        expect(self.seed >= 0, "seed", "of at least 0", self.seed)
         counts = _sample_counts(self.num_samples)
         greedy_repeats = self.temperature == 0 and max(counts.values()) > 1
-        _expect(not greedy_repeats, "num_samples", "1 with temperature 0 (all would be the same)", self.num_samples)
+        expect(not greedy_repeats, "num_samples", "1 with temperature 0 (all would be the same)", self.num_samples)
         room = f"above max_completion_length ({self.max_completion_length})"
-        _expect(self.max_model_len > self.max_completion_length, "max_model_len", room, self.max_model_len)
+        expect(self.max_model_len > self.max_completion_length, "max_model_len", room, self.max_model_len)
 
     def samples_of(self, names: Iterable[str]) -> dict[str, int]:
         """Return the samples of each problem for the sets called ``names``.
@@ -347,10 +347,5 @@ def _sample_counts(spec: str) -> dict[str, int]:
     valid = all(count.isdecimal() and int(count) >= 1 for _, _, count in pairs)
     names = [name for name, _, _ in pairs]
     whole = valid and names[0] == "" and len(set(names)) == len(names)
-    _expect(whole, "num_samples", "like '16' or '16,MATH500:1'", spec)
+    expect(whole, "num_samples", "like '16' or '16,MATH500:1'", spec)
     return {name: int(count) for name, _, count in pairs}
-
-
-def _expect(condition: bool, name: str, expected: str, got: object) -> None:
-    if not condition:
-        raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
