@@ -304,7 +304,7 @@ def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
     others = [p for p in model.parameters() if p.ndim != 2 or id(p) in embeddings]
     optimizers = [
         torch.optim.Muon(inside, lr=0.02, weight_decay=0.0),
-        torch.optim.Adam(others, lr=0.01, betas=(0.9, 0.98)),
+        torch.optim.Adam(others, lr=0.02, betas=(0.9, 0.98)),
     ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
