@@ -1,9 +1,9 @@
-r"""A language model that needs no download: it is made on the spot and learns its first steps in half a minute.
+r"""A language model that needs no download: it is made on the spot and learns its first steps in under a minute.
 
 `build_tiny` writes a Qwen2 transformer of 155,000 parameters with a byte-level tokenizer. `warm_up` then teaches it by
 imitation, on problems that the caller gives, what a pretrained model brings along. There are two ways to answer::
 
-    ```python                            \boxed{192}
+    ```python                            \boxed{300}
     print(123 + 45)
     ```
     ```output
