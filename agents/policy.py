@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
+from agents.batching import micro_batches
 from agents.types import Batch, PolicyOutput
 
 if TYPE_CHECKING:
@@ -112,8 +113,6 @@ class Policy(nn.Module):
     @torch.no_grad()
     def evaluate(self, batch: Batch, micro_batch_size: int) -> PolicyOutput:
         """Return the output for a whole batch without gradients, ``micro_batch_size`` sequences at a time."""
-        from agents.batching import micro_batches
-
         zeros = torch.zeros_like(batch.sampling_logprobs)
         total = {"logprobs": zeros, "entropy": zeros.clone()}
         if self.value_head is not None:

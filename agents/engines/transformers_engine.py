@@ -245,12 +245,11 @@ class TransformersEngine:
         """Fill the row's cache with the context but for its last tokens, which the sampling passes feed."""
         row, context = self._row(request), request.context
         self._running[request.request_id] = request
-        kept = _common_prefix(self._cached[row], context[:-1])
-        donor = max(range(len(self._cached)), key=lambda r: _common_prefix(self._cached[r], context[:-1]))
-        shared = _common_prefix(self._cached[donor], context[:-1])
-        if shared > kept:
-            self._cache.copy(donor, row, shared)
-            kept = shared
+        wanted = context[:-1]
+        shared = [_common_prefix(cached, wanted) for cached in self._cached]
+        kept = max(shared)
+        if kept > shared[row]:
+            self._cache.copy(shared.index(kept), row, kept)
         self._cached[row] = context[:kept]
         if len(context) - 1 - kept > _PREFILL_TOKENS:
             self._prefill(row, context, kept)
