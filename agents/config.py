@@ -68,6 +68,10 @@ class EnvConfig:
     """CPU seconds that one block may take."""
     max_output_chars: int = 400
     """Characters of an execution's result that the policy sees."""
+    error_format: Literal["last_line", "full"] = "last_line"
+    """How much of a failed block's traceback the policy sees."""
+    sandbox: str = "local"
+    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
 
     def __post_init__(self) -> None:
         budget_at(self.interaction_budget, 0)
@@ -80,6 +84,8 @@ class EnvConfig:
             "prompt": self.prompt,
             "time_limit_s": self.time_limit_s,
             "max_output_chars": self.max_output_chars,
+            "error_format": self.error_format,
+            "sandbox": self.sandbox,
             "observation": "feedback",
         }
 

@@ -191,6 +191,10 @@ class EvalConfig:
     """CPU seconds that one block may take."""
     max_output_chars: int = 400
     """Characters of an execution's result that the policy sees."""
+    error_format: Literal["last_line", "full"] = "last_line"
+    """How much of a failed block's traceback the policy sees."""
+    sandbox: str = "local"
+    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
     max_completion_length: int = 1024
     """Tokens after the prompt, feedback included."""
     max_model_len: int = 2048
@@ -240,6 +244,8 @@ class EvalConfig:
             "interaction_budget": self.interaction_budget,
             "time_limit_s": self.time_limit_s,
             "max_output_chars": self.max_output_chars,
+            "error_format": self.error_format,
+            "sandbox": self.sandbox,
             "max_transcript_chars": 32 * self.max_model_len,  # far beyond: length is limited in tokens alone
             "observation": "feedback",
         }

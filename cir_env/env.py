@@ -123,8 +123,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `memory_limit_mb` (512): memory of one block in MB.
     - `max_output_chars` (400): how many characters of a block's result are fed back.
     - `max_transcript_chars` (65536): how long a transcript may get in characters, prompt included.
-    - `sandbox`, `grader` (None): a `cir_env.sandbox.Sandbox` and a `cir_env.grading.Grader`, which the caller closes;
-      by default those that all environments of the process share, started at the first block or answer.
+    - `error_format` ("last_line"): how much of a failed block's traceback is fed back; or "full", without frames that
+      are not the block's.
+    - `sandbox` ("local"): what `cir_env.sandbox.shared_sandbox` takes ("unsafe", addresses of servers), shared by all
+      environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which the caller
+      closes.
+    - `grader` (None): a `cir_env.grading.Grader`, which the caller closes; by default one that all environments share.
     - `render_mode` (None): with "ansi" `render()` returns the transcript, with "human" it is printed as it grows.
 
     Environments are independent of each other and may live in different threads; one environment serves one
@@ -154,7 +158,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         memory_limit_mb: int = 512,
         max_output_chars: int = 400,
         max_transcript_chars: int = 65_536,
-        sandbox: Sandbox | None = None,
+        error_format: Literal["last_line", "full"] = "last_line",
+        sandbox: Sandbox | str = "local",
         grader: AnswerGrader | None = None,
         render_mode: Literal["ansi", "human"] | None = None,
     ) -> None:
@@ -180,8 +185,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             memory_limit_mb=check_integer("memory_limit_mb", memory_limit_mb, 1),
             wall_limit_s=max(Limits().wall_limit_s, _WALL_PER_CPU_SECOND * time_limit_s),
         )
-        if sandbox is not None and not isinstance(sandbox, Sandbox):
-            raise OptionError(f"Expect `sandbox` to be a `Sandbox` or None, got {type(sandbox).__name__}.")
+        self.error_format = check_choice("error_format", error_format, ("last_line", "full"))
+        if not isinstance(sandbox, Sandbox | str):
+            raise OptionError(f"Expect `sandbox` to be a `Sandbox` or a name, got {type(sandbox).__name__}.")
+        if isinstance(sandbox, str):
+            shared_sandbox(sandbox)  # refuses an unknown name now; a copy in another process makes its own
         if grader is not None and not callable(getattr(grader, "grade", None)):
             raise OptionError(f"Expect `grader` to be a `Grader` or None, got {type(grader).__name__}.")
         self._sandbox = sandbox
@@ -256,7 +264,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             )
             return self._end(episode, truncated=True, fault=True)
         episode.interactions_left -= 1
-        printed = render_result(result.stdout, result.error)
+        full = self.error_format == "full" and result.traceback
+        printed = render_result(result.stdout, result.traceback if full else result.error)
         feedback = render_feedback(action[: block.end], printed, self.max_output_chars)
         episode.feedback = feedback[: room - block.end]
         episode.transcript += episode.feedback
@@ -316,7 +325,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     def _execute(self, episode: Episode, code: str) -> ExecutionResult:
         """Run a block; a sandbox that can not is a fault like any other of its faults."""
         try:
-            sandbox = shared_sandbox() if self._sandbox is None else self._sandbox
+            sandbox = shared_sandbox(self._sandbox) if isinstance(self._sandbox, str) else self._sandbox
             if not self.stateful:
                 return sandbox.run(code, self.limits)
             if episode.session is None:

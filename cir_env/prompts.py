@@ -143,7 +143,7 @@ def render_result(stdout: str, error: str) -> str:
 
     Args:
         stdout: What was printed; newlines at its end go. Nothing printed makes an empty result.
-        error: The last line of the traceback, or "" if the block ran to its end.
+        error: The traceback or its last line, or "" if the block ran to its end.
 
     Example:
         >>> render_result("1\n2\n", "ValueError: no")

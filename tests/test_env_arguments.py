@@ -90,7 +90,12 @@ def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
         ({"render_mode": "rgb"}, "Expect `render_mode` to be None, 'ansi' or 'human', got 'rgb'."),
         ({"time_limit_s": "5"}, "Expect `time_limit_s` to be a finite number, got '5'."),
         ({"memory_limit_mb": 0}, "Expect `memory_limit_mb` to be at least 1, got 0."),
-        ({"sandbox": "local"}, "Expect `sandbox` to be a `Sandbox` or None, got str."),
+        ({"sandbox": None}, "Expect `sandbox` to be a `Sandbox` or a name, got NoneType."),
+        (
+            {"sandbox": "docker"},
+            "Expect `sandbox` 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got 'docker'",
+        ),
+        ({"error_format": "short"}, "Expect `error_format` to be 'last_line' or 'full', got 'short'."),
         ({"grader": "strict"}, "Expect `grader` to be a `Grader` or None, got str."),
         (
             {"prompt": "txt"},

@@ -114,6 +114,16 @@ def test_synchronous_vectors_keep_the_types_of_the_information() -> None:
 # --- with the real sandbox and the real grader ---
 
 
+def test_a_failed_block_shows_its_last_line_or_its_whole_traceback() -> None:
+    shown = {}
+    for error_format in ("last_line", "full"):
+        env = make(sandbox="local", error_format=error_format)
+        env.reset(seed=0)
+        shown[error_format] = env.step("```python\n1 / 0\n```\n")[4]["feedback"].splitlines()
+    assert shown["last_line"] == ["```output", "ZeroDivisionError: division by zero", "```"]
+    assert shown["full"][1:3] == ["Traceback (most recent call last):", '  File "<block>", line 1, in <module>']
+
+
 def test_a_real_episode_in_an_asynchronous_vector() -> None:
     vector = {"context": "forkserver"}
     envs = gymnasium.make_vec(

@@ -1,10 +1,17 @@
-"""``python -m cir_env.sandbox``: which layers are on here, which are missing, and what that means."""
+"""``python -m cir_env.sandbox`` lists the layers that are on here; with ``serve`` it runs blocks for others."""
 
+import argparse
+import asyncio
+import contextlib
 import logging
+import os
+import secrets
+import signal
 import sys
 
 from cir_env.errors import SandboxUnavailable
 from cir_env.sandbox.local import LocalSandbox
+from cir_env.sandbox.remote import TOKEN_VARIABLE
 
 MEANING = {
     "namespaces": "blocks see none of the host's files, processes and networks",
@@ -12,11 +19,24 @@ MEANING = {
     "scratch": "each block has a folder of its own to write to, 16 MB that vanish with it",
     "landlock": "the kernel opens no file to a block but libraries and its scratch folder",
     "seccomp": "system calls that are not on a short list fail: no fork, exec, socket, signal to others",
+    "group": "all blocks together hold at most three quarters of the memory",
 }
 
 
 def main() -> int:
-    """Start a sandbox, run a block, and print a line per layer; return 0 if code can be run."""
+    """Do what the command line asks for, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cir_env.sandbox", description=list_layers.__doc__)
+    commands = parser.add_subparsers(dest="command")
+    server = commands.add_parser("serve", help=serve.__doc__, description=serve.__doc__)
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    server.add_argument("--port", type=int, default=8700, help="0 for any that is free (default: %(default)s)")
+    server.add_argument("--slots", type=int, help="blocks at the same time (default: usable cores)")
+    options = parser.parse_args()
+    return list_layers() if options.command is None else serve(options.host, options.port, options.slots)
+
+
+def list_layers() -> int:
+    """Start a sandbox, run a block, and print a line per layer; the exit status is 0 if code can be run."""
     logging.getLogger("cir_env.sandbox").setLevel(logging.ERROR)
     with LocalSandbox(slots=1, preload=()) as sandbox:
         try:
@@ -31,5 +51,42 @@ def main() -> int:
     return 0 if verdict.startswith("Blocks can") else 1
 
 
+def serve(host: str, port: int, slots: int | None) -> int:
+    """Run blocks for other machines over HTTP; the token is CIR_SANDBOX_TOKEN in the environment, or a new one."""
+    try:
+        from cir_env.sandbox import server
+    except ImportError:
+        print("The server needs aiohttp: pip install 'cir-env[remote]'", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.WARNING)
+    token = os.environ.get(TOKEN_VARIABLE) or _new_token()
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await server.serve(sandbox, token, host, port)
+
+    with LocalSandbox(slots=slots) as sandbox:
+        try:
+            sandbox.run("")
+            asyncio.run(run())
+        except asyncio.CancelledError:
+            return 0
+        except (SandboxUnavailable, OSError) as error:
+            print(f"Can not serve: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _new_token() -> str:
+    token = secrets.token_urlsafe(32)
+    print(f"{TOKEN_VARIABLE}={token}", flush=True)
+    return token
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)

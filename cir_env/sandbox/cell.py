@@ -12,6 +12,7 @@ import site
 import struct
 import sys
 import sysconfig
+from collections.abc import Callable
 
 from cir_env.sandbox import jail
 
@@ -27,8 +28,10 @@ PLACE = "/proc"
 """Where the new root is put together: a folder that is everywhere, and holds nothing that the root needs."""
 
 
-def enter_namespaces() -> None:
+def enter_namespaces(at_end: Callable[[], None]) -> None:
     """Leave every namespace of the host; the caller becomes process 1 of the new ones in a fork.
+
+    What stays outside does nothing but wait for that process to end, and call `at_end`.
 
     As root two users are mapped, root (who builds) and nobody (who runs); otherwise the caller is mapped to an
     ordinary user.
@@ -49,7 +52,9 @@ def enter_namespaces() -> None:
         _write("/proc/self/gid_map", f"{INSIDE_UID} {gid} 1")
     pid = os.fork()
     if pid:
-        os._exit(0 if os.waitpid(pid, 0)[1] == 0 else 1)
+        _, status = os.waitpid(pid, 0)
+        at_end()
+        os._exit(0 if status == 0 else 1)
     jail.prctl(jail.PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -69,8 +69,8 @@ class Runner:
         while (received := wire.receive_job(self._sock)) is not None:
             job, code = received
             self._prepare(job)
-            kind, error = self._execute(code.decode("utf-8", "surrogatepass"), job)
-            self._sock.send(wire.pack_status(job.nonce, kind, error))
+            outcome = self._execute(code.decode("utf-8", "surrogatepass"), job)
+            self._sock.send(wire.pack_status(job.nonce, *outcome))
 
     def _prepare(self, job: wire.Job) -> None:
         data, size = self._baseline
@@ -86,7 +86,7 @@ class Runner:
         sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
-    def _execute(self, source: str, job: wire.Job) -> tuple[int, str]:
+    def _execute(self, source: str, job: wire.Job) -> tuple[int, str, str]:
         out, err = self._out, self._err
         self._blocks += 1
         name = BLOCK_NAME if self._blocks == 1 else f"{BLOCK_NAME[:-1]} {self._blocks}>"
@@ -97,14 +97,14 @@ class Runner:
             flush(out)
             if value is not None and not (out.pipe.used or err.pipe.used):
                 print(repr(value), file=out)
-            return wire.OK, ""
+            return wire.OK, "", ""
         except SystemExit as stop:
             return _leave(stop, err)
         except MemoryError as error:
             release_reserve()
-            return wire.MEMORY, describe(error, full=False)
+            return wire.MEMORY, last_line(error), ""
         except BaseException as error:
-            return wire.ERROR, describe(error, full=bool(job.flags & wire.FULL_TRACEBACK))
+            return wire.ERROR, last_line(error), whole_traceback(error)
         finally:
             release_reserve()
             flush(out)
@@ -182,26 +182,32 @@ def _finish_threads() -> None:
         run()
 
 
-def _leave(stop: SystemExit, err: Any) -> tuple[int, str]:
+def _leave(stop: SystemExit, err: Any) -> tuple[int, str, str]:
     """Translate `exit(...)` as the interpreter does."""
     if stop.code is None or stop.code == 0:
-        return wire.OK, ""
+        return wire.OK, "", ""
     if not isinstance(stop.code, int):
         with contextlib.suppress(Exception):
             print(stop.code, file=err)
-    return wire.ERROR, describe(stop, full=False)
+    return wire.ERROR, last_line(stop), ""
 
 
-def describe(error: BaseException, *, full: bool) -> str:
-    """Return the last line of the error's traceback, or all of it without frames of ours."""
+def last_line(error: BaseException) -> str:
+    """Return the last line of the error's traceback."""
     try:
-        if full:
-            return _clip("".join(traceback.format_exception(type(error), error, _own_frames(error))).rstrip())
         lines = traceback.format_exception_only(type(error), error)
         shown = [line for text in lines for line in _clip(text).splitlines() if line.strip()]
         return shown[-1].strip() if shown else type(error).__name__
     except BaseException:
         return type(error).__name__
+
+
+def whole_traceback(error: BaseException) -> str:
+    """Return the error's traceback without frames of ours; '' if it can not be written."""
+    try:
+        return _clip("".join(traceback.format_exception(type(error), error, _own_frames(error))).rstrip())
+    except BaseException:
+        return ""
 
 
 def _own_frames(error: BaseException) -> types.TracebackType | None:

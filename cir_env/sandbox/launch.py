@@ -53,15 +53,16 @@ class Settings:
 class ZygoteHandle:
     """A running zygote, or one on its way."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, groups: list[str]) -> None:
         self.ready = False
+        self.patience_ends = 0.0
         self.pid = 0
         self.layers: dict[str, str] = {}
         self.contained = False
         self.errors, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.last_words = bytearray()
-        options = {"preload": settings.preload, "isolation": settings.isolation}
+        options = {"preload": settings.preload, "isolation": settings.isolation, "groups": groups}
         where = [str(PACKAGE.parent), str(PACKAGE)]
         boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(options), *where]
         try:
@@ -122,9 +123,13 @@ class ZygoteHandle:
         lines = self.last_words.decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else "it ended without a word"
 
+    def hang_up(self) -> None:
+        """Close the control socket: a zygote that hears that ends by itself."""
+        self.control.close()
+
     def close(self) -> None:
         """Hang up, and end the process."""
-        self.control.close()  # It ends by itself when it hears that.
+        self.hang_up()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
         self._process.kill()

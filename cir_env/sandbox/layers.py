@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
-from cir_env.sandbox import cell
+from cir_env.sandbox import cell, control_group
 from cir_env.sandbox.jail import Jail, drop_bounding_set, landlock_version
 from cir_env.sandbox.seccomp import Filter
 
@@ -52,27 +52,32 @@ def open_memory_files() -> tuple[IO[str], IO[str]]:
     return open("/proc/self/statm"), open("/proc/self/maps")
 
 
-def set_up(isolation: str, packages: list[str]) -> Layers:
+def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
     """Enter what children share, and return what each of them has to enter.
 
     Args:
         isolation: "auto", "without-namespaces" or "unsafe".
         packages: Packages that blocks may import beside the standard library.
+        groups: Folders of the control group to join.
     """
     if isolation == "unsafe":
+        control_group.join(groups)
         return Layers(jail=Jail(), memory_files=open_memory_files())
     readable = cell.readable_paths(packages)
     found = Layers(jail=Jail())
     report = found.report
 
     def build() -> None:
-        cell.enter_namespaces()
+        cell.enter_namespaces(lambda: None)
         cell.build_root(packages)
 
     report["namespaces"] = attempt(build) if isolation == "auto" else "missing: not asked for"
     inside = report["namespaces"] == ON
     if inside:
-        cell.enter_namespaces()
+        remover = control_group.Remover(groups)
+        cell.enter_namespaces(remover.remove)
+        remover.close()
+    control_group.join(groups)
     found.memory_files = open_memory_files()
     if inside:
         cell.build_root(packages)

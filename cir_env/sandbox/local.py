@@ -1,7 +1,6 @@
-"""The sandbox on this machine, and the one that a process shares."""
+"""The sandbox on this machine."""
 
 import os
-import threading
 import weakref
 from concurrent.futures import Future
 from types import TracebackType
@@ -9,7 +8,7 @@ from typing import Literal, Self
 
 from cir_env.errors import OptionError
 from cir_env.sandbox.launch import PRELOAD, Settings
-from cir_env.sandbox.policy import MAX_CODE_BYTES, ExecutionResult, Limits, Status
+from cir_env.sandbox.policy import ExecutionResult, Limits, refuse_code
 from cir_env.sandbox.supervisor import Supervisor
 from cir_env.sandbox.worker import Lane, Task
 
@@ -47,7 +46,6 @@ class LocalSandbox:
         slots: int | None = None,
         spares: int | None = None,
         limits: Limits | None = None,
-        error_format: Literal["last_line", "full"] = "last_line",
         preload: tuple[str, ...] = PRELOAD,
         isolation: Literal["auto", "without-namespaces", "unsafe"] = "auto",
     ) -> None:
@@ -57,7 +55,6 @@ class LocalSandbox:
             slots: Blocks that run at the same time; by default as many as there are usable cores.
             spares: Children forked ahead; by default as many as slots.
             limits: What a block may use where `submit` and `run` do not say.
-            error_format: "last_line" of the traceback, or the "full" one without frames of the sandbox.
             preload: Modules to import once; those that are not installed are left out. Blocks can import these
                 packages and the standard library, and no others.
             isolation: "auto" for all layers that the machine allows, refusing where they do not suffice;
@@ -65,21 +62,18 @@ class LocalSandbox:
                 limits alone, with the files and the network of this process's user open to every block.
 
         Raises:
-            OptionError: A number below 1, or an unknown format.
+            OptionError: A number below 1, or an unknown isolation.
         """
         slots = usable_cores() if slots is None else slots
         spares = slots if spares is None else spares
         if slots < 1 or spares < 0:
             raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}")
-        if error_format not in ("last_line", "full"):
-            raise OptionError(f"Expect `error_format` 'last_line' or 'full', got {error_format!r}")
         if isolation not in ("auto", "without-namespaces", "unsafe"):
             raise OptionError(f"Expect `isolation` 'auto', 'without-namespaces' or 'unsafe', got {isolation!r}")
         self._limits = limits or Limits()
         self._supervisor = Supervisor(
             slots=slots,
             spares=spares,
-            full_traceback=error_format == "full",
             settings=Settings(preload=tuple(preload), isolation=isolation),
         )
         self._finalizer = weakref.finalize(self, self._supervisor.stop)
@@ -133,13 +127,13 @@ class LocalSandbox:
         self.close()
 
     def _submit(self, code: str, limits: Limits | None, lane: Lane | None) -> "Future[ExecutionResult]":
-        data = code.encode("utf-8", "surrogatepass")
-        task = Task(code=data, limits=limits or self._limits, future=Future(), lane=lane)
-        if len(data) > MAX_CODE_BYTES:
-            task.finish(Status.ERROR, error=f"SyntaxError: code of over {MAX_CODE_BYTES // 1024} KB")
+        future: Future[ExecutionResult] = Future()
+        if (refusal := refuse_code(code)) is not None:
+            future.set_result(refusal)
         else:
-            self._supervisor.submit(task)
-        return task.future
+            data = code.encode("utf-8", "surrogatepass")
+            self._supervisor.submit(Task(code=data, limits=limits or self._limits, future=future, lane=lane))
+        return future
 
 
 class LocalSession:
@@ -169,22 +163,9 @@ class LocalSession:
 
 
 _alive: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
-_shared: LocalSandbox | None = None
-_shared_lock = threading.Lock()
-
-
-def shared_sandbox() -> LocalSandbox:
-    """Return the sandbox that this process shares; it is made on first use and closed at exit."""
-    global _shared  # noqa: PLW0603
-    with _shared_lock:
-        if _shared is None:
-            _shared = LocalSandbox()
-        return _shared
 
 
 def _after_fork() -> None:
-    global _shared, _shared_lock
-    _shared, _shared_lock = None, threading.Lock()
     for supervisor in list(_alive):
         supervisor.forked()
 

@@ -78,8 +78,22 @@ class ExecutionResult:
     """What it printed (stdout and stderr as they came), also before an error; '' if nothing."""
     error: str
     """The last line of the traceback, or one line on what ended the block; '' for `Status.OK`."""
+    traceback: str = ""
+    """The whole traceback without frames of the sandbox, clipped in its middle; '' where there is none."""
     cpu_seconds: float
     """CPU time that the block used, in seconds."""
+
+
+def refuse_code(code: str) -> ExecutionResult | None:
+    """Return the result of code that is too long to be run; None if it is not.
+
+    >>> refuse_code("1 + 1") is None
+    True
+    """
+    if len(code.encode("utf-8", "surrogatepass")) <= MAX_CODE_BYTES:
+        return None
+    error = f"SyntaxError: code of over {MAX_CODE_BYTES // 1024} KB"
+    return ExecutionResult(status=Status.ERROR, stdout="", error=error, cpu_seconds=0.0)
 
 
 @runtime_checkable

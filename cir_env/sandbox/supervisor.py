@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import selectors
+import signal
 import time
 from collections import deque
 from concurrent.futures import Future, InvalidStateError
@@ -16,29 +17,26 @@ from functools import partial
 from cir_env.errors import SandboxUnavailable
 from cir_env.sandbox import canary, wire
 from cir_env.sandbox.launch import Settings, ZygoteHandle
-from cir_env.sandbox.loop import Loop, log
+from cir_env.sandbox.loop import log
+from cir_env.sandbox.nursery import Nursery
 from cir_env.sandbox.policy import ExecutionResult, Limits, Status
 from cir_env.sandbox.worker import Lane, Task, Worker
 
-MAX_STARTS = 3
-"""Zygotes in a row that may end before they are ready."""
 MAX_ATTEMPTS = 2
+MAX_CANARIES = 3
 SPARE_DELAY_S = 0.003
 """Seconds for which a block that has just begun is not disturbed by the forking of spares."""
 MAX_SPAWNING = 32
 MAX_STILLBORN = 10
 """Children in a row that may end before they can take code."""
-ZYGOTE_PATIENCE_S = 60.0
-"""Seconds after which a zygote that owes an answer is replaced."""
 
 
-class Supervisor(Loop):
+class Supervisor(Nursery):
     """Queue, slots, children and clocks of one sandbox."""
 
-    def __init__(self, *, slots: int, spares: int, full_traceback: bool, settings: Settings) -> None:
-        super().__init__()
-        self.slots, self.spares, self.full_traceback = slots, spares, full_traceback
-        self.settings = settings
+    def __init__(self, *, slots: int, spares: int, settings: Settings) -> None:
+        super().__init__(slots=slots, settings=settings)
+        self.slots, self.spares = slots, spares
         self.layers: dict[str, str] = {}
         self._open_tasks: set[Task] = set()
         self._queue: deque[Task] = deque()
@@ -47,14 +45,10 @@ class Supervisor(Loop):
         self._spawning: dict[int, Worker] = {}
         self._workers: dict[int, Worker] = {}
         self._numbers = itertools.count()
-        self._zygote: ZygoteHandle | None = None
-        self._failed_starts = 0
         self._stillborn = 0
         self._gate: Task | None = None
-        self._proven = False
         self._canaries = 0
         self._spares_at = 0.0
-        self._patience_ends = 0.0
 
     def submit(self, task: Task) -> None:
         """Queue a block."""
@@ -70,29 +64,18 @@ class Supervisor(Loop):
             self.call(partial(self._close_lane, lane))
 
     def forked(self) -> None:
-        """Drop the descriptors in a forked trainer, so that the zygote hears when the original dies."""
+        """Drop the descriptors in a forked trainer, and leave the children alone."""
         super().forked()
-        if self._zygote is not None:
-            self._zygote.abandon()
         for worker in self._workers.values():
             worker.abandon()
-
-    def prepare(self) -> None:
-        """See to it that there is a zygote."""
-        if self.failure is not None:
-            return
-        if self._zygote is not None and self._owes() and time.monotonic() > self._patience_ends:
-            self._lose_zygote()
-        if self._zygote is None:
-            self._start_zygote()
 
     def deadline(self) -> float | None:
         """Return when a clock has to be looked at."""
         looks = [worker.judge_at for worker in self._running]
         if self._running and len(self._spare) + len(self._spawning) < self.spares:
             looks.append(self._spares_at)
-        if self._owes():
-            looks.append(self._patience_ends)
+        if (patience := super().deadline()) is not None:
+            looks.append(patience)
         return min(looks, default=None)
 
     def act(self) -> None:
@@ -117,52 +100,28 @@ class Supervisor(Loop):
     def shut(self) -> None:
         """Answer what is open, and end every process."""
         for task in list(self._open_tasks):
-            task.finish(Status.INFRASTRUCTURE, error="the sandbox was closed")
+            task.finish(Status.INFRASTRUCTURE, "the sandbox was closed")
         for worker in list(self._workers.values()):
             self._drop(worker)
-        if self._zygote is not None:
-            self._zygote.close()
+        super().shut()
 
-    def _start_zygote(self) -> None:
-        try:
-            zygote = ZygoteHandle(self.settings)
-        except OSError as error:
-            self.fail(f"the interpreter could not be started: {error}")
-            return
-        self._zygote = zygote
-        self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
-        self.watch(zygote.control, partial(self._on_control, zygote))
-        self.watch(zygote.errors, partial(self._on_errors, zygote))
+    def owed_children(self, zygote: ZygoteHandle) -> int:
+        """Return how many children were ordered from a zygote and have not come yet."""
+        return sum(worker.zygote is zygote for worker in self._spawning.values())
 
-    def _owes(self) -> bool:
-        return self._zygote is not None and (not self._zygote.ready or bool(self._spawning))
-
-    def _on_errors(self, zygote: ZygoteHandle) -> None:
-        if zygote is self._zygote and not zygote.read_errors():
-            self.unwatch(zygote.errors)
-
-    def _on_control(self, zygote: ZygoteHandle) -> None:
-        while zygote is self._zygote and (message := zygote.receive()) is not None:
-            data, fds = message
-            if not data:
-                self._lose_zygote()
-            elif not zygote.ready:
-                zygote.hear(data)
-                self._failed_starts = 0
-                self._accept(zygote)
-            else:
-                self._on_report(wire.Report.unpack(data), fds)
-
-    def _accept(self, zygote: ZygoteHandle) -> None:
+    def welcome(self, zygote: ZygoteHandle) -> None:
         """Look at the layers that are on; refuse to run code where they do not suffice."""
-        self.layers = zygote.layers
-        if self.settings.isolation == "unsafe" or self._proven:
+        if self.trusted:
+            return
+        self.layers = {**zygote.layers, "group": self.group_report}
+        if self.settings.isolation == "unsafe":
+            self.trusted = True
             return
         missing = "; ".join(f"{name} {why}" for name, why in zygote.layers.items() if why != "on")
         if not zygote.contained:
             self.fail(
                 f"expect seccomp with namespaces or Landlock, got {missing}. To run code with resource limits "
-                "alone, ask for LocalSandbox(isolation='unsafe') by name"
+                "alone, ask for it by name: sandbox='unsafe', or LocalSandbox(isolation='unsafe')"
             )
             return
         if missing and self.settings.isolation == "auto":
@@ -180,15 +139,15 @@ class Supervisor(Loop):
         result = future.result()
         self._gate = None
         silent = result.status in (Status.KILLED, Status.TIMEOUT, Status.INFRASTRUCTURE)
-        if silent and self._canaries < MAX_STARTS:
+        if silent and self._canaries < MAX_CANARIES:
             self._send_canary()
             return
-        self._proven = (result.status, result.stdout) == (Status.OK, canary.HELD)
-        if not self._proven:
+        self.trusted = (result.status, result.stdout) == (Status.OK, canary.HELD)
+        if not self.trusted:
             self.fail(f"its layers do not hold what they should: {result.stdout.strip()} {result.error}".rstrip())
 
-    def _on_report(self, report: wire.Report, fds: list[int]) -> None:
-        self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
+    def hear_report(self, report: wire.Report, fds: list[int]) -> None:
+        """Take what a zygote reports about a child."""
         worker = self._workers.get(report.worker)
         if report.kind == b"S":
             self._on_born(worker, fds)
@@ -221,40 +180,34 @@ class Supervisor(Loop):
             if self._stillborn >= MAX_STILLBORN:
                 self.fail(f"its processes end before they can take code: {complaint}")
 
-    def _lose_zygote(self) -> None:
-        """Replace a zygote that has ended; give its work in flight one more chance."""
-        zygote, self._zygote = self._zygote, None
-        if zygote is None:
-            return
-        self.unwatch(zygote.control)
-        self.unwatch(zygote.errors)
-        complaint = zygote.complaint()
-        zygote.close()
-        for worker in sorted(self._workers.values(), key=lambda w: w.number, reverse=True):
-            task, worker.task = worker.task, None
-            if worker.lane is not None:
-                worker.lane.lost = worker.lane.blocks > (task is not None)
-                worker.lane.blocks = 0
-            self._drop(worker)
-            if task is not None:
-                self._retry(task)
-        if not zygote.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= MAX_STARTS:
-                self.fail(f"its process ended {MAX_STARTS} times before it was ready: {complaint}")
+    def bury(self, zygote: ZygoteHandle) -> None:
+        """Give the work of a zygote that has ended one more chance."""
+        orphans = [worker for worker in self._workers.values() if worker.zygote is zygote]
+        for worker in sorted(orphans, key=lambda w: w.number, reverse=True):
+            self._rescue(worker)
+
+    def _rescue(self, worker: Worker) -> None:
+        """Drop a child that ended through no fault of its block, and run the block again."""
+        task, worker.task = worker.task, None
+        if worker.lane is not None:
+            worker.lane.lost = worker.lane.blocks > (task is not None)
+            worker.lane.blocks = 0
+        self._drop(worker)
+        if task is not None:
+            self._retry(task)
 
     def _retry(self, task: Task) -> None:
         if task.attempts < MAX_ATTEMPTS and not (task.lane and task.lane.lost):
             self._queue.appendleft(task)
         else:
-            task.finish(Status.INFRASTRUCTURE, error="the sandbox's process ended while the code ran")
+            task.finish(Status.INFRASTRUCTURE, "the sandbox's process ended while the code ran")
             self._free_lane(task)
 
     def _give_up_one(self, why: str) -> None:
         """Answer one block for which no child could be made, so that the queue never stands still."""
         if self._queue and not self._running and not self._spawning and not self._spare:
             task = self._queue.popleft()
-            task.finish(Status.INFRASTRUCTURE, error=f"the sandbox failed: {why}")
+            task.finish(Status.INFRASTRUCTURE, f"the sandbox failed: {why}")
             self._free_lane(task)
 
     def _enqueue(self, task: Task) -> None:
@@ -268,7 +221,7 @@ class Supervisor(Loop):
             self._queue.append(task)
         elif lane.lost or lane.closed:
             why = "the session was closed" if lane.closed else "the sandbox lost the session's process"
-            task.finish(Status.INFRASTRUCTURE, error=why)
+            task.finish(Status.INFRASTRUCTURE, why)
         elif lane.active:
             lane.waiting.append(task)
         else:
@@ -292,22 +245,21 @@ class Supervisor(Loop):
 
     def _breed(self) -> None:
         """Order the children that blocks wait for, and spares while no block has just begun."""
-        if self._zygote is None or not self._zygote.ready:
-            return
         missing = min(len(self._queue), self.slots - len(self._running))
         ahead = 0 if self._running and time.monotonic() < self._spares_at else self.spares
         wanted = missing + ahead - len(self._spare) - len(self._spawning)
         for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):
-            self._spawn(self._zygote)
+            if (zygote := self.readiest()) is not None:
+                self._spawn(zygote)
 
     def _spawn(self, zygote: ZygoteHandle) -> None:
         try:
-            worker = Worker(next(self._numbers))
+            worker = Worker(next(self._numbers), zygote)
         except OSError as error:
             self._give_up_one(f"no child could be made: {os.strerror(error.errno or 0)}")
             return
         self._workers[worker.number] = self._spawning[worker.number] = worker
-        self._patience_ends = time.monotonic() + ZYGOTE_PATIENCE_S
+        self.be_patient(zygote)
         with contextlib.suppress(OSError):  # A zygote that has gone is noticed by the end of its socket.
             zygote.spawn(worker.number, worker.child_sock.fileno(), worker.child_out)
 
@@ -317,7 +269,7 @@ class Supervisor(Loop):
         if task.lane is not None:
             task.lane.worker = worker
             task.lane.blocks += 1
-        worker.assign(task, full_traceback=self.full_traceback)
+        worker.assign(task)
         self._watch_sending(worker, worker.send())
 
     def _watch_sending(self, worker: Worker, more: bool) -> None:
@@ -349,22 +301,28 @@ class Supervisor(Loop):
             self._greet(worker)
         if worker.gone:
             return
+        killed = os.WIFSIGNALED(wait_status) and os.WTERMSIG(wait_status) == signal.SIGKILL
+        if killed and self.group is not None and self.group.killed_since_last_asked():
+            log.warning("The kernel ended a block since all blocks together held too much memory")
+            self._rescue(worker)
+            return
         said = worker.read_status()
         worker.read_output()
         self._conclude(worker, *(said or worker.post_mortem(wait_status)), dead=True)
 
-    def _conclude(self, worker: Worker, status: Status, error: str, *, dead: bool = False) -> None:
+    def _conclude(self, worker: Worker, status: Status, error: str, trace: str = "", *, dead: bool = False) -> None:
         """Deliver a result; keep the child only for the next block of its session."""
         if worker.over_output() and status in (Status.OK, Status.ERROR, Status.KILLED):
             verdict = worker.judge(time.monotonic(), self.slots)
-            status, error = verdict or (status, error)
+            if verdict is not None:
+                (status, error), trace = verdict, ""
             dead = True
         self._running.discard(worker)
         lane = worker.task.lane if worker.task else None
         keep = lane is not None and not dead and not lane.closed
         if keep:
             worker.pause()
-        task = worker.finish(status, error)
+        task = worker.finish(status, error, trace)
         if not keep:
             self._drop(worker)
         if task is not None:
@@ -393,6 +351,6 @@ class Supervisor(Loop):
     def _close_lane(self, lane: Lane) -> None:
         lane.closed = True
         while lane.waiting:
-            lane.waiting.popleft().finish(Status.INFRASTRUCTURE, error="the session was closed")
+            lane.waiting.popleft().finish(Status.INFRASTRUCTURE, "the session was closed")
         if lane.worker is not None and lane.worker.task is None:
             self._drop(lane.worker)

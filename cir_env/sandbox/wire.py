@@ -12,7 +12,8 @@ import struct
 from typing import NamedTuple
 
 CHUNK_BYTES = 32 * 1024
-STATUS_BYTES = 16 * 1024
+STATUS_BYTES = 32 * 1024
+TEXT_BYTES = 15 * 1024
 NONCE_BYTES = 16
 
 READY = b"ready"
@@ -21,11 +22,11 @@ READY = b"ready"
 OK, ERROR, MEMORY = range(3)
 """What a runner can report."""
 
-ONE_SHOT, FULL_TRACEBACK = 1, 2
-"""Flags of a job."""
+ONE_SHOT = 1
+"""Flag of a job: no other follows it."""
 
 _JOB = struct.Struct("!16sIIIIIB")
-_STATUS = struct.Struct("!16sB")
+_STATUS = struct.Struct("!16sBH")
 _SPAWN = struct.Struct("!I")
 _REPORT = struct.Struct("!cIid")
 
@@ -72,27 +73,29 @@ class Report(NamedTuple):
         return cls(*_REPORT.unpack(data))
 
 
-def pack_status(nonce: bytes, kind: int, error: str) -> bytes:
-    """Return a status packet; a long error keeps its end.
+def pack_status(nonce: bytes, kind: int, error: str = "", trace: str = "") -> bytes:
+    r"""Return a status packet; a long traceback keeps its end.
 
-    >>> read_status(pack_status(b"n" * 16, ERROR, "ValueError: x"), b"n" * 16)
-    (1, 'ValueError: x')
+    >>> read_status(pack_status(b"n" * 16, ERROR, "ValueError: x", "Traceback\nValueError: x"), b"n" * 16)
+    (1, 'ValueError: x', 'Traceback\nValueError: x')
     """
-    return _STATUS.pack(nonce, kind) + error.encode("utf-8", "replace")[-(STATUS_BYTES - _STATUS.size) :]
+    line = error.encode("utf-8", "replace")[-TEXT_BYTES:]
+    return _STATUS.pack(nonce, kind, len(line)) + line + trace.encode("utf-8", "replace")[-TEXT_BYTES:]
 
 
-def read_status(packet: bytes, nonce: bytes) -> tuple[int, str] | None:
-    """Return (kind, error), or None if the packet is not the runner's.
+def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
+    """Return (kind, last line of the error, traceback), or None if the packet is not the runner's.
 
     >>> read_status(b"anything else", b"n" * 16) is None
     True
     """
     if len(packet) < _STATUS.size:
         return None
-    came, kind = _STATUS.unpack_from(packet)
+    came, kind, length = _STATUS.unpack_from(packet)
     if came != nonce or kind not in (OK, ERROR, MEMORY):
         return None
-    return kind, packet[_STATUS.size :].decode("utf-8", "replace")
+    texts = packet[_STATUS.size :]
+    return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
 
 
 def pack_spawn(worker: int) -> bytes:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 from cir_env.sandbox import wire
+from cir_env.sandbox.launch import ZygoteHandle
 from cir_env.sandbox.policy import ExecutionResult, Limits, Status
 
 KB = 1024
@@ -49,10 +50,15 @@ class Task:
     attempts: int = 0
     """How often it was given to a child."""
 
-    def finish(self, status: Status, stdout: str = "", error: str = "", cpu_seconds: float = 0.0) -> None:
+    def finish(
+        self, status: Status, error: str, *, stdout: str = "", traceback: str = "", cpu_seconds: float = 0.0
+    ) -> None:
         """Deliver the result."""
+        result = ExecutionResult(
+            status=status, stdout=stdout, error=error, traceback=traceback, cpu_seconds=cpu_seconds
+        )
         with contextlib.suppress(InvalidStateError):
-            self.future.set_result(ExecutionResult(status=status, stdout=stdout, error=error, cpu_seconds=cpu_seconds))
+            self.future.set_result(result)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -76,8 +82,8 @@ class Lane:
 class Worker:
     """A child from its order to its end."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, zygote: ZygoteHandle) -> None:
+        self.number, self.zygote = number, zygote
         self.task: Task | None = None
         self.lane: Lane | None = None
         self.ready = False
@@ -127,14 +133,13 @@ class Worker:
         self.ready = packet == wire.READY
         return "" if self.ready else packet.decode("utf-8", "replace") or "it ended without a word"
 
-    def assign(self, task: Task, *, full_traceback: bool) -> None:
+    def assign(self, task: Task) -> None:
         """Give the child a job, and start its clocks."""
         self._discard_output()
         self.task, self.lane = task, task.lane
         task.attempts += 1
         limits = task.limits
         self._nonce = secrets.token_bytes(wire.NONCE_BYTES)
-        flags = (wire.ONE_SHOT if task.lane is None else 0) | (wire.FULL_TRACEBACK if full_traceback else 0)
         job = wire.Job(
             self._nonce,
             len(task.code),
@@ -142,7 +147,7 @@ class Worker:
             limits.memory_limit_mb,
             limits.file_limit_mb,
             limits.process_limit,
-            flags,
+            wire.ONE_SHOT if task.lane is None else 0,
         )
         pieces = range(0, len(task.code), wire.CHUNK_BYTES)
         self._outgoing = deque([job.pack(), *(task.code[i : i + wire.CHUNK_BYTES] for i in pieces)])
@@ -180,8 +185,8 @@ class Worker:
             self._output += piece
         return True
 
-    def read_status(self) -> tuple[Status, str] | None:
-        """Take the runner's word on the job, if it came."""
+    def read_status(self) -> tuple[Status, str, str] | None:
+        """Take the runner's word on the job, if it came: status, last line of the error, traceback."""
         while self.task is not None and self._false_packets <= MAX_FALSE_PACKETS:
             try:
                 packet = self.sock.recv(wire.STATUS_BYTES)
@@ -190,8 +195,8 @@ class Worker:
             if not packet:
                 return None
             if (read := wire.read_status(packet, self._nonce)) is not None:
-                kind, error = read
-                return {wire.OK: Status.OK, wire.MEMORY: Status.MEMORY}.get(kind, Status.ERROR), error
+                kind, error, trace = read
+                return {wire.OK: Status.OK, wire.MEMORY: Status.MEMORY}.get(kind, Status.ERROR), error, trace
             self._false_packets += 1
         return None
 
@@ -249,7 +254,7 @@ class Worker:
         code = os.WEXITSTATUS(wait_status)
         return (Status.OK, "") if code == 0 else (Status.ERROR, f"SystemExit: {code}")
 
-    def finish(self, status: Status, error: str) -> Task | None:
+    def finish(self, status: Status, error: str, trace: str) -> Task | None:
         """Deliver the job's result and return the job."""
         task, self.task = self.task, None
         if task is None:
@@ -257,7 +262,13 @@ class Worker:
         cut = task.limits.output_limit_kb * KB
         stdout = bytes(self._output[:cut]).decode("utf-8", "replace")
         self._output.clear()
-        task.finish(status, hide_addresses(stdout), hide_addresses(error), round(self.cpu_seconds(), 6))
+        task.finish(
+            status,
+            hide_addresses(error),
+            stdout=hide_addresses(stdout),
+            traceback=hide_addresses(trace),
+            cpu_seconds=round(self.cpu_seconds(), 6),
+        )
         return task
 
     def over_output(self) -> bool:

@@ -235,7 +235,7 @@ def main() -> None:
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
     jail.raise_descriptor_limit()
     forget_editable_installs()
-    found = layers.set_up(settings["isolation"], settings["preload"])
+    found = layers.set_up(settings["isolation"], settings["preload"], settings["groups"])
     preload(settings["preload"])
     settle()
     statm, maps = found.memory_files or layers.open_memory_files()

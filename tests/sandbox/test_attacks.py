@@ -9,13 +9,13 @@ import contextlib
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.mark import ParameterSet
+from observe import eventually
 
 from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox, Status
 
@@ -53,13 +53,6 @@ def prison(request: pytest.FixtureRequest, canary: Path) -> Iterator[LocalSandbo
         if request.param == "auto" and sandbox.layers["namespaces"] != "on":
             pytest.skip("this machine forbids namespaces: " + sandbox.layers["namespaces"])
         yield sandbox
-
-
-def eventually(seen: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 20
-    while not seen() and time.monotonic() < end:
-        time.sleep(0.01)
-    return seen()
 
 
 def execute(sandbox: LocalSandbox, attack: dict[str, Any]) -> list[ExecutionResult]:

@@ -1,37 +1,19 @@
 import asyncio
 import concurrent.futures
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from observe import descendants, eventually, zygote_pid
 
 from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox import Limits, LocalSandbox, Status, canary, shared_sandbox
-
-
-def eventually(seen: Callable[[], bool], patience_s: float = 30.0) -> bool:
-    end = time.monotonic() + patience_s
-    while not seen() and time.monotonic() < end:
-        time.sleep(0.02)
-    return seen()
-
-
-def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if fields[0] != "Z" and int(fields[1]) == pid:
-                found |= {int(stat.parent.name)} | descendants(int(stat.parent.name))
-    return found
 
 
 def children_of_zygote(sandbox: LocalSandbox) -> list[int]:
@@ -47,12 +29,6 @@ def session_pid(sandbox: LocalSandbox) -> int:
     """Return the process of the one session that is open and idle."""
     state = sandbox._supervisor
     return next(w.pid for w in state._workers.values() if w.pid and not w.task and w not in state._spare)
-
-
-def zygote_pid(sandbox: LocalSandbox) -> int:
-    zygote = sandbox._supervisor._zygote
-    assert zygote is not None
-    return zygote.pid
 
 
 def test_a_session_keeps_its_namespace_and_blocks_do_not(sandbox: LocalSandbox) -> None:
@@ -175,9 +151,9 @@ def test_a_session_whose_zygote_died_says_nothing_more() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         session = sandbox.open_session()
         session.run("x = 1")
-        first = sandbox._supervisor._zygote
-        os.kill(zygote_pid(sandbox), signal.SIGKILL)
-        assert eventually(lambda: sandbox._supervisor._zygote not in (None, first))
+        first = zygote_pid(sandbox)
+        os.kill(first, signal.SIGKILL)
+        assert eventually(lambda: sandbox._supervisor.zygotes != [] and zygote_pid(sandbox) != first)
         assert sandbox.run("print(1)").stdout == "1\n"
         assert session.run("print(x)").status is Status.INFRASTRUCTURE
 
@@ -243,7 +219,7 @@ def test_an_interpreter_that_can_not_start_makes_the_sandbox_unavailable(monkeyp
 
 def refused(layers: dict[str, str], *, contained: bool) -> str:
     supervisor = LocalSandbox()._supervisor
-    supervisor._accept(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
+    supervisor.welcome(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
     return supervisor.failure or ""
 
 
@@ -268,7 +244,7 @@ def test_layers_that_do_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_unsafe_is_there_by_name() -> None:
     with LocalSandbox(slots=1, preload=(), isolation="unsafe") as sandbox:
         assert sandbox.run("import socket\nsocket.socket().close()").status is Status.OK
-        assert sandbox.layers == {}
+        assert sandbox.layers.keys() == {"group"}
 
 
 DESCRIPTORS = """
@@ -294,14 +270,14 @@ def test_the_command_lists_every_layer() -> None:
     program = [sys.executable, "-m", "cir_env.sandbox"]
     done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names == ["namespaces", "user", "scratch", "landlock", "seccomp", "Blocks"]
+    assert names == ["namespaces", "user", "scratch", "landlock", "seccomp", "group", "Blocks"]
 
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(OptionError, match="Expect `slots` >= 1 and `spares` >= 0, got 0 and 0"):
         LocalSandbox(slots=0)
-    with pytest.raises(OptionError, match="Expect `error_format` 'last_line' or 'full', got 'short'"):
-        LocalSandbox(error_format="short")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="Expect `isolation` 'auto', 'without-namespaces' or 'unsafe', got 'none'"):
+        LocalSandbox(isolation="none")  # type: ignore[arg-type]
 
 
 PROGRAM = """
@@ -310,7 +286,7 @@ from cir_env.sandbox import LocalSandbox
 sandbox = LocalSandbox(slots=1, preload=())
 sandbox.open_session().run("x = 1")
 sandbox.submit("while True: pass")
-print(sandbox._supervisor._zygote.pid, flush=True)
+print(sandbox._supervisor.zygotes[0].pid, flush=True)
 {end}
 """
 
@@ -352,9 +328,43 @@ def test_a_forked_process_makes_its_own_shared_sandbox() -> None:
     subprocess.run(program, check=True, timeout=60)
 
 
-def test_the_shared_sandbox_is_one() -> None:
-    first, second = shared_sandbox(), shared_sandbox()
-    assert first is second
+def test_a_process_shares_one_sandbox_of_each_name() -> None:
+    assert shared_sandbox() is shared_sandbox("local")
+    assert shared_sandbox("unsafe") is shared_sandbox("unsafe") is not shared_sandbox()
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"Expect `sandbox` 'local', 'unsafe', .*, got 'docker'"):
+        shared_sandbox("docker")
+
+
+@pytest.fixture(scope="module")
+def two_zygotes() -> Iterator[LocalSandbox]:
+    with LocalSandbox(slots=8, spares=8, preload=()) as made:
+        made.run("print(1)")
+        assert eventually(lambda: sum(zygote.ready for zygote in made._supervisor.zygotes) == 2)
+        yield made
+
+
+def test_many_slots_are_served_by_several_zygotes(two_zygotes: LocalSandbox) -> None:
+    futures = [two_zygotes.submit(f"import time; time.sleep(0.05); print({i})") for i in range(64)]
+    assert [future.result().stdout for future in futures] == [f"{i}\n" for i in range(64)]
+    parents = {worker.zygote for worker in two_zygotes._supervisor._workers.values()}
+    assert len(parents) == 2
+
+
+def test_a_zygote_that_dies_takes_no_work_of_the_other(two_zygotes: LocalSandbox) -> None:
+    first, second = two_zygotes._supervisor.zygotes
+    sessions = [two_zygotes.open_session() for _ in range(8)]
+    futures = [session.submit("import time; time.sleep(0.1); x = 1") for session in sessions]
+    assert {future.result().status for future in futures} == {Status.OK}
+    homes = [session._lane.worker.zygote for session in sessions if session._lane.worker]
+    os.kill(first.pid, signal.SIGKILL)
+    assert eventually(lambda: first not in two_zygotes._supervisor.zygotes)
+    seen = [session.run("x").status for session in sessions]
+    assert seen == [Status.OK if home is second else Status.INFRASTRUCTURE for home in homes]
+    for session in sessions:
+        session.close()
 
 
 def test_importing_the_sandbox_imports_no_sympy() -> None:

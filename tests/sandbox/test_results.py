@@ -182,12 +182,19 @@ def test_generators_without_a_seed_give_the_same_numbers(sandbox: LocalSandbox) 
     assert first.endswith("True\n")
 
 
-def test_full_tracebacks_show_the_block_and_no_frame_of_ours() -> None:
-    with LocalSandbox(slots=1, error_format="full", preload=()) as sandbox:
-        error = sandbox.run("def f():\n    return 1 / 0\nf()").error
-    assert error.splitlines()[0] == "Traceback (most recent call last):"
-    assert 'File "<block>", line 2, in f\n    return 1 / 0' in error
-    assert "child.py" not in error
+def test_tracebacks_show_the_block_and_no_frame_of_ours(sandbox: LocalSandbox) -> None:
+    result = sandbox.run("def f():\n    return 1 / 0\nf()")
+    lines = result.traceback.splitlines()
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", result.error)
+    assert 'File "<block>", line 2, in f\n    return 1 / 0' in result.traceback
+    assert "child.py" not in result.traceback
+
+
+def test_a_long_traceback_keeps_its_end(sandbox: LocalSandbox) -> None:
+    result = sandbox.run(f"raise ValueError({'x' * 100_000!r} + 'end')")
+    assert result.error.endswith("end")
+    assert result.traceback.endswith("end")
+    assert len(result.traceback) < 3000
 
 
 def test_the_environment_holds_no_secret(sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch) -> None:

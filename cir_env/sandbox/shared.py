@@ -1,0 +1,55 @@
+"""Sandboxes by name, one of each for all environments of a process."""
+
+import os
+import threading
+
+from cir_env.errors import OptionError
+from cir_env.sandbox.local import LocalSandbox
+from cir_env.sandbox.policy import Sandbox
+from cir_env.sandbox.remote import RemoteSandbox, SandboxFusion
+
+FUSION = "fusion+"
+
+_shared: dict[str, Sandbox] = {}
+_lock = threading.Lock()
+
+
+def shared_sandbox(name: str = "local") -> Sandbox:
+    """Return the sandbox of that name that this process shares; it is made on first use and closed at exit.
+
+    Args:
+        name: "local" for all layers that this machine allows; "unsafe" for resource limits alone, with this user's
+            files and network open to every block; addresses of sandbox servers, such as "http://a:8700,http://b:8700",
+            whose token is in the environment variable CIR_SANDBOX_TOKEN; the same with "fusion+" in front for
+            SandboxFusion.
+
+    Raises:
+        OptionError: The name is none of these, or the token is missing.
+    """
+    with _lock:
+        if name not in _shared:
+            _shared[name] = _make(name)
+        return _shared[name]
+
+
+def _make(name: str) -> Sandbox:
+    if name == "local":
+        return LocalSandbox()
+    if name == "unsafe":
+        return LocalSandbox(isolation="unsafe")
+    if name.startswith(("http://", "https://")):
+        return RemoteSandbox(*name.split(","))
+    if name.startswith(FUSION):
+        return SandboxFusion(*name.removeprefix(FUSION).split(","))
+    raise OptionError(
+        f"Expect `sandbox` 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got {name!r}"
+    )
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
