@@ -1,18 +1,21 @@
 """Copies of one Gymnasium environment that are stepped side by side.
 
 ``send`` hands an action to one copy and returns at once; ``recv`` returns the copies that are done, first come first.
-A step waits for an execution or a grading in other processes, so a thread for each copy overlaps all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from agents.engines.base import Scanner
 
@@ -37,22 +40,15 @@ class EnvResult:
     """Where the environment will end the next action, if it can say so; see ``action_scanner`` in its docs."""
 
 
-class EnvPool:
-    """``num_envs`` copies of a text environment.
+class EnvPool(ABC):
+    """Copies of a text environment, numbered from 0; `open_pool` makes one.
 
     An environment may have a method ``action_scanner() -> Scanner | None``: what it returns tells an engine where to
     stop sampling. Environments without it get whole completions.
-
-    Args:
-        make_env: Makes one copy.
-        num_envs: How many.
     """
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env[str, str]], num_envs: int) -> None:
-        self.envs = [make_env() for _ in range(num_envs)]
-        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="env")
-        self._done: SimpleQueue[Future[EnvResult]] = SimpleQueue()
-        self._pending = 0
+    envs: Sequence[gymnasium.Env[str, str]]
+    """The copies."""
 
     def __len__(self) -> int:
         """Return the number of copies."""
@@ -64,6 +60,120 @@ class EnvPool:
         env = self.envs[0]
         return len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else None
 
+    @abstractmethod
+    def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
+        """Start an episode in one copy."""
+
+    @abstractmethod
+    def send(self, env_id: int, action: str) -> None:
+        """Hand an action to one copy."""
+
+    @abstractmethod
+    def recv(self, *, wait: bool) -> list[EnvResult]:
+        """Return the copies that are done; with ``wait``, at least one.
+
+        Raises:
+            RuntimeError: ``wait`` though nothing was sent. What an environment raises is raised here.
+        """
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Wait for everything in flight and forget it, errors included."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for the steps in flight and close every copy."""
+
+    def _scanner(self, env_id: int, *, over: bool) -> Scanner | None:
+        env = self.envs[env_id]
+        has_scanner = not over and env.has_wrapper_attr("action_scanner")
+        return env.get_wrapper_attr("action_scanner")() if has_scanner else None
+
+
+def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
+    """Return ``num_envs`` copies of a registered environment.
+
+    One whose own vector environment has EnvPool's asynchronous convention (``send``, ``recv``, and ``send_reset``
+    beside them) is stepped by that; any other by a thread for each copy.
+
+    Args:
+        env_id: As for ``gymnasium.make``.
+        num_envs: How many.
+        kwargs: Arguments of the environment.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gymnasium.spec(name)
+    if spec.vector_entry_point is not None and hasattr(_load(spec.vector_entry_point), "send_reset"):
+        return VectorPool(gymnasium.make_vec(name, num_envs, "vector_entry_point", **kwargs))
+    return ThreadedPool(lambda: gymnasium.make(name, **kwargs), num_envs)
+
+
+def _load(entry_point: str | Callable[..., Any]) -> Callable[..., Any]:
+    return entry_point if callable(entry_point) else load_env_creator(entry_point)
+
+
+class VectorPool(EnvPool):
+    """The copies of one vector environment, without a thread of their own."""
+
+    def __init__(self, vector: Any) -> None:
+        self._vector = vector
+        self.envs = vector.envs
+
+    def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
+        """Start an episode in one copy."""
+        self._vector.send_reset([env_id], [seed], [options or None])
+
+    def send(self, env_id: int, action: str) -> None:
+        """Hand an action to one copy."""
+        self._vector.send([action], [env_id])
+
+    def recv(self, *, wait: bool) -> list[EnvResult]:
+        """Return the copies that are done; see `EnvPool.recv`."""
+        observations, rewards, terminations, truncations, infos = self._vector.recv(wait=wait)
+        env_ids = infos.pop("env_id").tolist()
+        return [
+            EnvResult(
+                env_id=env_id,
+                observation=observations[row],
+                reward=float(rewards[row]),
+                terminated=bool(terminations[row]),
+                truncated=bool(truncations[row]),
+                info={name: values[row] for name, values in infos.items()},
+                scanner=self._scanner(env_id, over=bool(terminations[row] or truncations[row])),
+            )
+            for row, env_id in enumerate(env_ids)
+        ]
+
+    def drain(self) -> None:
+        """Wait for everything in flight and forget it, errors included."""
+        while self._vector.in_flight:
+            with suppress(Exception):
+                self._vector.recv()
+
+    def close(self) -> None:
+        """Wait for the steps in flight and close every copy."""
+        self.drain()
+        self._vector.close()
+
+
+class ThreadedPool(EnvPool):
+    """Copies of any environment; a thread for each overlaps what their steps wait for.
+
+    Args:
+        make_env: Makes one copy.
+        num_envs: How many.
+    """
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env[str, str]], num_envs: int) -> None:
+        with ExitStack() as made:
+            self.envs = [made.enter_context(closing(make_env())) for _ in range(num_envs)]
+            made.pop_all()
+        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="env")
+        self._done: SimpleQueue[Future[EnvResult]] = SimpleQueue()
+        self._pending = 0
+
     def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
         """Start an episode in one copy."""
         self._submit(self._reset, env_id, seed, dict(options))
@@ -73,11 +183,7 @@ class EnvPool:
         self._submit(self._step, env_id, action)
 
     def recv(self, *, wait: bool) -> list[EnvResult]:
-        """Return the copies that are done; with ``wait``, at least one.
-
-        Raises:
-            RuntimeError: ``wait`` though nothing was sent. What an environment raises is raised here.
-        """
+        """Return the copies that are done; see `EnvPool.recv`."""
         if wait and not self._pending:
             raise RuntimeError("Expect a reset or an action in flight before recv(wait=True), got none.")
         results: list[EnvResult] = []
@@ -122,11 +228,6 @@ class EnvPool:
         terminated: bool = False,
         truncated: bool = False,
     ) -> EnvResult:
-        env = self.envs[env_id]
-        going_on = not (terminated or truncated)
-        scanner = None
-        if going_on and env.has_wrapper_attr("action_scanner"):
-            scanner = env.get_wrapper_attr("action_scanner")()
         return EnvResult(
             env_id=env_id,
             observation=observation,
@@ -134,5 +235,5 @@ class EnvPool:
             terminated=terminated,
             truncated=truncated,
             info=info,
-            scanner=scanner,
+            scanner=self._scanner(env_id, over=terminated or truncated),
         )

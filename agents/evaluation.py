@@ -10,19 +10,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from math import comb
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-import gymnasium
 import numpy as np
 from tqdm import tqdm
 
 from agents.config import ConfigError, expect
 from agents.engines.base import Sampling
-from agents.envs import EnvPool
+from agents.envs import EnvPool, open_pool
 from agents.metrics import describe, is_correct
 from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.rollout import collect
@@ -251,12 +249,16 @@ class EvalConfig:
         }
 
 
+def _open_envs(num_envs: int, **kwargs: Any) -> EnvPool:
+    return open_pool("cir_env:CodeMath-v0", num_envs, **kwargs)
+
+
 def run(
     config: EvalConfig,
     sets: Mapping[str, Sequence[Any]],
     *,
     samples: Path,
-    make_env: Callable[..., gymnasium.Env[str, str]] | None = None,
+    open_envs: Callable[..., EnvPool] = _open_envs,
     load: Callable[[EvalConfig], tuple[Engine, Chat]] | None = None,
 ) -> dict[str, Evaluation]:
     """Load a model and play every problem of every set.
@@ -265,7 +267,7 @@ def run(
         config: The model, the sampling and the environment.
         sets: Problem sets by name, as the environment takes them for ``problems``.
         samples: A new JSONL file; each transcript is appended as soon as its episode ends.
-        make_env: Called as ``make_env(problems=..., **config.env_kwargs())``; by default makes CodeMath-v0.
+        open_envs: Called as ``open_envs(num_envs, problems=..., **config.env_kwargs())``; by default CodeMath-v0.
         load: Loads the model; by default :func:`load_engine`. The engine is closed at the end.
 
     Raises:
@@ -275,14 +277,14 @@ def run(
     counts = config.samples_of(sets)
     if samples.exists():
         raise ConfigError(f"Expect `output` to be a new file, but {samples} is there: choose another --output.")
-    make = partial(make_env or _make_env, **config.env_kwargs())
     sampling = Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_completion_length)
     episodes = {name: counts[name] * len(problems) for name, problems in sets.items()}
     outcome: dict[str, Evaluation] = {}
     with ExitStack() as stack:
         pools: dict[str, EnvPool] = {}
         for name, problems in sets.items():
-            pool = EnvPool(partial(make, problems=problems), min(config.max_num_seqs, episodes[name]))
+            num_envs = min(config.max_num_seqs, episodes[name])
+            pool = open_envs(num_envs, problems=problems, **config.env_kwargs())
             pools[name] = stack.enter_context(closing(pool))
         engine, chat = (load or load_engine)(config)
         stack.callback(engine.close)
@@ -325,10 +327,6 @@ def load_engine(config: EvalConfig, *, log: Callable[[str], Any] = print) -> tup
         max_model_len=config.max_model_len,
     )
     return engine, chat
-
-
-def _make_env(**kwargs: Any) -> gymnasium.Env[str, str]:
-    return gymnasium.make("cir_env:CodeMath-v0", **kwargs)
 
 
 def _recorder(name: str, file: TextIO, bar: tqdm[Any]) -> Callable[[Trajectory], None]:

@@ -23,7 +23,7 @@ from agents.chat import Chat
 from agents.config import ConfigError, TrainConfig, budget_at
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
-from agents.envs import EnvPool
+from agents.envs import EnvPool, open_pool
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
 from agents.metrics import MetricsLog, describe
@@ -34,7 +34,6 @@ from agents.rollout import collect
 from agents.tiny import warm_up
 from agents.types import Advantages, Batch, Episode, PolicyOutput, Trajectory
 
-MakeEnv = Callable[..., gymnasium.Env[str, str]]
 _WARM_UP_PROBLEMS = 2000
 _MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
 
@@ -52,19 +51,14 @@ class Trainer:
 
     Args:
         config: The run.
-        make_env: Called as ``make_env(split=..., **overrides)`` for each copy; by default ``gymnasium.make`` with the
-            configuration's arguments. ``split`` is ``train`` or ``test``.
         log: Takes lines for the user.
     """
 
-    def __init__(
-        self, config: TrainConfig, *, make_env: MakeEnv | None = None, log: Callable[[str], Any] = print
-    ) -> None:
+    def __init__(self, config: TrainConfig, *, log: Callable[[str], Any] = print) -> None:
         self.config = config
         self.log = log
         self.step = 0
         self._stop = False
-        self._make_env = make_env or self._make_configured_env
         self._started = self._claim_output_dir()
         model_path = self._started or resolve_model(config.model, log=log)
         self.device = pick_device(config.device)
@@ -260,7 +254,7 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
-        env = self._make_env(split="train")
+        env = gymnasium.make(self.config.env.id, **self.config.env.kwargs(split="train"))
         pairs = []
         for index in range(min(_WARM_UP_PROBLEMS, self.train_envs.num_problems or _WARM_UP_PROBLEMS)):
             prompt, _ = env.reset(seed=index, options={"problem_index": index})
@@ -322,12 +316,9 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _env_pool(self, **overrides: Any) -> EnvPool:
-        return EnvPool(lambda: self._make_env(**overrides), self.config.rollout.max_num_seqs)
-
-    def _make_configured_env(self, *, split: str, **overrides: Any) -> gymnasium.Env[str, str]:
+    def _env_pool(self, *, split: str, **overrides: Any) -> EnvPool:
         env = self.config.env
-        return gymnasium.make(env.id, **{**env.kwargs(split=split), **overrides})
+        return open_pool(env.id, self.config.rollout.max_num_seqs, **{**env.kwargs(split=split), **overrides})
 
     def _claim_output_dir(self) -> Path | None:
         """Return the checkpoint to go on from, if any; refuse to write over a run.

@@ -12,4 +12,8 @@ The article on the environment is the docstring of `cir_env.env.CodeMathEnv`.
 
 import gymnasium
 
-gymnasium.register(id="CodeMath-v0", entry_point="cir_env.env:CodeMathEnv")
+gymnasium.register(
+    id="CodeMath-v0",
+    entry_point="cir_env.env:CodeMathEnv",
+    vector_entry_point="cir_env.vector:CodeMathVectorEnv",
+)

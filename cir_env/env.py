@@ -3,7 +3,8 @@ r"""The environment: a problem, what a policy writes about it, and what its code
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future, wait
 from typing import Any, Final, Literal, Protocol
 
 import gymnasium
@@ -25,11 +26,17 @@ _WALL_PER_CPU_SECOND: Final = 12.0
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in b"\t\n"}
 
 
+StepResult = tuple[str, float, bool, bool, dict[str, Any]]
+"""Observation, reward, terminated, truncated, information."""
+Stages = Generator["Future[Any]", None, StepResult]
+"""A step that yields each future that has to be done before it goes on, and returns its result."""
+
+
 class AnswerGrader(Protocol):
     """Says whether an answer is right; `cir_env.grading.Grader` does."""
 
-    def grade(self, gold: str, answer: str) -> Verdict:
-        """Compare an answer with the right one."""
+    def submit(self, gold: str, answer: str) -> "Future[Verdict]":
+        """Begin to compare an answer with the right one."""
 
 
 class CodeMathEnv(gymnasium.Env[str, str]):
@@ -190,7 +197,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise OptionError(f"Expect `sandbox` to be a `Sandbox` or a name, got {type(sandbox).__name__}.")
         if isinstance(sandbox, str):
             shared_sandbox(sandbox)  # refuses an unknown name now; a copy in another process makes its own
-        if grader is not None and not callable(getattr(grader, "grade", None)):
+        if grader is not None and not callable(getattr(grader, "submit", None)):
             raise OptionError(f"Expect `grader` to be a `Grader` or None, got {type(grader).__name__}.")
         self._sandbox = sandbox
         self._grader = grader
@@ -234,7 +241,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self._print_news()
         return prompt, self._episode.info()
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         """Continue the transcript with what the policy wrote.
 
         Args:
@@ -247,6 +254,22 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             ActionError: The action is not a string.
             EpisodeError: No episode is in progress.
         """
+        stages = self.begin_step(action)
+        while True:
+            try:
+                awaited = next(stages)
+            except StopIteration as end:
+                result: StepResult = end.value
+                return result
+            wait([awaited])
+
+    def begin_step(self, action: str) -> Stages:
+        """Do what `step` does in stages, for callers that serve many environments in one thread.
+
+        Returns:
+            A generator, which does nothing before its first `next`: it yields each future (an execution, a grading)
+            that has to be done before it is asked to go on, and returns what `step` returns.
+        """
         if not isinstance(action, str):
             raise ActionError(f"Expect an action to be a string, got {type(action).__name__}.")
         episode = self._episode_in_progress()
@@ -254,15 +277,15 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         block = find_block(action) if episode.interactions_left else None
         if block is None or block.end > room:
             episode.write(action[:room])
-            return self._end(episode, truncated=len(action) > room)
+            return (yield from self._end(episode, truncated=len(action) > room))
         episode.write(action[: block.end])
-        result = self._execute(episode, block.code)
+        result = yield from self._execute(episode, block.code)
         episode.status = result.status
         if result.status is Status.INFRASTRUCTURE:
             _LOG.warning(
                 "Leaving out an episode of problem %s: no block can be run: %s", episode.problem.id, result.error
             )
-            return self._end(episode, truncated=True, fault=True)
+            return (yield from self._end(episode, truncated=True, fault=True))
         episode.interactions_left -= 1
         full = self.error_format == "full" and result.traceback
         printed = render_result(result.stdout, result.traceback if full else result.error)
@@ -270,7 +293,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         episode.feedback = feedback[: room - block.end]
         episode.transcript += episode.feedback
         if len(episode.transcript) >= self.max_transcript_chars:
-            return self._end(episode, truncated=True)
+            return (yield from self._end(episode, truncated=True))
         self._print_news()
         return self._observe(episode), 0.0, False, False, episode.info()
 
@@ -283,6 +306,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """
         episode = self._episode
         return BlockScanner() if episode and not episode.over and episode.interactions_left else None
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether an episode has begun that is not over."""
+        return self._episode is not None and not self._episode.over and not self._closed
 
     def render(self) -> str | None:
         """Return the transcript and how it ended ("ansi"), or print what of it is new ("human").
@@ -322,27 +350,25 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise ProblemError(f"Expect `problem_index` to be from 0 to {last}, got {index}.")
         return self.problems[index]
 
-    def _execute(self, episode: Episode, code: str) -> ExecutionResult:
+    def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
         """Run a block; a sandbox that can not is a fault like any other of its faults."""
         try:
             sandbox = shared_sandbox(self._sandbox) if isinstance(self._sandbox, str) else self._sandbox
-            if not self.stateful:
-                return sandbox.run(code, self.limits)
-            if episode.session is None:
+            if self.stateful and episode.session is None:
                 episode.session = sandbox.open_session()
-            return episode.session.run(code, self.limits)
+            future = (episode.session or sandbox).submit(code, self.limits)
+            yield future
+            return future.result()
         except SandboxUnavailable as error:
             return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=str(error), cpu_seconds=0.0)
 
-    def _end(
-        self, episode: Episode, *, truncated: bool, fault: bool = False
-    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def _end(self, episode: Episode, *, truncated: bool, fault: bool = False) -> Stages:
         """End the episode; unless a fault of ours ends it, grade what stands."""
         episode.over = True
         episode.reward_valid = not fault
         if not fault and (answer := episode.answer()) is not None:
             episode.predicted = answer
-            episode.correct, episode.reward_valid = self._grade(episode.problem.answer, answer)
+            episode.correct, episode.reward_valid = yield from self._grade(episode.problem.answer, answer)
         reward = self.reward_correct if episode.correct else self.reward_incorrect
         if not episode.reward_valid:
             reward = 0.0
@@ -351,11 +377,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self._print_news()
         return self._observe(episode), reward, not truncated, truncated, episode.info()
 
-    def _grade(self, gold: str, answer: str) -> tuple[bool, bool]:
+    def _grade(self, gold: str, answer: str) -> Generator["Future[Verdict]", None, tuple[bool, bool]]:
         """Return whether the answer is right, and whether that could be judged."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
-            verdict = grader.grade(gold, answer)
+            future = grader.submit(gold, answer)
+            yield future
+            verdict = future.result()
         except GraderUnavailable as error:
             verdict = Verdict(correct=False, reason=str(error), valid=False)
         if not verdict.valid:

@@ -24,7 +24,7 @@ from transformers import (
 from agents.chat import Chat, TokenDecoder
 from agents.engines.base import EngineError, Sampling, Scanner
 from agents.engines.transformers_engine import TransformersEngine
-from agents.envs import EnvPool
+from agents.envs import EnvPool, ThreadedPool
 from agents.types import Batch, Completion, Episode, FinishReason, Trajectory, Turn
 
 torch.set_num_threads(1)  # on tensors of this size threads cost more than they give
@@ -336,7 +336,7 @@ class ScannedCallEnv(CallEnv):
 @contextmanager
 def pool(make_env: Callable[[], gymnasium.Env[str, str]] = ScannedCallEnv, num_envs: int = 4) -> Iterator[EnvPool]:
     """A pool of environments that is closed at the end."""
-    envs = EnvPool(make_env, num_envs)
+    envs = ThreadedPool(make_env, num_envs)
     try:
         yield envs
     finally:

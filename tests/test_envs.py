@@ -1,13 +1,16 @@
 """Copies of an environment, stepped side by side."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import gymnasium
 import pytest
 from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
+from fakes import CODE, FEEDBACK, fakes
 
-from agents.envs import EnvPool, EnvResult
+from agents.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool
 
 
 def received(envs: EnvPool, count: int) -> dict[int, EnvResult]:
@@ -203,8 +206,71 @@ def test_an_environment_needs_no_problem_set() -> None:
 
 
 def test_closing_waits_for_the_steps_and_closes_every_copy() -> None:
-    envs = EnvPool(lambda: CallEnv(delay_s=0.05), 2)
+    envs = ThreadedPool(lambda: CallEnv(delay_s=0.05), 2)
     begun(envs).send(0, "a")
     envs.close()
     assert [env.closed for env in envs.envs if isinstance(env, CallEnv)] == [True, True]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("env")]
+
+
+def test_a_copy_that_can_not_be_made_closes_those_before_it() -> None:
+    made: list[CallEnv] = []
+
+    def make_env() -> CallEnv:
+        if len(made) == 2:
+            raise ValueError("no third")
+        made.append(CallEnv())
+        return made[-1]
+
+    with pytest.raises(ValueError, match="no third"):
+        ThreadedPool(make_env, 3)
+    assert [env.closed for env in made] == [True, True]
+
+
+# ----------------------------------------------------------------------------------- vector environments of their own
+
+
+@pytest.fixture
+def vector_pool() -> Iterator[EnvPool]:
+    with closing(open_pool("cir_env:CodeMath-v0", 3, observation="feedback", **fakes())) as envs:
+        yield envs
+
+
+def test_an_environment_with_an_asynchronous_vector_needs_no_threads(vector_pool: EnvPool) -> None:
+    assert isinstance(vector_pool, VectorPool)
+    assert (len(vector_pool), vector_pool.num_problems) == (3, 5)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("env")]
+
+
+def test_any_other_environment_is_stepped_by_threads() -> None:
+    gymnasium.register(id="Calls-v0", entry_point=CallEnv, disable_env_checker=True)
+    with closing(open_pool("Calls-v0", 2, delay_s=0.0)) as envs:
+        assert isinstance(envs, ThreadedPool)
+    del gymnasium.registry["Calls-v0"]
+
+
+def test_a_vector_pool_says_what_its_copies_say(vector_pool: EnvPool) -> None:
+    begun(vector_pool, problem_index=0).send(1, CODE)
+    vector_pool.send(2, "\\boxed{6}")
+    results = received(vector_pool, 2)
+    assert (results[1].observation, results[1].info["kept_chars"]) == (FEEDBACK, len(CODE))
+    assert (results[2].reward, results[2].terminated, results[2].info["correct"]) == (1.0, True, True)
+    assert (results[1].scanner is None, results[2].scanner is None) == (False, True)
+    assert vector_pool.recv(wait=False) == []
+
+
+def test_a_vector_pool_begins_episodes_with_their_own_seeds_and_options(vector_pool: EnvPool) -> None:
+    for env_id in range(3):
+        vector_pool.reset(env_id, seed=env_id, options={"problem_index": env_id, "interaction_budget": env_id})
+    results = received(vector_pool, 3)
+    assert [results[i].info["interaction_budget"] for i in range(3)] == [0, 1, 2]
+    assert len({results[i].info["problem_id"] for i in range(3)}) == 3
+    assert results[0].scanner is None
+
+
+def test_a_vector_pool_forgets_what_is_drained(vector_pool: EnvPool) -> None:
+    begun(vector_pool).send(0, CODE)
+    vector_pool.drain()
+    assert vector_pool.recv(wait=False) == []
+    with pytest.raises(RuntimeError, match="Expect an action in flight, got none"):
+        vector_pool.recv(wait=True)

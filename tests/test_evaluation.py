@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import gymnasium
 import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
 from fakes import CODE, fakes, make, products
@@ -16,6 +15,7 @@ from agents import report
 from agents.chat import Chat
 from agents.config import ConfigError
 from agents.engines.base import Sampling
+from agents.envs import EnvPool, ThreadedPool
 from agents.evaluation import EvalConfig, Evaluation, best_and_worst, evaluate, pass_at_k, run, transcript
 from agents.types import Trajectory, Turn
 
@@ -48,6 +48,16 @@ def scores(write: Write, **changes: Any) -> Evaluation:
         return evaluate(envs, FakeEngine(chat, write), chat, Sampling(max_tokens=60), **arguments)
 
 
+def open_fakes(**fake: Any) -> Callable[..., EnvPool]:
+    """What opens environments that start no process."""
+    fake = fake or fakes()
+
+    def open_envs(num_envs: int, **arguments: Any) -> EnvPool:
+        return ThreadedPool(lambda: make(**(fake | arguments | {"sandbox": fake["sandbox"]})), num_envs)
+
+    return open_envs
+
+
 def played(tmp_path: Path, write: Write, **changes: Any) -> tuple[dict[str, Evaluation], list[dict[str, Any]]]:
     """What an evaluation of one or more sets returns, and the samples that it wrote."""
     chat = Chat(byte_tokenizer(), "raw")
@@ -56,11 +66,8 @@ def played(tmp_path: Path, write: Write, **changes: Any) -> tuple[dict[str, Eval
     engine = FakeEngine(chat, write, max_model_len=2000)
     samples = tmp_path / "folder" / "samples.jsonl"
 
-    def make_env(**arguments: Any) -> gymnasium.Env[str, str]:
-        return make(**arguments)
-
     outcome = run(
-        EvalConfig(**(values | changes)), sets, samples=samples, make_env=make_env, load=lambda _: (engine, chat)
+        EvalConfig(**(values | changes)), sets, samples=samples, open_envs=open_fakes(), load=lambda _: (engine, chat)
     )
     return outcome, [json.loads(line) for line in samples.read_text().splitlines()]
 
@@ -232,7 +239,7 @@ def test_a_sandbox_that_fails_spoils_samples_and_says_so(tmp_path: Path) -> None
         EvalConfig(model="none", num_samples="1"),
         {"products": products(2)},
         samples=tmp_path / "samples.jsonl",
-        make_env=lambda **arguments: make(**(arguments | {"sandbox": broken["sandbox"]})),
+        open_envs=open_fakes(**broken),
         load=lambda _: (engine, chat),
     )
     assert report.summary(outcome).splitlines()[-1] == (
