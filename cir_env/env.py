@@ -15,7 +15,18 @@ from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionE
 from cir_env.grading import Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems import Problem, ProblemSet, load_problems
-from cir_env.prompts import Prompt, check_prompt, join_messages, render_feedback, render_messages, render_result
+from cir_env.prompts import (
+    EXHAUSTED,
+    Prompt,
+    check_prompt,
+    join_messages,
+    render_feedback,
+    render_messages,
+    render_result,
+    say_budget,
+    say_left,
+)
+from cir_env.rewards import Reward, correctness
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
@@ -73,7 +84,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       the last line of the traceback; of a result longer than `max_output_chars` the first and the last half of so
       many characters stay, with `...` between them.
     - Otherwise it is the final answer. When the budget is used up, a block is text like any other and gets no
-      notice.
+      notice, unless `on_exhausted` says otherwise.
 
     ## Observation Space
     `UnicodeText(max_transcript_chars)`. With `observation="transcript"` the whole transcript: the prompt, what was
@@ -125,6 +136,14 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `observation` ("transcript"): or "feedback".
     - `prompt` ("cir"): a name in `cir_env.prompts.PROMPTS`, or a function from a `Problem` to a text.
     - `reward_correct` (1.0), `reward_incorrect` (-1.0).
+    - `reward` (None): a function from a `cir_env.rewards.EpisodeRecord` to a number, in place of those two, or to None
+      for an episode to leave out. `cir_env.rewards` has ready ones, and `total` to add them up.
+    - `on_exhausted` ("silent"): what is done about a block when the budget is used up. "silent": nothing, as in the
+      paper; a policy learns by the reward alone that nothing comes back. "tell": once in an episode the block is
+      answered with a line that says so, and the policy may still answer; for policies not trained on a budget.
+      "end": the episode ends behind the block, so that what a policy writes in vain is neither sampled nor trained on.
+    - `show_budget` (False): whether the prompt says how many blocks will be executed, and each feedback how many are
+      left; with a budget that varies a policy can only plan if it is told.
     - `stateful` (False): whether a block sees what earlier blocks of the episode defined.
     - `time_limit_s` (5.0): CPU time of one block in seconds.
     - `memory_limit_mb` (512): memory of one block in MB.
@@ -160,6 +179,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         prompt: Prompt = "cir",
         reward_correct: float = 1.0,
         reward_incorrect: float = -1.0,
+        reward: Reward | None = None,
+        on_exhausted: Literal["silent", "tell", "end"] = "silent",
+        show_budget: bool = False,
         stateful: bool = False,
         time_limit_s: float = 5.0,
         memory_limit_mb: int = 512,
@@ -181,8 +203,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
         self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
         self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)
-        self.reward_correct = check_number("reward_correct", reward_correct)
-        self.reward_incorrect = check_number("reward_incorrect", reward_incorrect)
+        if reward is not None and not callable(reward):
+            raise OptionError(f"Expect `reward` to be a function of an `EpisodeRecord`, got {type(reward).__name__}.")
+        self._reward_function = reward or correctness(
+            check_number("reward_correct", reward_correct), check_number("reward_incorrect", reward_incorrect)
+        )
+        self.on_exhausted = check_choice("on_exhausted", on_exhausted, ("silent", "tell", "end"))
+        self.show_budget = check_choice("show_budget", show_budget, (False, True))
         self.prompt = prompt
         self.observation = check_choice("observation", observation, ("transcript", "feedback"))
         self.stateful = check_choice("stateful", stateful, (False, True))
@@ -228,6 +255,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         problem = self._choose_problem(options)
         messages = render_messages(self.prompt, problem)
+        if self.show_budget:
+            messages = say_budget(messages, budget)
         prompt = join_messages(messages)
         if len(prompt) >= self.max_transcript_chars:
             raise OptionError(
@@ -274,22 +303,29 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise ActionError(f"Expect an action to be a string, got {type(action).__name__}.")
         episode = self._episode_in_progress()
         room = self.max_transcript_chars - len(episode.transcript)
-        block = find_block(action) if episode.interactions_left else None
+        block = find_block(action) if self._block_ends_action(episode) else None
         if block is None or block.end > room:
             episode.write(action[:room])
             return (yield from self._end(episode, truncated=len(action) > room))
-        episode.write(action[: block.end])
-        result = yield from self._execute(episode, block.code)
-        episode.status = result.status
-        if result.status is Status.INFRASTRUCTURE:
-            _LOG.warning(
-                "Leaving out an episode of problem %s: no block can be run: %s", episode.problem.id, result.error
-            )
-            return (yield from self._end(episode, truncated=True, fault=True))
-        episode.interactions_left -= 1
-        full = self.error_format == "full" and result.traceback
-        printed = render_result(result.stdout, result.traceback if full else result.error)
-        feedback = render_feedback(action[: block.end], printed, self.max_output_chars)
+        kept = action[: block.end]
+        episode.write(kept)
+        if episode.interactions_left:
+            result = yield from self._execute(episode, block.code)
+            if result.status is Status.INFRASTRUCTURE:
+                episode.status = result.status
+                _LOG.warning(
+                    "Leaving out an episode of problem %s: no block can be run: %s", episode.problem.id, result.error
+                )
+                return (yield from self._end(episode, truncated=True, fault=True))
+            episode.run_block(result.status)
+            full = self.error_format == "full" and result.traceback
+            printed = render_result(result.stdout, result.traceback if full else result.error)
+        elif self.on_exhausted == "tell":
+            printed, episode.told = EXHAUSTED, True
+        else:
+            return (yield from self._end(episode, truncated=False))
+        feedback = render_feedback(kept, printed, self.max_output_chars)
+        feedback += say_left(episode.interactions_left) if self.show_budget else ""
         episode.feedback = feedback[: room - block.end]
         episode.transcript += episode.feedback
         if len(episode.transcript) >= self.max_transcript_chars:
@@ -301,11 +337,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Return what finds the end of the next action in a text that comes in pieces.
 
         It says where a block ends that would be executed, so that a sampler can stop there instead of writing
-        what the environment discards. None where nothing ends an action: no interactions are left, or no episode
-        is in progress.
+        what the environment discards. None where nothing ends an action: no interactions are left (and nothing is
+        done about that), or no episode is in progress.
         """
         episode = self._episode
-        return BlockScanner() if episode and not episode.over and episode.interactions_left else None
+        return BlockScanner() if episode and not episode.over and self._block_ends_action(episode) else None
 
     @property
     def in_progress(self) -> bool:
@@ -341,6 +377,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise EpisodeError("Expect an episode in progress, got one that is over. Call reset() first.")
         return self._episode
 
+    def _block_ends_action(self, episode: Episode) -> bool:
+        """Whether what follows a block in the next action is discarded."""
+        if episode.interactions_left:
+            return True
+        return self.on_exhausted == "end" or (self.on_exhausted == "tell" and not episode.told)
+
     def _choose_problem(self, options: Mapping[str, Any]) -> Problem:
         if "problem_index" not in options:
             return self.problems[int(self.np_random.integers(len(self.problems)))]
@@ -369,13 +411,17 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         if not fault and (answer := episode.answer()) is not None:
             episode.predicted = answer
             episode.correct, episode.reward_valid = yield from self._grade(episode.problem.answer, answer)
-        reward = self.reward_correct if episode.correct else self.reward_incorrect
-        if not episode.reward_valid:
-            reward = 0.0
+        reward = self._reward(episode, truncated=truncated) if episode.reward_valid else 0.0
         episode.outcome = f"\n[reward {reward:+g}: answer {episode.predicted!r}, right {episode.problem.answer!r}]\n"
         self._end_session()
         self._print_news()
         return self._observe(episode), reward, not truncated, truncated, episode.info()
+
+    def _reward(self, episode: Episode, *, truncated: bool) -> float:
+        """Ask the reward function; where it has no opinion, the episode is left out."""
+        reward = self._reward_function(episode.record(truncated=truncated))
+        episode.reward_valid = reward is not None
+        return 0.0 if reward is None else check_number("reward", reward)
 
     def _grade(self, gold: str, answer: str) -> Generator["Future[Verdict]", None, tuple[bool, bool]]:
         """Return whether the answer is right, and whether that could be judged."""

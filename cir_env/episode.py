@@ -5,6 +5,7 @@ from typing import Any
 
 from cir_env.parsing import count_blocks, final_answer
 from cir_env.problems import Problem
+from cir_env.rewards import EpisodeRecord
 from cir_env.sandbox import Session, Status
 
 
@@ -31,6 +32,10 @@ class Episode:
 
     status: Status | None = None
     """How the block of the last step ended."""
+    statuses: list[Status] = field(default_factory=list)
+    """How each executed block ended."""
+    told: bool = False
+    """Whether the policy was told that the budget is used up."""
     feedback: str = ""
     """What the last step appended behind its action."""
     kept_chars: int = 0
@@ -57,6 +62,24 @@ class Episode:
         self.kept_chars = len(text)
         self.status = None
         self.feedback = ""
+
+    def run_block(self, status: Status) -> None:
+        """Count a block that was executed."""
+        self.status = status
+        self.statuses.append(status)
+        self.interactions_left -= 1
+
+    def record(self, *, truncated: bool) -> EpisodeRecord:
+        """Return what rewards are made of."""
+        return EpisodeRecord(
+            problem=self.problem,
+            segments=tuple(self.segments),
+            statuses=tuple(self.statuses),
+            predicted=self.predicted,
+            correct=self.correct,
+            truncated=truncated,
+            interaction_budget=self.budget,
+        )
 
     def answer(self) -> str | None:
         """Return the answer that the policy has given so far."""

@@ -6,7 +6,7 @@ are too small to follow the instruction alone; it looks exactly as an episode of
 ``question`` is the problem's statement alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -150,6 +150,32 @@ def render_result(stdout: str, error: str) -> str:
         '1\n2\nValueError: no'
     """
     return "\n".join(part for part in (stdout.rstrip("\n"), error) if part)
+
+
+def say_budget(messages: Sequence[Mapping[str, str]], budget: int) -> tuple[dict[str, str], ...]:
+    r"""Say at the end of a prompt how many blocks will be executed.
+
+    Example:
+        >>> say_budget([{"role": "user", "content": "What is 6 * 7?"}], 2)[-1]["content"]
+        'What is 6 * 7?\n\nAt most 2 of your code blocks will be run.'
+    """
+    *others, last = messages
+    line = f"At most {budget} of your code blocks will be run."
+    return (*map(dict, others), {**last, "content": f"{last['content']}\n\n{line}"})
+
+
+def say_left(left: int) -> str:
+    r"""Return the line behind a block's result that says how many more will be executed.
+
+    Example:
+        >>> say_left(1)
+        '[code blocks left to run: 1]\n'
+    """
+    return f"[code blocks left to run: {left}]\n"
+
+
+EXHAUSTED = "This was not run: no code blocks are left to run. Give the final answer."
+"""What stands in place of a result when the budget is used up, if the policy is to be told."""
 
 
 def shorten(text: str, max_chars: int) -> str:

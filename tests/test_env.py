@@ -267,3 +267,46 @@ def test_an_episode_after_a_fault_is_a_new_one() -> None:
     env.reset(options={"problem_index": 0})
     *_, info = env.step("\\boxed{6}")
     assert (info["reward_valid"], info["correct"]) == (True, True)
+
+
+# --- what is done about the budget ---
+
+LEFT = "```output\n6\n```\n[code blocks left to run: {}]\n"
+TOLD = "```output\nThis was not run: no code blocks are left to run. Give the final answer.\n```\n"
+
+
+def test_silence_takes_a_block_beyond_the_budget_for_the_answer() -> None:
+    env = begun(interaction_budget=0)
+    assert env.action_scanner() is None
+    text, reward, terminated, *_ = env.step(CODE + "\\boxed{6}")
+    assert (text, reward, terminated) == (PROMPT + CODE + "\\boxed{6}", 1.0, True)
+
+
+def test_a_policy_can_be_told_once_that_the_budget_is_used_up() -> None:
+    sandbox = FakeSandbox()
+    env = begun(interaction_budget=1, on_exhausted="tell", observation="feedback", sandbox=sandbox)
+    env.step(CODE)
+    assert env.action_scanner() is not None
+    feedback, reward, terminated, _, info = env.step(CODE + "discarded")
+    assert (feedback, reward, terminated) == (TOLD, 0.0, False)
+    assert (info["execution_status"], info["kept_chars"], info["interactions_left"]) == (None, len(CODE), 0)
+    assert env.action_scanner() is None
+    assert env.step(CODE)[2]
+    assert len(sandbox.executed) == 1
+
+
+def test_an_episode_can_end_with_the_block_beyond_the_budget() -> None:
+    env = begun(interaction_budget=1, on_exhausted="end")
+    env.step(CODE + "\\boxed{6}")
+    assert env.action_scanner() is not None
+    text, reward, terminated, truncated, info = env.step("\\boxed{6}" + CODE + "\\boxed{7}")
+    assert (reward, terminated, truncated, info["predicted"]) == (1.0, True, False, "6")
+    assert text.endswith("\\boxed{6}" + CODE)
+
+
+def test_the_budget_is_shown_in_the_prompt_and_behind_each_result() -> None:
+    env = begun(interaction_budget=2, show_budget=True, observation="feedback")
+    prompt, info = env.reset(options={"problem_index": 0, "interaction_budget": 3})
+    assert prompt == PROMPT + "\n\nAt most 3 of your code blocks will be run."
+    assert info["messages"][-1]["content"].endswith("At most 3 of your code blocks will be run.")
+    assert [env.step(CODE)[0] for _ in range(3)] == [LEFT.format(left) for left in (2, 1, 0)]

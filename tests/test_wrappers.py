@@ -1,0 +1,150 @@
+"""One token is one action, for code that knows numbers and arrays alone."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from agents_fakes import byte_tokenizer
+from fakes import CODE, FEEDBACK, PROMPT, FakeSandbox, make
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from cir_env.errors import ActionError, EpisodeError, OptionError
+from cir_env.wrappers import TokenActions
+
+EOS = 0
+
+
+class Letters:
+    """A token for each byte; 0 ends an answer."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode("utf-8", "replace")
+
+
+class Pieces(Letters):
+    """The same, with one token more for the end of a block and what comes after it."""
+
+    piece = 256
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text = b"".join(b"`\n\nnever" if i == self.piece else bytes([i]) for i in token_ids)
+        return text.decode("utf-8", "replace")
+
+
+def tokens(max_tokens: int = 1000, tokenizer: Any = None, **arguments: Any) -> TokenActions:
+    env = make(**({"interaction_budget": 2} | arguments))
+    return TokenActions(env, tokenizer or Letters(), max_tokens, vocab_size=257, eos_token_id=EOS)
+
+
+def begun(max_tokens: int = 1000, **arguments: Any) -> TokenActions:
+    env = tokens(max_tokens, **arguments)
+    env.reset(seed=0, options={"problem_index": 0})
+    return env
+
+
+def play(env: TokenActions, text: str, *more: int) -> list[tuple[Any, ...]]:
+    return [env.step(np.int64(token)) for token in (*text.encode(), *more)]
+
+
+def shown(observation: dict[str, Any]) -> str:
+    """The text of an observation."""
+    return bytes(observation["token_ids"][observation["mask"] == 1].tolist()).decode()
+
+
+def test_stable_baselines_finds_nothing_to_complain_about() -> None:
+    sb3_check_env(tokens(), warn=True)
+
+
+def test_an_episode_by_tokens_is_the_episode_by_texts() -> None:
+    env = begun()
+    *before, (observation, reward, terminated, _, info) = play(env, CODE)
+    assert {step[1:4] for step in before} == {(0.0, False, False)}
+    assert (shown(observation), reward, terminated) == (PROMPT + CODE + FEEDBACK, 0.0, False)
+    assert info["execution_status"] == "ok"
+    *_, (observation, reward, terminated, truncated, info) = play(env, "\\boxed{6}", EOS)
+    assert (reward, terminated, truncated, info["predicted"]) == (1.0, True, False, "6")
+    assert shown(observation) == PROMPT + CODE + FEEDBACK + "\\boxed{6}\0"
+
+
+def test_observations_keep_their_shape_and_their_space() -> None:
+    env = begun(500)
+    for observation, *_ in play(env, CODE + "é"):
+        assert env.observation_space.contains(observation)
+        assert observation["token_ids"].shape == observation["mask"].shape == (500,)
+
+
+def test_a_token_that_runs_past_the_block_is_replaced_by_what_is_kept() -> None:
+    env = begun(tokenizer=Pieces())
+    play(env, CODE.removesuffix("`\n"))
+    observation, *_, info = env.step(Pieces.piece)
+    assert shown(observation) == PROMPT + CODE + "\n" + FEEDBACK
+    assert info["kept_chars"] == len(CODE) + 1
+
+
+def test_a_full_transcript_is_graded_as_it_stands_and_truncated() -> None:
+    env = begun(len(PROMPT) + len("\\boxed{6}"))
+    *_, (observation, reward, terminated, truncated, _) = play(env, "\\boxed{6}")
+    assert (reward, terminated, truncated) == (1.0, False, True)
+    assert observation["mask"].all()
+
+
+def test_feedback_that_fills_the_transcript_truncates() -> None:
+    env = begun(len(PROMPT) + len(CODE) + 3)
+    *_, (observation, reward, terminated, truncated, _) = play(env, CODE)
+    assert (reward, terminated, truncated) == (-1.0, False, True)
+    assert shown(observation) == PROMPT + CODE + FEEDBACK[:3]
+
+
+def test_a_faulty_sandbox_ends_the_episode_without_a_reward() -> None:
+    *_, (_, reward, terminated, truncated, info) = play(begun(sandbox=FakeSandbox(broken=True)), CODE)
+    assert (reward, terminated, truncated, info["reward_valid"]) == (0.0, False, True, False)
+
+
+def test_tokenizers_of_transformers_say_all_that_is_needed() -> None:
+    tokenizer = byte_tokenizer()
+    env = TokenActions(make(), tokenizer, 2000)
+    observation, _ = env.reset(seed=0, options={"problem_index": 0})
+    ids = observation["token_ids"][observation["mask"] == 1].tolist()
+    assert tokenizer.decode(ids) == PROMPT
+    assert env.action_space == gymnasium.spaces.Discrete(len(tokenizer))
+    assert "add_special_tokens" in inspect.signature(tokenizer.encode).parameters
+
+
+@pytest.mark.parametrize("token", [257, -1, 1.5, "a", None])
+def test_what_is_no_token_is_refused(token: Any) -> None:
+    with pytest.raises(ActionError, match="Expect a token id from 0 to 256, got "):
+        begun().step(token)
+
+
+def test_stepping_without_an_episode_is_an_error() -> None:
+    with pytest.raises(EpisodeError, match=r"Call reset\(\) first"):
+        tokens().step(1)
+    env = begun()
+    play(env, "", EOS)
+    with pytest.raises(EpisodeError, match=r"Call reset\(\) first"):
+        env.step(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_tokens": 1}, "Expect `max_tokens` to be at least 2, got 1"),
+        ({"vocab_size": None}, "Expect `vocab_size`, since the tokenizer does not say it"),
+        ({"eos_token_id": None}, "Expect `eos_token_id`, since the tokenizer does not say it"),
+        ({"eos_token_id": 257}, "Expect `eos_token_id` from 0 to 256, got 257"),
+    ],
+)
+def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TokenActions(make(), Letters(), **({"max_tokens": 100, "vocab_size": 257, "eos_token_id": EOS} | arguments))
+
+
+def test_a_prompt_without_room_is_refused() -> None:
+    with pytest.raises(OptionError, match=f"leave room behind the prompt, got {len(PROMPT)} for {len(PROMPT)} tokens"):
+        begun(len(PROMPT))
