@@ -12,6 +12,7 @@ Example:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cir_env.arguments import check_number
 from cir_env.errors import OptionError
@@ -50,7 +51,7 @@ Reward = Callable[[EpisodeRecord], float | None]
 def correctness(right: float = 1.0, wrong: float = -1.0) -> Reward:
     """Return `right` for a right answer and `wrong` for any other, or none: the paper's +1 and -1 by default."""
     right, wrong = check_number("right", right), check_number("wrong", wrong)
-    return lambda episode: right if episode.correct else wrong
+    return partial(_correctness, right, wrong)
 
 
 def failed_blocks(each: float) -> Reward:
@@ -61,7 +62,7 @@ def failed_blocks(each: float) -> Reward:
     """
     if check_number("each", each) > 0:
         raise OptionError(f"Expect `each` to be at most 0, got {each}.")
-    return lambda episode: each * sum(status is not Status.OK for status in episode.statuses)
+    return partial(_failed_blocks, each)
 
 
 def length(free_chars: int, each_1000: float) -> Reward:
@@ -72,7 +73,7 @@ def length(free_chars: int, each_1000: float) -> Reward:
     """
     if check_number("each_1000", each_1000) > 0:
         raise OptionError(f"Expect `each_1000` to be at most 0, got {each_1000}.")
-    return lambda episode: each_1000 * max(0, episode.n_chars - free_chars) / 1000
+    return partial(_length, free_chars, each_1000)
 
 
 def total(*rewards: Reward) -> Reward:
@@ -81,9 +82,24 @@ def total(*rewards: Reward) -> Reward:
     >>> total(lambda episode: 1.0, lambda episode: None)(...) is None
     True
     """
+    return partial(_total, rewards)
 
-    def added(episode: EpisodeRecord) -> float | None:
-        parts = [reward(episode) for reward in rewards]
-        return None if None in parts else math.fsum(part for part in parts if part is not None)
 
-    return added
+# Functions of the module, not closures: environments are pickled with their rewards.
+
+
+def _correctness(right: float, wrong: float, episode: EpisodeRecord) -> float:
+    return right if episode.correct else wrong
+
+
+def _failed_blocks(each: float, episode: EpisodeRecord) -> float:
+    return each * sum(status is not Status.OK for status in episode.statuses)
+
+
+def _length(free_chars: int, each_1000: float, episode: EpisodeRecord) -> float:
+    return each_1000 * max(0, episode.n_chars - free_chars) / 1000
+
+
+def _total(rewards: tuple[Reward, ...], episode: EpisodeRecord) -> float | None:
+    parts = [reward(episode) for reward in rewards]
+    return None if None in parts else math.fsum(part for part in parts if part is not None)

@@ -1,11 +1,13 @@
 """The environment as Gymnasium sees it, and with the real sandbox and grader behind it."""
 
+import copy
 import inspect
 import pickle
 import re
 import threading
 import time
 import warnings
+from typing import Any
 
 import gymnasium
 import pytest
@@ -81,6 +83,60 @@ def test_episode_statistics_can_be_recorded() -> None:
     env.step(CODE)
     *_, info = env.step("\\boxed{6}")
     assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, 2)
+
+
+def test_the_usual_wrappers_do_what_they_do_elsewhere() -> None:
+    env = gymnasium.make("CodeMath-v0", max_episode_steps=2, interaction_budget=5, **fakes())
+    env = gymnasium.wrappers.Autoreset(gymnasium.wrappers.TransformReward(env, lambda reward: 10 * reward))
+    prompt, _ = env.reset(seed=0)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        gymnasium.make("CodeMath-v0", **fakes()).step("")
+    assert env.step("no answer")[1:4] == (-10.0, True, False)
+    assert env.step("ignored")[1:4] == (0.0, False, False)
+    env.step(CODE)
+    assert env.step(CODE)[1:4] == (0.0, False, True)
+    assert env.step("ignored")[0] != prompt
+
+
+def test_the_checker_that_make_puts_on_stays_silent() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make("CodeMath-v0", **fakes())
+        assert isinstance(env.env, gymnasium.wrappers.PassiveEnvChecker)  # type: ignore[attr-defined]
+        env.reset(seed=0)
+        env.step(CODE)
+
+
+def test_an_environment_can_be_copied_and_pickled_before_its_first_reset() -> None:
+    env = CodeMathEnv(interaction_budget=4, error_format="full")
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        assert other.reset(seed=3)[0] == env.reset(seed=3)[0]
+        assert (other.interaction_budget, other.error_format) == (4, "full")
+
+
+def test_the_spec_goes_through_json() -> None:
+    spec = gymnasium.make("CodeMath-v0", interaction_budget=4, prompt="question").spec
+    assert spec is not None
+    again = gymnasium.envs.registration.EnvSpec.from_json(spec.to_json())
+    assert again.kwargs == {"interaction_budget": 4, "prompt": "question"}
+    assert again.make().reset(seed=0)[1]["interaction_budget"] == 4
+
+
+def test_the_registry_lists_it() -> None:
+    assert "CodeMath-v0" in str(gymnasium.pprint_registry(disable_print=True))
+
+
+def test_two_seeded_rollouts_are_the_same() -> None:
+    def rollout() -> list[Any]:
+        env = make(stateful=True)
+        seen: list[Any] = [env.reset(seed=11)]
+        for action in [CODE, "text", CODE, CODE, "\\boxed{6}"]:
+            seen.append(env.step(action))
+            if seen[-1][2] or seen[-1][3]:
+                seen.append(env.reset())
+        return seen
+
+    assert rollout() == rollout()
 
 
 def test_environments_work_side_by_side_in_threads() -> None:
