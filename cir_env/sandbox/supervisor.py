@@ -27,6 +27,8 @@ MAX_CANARIES = 3
 SPARE_DELAY_S = 0.003
 """Seconds for which a block that has just begun is not disturbed by the forking of spares."""
 MAX_SPAWNING = 32
+MAX_ASLEEP_PER_SLOT = 16
+"""Blocks that may be under way for each slot, if all but one of them sleep."""
 MAX_STILLBORN = 10
 """Children in a row that may end before they can take code."""
 
@@ -230,7 +232,7 @@ class Supervisor(Nursery):
 
     def _dispatch(self) -> None:
         """Give blocks to children while slots are free."""
-        while self._queue and len(self._running) < self.slots:
+        while self._queue and self._free_slots() > 0:
             task = self._queue[0]
             if self._gate is not None and task is not self._gate:
                 break
@@ -243,9 +245,14 @@ class Supervisor(Nursery):
                 continue
             self._begin(task, worker or self._spare.popleft())
 
+    def _free_slots(self) -> int:
+        """Return how many blocks may begin: one that sleeps needs no core, and holds nobody up for long."""
+        awake = sum(not worker.asleep for worker in self._running)
+        return min(self.slots - awake, self.slots * MAX_ASLEEP_PER_SLOT - len(self._running))
+
     def _breed(self) -> None:
         """Order the children that blocks wait for, and spares while no block has just begun."""
-        missing = min(len(self._queue), self.slots - len(self._running))
+        missing = min(len(self._queue), self._free_slots())
         ahead = 0 if self._running and time.monotonic() < self._spares_at else self.spares
         wanted = missing + ahead - len(self._spare) - len(self._spawning)
         for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):

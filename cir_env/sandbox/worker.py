@@ -22,6 +22,8 @@ MAX_FALSE_PACKETS = 64
 """Packets that are not the runner's, after which a block that writes to its status socket is ended."""
 MAX_JUDGE_PAUSE_S = 0.1
 """Seconds between two looks at a block: what a thread that ends waited for a core is known to the last look."""
+MIN_LOOK_S = 0.01
+"""Seconds between two looks from which a block that did next to nothing is taken to be asleep."""
 MAX_THREADS_READ = 256
 HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
 
@@ -106,6 +108,7 @@ class Worker:
         self._start = self._looked_at = self._cpu_start = self._cpu = self._idle = 0.0
         self._queued: dict[str, int] = {}
         self.judge_at = 0.0
+        self.asleep = False
 
     def born(self, pidfd: int) -> None:
         """Take the child's handle; its own ends of the descriptors are closed here."""
@@ -154,6 +157,7 @@ class Worker:
         self._false_packets = 0
         self._start = time.monotonic()
         self._cpu_start, self._cpu, self._idle = self._cpu_clock(), 0.0, 0.0
+        self.asleep = False
         self._looked_at = self._start
         self._look_at_threads()
         self.judge_at = 0.0
@@ -226,7 +230,10 @@ class Worker:
         cpu = self.cpu_seconds()
         threads, queued = self._look_at_threads()
         if queued is not None:  # Otherwise sleeping and waiting for a core look alike: the wall limit has to do.
-            self._idle += max(0.0, now - self._looked_at - (cpu - before) - queued)
+            passed = now - self._looked_at
+            idle = max(0.0, passed - (cpu - before) - queued)
+            self._idle += idle
+            self.asleep = passed >= MIN_LOOK_S and idle > 0.9 * passed
         self._looked_at = now
         if cpu >= limits.time_limit_s:
             return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"

@@ -91,6 +91,14 @@ def test_waiting_for_a_slot_counts_for_no_limit() -> None:
         assert {future.result().status for future in futures} == {Status.OK}
 
 
+def test_blocks_that_sleep_hold_nobody_up() -> None:
+    with LocalSandbox(slots=1, preload=()) as sandbox:
+        limits = Limits(idle_limit_s=60.0)
+        sleeping = [sandbox.submit("import time\ntime.sleep(20)", limits) for _ in range(3)]
+        assert sandbox.run("print(1)").stdout == "1\n"
+        assert not any(future.done() for future in sleeping)
+
+
 def test_asyncio_can_wait_for_a_block(sandbox: LocalSandbox) -> None:
     async def both() -> list[str]:
         futures = [asyncio.wrap_future(sandbox.submit(f"print({i})")) for i in range(2)]
