@@ -1,0 +1,72 @@
+"""The programs in examples/ do what they say."""
+
+import json
+import re
+import runpy
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_examples_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as `python examples/...` does
+
+
+def run(name: str, **arguments: Any) -> Any:
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**arguments)
+
+
+def test_a_random_agent_is_never_right() -> None:
+    assert run("random_agent", episodes=3) == -1.0
+
+
+def test_a_scripted_agent_is_always_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("scripted_agent", episodes=3) == 1.0
+    assert "```output\n" in capsys.readouterr().out
+
+
+def test_many_scripted_episodes_run_at_once() -> None:
+    assert run("async_vector", num_envs=8, episodes=40) == 1.0
+
+
+class ScriptedModel(BaseHTTPRequestHandler):
+    """Answers like a chat API whose model writes products as Python."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = "\n".join(message["content"] for message in body["messages"])
+        policy = runpy.run_path(str(EXAMPLES / "scripted_agent.py"))["policy"]
+        answer = json.dumps({"choices": [{"message": {"content": policy(text)}}]}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def model_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ScriptedModel) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_model_behind_a_chat_api_plays(model_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("chat_api", url=model_url, model="scripted", episodes=2) == 1.0
+    assert capsys.readouterr().out.count("(right)") == 2
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_each_example_says_how_to_run_it(path: Path) -> None:
+    assert re.search(rf"^python examples/{path.name}", path.read_text(), re.MULTILINE)
