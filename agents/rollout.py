@@ -6,6 +6,7 @@ Sampled token ids are kept as they were sampled; see :func:`keep_tokens` for the
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from agents.chat import Chat
     from agents.engines.base import Engine
     from agents.envs import EnvPool, EnvResult
+
+
+_LOG = logging.getLogger("agents")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +112,7 @@ class _Collector:
         self.in_env: dict[int, _Play] = {}
         self.in_engine: dict[int, tuple[int, _Play]] = {}
         self.trajectories: dict[int, Trajectory] = {}
+        self.too_long: set[int] = set()
         self.num_episodes = 0
 
     def run(self, episodes: Sequence[Episode]) -> list[Trajectory]:
@@ -174,6 +179,10 @@ class _Collector:
         room = min(self.sampling.max_tokens - (length - play.prompt_length), self.engine.max_model_len - length)
         if room < 1:
             play.too_long = not play.turns
+            if play.too_long and play.episode.group_id not in self.too_long:
+                self.too_long.add(play.episode.group_id)
+                name, limit = result.info.get("problem_id"), self.engine.max_model_len
+                _LOG.warning("Leaving out problem %s: its prompt has %d tokens of at most %d", name, length, limit)
             self._act(result.env_id, play, None)
             return
         play.append_unsampled(feedback_ids)

@@ -184,8 +184,9 @@ def test_feedback_that_leaves_no_room_ends_the_episode(spare: int) -> None:
     assert len(engine.samplings) == 1
 
 
-def test_a_prompt_that_leaves_no_room_spoils_the_episode() -> None:
+def test_a_prompt_that_leaves_no_room_spoils_the_episode_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     (made,), engine = play(scripted("z"), max_model_len=4)
+    assert caplog.messages == ["Leaving out problem 0: its prompt has 4 tokens of at most 4"]
     assert not made.reward_valid
     assert (made.truncated, made.terminated) == (True, False)
     assert list(made.token_ids) == ids("Q0: ")
