@@ -244,14 +244,19 @@ def quickstart() -> TrainConfig:
 
 
 def mixed() -> TrainConfig:
-    """The harder run on CPU: gcd, remainders, powers, series, primes, equations and more, by subject."""
+    """The harder run on CPU: gcd, remainders, powers, series, primes, equations and more, by subject.
+
+    It samples at temperature 0.6: at 1.0 the untrained model solves 3 in 100, and most groups hold nothing to learn.
+    """
     return TrainConfig(
         output_dir=Path("runs/mixed"),
-        max_steps=60,
+        max_steps=24,
         env=EnvConfig(problems="mixed", prompt="cir_one_shot"),
-        rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=112, max_model_len=448),
+        rollout=RolloutConfig(
+            num_problems=12, temperature=0.6, max_completion_length=112, max_model_len=448, max_num_seqs=96
+        ),
         ppo=PPOConfig(learning_rate=2e-5),
-        validation=ValidationConfig(every=10, num_problems=96, text_prompt="text_one_shot", greedy=True),
+        validation=ValidationConfig(every=8, num_problems=96, text_prompt="text_one_shot", greedy=True),
     )
 
 
