@@ -132,8 +132,7 @@ for line in sys.stdin:
 def contenders() -> Iterator[dict[str, Run]]:
     """Yield what runs a block, by name; ours first."""
     limits = Limits(time_limit_s=LIMIT_S)
-    tmp = "/tmp"
-    bwrap = ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", tmp)
+    bwrap = ("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc")
     found: dict[str, Run] = {}
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(LocalSandbox())

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import secrets
-import select
 import signal
 import socket
 import time
@@ -159,8 +158,7 @@ class Worker:
         self._cpu_start, self._cpu, self._idle = self._cpu_clock(), 0.0, 0.0
         self.asleep = False
         self._looked_at = self._start
-        self._look_at_threads()
-        self.judge_at = 0.0
+        self.judge_at = self._start + MIN_LOOK_S
         self._signal(signal.SIGCONT)
         self.send()
 
@@ -323,7 +321,7 @@ class Worker:
 
     def _discard_output(self) -> None:
         with contextlib.suppress(OSError):
-            while select.select([self.out], [], [], 0)[0] and os.read(self.out, 64 * KB):
+            while os.read(self.out, 64 * KB):  # Until it would block, which is an OSError too.
                 pass
         self._output.clear()
 

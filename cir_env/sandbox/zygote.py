@@ -190,6 +190,7 @@ class Zygote:
         processes = self._jail.process_base and self._jail.process_base + len(self._workers)
         runner = child.Runner(socket.socket(fileno=child.STATUS_FD), self._baseline, processes)
         self._jail.enter(self._pid)
+        runner.rehearse()
         return runner
 
     def _reap(self) -> None:

@@ -274,6 +274,25 @@ def test_running_out_of_descriptors_is_a_fault_of_ours_and_passes() -> None:
     subprocess.run([sys.executable, "-c", DESCRIPTORS], check=True, timeout=60)
 
 
+MANY_DESCRIPTORS = """
+import os, resource
+from cir_env.sandbox import LocalSandbox
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+for _ in range(1100):
+    os.dup(0)
+with LocalSandbox(slots=1, preload=()) as sandbox:
+    session = sandbox.open_session()
+    assert session.run("x = 1").stdout == ""
+    assert session.run("print(x)").stdout == "1\\n"
+    assert sandbox.run("print(2)").stdout == "2\\n"
+"""
+
+
+def test_descriptors_beyond_a_thousand_are_no_limit() -> None:
+    subprocess.run([sys.executable, "-c", MANY_DESCRIPTORS], check=True, timeout=60)
+
+
 def test_the_command_lists_every_layer() -> None:
     program = [sys.executable, "-m", "cir_env.sandbox"]
     done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60)
