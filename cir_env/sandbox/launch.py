@@ -84,9 +84,9 @@ class ZygoteHandle:
             os.close(err)
         self.control.setblocking(False)
 
-    def spawn(self, number: int, sock_fd: int, out_fd: int) -> None:
+    def spawn(self, number: int, sock_fd: int, out_fd: int, *, rehearse: bool) -> None:
         """Order a child."""
-        socket.send_fds(self.control, [wire.pack_spawn(number)], [sock_fd, out_fd])
+        socket.send_fds(self.control, [wire.pack_spawn(number, rehearse=rehearse)], [sock_fd, out_fd])
 
     def receive(self) -> tuple[bytes, list[int]] | None:
         """Return the next message and its descriptors; None: nothing yet; b"": the zygote has ended."""

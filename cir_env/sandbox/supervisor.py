@@ -268,7 +268,8 @@ class Supervisor(Nursery):
         self._workers[worker.number] = self._spawning[worker.number] = worker
         self.be_patient(zygote)
         with contextlib.suppress(OSError):  # A zygote that has gone is noticed by the end of its socket.
-            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.child_out)
+            idle = not self._running and not self._queue
+            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.child_out, rehearse=idle)
 
     def _begin(self, task: Task, worker: Worker) -> None:
         self._running.add(worker)

@@ -27,7 +27,7 @@ ONE_SHOT = 1
 
 _JOB = struct.Struct("!16sIIIIIB")
 _STATUS = struct.Struct("!16sBH")
-_SPAWN = struct.Struct("!I")
+_SPAWN = struct.Struct("!I?")
 _REPORT = struct.Struct("!cIid")
 
 
@@ -98,15 +98,15 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
     return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
 
 
-def pack_spawn(worker: int) -> bytes:
-    """Return the order to fork a child; its two descriptors travel beside it."""
-    return _SPAWN.pack(worker)
+def pack_spawn(worker: int, *, rehearse: bool) -> bytes:
+    """Return the order to fork a child, which has time to rehearse or not; its two descriptors travel beside it."""
+    return _SPAWN.pack(worker, rehearse)
 
 
-def read_spawn(data: bytes) -> int:
-    """Return the number of the child to fork."""
-    (worker,) = _SPAWN.unpack(data)
-    return int(worker)
+def read_spawn(data: bytes) -> tuple[int, bool]:
+    """Return the number of the child to fork, and whether it has time to rehearse."""
+    worker, rehearse = _SPAWN.unpack(data)
+    return int(worker), bool(rehearse)
 
 
 def receive_job(sock: socket.socket) -> tuple[Job, bytes] | None:

@@ -138,7 +138,7 @@ class Zygote:
                 data, fds, _, _ = socket.recv_fds(self._control, 64, 2)
                 if not data:
                     return self.end()
-                self._spawn(wire.read_spawn(data), fds)
+                self._spawn(*wire.read_spawn(data), fds)
             self._reap()
 
     def end(self) -> None:
@@ -148,7 +148,7 @@ class Zygote:
                 os.kill(pid, signal.SIGKILL)
         self._sweep()
 
-    def _spawn(self, worker: int, fds: list[int]) -> None:
+    def _spawn(self, worker: int, rehearse: bool, fds: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -156,7 +156,7 @@ class Zygote:
             return
         if pid == 0:
             with child.last_resort():
-                self._become_child(worker, *fds).serve()
+                self._become_child(worker, rehearse, *fds).serve()
         for fd in fds:
             os.close(fd)
         pidfd = os.pidfd_open(pid)
@@ -164,10 +164,12 @@ class Zygote:
         self._selector.register(pidfd, selectors.EVENT_READ)
         self._report(wire.Report(b"S", worker, pid, 0.0), pidfd)
 
-    def _become_child(self, worker: int, sock_fd: int, out_fd: int) -> child.Runner:
+    def _become_child(self, worker: int, rehearse: bool, sock_fd: int, out_fd: int) -> child.Runner:
         place_descriptors(sock_fd, out_fd)
         try:
             runner = self._make_runner(worker)
+            if rehearse:
+                runner.rehearse()
         except BaseException as error:
             os.write(child.STATUS_FD, f"{type(error).__name__}: {error}".encode()[:500])
             raise
@@ -190,7 +192,6 @@ class Zygote:
         processes = self._jail.process_base and self._jail.process_base + len(self._workers)
         runner = child.Runner(socket.socket(fileno=child.STATUS_FD), self._baseline, processes)
         self._jail.enter(self._pid)
-        runner.rehearse()
         return runner
 
     def _reap(self) -> None:
