@@ -299,7 +299,7 @@ class _Line:
         except ImportError:
             raise SandboxUnavailable("A remote sandbox needs aiohttp: pip install 'cir-env[remote]'") from None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cir-env-remote", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="cir-env-remote", daemon=True)
         self._thread.start()
 
         async def connect() -> aiohttp.ClientSession:
@@ -342,12 +342,16 @@ class _Line:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.http.close()
+            self._loop.call_soon(self._loop.stop)
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        if threading.current_thread() is not self._thread:
+        ending = asyncio.run_coroutine_threadsafe(end(), self._loop)
+        if threading.current_thread() is not self._thread:  # It may be collected by a task of its own.
+            ending.result()
             self._thread.join()
-            self._loop.close()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
 
 def _fault(why: str) -> ExecutionResult:

@@ -234,6 +234,17 @@ def test_closing_answers_what_is_in_flight() -> None:
             sandbox.run("1")
 
 
+def test_a_sandbox_that_nobody_holds_any_more_hangs_up(fake: FakeSandbox) -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "cir-env-remote"]
+
+    before = threads()
+    with Served(make_app(fake, TOKEN)) as server:
+        future = RemoteSandbox(server.url, token=TOKEN).submit("print(1)")  # Only the block's own task holds it.
+        assert future.result(30).stdout == "1\n"
+        assert eventually(lambda: threads() == before)
+
+
 def test_a_waiting_client_hears_the_servers_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cir_env.sandbox.server.PULSE_S", 0.05)
     monkeypatch.setattr(RemoteSandbox, "silence_s", 0.5)
