@@ -27,7 +27,7 @@ MAX_CANARIES = 3
 SPARE_DELAY_S = 0.003
 """Seconds for which a block that has just begun is not disturbed by the forking of spares."""
 MAX_SPAWNING = 32
-MAX_ASLEEP_PER_SLOT = 16
+MAX_ASLEEP_PER_SLOT = 8
 """Blocks that may be under way for each slot, if all but one of them sleep."""
 MAX_STILLBORN = 10
 """Children in a row that may end before they can take code."""
