@@ -8,6 +8,7 @@ import ast
 import atexit
 import builtins
 import contextlib
+import errno
 import io
 import linecache
 import os
@@ -119,7 +120,7 @@ class Runner:
             release_reserve()
             return wire.MEMORY, last_line(error), ""
         except BaseException as error:
-            return wire.ERROR, last_line(error), whole_traceback(error)
+            return _kind(error), last_line(error), whole_traceback(error)
         finally:
             release_reserve()
             flush(out)
@@ -205,6 +206,15 @@ def _leave(stop: SystemExit, err: Any) -> tuple[int, str, str]:
         with contextlib.suppress(Exception):
             print(stop.code, file=err)
     return wire.ERROR, last_line(stop), ""
+
+
+def _kind(error: BaseException) -> int:
+    """Tell a limit that the block ran into from other errors."""
+    if type(error) is OSError and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
+        return wire.FILES
+    if type(error) is RuntimeError and error.args == ("can't start new thread",):
+        return wire.THREADS
+    return wire.ERROR
 
 
 def last_line(error: BaseException) -> str:

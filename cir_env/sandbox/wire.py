@@ -19,7 +19,7 @@ NONCE_BYTES = 16
 READY = b"ready"
 """A child's first packet, sent before it reads any code; anything else is the reason why it can not run any."""
 
-OK, ERROR, MEMORY = range(3)
+OK, ERROR, MEMORY, FILES, THREADS = KINDS = range(5)
 """What a runner can report."""
 
 ONE_SHOT = 1
@@ -92,7 +92,7 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
     if len(packet) < _STATUS.size:
         return None
     came, kind, length = _STATUS.unpack_from(packet)
-    if came != nonce or kind not in (OK, ERROR, MEMORY):
+    if came != nonce or kind not in KINDS:
         return None
     texts = packet[_STATUS.size :]
     return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")

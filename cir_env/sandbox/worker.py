@@ -16,6 +16,13 @@ from cir_env.sandbox.launch import ZygoteHandle
 from cir_env.sandbox.policy import ExecutionResult, Limits, Status
 
 KB = 1024
+STATUSES = {
+    wire.OK: Status.OK,
+    wire.ERROR: Status.ERROR,
+    wire.MEMORY: Status.MEMORY,
+    wire.FILES: Status.FILE_LIMIT,
+    wire.THREADS: Status.PROCESS_LIMIT,
+}
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,16}\b")
 MAX_FALSE_PACKETS = 64
 """Packets that are not the runner's, after which a block that writes to its status socket is ended."""
@@ -198,7 +205,7 @@ class Worker:
                 return None
             if (read := wire.read_status(packet, self._nonce)) is not None:
                 kind, error, trace = read
-                return {wire.OK: Status.OK, wire.MEMORY: Status.MEMORY}.get(kind, Status.ERROR), error, trace
+                return STATUSES[kind], error, trace
             self._false_packets += 1
         return None
 
@@ -240,7 +247,7 @@ class Worker:
         if wall >= limits.wall_limit_s:
             return Status.TIMEOUT, f"TimeoutError: no result after {limits.wall_limit_s:g} s"
         if threads > limits.process_limit:
-            return Status.ERROR, f"RuntimeError: the code ran over {limits.process_limit} threads"
+            return Status.PROCESS_LIMIT, f"RuntimeError: the code ran over {limits.process_limit} threads"
         left = (limits.time_limit_s - cpu) / cores, limits.idle_limit_s - self._idle, limits.wall_limit_s - wall
         self.judge_at = now + min(max(min(left), 0.01), MAX_JUDGE_PAUSE_S)
         return None

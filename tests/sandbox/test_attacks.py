@@ -26,7 +26,7 @@ SECRET = "SECRET_" + os.urandom(12).hex()
 
 MEANING = {
     "ok": {Status.OK},
-    "error": {Status.ERROR, Status.MEMORY},
+    "error": {Status.ERROR, Status.MEMORY, Status.FILE_LIMIT, Status.PROCESS_LIMIT},
     "died": {Status.KILLED, Status.MEMORY},
     "timeout": {Status.TIMEOUT},
     "output_limit": {Status.OUTPUT_LIMIT},

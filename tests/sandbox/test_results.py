@@ -109,11 +109,19 @@ def test_the_cpu_of_threads_counts(sandbox: LocalSandbox) -> None:
     assert sandbox.run(spin, BRIEF).status is Status.TIMEOUT
 
 
-def test_too_many_threads_are_an_error(sandbox: LocalSandbox) -> None:
+def test_too_many_threads_are_their_own_status(sandbox: LocalSandbox) -> None:
     sleep = "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=(0.5,)).start()"
     result = sandbox.run(sleep.format(12), Limits(process_limit=8))
-    assert (result.status, result.error) == (Status.ERROR, "RuntimeError: the code ran over 8 threads")
+    assert (result.status, result.error) == (Status.PROCESS_LIMIT, "RuntimeError: the code ran over 8 threads")
     assert sandbox.run(sleep.format(3), Limits(process_limit=8)).status is Status.OK
+
+
+@pytest.mark.parametrize("error", ["[Errno 27] File too large", "[Errno 28] No space left on device"])
+def test_too_much_written_is_its_own_status(sandbox: LocalSandbox, error: str) -> None:
+    one = "with open('big', 'wb') as file: file.write(bytes(2 * 1024**2))"
+    many = "for n in range(10**4):\n    with open(str(n), 'wb') as file: file.write(bytes(900 * 1024))"
+    result = sandbox.run(one if "large" in error else many, Limits(file_limit_mb=1))
+    assert (result.status, result.error) == (Status.FILE_LIMIT, f"OSError: {error}")
 
 
 @pytest.mark.parametrize(
