@@ -1,6 +1,6 @@
 """A Gymnasium environment in which a language model solves mathematics by writing Python that really runs.
 
-Importing this package registers ``CodeMath-v0``::
+Importing this package registers ``CodeMath-v0``, and ``CodeMathTokens-v0`` (`cir_env.small`)::
 
     import gymnasium
     import cir_env
@@ -17,3 +17,4 @@ gymnasium.register(
     entry_point="cir_env.env:CodeMathEnv",
     vector_entry_point="cir_env.vector:CodeMathVectorEnv",
 )
+gymnasium.register(id="CodeMathTokens-v0", entry_point="cir_env.small:make_tokens_env")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, Protocol
 
@@ -91,7 +92,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         self._over = False
         self._begin_turn()
-        return self._observe(), self._info
+        return self._observe(), deepcopy(self._info)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Append a token.
@@ -115,7 +116,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         full = len(self._ids) >= self._max_tokens
         if full or self._completes_block(text):
             return self._end_turn(text, full=full)
-        return self._observe(), 0.0, False, False, self._info
+        return self._observe(), 0.0, False, False, deepcopy(self._info)
 
     def _begin_turn(self) -> None:
         self._turn.clear()
@@ -142,7 +143,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
             else:
                 self._begin_turn()
         self._over = terminated or truncated or full
-        return self._observe(), float(reward), terminated and not full, truncated or full, self._info
+        return self._observe(), float(reward), terminated and not full, truncated or full, deepcopy(self._info)
 
     def _observe(self) -> Observation:
         token_ids, mask = np.zeros(self._max_tokens, np.int64), np.zeros(self._max_tokens, np.int8)

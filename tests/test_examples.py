@@ -36,6 +36,14 @@ def test_many_scripted_episodes_run_at_once() -> None:
     assert run("async_vector", num_envs=8, episodes=40) == 1.0
 
 
+def test_stable_baselines_learns_token_by_token() -> None:
+    assert run("stable_baselines", algorithm="ppo", steps=50_000) > -0.5  # -0.9 where nothing is learnt
+
+
+def test_a_recurrent_policy_trains_too() -> None:
+    assert -1 <= run("stable_baselines", algorithm="recurrent-ppo", steps=4096) <= 1
+
+
 class ScriptedModel(BaseHTTPRequestHandler):
     """Answers like a chat API whose model writes products as Python."""
 
