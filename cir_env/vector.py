@@ -1,6 +1,6 @@
 """Many episodes in one process, whose executions and gradings overlap."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -114,8 +114,9 @@ class CodeMathVectorEnv(SyncVectorEnv):
                 was handed over.
         """
         ids = self._check_ids(env_ids)
-        if isinstance(actions, str) or len(actions) != len(ids):
-            got = "a string" if isinstance(actions, str) else len(actions)
+        several = isinstance(actions, Sized) and not isinstance(actions, str)
+        if not several or len(actions) != len(ids):
+            got = len(actions) if several else type(actions).__name__
             raise OptionError(f"Expect one action for each of {len(ids)} environments, got {got}.")
         for action in actions:
             if not isinstance(action, str):
@@ -166,8 +167,9 @@ class CodeMathVectorEnv(SyncVectorEnv):
             environment has no such information.
 
         Raises:
-            EpisodeError: Nothing was sent and `wait` is asked for.
+            EpisodeError: Nothing was sent and `wait` is asked for, or the environment is closed.
         """
+        self._check_open()
         if wait and not self._stages and not self._results:
             raise EpisodeError("Expect an action in flight, got none. Call send() first.")
         while True:
@@ -195,9 +197,14 @@ class CodeMathVectorEnv(SyncVectorEnv):
         self._results.clear()
         super().close_extras(**kwargs)
 
-    def _check_ids(self, env_ids: Iterable[int]) -> list[int]:
+    def _check_open(self) -> None:
         if self.closed:
             raise EpisodeError("Expect an open environment, got one that is closed. Make a new one.")
+
+    def _check_ids(self, env_ids: Iterable[int]) -> list[int]:
+        self._check_open()
+        if not isinstance(env_ids, Iterable):
+            raise OptionError(f"Expect `env_ids` to be several numbers, got {env_ids!r}.")
         ids = [check_integer("env_ids", index) for index in env_ids]
         unknown = [index for index in ids if not 0 <= index < self.num_envs]
         if unknown:

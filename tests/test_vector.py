@@ -2,9 +2,10 @@
 
 import gc
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 import cir_env  # noqa: F401
 from cir_env.env import CodeMathEnv
 from cir_env.errors import ActionError, EpisodeError, OptionError, ProblemError
+from cir_env.grading import Grader
 from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox
 from cir_env.vector import CodeMathVectorEnv
 
@@ -175,7 +177,9 @@ def test_episode_statistics_can_be_recorded() -> None:
     ("call", "error", "message"),
     [
         (lambda e: e.step(["x"] * 2), OptionError, "one action for each of 3 environments, got 2"),
-        (lambda e: e.step("xyz"), OptionError, "one action for each of 3 environments, got a string"),
+        (lambda e: e.step("xyz"), OptionError, "one action for each of 3 environments, got str"),
+        (lambda e: e.step(None), OptionError, "one action for each of 3 environments, got NoneType"),
+        (lambda e: e.send(["x"], 0), OptionError, "Expect `env_ids` to be several numbers, got 0"),
         (lambda e: e.step(["x", 1, "x"]), ActionError, "Expect an action to be a string, got int"),
         (lambda e: e.send(["x"], [3]), OptionError, "Expect `env_ids` from 0 to 2, got 3"),
         (lambda e: e.send(["x"], [-1]), OptionError, "Expect `env_ids` from 0 to 2, got -1"),
@@ -187,6 +191,7 @@ def test_episode_statistics_can_be_recorded() -> None:
         (lambda e: e.send_reset([0], seeds=[1, 2]), OptionError, "as many `seeds` as environments, 1, got 2"),
         (lambda e: e.send_reset([0], options=[{"problem_index": 99}]), ProblemError, "from 0 to 4, got 99"),
         (lambda e: (e.close(), e.step(["x"] * 3)), EpisodeError, "Expect an open environment, got one that is closed"),
+        (lambda e: (e.close(), e.recv()), EpisodeError, "Expect an open environment, got one that is closed"),
     ],
 )
 def test_a_wrong_call_says_what_is_right(call: Any, error: type[Exception], message: str) -> None:
@@ -223,24 +228,30 @@ def test_faults_are_marked_and_hold_nobody_up() -> None:
     assert infos["reward_valid"].tolist() == [False, True]
 
 
-@pytest.fixture
-def descriptors() -> Iterator[None]:
-    """Nothing that a test opens may stay open."""
+def held() -> dict[str, int]:
+    """Count what this process holds."""
     gc.collect()
-    before = set(os.listdir("/proc/self/fd")), threading.active_count()
-    yield
-    gc.collect()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (len(before[0]), before[1])
+    children = " ".join(file.read_text() for file in Path("/proc/self/task").glob("*/children"))
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "processes": len(children.split()),
+        "temporary files": len(os.listdir(tempfile.gettempdir())),
+    }
 
 
-@pytest.mark.usefixtures("descriptors")
-def test_closing_during_flight_leaves_nothing_behind() -> None:
-    with LocalSandbox(slots=2, preload=()) as sandbox:
-        envs = CodeMathVectorEnv(4, problems=products(), sandbox=sandbox, grader=FakeGrader(), stateful=True)
+def test_closing_during_flight_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = held()
+    with LocalSandbox(slots=2, preload=()) as sandbox, Grader() as grader:
+        envs = CodeMathVectorEnv(4, problems=products(), sandbox=sandbox, grader=grader, stateful=True)
         envs.reset(seed=0)
+        envs.step([r"\boxed{\frac{12}{2}}", CODE, CODE, CODE])
         envs.send(["```python\nimport time\ntime.sleep(0.2)\n```\n"] * 4, range(4))
+        assert held()["processes"] > before["processes"]
         envs.close()
         envs.close()
+    assert held() == before
 
 
 def test_real_blocks_run_side_by_side() -> None:
