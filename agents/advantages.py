@@ -1,4 +1,4 @@
-"""Advantage estimators: pure functions of rewards, groups, values and masks.
+"""Advantage estimators, and the correction for what the engine sampled differently: pure functions of tensors.
 
 All of them return tensors of shape ``[B, T]`` that are 0 wherever ``action_mask`` is False: feedback and prompt tokens
 enter neither the advantages nor the statistics of the whitening.
@@ -6,9 +6,37 @@ enter neither the advantages nor the statistics of the whitening.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
 import torch
 
-from agents.types import Advantages
+from agents.types import Advantages, Batch, PolicyOutput
+
+if TYPE_CHECKING:
+    from agents.config import PPOConfig
+
+
+def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig) -> Advantages:
+    """Return the targets of an update, as the configuration wants them estimated and corrected.
+
+    Args:
+        batch: ``B`` sequences.
+        old: The policy's output before the update, with values for ``gae``.
+        config: Estimator, discount and correction.
+    """
+    mask = batch.action_mask
+    if config.advantage == "gae":
+        if old.values is None:
+            raise ValueError("Expect values for `gae`, got a policy without a value head.")
+        targets = gae(batch.rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
+    else:
+        targets = reinforce_plus_plus_baseline(batch.rewards, batch.group_ids, mask)
+    if config.importance_sampling == "none":
+        return targets
+    ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, mask, level=config.importance_sampling)
+    weights = importance_weights(ratio, bound=config.importance_sampling_bound, cap=config.importance_sampling_cap)
+    return replace(targets, advantages=targets.advantages * weights)
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, eps: float = 1e-8) -> torch.Tensor:
@@ -92,3 +120,57 @@ def gae(
         advantages=whiten(advantages, action_mask) if whitened else advantages,
         returns=returns,
     )
+
+
+def importance_ratio(
+    logprobs: torch.Tensor,
+    sampling_logprobs: torch.Tensor,
+    action_mask: torch.Tensor,
+    *,
+    level: Literal["token", "sequence", "geometric"],
+) -> torch.Tensor:
+    """How much likelier the trainer's policy makes what the engine sampled; 1 where both agree, 0 off the mask.
+
+    An engine computes in another precision and order than the trainer, and may hold older weights. ``token``: each
+    token's ratio. ``sequence``: the product over the sequence's sampled tokens, unbiased and of high variance.
+    ``geometric``: the sequence's geometric mean (GSPO, arXiv 2507.18071, eq. 7).
+
+    Args:
+        logprobs: ``[B, T]``, the trainer's before the update.
+        sampling_logprobs: ``[B, T]``, the engine's.
+        action_mask: ``[B, T]`` bool.
+        level: Over what the ratio is taken.
+
+    >>> trainer, mask = torch.tensor([[9.0, 4.0, 1.0]]).log(), torch.tensor([[False, True, True]])
+    >>> importance_ratio(trainer, torch.zeros(1, 3), mask, level="token").tolist()
+    [[0.0, 4.0, 1.0]]
+    >>> importance_ratio(trainer, torch.zeros(1, 3), mask, level="geometric").tolist()
+    [[0.0, 2.0, 2.0]]
+    """
+    log_ratio = torch.where(action_mask, logprobs - sampling_logprobs, 0.0)
+    if level != "token":
+        total = log_ratio.sum(1, keepdim=True)
+        count = action_mask.sum(1, keepdim=True).clamp(min=1) if level == "geometric" else 1
+        log_ratio = (total / count).expand_as(log_ratio)
+    return log_ratio.exp() * action_mask
+
+
+def importance_weights(ratio: torch.Tensor, *, bound: Literal["truncate", "mask"], cap: float) -> torch.Tensor:
+    """Bound importance ratios, so that few tokens do not outweigh all others; multiply the advantages with them.
+
+    The policy loss is proportional to the advantage, so that this weighs the tokens' losses.
+
+    Args:
+        ratio: ``[B, T]``, from :func:`importance_ratio`.
+        bound: ``truncate`` takes ``cap`` for a larger ratio (TIS); ``mask`` leaves out tokens whose ratio is outside of
+            ``[1 / cap, cap]``, on either side: those on which trainer and engine disagree most.
+        cap: At least 1.
+
+    >>> importance_weights(torch.tensor([0.25, 1.0, 3.0]), bound="truncate", cap=2.0).tolist()
+    [0.25, 1.0, 2.0]
+    >>> importance_weights(torch.tensor([0.25, 1.0, 3.0]), bound="mask", cap=2.0).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    if bound == "truncate":
+        return ratio.clamp(max=cap)
+    return torch.where((ratio <= cap) & (ratio >= 1 / cap), ratio, 0.0)

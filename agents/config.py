@@ -150,6 +150,12 @@ class PPOConfig:
     """Upper clip range of the ratio."""
     dual_clip: float = 3.0
     """Bound of the ratio for negative advantages."""
+    importance_sampling: Literal["none", "token", "sequence", "geometric"] = "none"
+    """Correct for what the engine sampled differently from the trainer, by the ratio over this."""
+    importance_sampling_bound: Literal["truncate", "mask"] = "truncate"
+    """Cap a large ratio, or leave out tokens whose ratio is outside of [1 / cap, cap]."""
+    importance_sampling_cap: float = 2.0
+    """Where a ratio is large."""
     gamma: float = 1.0
     """Discount (gae)."""
     lam: float = 1.0
@@ -166,6 +172,8 @@ class PPOConfig:
             expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
         expect(self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
+        cap = self.importance_sampling_cap
+        expect(cap >= 1, "importance_sampling_cap", "of at least 1", cap)
         expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
         expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
 

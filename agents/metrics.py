@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from agents.types import Trajectory
+from agents.types import Batch, PolicyOutput, Trajectory
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,6 +51,19 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "reward_std": fmean((r - mean) ** 2 for r in rewards) ** 0.5,
         "frac_reward_zero_std": fmean(len(rewards) == 1 for rewards in groups.values()),
         "accuracy": fmean(is_correct(t) for t in valid),
+    }
+
+
+def describe_mismatch(batch: Batch, old: PolicyOutput) -> dict[str, float]:
+    """Return how far the engine's log-probabilities of the sampled tokens are from the trainer's before the update."""
+    difference = (old.logprobs - batch.sampling_logprobs)[batch.action_mask]
+    ratio = difference.exp()
+    return {
+        "sampling/logprob_difference_mean": float(difference.abs().mean()),
+        "sampling/logprob_difference_max": float(difference.abs().max()),
+        "sampling/importance_sampling_ratio/min": float(ratio.min()),
+        "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
+        "sampling/importance_sampling_ratio/max": float(ratio.max()),
     }
 
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agents import advantages, checkpoint
+from agents import checkpoint
+from agents.advantages import estimate_advantages
 from agents.batching import collate
 from agents.chat import Chat
 from agents.config import ConfigError, TrainConfig, budget_at
@@ -26,13 +27,13 @@ from agents.engines.transformers_engine import TransformersEngine
 from agents.envs import EnvPool, open_pool
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
-from agents.metrics import MetricsLog, describe
+from agents.metrics import MetricsLog, describe, describe_mismatch
 from agents.models import load_model, load_tokenizer, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.rollout import collect
 from agents.tiny import warm_up
-from agents.types import Advantages, Batch, Episode, PolicyOutput, Trajectory
+from agents.types import Episode, Trajectory
 
 _WARM_UP_PROBLEMS = 2000
 _MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
@@ -172,12 +173,10 @@ class Trainer:
             )
         batch = collate(valid)
         old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
-        targets = self._targets(batch, old)
+        figures |= describe_mismatch(batch, old)
+        targets = estimate_advantages(batch, old, config.ppo)
         generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
         figures |= self.ppo.update(batch, old, targets, generator=generator)
-        mismatch = (old.logprobs - batch.sampling_logprobs)[batch.action_mask].abs()
-        figures["sampling/logprob_difference_mean"] = float(mismatch.mean())
-        figures["sampling/logprob_difference_max"] = float(mismatch.max())
         self._record("training", self.step + 1, trajectories)
         end = time.perf_counter()
         tokens = sum(sum(t.action_mask) for t in trajectories)
@@ -188,12 +187,6 @@ class Trainer:
             "time/step_s": end - begin,
             "tokens_per_second": tokens / (sampled - begin),
         }
-
-    def _targets(self, batch: Batch, old: PolicyOutput) -> Advantages:
-        ppo = self.config.ppo
-        if old.values is not None:
-            return advantages.gae(batch.rewards, old.values, batch.action_mask, gamma=ppo.gamma, lam=ppo.lam)
-        return advantages.reinforce_plus_plus_baseline(batch.rewards, batch.group_ids, batch.action_mask)
 
     def _episodes(self, budget: int) -> list[Episode]:
         """Return this step's episodes: the next problems of a shuffled order, each for a whole group."""

@@ -45,7 +45,7 @@ COMMON = PPOConfig(learning_rate=1e-3, num_epochs=4, num_minibatches=4, micro_ba
 class Config:
     """How much to compare."""
 
-    episodes: int = 20_480
+    episodes: int = 40_960
     """Episodes that each run samples."""
     seeds: int = 5
     """Runs of each contender."""

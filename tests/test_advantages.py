@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from agents.advantages import gae, reinforce_plus_plus_baseline, whiten
+from agents.advantages import (
+    estimate_advantages,
+    gae,
+    importance_ratio,
+    importance_weights,
+    reinforce_plus_plus_baseline,
+    whiten,
+)
+from agents.config import PPOConfig
+from agents.losses import policy_loss
+from agents.types import Batch, PolicyOutput
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -102,3 +112,72 @@ def test_whitening_leaves_the_returns_of_gae_alone() -> None:
     plain, whitened = gae(*arguments, whitened=False), gae(*arguments)
     assert torch.equal(plain.returns, whitened.returns)
     assert torch.allclose(whitened.advantages, whiten(plain.advantages, arguments[2]))
+
+
+def test_the_ratio_is_taken_over_tokens_sequences_or_their_mean() -> None:
+    trainer = torch.tensor([[5.0, 0.5, 8.0], [7.0, 3.0, 7.0]]).log()
+    acts = mask(".xx", ".x.")
+    ratio = {
+        level: importance_ratio(trainer, torch.zeros(2, 3), acts, level=level).tolist()  # type: ignore[arg-type]
+        for level in ("token", "sequence", "geometric")
+    }
+    assert ratio["token"] == [pytest.approx([0, 0.5, 8]), pytest.approx([0, 3, 0])]
+    assert ratio["sequence"] == [pytest.approx([0, 4, 4]), pytest.approx([0, 3, 0])]
+    assert ratio["geometric"] == [pytest.approx([0, 2, 2]), pytest.approx([0, 3, 0])]
+
+
+def test_weighted_samples_of_the_engine_have_the_trainers_mean() -> None:
+    engine, trainer = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.2, 0.6]])
+    advantages = torch.tensor([[1.0, -2.0, 3.0]])
+    weights = importance_ratio(trainer.log(), engine.log(), mask("xxx"), level="token")
+    assert (engine * weights * advantages).sum().item() == pytest.approx((trainer * advantages).sum().item())
+
+
+def test_an_engine_far_off_is_capped_or_left_out_and_never_gives_nonsense() -> None:
+    ratio = importance_ratio(torch.tensor([[0.0, -90.0]]), torch.tensor([[-90.0, 0.0]]), mask("xx"), level="token")
+    assert importance_weights(ratio, bound="truncate", cap=2.0).tolist() == [[2.0, pytest.approx(0.0)]]
+    assert importance_weights(ratio, bound="mask", cap=2.0).tolist() == [[0.0, 0.0]]
+
+
+def test_weighing_the_advantages_weighs_the_loss_of_each_token() -> None:
+    logprobs, advantages = torch.randn(3, 4), torch.randn(3, 4)
+    weights, everyone = torch.rand(3, 4) * 2, torch.ones(3, 4, dtype=torch.bool)
+    for row in range(3):
+        for t in range(4):
+            here = torch.zeros(3, 4, dtype=torch.bool)
+            here[row, t] = True
+            plain = policy_loss(logprobs, torch.zeros(3, 4), advantages, everyone & here).total
+            weighed = policy_loss(logprobs, torch.zeros(3, 4), advantages * weights, everyone & here).total
+            assert weighed.item() == pytest.approx((plain * weights[row, t]).item(), rel=1e-5)
+
+
+def off_policy() -> tuple[Batch, PolicyOutput]:
+    """Two sequences of one token; the trainer finds the first four times as likely as the engine did."""
+    acts, zeros = mask(".x", ".x"), torch.zeros(2, 2)
+    batch = Batch(
+        token_ids=torch.zeros(2, 2, dtype=torch.long),
+        attention_mask=torch.ones(2, 2, dtype=torch.bool),
+        action_mask=acts,
+        sampling_logprobs=zeros,
+        rewards=torch.tensor([1.0, -1.0]),
+        group_ids=torch.tensor([0, 0]),
+    )
+    return batch, PolicyOutput(logprobs=torch.tensor([[0.0, 4.0], [0.0, 1.0]]).clamp(min=1).log(), entropy=zeros)
+
+
+@pytest.mark.parametrize(
+    ("config", "advantages"),
+    [
+        (PPOConfig(), [1.0, -1.0]),
+        (PPOConfig(importance_sampling="token"), [2.0, -1.0]),
+        (PPOConfig(importance_sampling="token", importance_sampling_cap=9.0), [4.0, -1.0]),
+        (PPOConfig(importance_sampling="sequence", importance_sampling_bound="mask"), [0.0, -1.0]),
+    ],
+)
+def test_the_configuration_chooses_the_correction(config: PPOConfig, advantages: list[float]) -> None:
+    assert estimate_advantages(*off_policy(), config).advantages[:, 1].tolist() == pytest.approx(advantages)
+
+
+def test_gae_without_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="got a policy without a value head"):
+        estimate_advantages(*off_policy(), PPOConfig(advantage="gae"))
