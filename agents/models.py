@@ -13,6 +13,7 @@ converted lies in ``$CIR_CACHE`` (default ``~/.cache/cir``). Heavy imports are i
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import subprocess
@@ -29,7 +30,8 @@ from agents.errors import AgentsError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.cache_utils import Cache
 
 TINY = "tiny"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -146,6 +148,14 @@ def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
     return model
 
 
+def load_generation_config(path: str | Path) -> GenerationConfig | None:
+    """Load what a model's makers say of sampling, such as the tokens that end a completion; None if they say nothing."""
+    from transformers import GenerationConfig
+
+    folder = _existing(path)
+    return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
+
+
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; ``auto`` is cuda where there is one, else cpu.
 
@@ -159,6 +169,12 @@ def pick_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"Expect a CUDA device for --device {name}, got none: use --device cpu.")
     return torch.device(name)
+
+
+def with_cache(decoder: torch.nn.Module, cache: Cache) -> dict[str, Any]:
+    """Return the arguments that let a decoder use a cache; transformers 5.24 has renamed ``past_key_values``."""
+    names = inspect.signature(decoder.forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache, "use_cache": True}
 
 
 @contextmanager

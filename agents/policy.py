@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
 from agents.batching import micro_batches
+from agents.models import with_cache
 from agents.types import Batch, PolicyOutput
 
 if TYPE_CHECKING:
@@ -146,15 +147,14 @@ class Policy(nn.Module):
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
         else:
             cache = _SharedPrefix()
-            decoder(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True)
+            decoder(input_ids=ids[:1, :shared], **with_cache(decoder, cache))
             rest = ids.shape[1] - shared
             mask = torch.ones(rest, ids.shape[1], dtype=torch.bool, device=ids.device).tril(shared)
             hidden = decoder(
                 input_ids=ids[:, shared:],
                 attention_mask=mask[None, None],
                 position_ids=torch.arange(shared, ids.shape[1], device=ids.device)[None],
-                past_key_values=cache,
-                use_cache=True,
+                **with_cache(decoder, cache),
             ).last_hidden_state
         # Padding stands on the right, where a causal model's earlier positions do not see it: no mask is needed.
         return hidden[:, :-1][batch.action_mask[:, shared + 1 :]], batch.action_mask

@@ -1,16 +1,19 @@
 """Collect trajectories: environments and engine run side by side, and no episode waits for another.
 
 The loop hands finished completions to their environments and finished steps to the engine, whichever comes first.
-Sampled token ids are kept as they were sampled; see :func:`keep_tokens` for the one exception.
+Sampled token ids are kept as they were sampled; see :func:`keep_tokens` for the one exception. What is returned never
+depends on who was faster: groups come whole and in the order in which they were asked for, and an episode that is cut by
+the end of an iteration is cut by a number of tokens, not by a clock.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +23,7 @@ from agents.types import Completion, Episode, FinishReason, Trajectory, Turn
 
 if TYPE_CHECKING:
     from agents.chat import Chat
-    from agents.engines.base import Engine
+    from agents.engines.base import Engine, Scanner
     from agents.envs import EnvPool, EnvResult
 
 
@@ -77,73 +80,187 @@ class _Play:
     token_ids: list[int] = field(default_factory=list)
     action_mask: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     reward: float = 0.0
     cuts: int = 0
-    version: int | None = None
     too_long: bool = False
+    scanner: Scanner | None = None
     completion: Completion | None = None
+    allowance: int | None = None
+    acted_at: float = 0.0
 
-    def append(self, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float]) -> None:
+    def append(
+        self, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float], versions: Sequence[int]
+    ) -> None:
         self.token_ids += token_ids
         self.action_mask += mask
         self.logprobs += logprobs
+        self.versions += [version if acted else -1 for version, acted in zip(versions, mask, strict=True)]
 
     def append_unsampled(self, token_ids: Sequence[int]) -> None:
-        self.append(token_ids, [False] * len(token_ids), [0.0] * len(token_ids))
+        count = len(token_ids)
+        self.append(token_ids, [False] * count, [0.0] * count, [-1] * count)
 
     @property
     def finish_reason(self) -> FinishReason:
         return self.completion.finish_reason if self.completion is not None else "length"
 
+    @property
+    def begun(self) -> int:
+        """How many tokens of the turn in progress are sampled."""
+        return 0 if self.completion is None else len(self.completion.token_ids)
 
-class _Collector:
-    """The state of one call of :func:`collect`."""
 
-    def __init__(
+@dataclass(kw_only=True, slots=True)
+class _Clock:
+    """Where the time of one collection went, in seconds."""
+
+    begin: float = field(default_factory=time.perf_counter)
+    sampling: float = 0.0
+    waiting: float = 0.0
+    executions: list[float] = field(default_factory=list)
+    gradings: list[float] = field(default_factory=list)
+
+    def figures(self) -> dict[str, float]:
+        whole = time.perf_counter() - self.begin
+        return {
+            "tools/execution_s": _mean(self.executions),
+            "episodes/grading_s": _mean(self.gradings),
+            "engine/utilisation": self.sampling / whole,
+            "engine/waiting_s": self.waiting,
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+class Collector:
+    """Plays episodes with an engine; between two collections it holds those that go on in the next.
+
+    Each episode draws from random streams of its own, so that neither order nor timing changes what is sampled, up to
+    the engine's arithmetic. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``.
+
+    Args:
+        envs: Copies of the environment; their number bounds the episodes in flight.
+        engine: Samples the tokens.
+        chat: Encodes prompts and feedback.
+
+    Attributes:
+        figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends an
+            episode (``episodes/grading_s``), the share of the time in which the engine worked
+            (``engine/utilisation``), and the seconds in which all episodes waited for environments.
+    """
+
+    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat) -> None:
+        self.figures: dict[str, float] = {}
+        self._envs, self._engine, self._chat = envs, engine, chat
+        self._free = deque(range(len(envs)))
+        self._waiting: deque[_Play] = deque()
+        self._in_env: dict[int, _Play | None] = {}  # None: of an episode that was cancelled
+        self._in_engine: dict[int, tuple[int, _Play]] = {}
+        self._paused: list[tuple[int, _Play]] = []
+        self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not ended
+        self._too_long: set[int] = set()
+        self._count = 0
+
+    def collect(
         self,
-        envs: EnvPool,
-        engine: Engine,
-        chat: Chat,
+        episodes: Sequence[Episode],
         sampling: Sampling,
-        on_end: Callable[[Trajectory], None],
-    ) -> None:
-        self.envs, self.engine, self.chat, self.sampling, self.on_end = envs, engine, chat, sampling, on_end
-        self.in_env: dict[int, _Play] = {}
-        self.in_engine: dict[int, tuple[int, _Play]] = {}
-        self.trajectories: dict[int, Trajectory] = {}
-        self.too_long: set[int] = set()
-        self.num_episodes = 0
+        *,
+        on_end: Callable[[Trajectory], None] = lambda _: None,
+        max_new_tokens: int | None = None,
+        enough: Callable[[Sequence[Sequence[Trajectory]]], bool] = lambda _: False,
+    ) -> list[Trajectory]:
+        """Play these episodes, and those that were left over, and return the groups that have ended.
 
-    def run(self, episodes: Sequence[Episode]) -> list[Trajectory]:
-        self.num_episodes = len(episodes)
-        waiting = deque(_Play(number=n, episode=episode) for n, episode in enumerate(episodes))
-        for env_id in range(min(len(self.envs), len(waiting))):
-            self._begin(env_id, waiting.popleft())
-        while self.in_env or self.in_engine:
-            for result in self.envs.recv(wait=not self.engine.busy):
-                ended = self._take_result(result)
-                if ended and waiting:
-                    self._begin(result.env_id, waiting.popleft())
-            for completion in self.engine.poll():
-                self._take_completion(completion)
-        return [self.trajectories[n] for n in range(len(episodes))]
+        Args:
+            episodes: What to begin; all episodes of a group at once.
+            sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
+                seed is not used.
+            on_end: Called with each trajectory as it ends.
+            max_new_tokens: So many tokens at most are sampled of each episode; one that would go on is left over for
+                the next call, with all that was sampled. None: every episode is played to its end.
+            enough: Told, whenever another is complete, the groups that are complete without one before them that is
+                not; if it returns True, they are returned, and everything behind them is cancelled.
+
+        Returns:
+            The trajectories of whole groups, in the order in which they were asked for.
+        """
+        clock, self._sampling, self._on_end = _Clock(), sampling, on_end
+        self._clock = clock
+        try:
+            self._begin(episodes, max_new_tokens)
+            complete = 0
+            while self._is_playing:
+                self._take_results()
+                groups = list(self._complete())
+                if len(groups) > complete and enough(groups):
+                    self._cancel(list(self._groups)[len(groups) :])
+                    break
+                complete = len(groups)
+                begin = time.perf_counter()
+                completions = self._engine.poll()
+                clock.sampling += time.perf_counter() - begin
+                for completion in completions:
+                    self._take_completion(completion)
+        except BaseException:
+            self.abandon()
+            raise
+        self.figures = clock.figures()
+        return self._take_groups()
 
     def abandon(self) -> None:
-        """Free the engine's rows and wait for the environments, so that both can be used again."""
-        for number in range(self.num_episodes):
-            self.engine.release(number)
-        self.envs.drain()
+        """Forget every episode, and leave engine and environments ready for others."""
+        self._cancel(list(self._groups))
+        self._envs.drain()
+        self._in_env.clear()
+        self._free = deque(range(len(self._envs)))
 
-    def _begin(self, env_id: int, play: _Play) -> None:
-        self.in_env[env_id] = play
-        self.envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
+    def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
+        for episode in episodes:
+            play = _Play(number=self._count, episode=episode)
+            self._groups.setdefault(episode.group_id, {})[play.number] = None
+            self._waiting.append(play)
+            self._count += 1
+        for play in self._waiting:
+            play.allowance = max_new_tokens
+        resumed, self._paused = self._paused, []
+        for env_id, play in resumed:
+            play.allowance = max_new_tokens
+            self._sample(env_id, play)
+        self._fill()
 
-    def _take_result(self, result: EnvResult) -> bool:
+    def _fill(self) -> None:
+        """Begin waiting episodes in free environments."""
+        while self._free and self._waiting:
+            env_id, play = self._free.popleft(), self._waiting.popleft()
+            self._in_env[env_id] = play
+            self._envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
+
+    @property
+    def _is_playing(self) -> bool:
+        in_env = any(play is not None for play in self._in_env.values())
+        return bool(in_env or self._in_engine or (self._waiting and self._in_env))
+
+    def _take_results(self) -> None:
+        """Go on with the episodes whose environments are done; wait for one if there is nothing to sample."""
+        wait = not self._engine.busy
+        begin = time.perf_counter()
+        results = self._envs.recv(wait=wait)
+        self._clock.waiting += (time.perf_counter() - begin) if wait else 0.0
+        for result in results:
+            play = self._in_env.pop(result.env_id)
+            if play is None or self._take_result(play, result):
+                self._free.append(result.env_id)
+        self._fill()
+
+    def _take_result(self, play: _Play, result: EnvResult) -> bool:
         """Go on with an episode whose environment is done; return whether it has ended."""
-        play = self.in_env.pop(result.env_id)
         if not play.token_ids:
-            play.append_unsampled(self.chat.encode_prompt(result.observation, result.info.get("messages")))
+            play.append_unsampled(self._chat.encode_prompt(result.observation, result.info.get("messages")))
             play.prompt_length = len(play.token_ids)
         elif self._take_step(play, result):
             return True
@@ -158,54 +275,76 @@ class _Collector:
         kept_chars = len(text) if ended else int(result.info.get("kept_chars", len(text)))
         if completion is not None and ended:
             tokens = completion.token_ids
-            play.append(tokens, [True] * len(tokens), completion.logprobs)
+            play.append(tokens, [True] * len(tokens), completion.logprobs, completion.policy_versions)
         elif completion is not None:
-            kept = keep_tokens(completion, kept_chars, self.chat.encode_feedback)
-            play.append(kept.token_ids, kept.action_mask, kept.logprobs)
+            kept = keep_tokens(completion, kept_chars, self._chat.encode_feedback)
+            versions = [*completion.policy_versions, *[-1] * len(kept.token_ids)][: len(kept.token_ids)]
+            play.append(kept.token_ids, kept.action_mask, kept.logprobs, versions)
             play.cuts += kept.cuts
         play.reward += result.reward
         feedback = "" if ended else result.observation
         play.turns.append(
             Turn(text=text[:kept_chars], feedback=feedback, finish_reason=play.finish_reason, info=result.info)
         )
+        seconds = self._clock.gradings if ended else self._clock.executions
+        seconds.append(time.perf_counter() - play.acted_at)
         if ended:
             self._end(play, result)
         return ended
 
     def _ask(self, play: _Play, result: EnvResult) -> None:
-        """Send the context to the engine, or end the episode where no token is left."""
-        feedback_ids = self.chat.encode_feedback(result.observation) if play.turns else []
-        length = len(play.token_ids) + len(feedback_ids)
-        room = min(self.sampling.max_tokens - (length - play.prompt_length), self.engine.max_model_len - length)
-        if room < 1:
+        """Prepare the next turn, or end the episode where no token is left for it."""
+        feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
+        play.scanner, play.completion = result.scanner, None
+        if self._room(play, len(feedback_ids)) < 1:
             play.too_long = not play.turns
-            if play.too_long and play.episode.group_id not in self.too_long:
-                self.too_long.add(play.episode.group_id)
-                name, limit = result.info.get("problem_id"), self.engine.max_model_len
-                _LOG.warning("Leaving out problem %s: its prompt has %d tokens of at most %d", name, length, limit)
-            self._act(result.env_id, play, None)
+            if play.too_long and play.episode.group_id not in self._too_long:
+                self._too_long.add(play.episode.group_id)
+                name, limit = result.info.get("problem_id"), self._engine.max_model_len
+                _LOG.warning(
+                    "Leaving out problem %s: its prompt has %d tokens of at most %d", name, len(play.token_ids), limit
+                )
+            self._act(result.env_id, play)
             return
         play.append_unsampled(feedback_ids)
-        seed = np.random.SeedSequence([play.episode.sampling_seed, len(play.turns)]).generate_state(1, np.uint64)[0]
-        sampling = Sampling(
-            temperature=self.sampling.temperature, top_p=self.sampling.top_p, max_tokens=room, seed=int(seed)
-        )
-        self.in_engine[play.number] = (result.env_id, play)
-        self.engine.submit(play.number, play.token_ids, sampling, result.scanner)
+        self._sample(result.env_id, play)
+
+    def _room(self, play: _Play, more: int = 0) -> int:
+        """Return how many tokens may follow."""
+        length = len(play.token_ids) + more + play.begun
+        return min(self._sampling.max_tokens - (length - play.prompt_length), self._engine.max_model_len - length)
+
+    def _sample(self, env_id: int, play: _Play) -> None:
+        """Let the engine go on with a turn, or lay it aside where this collection allows no more tokens."""
+        room = self._room(play)
+        max_tokens = room if play.allowance is None else min(room, play.allowance)
+        if max_tokens < 1:
+            self._paused.append((env_id, play))
+            return
+        parts = [play.episode.sampling_seed, len(play.turns), *([play.begun] if play.begun else [])]
+        seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
+        sampling = replace(self._sampling, max_tokens=max_tokens, seed=int(seed))
+        self._in_engine[play.number] = (env_id, play)
+        self._engine.submit(play.number, play.token_ids, sampling, play.scanner, begun=play.completion)
 
     def _take_completion(self, completion: Completion) -> None:
-        env_id, play = self.in_engine.pop(completion.request_id)
-        versions = [completion.policy_version] if play.version is None else [completion.policy_version, play.version]
-        play.version = min(versions)
-        self._act(env_id, play, completion)
-
-    def _act(self, env_id: int, play: _Play, completion: Completion | None) -> None:
+        env_id, play = self._in_engine.pop(completion.request_id)
+        if play.allowance is not None:
+            play.allowance -= len(completion.token_ids) - play.begun
         play.completion = completion
-        self.in_env[env_id] = play
-        self.envs.send(env_id, completion.text if completion is not None else "")
+        if completion.finish_reason == "length" and self._room(play) > 0:
+            self._engine.release(play.number)  # new weights will come, and make its cache worthless
+            self._paused.append((env_id, play))
+        else:
+            self._act(env_id, play)
+
+    def _act(self, env_id: int, play: _Play) -> None:
+        play.acted_at = time.perf_counter()
+        self._in_env[env_id] = play
+        self._envs.send(env_id, play.completion.text if play.completion is not None else "")
 
     def _end(self, play: _Play, result: EnvResult) -> None:
-        self.engine.release(play.number)
+        self._engine.release(play.number)
         truncated = result.truncated or play.finish_reason == "length"
         trajectory = Trajectory(
             problem_id=str(result.info.get("problem_id", play.episode.env_seed)),
@@ -220,10 +359,39 @@ class _Collector:
             truncated=truncated,
             turns=tuple(play.turns),
             boundary_cuts=play.cuts,
-            policy_version=play.version if play.version is not None else self.engine.version,
+            policy_versions=tuple(play.versions),
         )
-        self.trajectories[play.number] = trajectory
-        self.on_end(trajectory)
+        self._groups[play.episode.group_id][play.number] = trajectory
+        self._on_end(trajectory)
+
+    def _complete(self) -> Iterator[list[Trajectory]]:
+        """Yield the leading groups, up to the first that is not complete."""
+        for members in self._groups.values():
+            ended = [trajectory for trajectory in members.values() if trajectory is not None]
+            if len(ended) < len(members):
+                return
+            yield ended
+
+    def _take_groups(self) -> list[Trajectory]:
+        """Hand over the groups that are complete."""
+        whole = [g for g, members in self._groups.items() if None not in members.values()]
+        taken = [self._groups.pop(group_id) for group_id in whole]
+        return [trajectory for members in taken for trajectory in members.values() if trajectory is not None]
+
+    def _cancel(self, group_ids: Collection[int]) -> None:
+        """Forget these groups; an environment that still runs is free again when it is done."""
+        numbers = {number for group_id in group_ids for number in self._groups.pop(group_id)}
+        for number in numbers:
+            self._engine.release(number)
+            env_id, _ = self._in_engine.pop(number, (None, None))
+            if env_id is not None:
+                self._free.append(env_id)
+        self._free.extend(env_id for env_id, play in self._paused if play.number in numbers)
+        self._paused = [(env_id, play) for env_id, play in self._paused if play.number not in numbers]
+        self._waiting = deque(play for play in self._waiting if play.number not in numbers)
+        for env_id, play in self._in_env.items():
+            if play is not None and play.number in numbers:
+                self._in_env[env_id] = None
 
 
 def collect(
@@ -235,26 +403,9 @@ def collect(
     *,
     on_end: Callable[[Trajectory], None] = lambda _: None,
 ) -> list[Trajectory]:
-    """Play every episode to its end.
-
-    Each episode draws from random streams of its own, so that neither order nor timing changes what is sampled, up to
-    the engine's arithmetic. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``.
-
-    Args:
-        envs: Copies of the environment; their number bounds the episodes in flight.
-        engine: Samples the tokens.
-        chat: Encodes prompts and feedback.
-        episodes: What to play.
-        sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the seed
-            is not used.
-        on_end: Called with each trajectory as it ends.
+    """Play every episode to its end, once; see :class:`Collector`.
 
     Returns:
-        The trajectories, in the order of ``episodes``.
+        The trajectories, group after group, in the order of ``episodes``.
     """
-    collector = _Collector(envs, engine, chat, sampling, on_end)
-    try:
-        return collector.run(episodes)
-    except BaseException:
-        collector.abandon()
-        raise
+    return Collector(envs, engine, chat).collect(episodes, sampling, on_end=on_end)

@@ -41,6 +41,7 @@ class Completion:
 
         token_ids      [``, `\n]          text "```\n"
         text_ends      [2, 4]
+        policy_versions  [7, 7]
         finish_reason  "boundary"          the scanner saw the end of a block
     """
 
@@ -56,8 +57,8 @@ class Completion:
     """For each token the length of the text with it."""
     finish_reason: FinishReason
     """``stop``: end of sequence; ``boundary``: the scanner's; ``length``: no tokens were left."""
-    policy_version: int
-    """Oldest version of the weights that sampled a token of it."""
+    policy_versions: tuple[int, ...]
+    """For each token the version of the weights that sampled it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +110,13 @@ class Trajectory:
     """The turns, in order."""
     boundary_cuts: int
     """Tokens that held a block's end and later text, and were replaced by the encoding of what was kept."""
-    policy_version: int
-    """Oldest version of the weights that sampled a token of it."""
+    policy_versions: tuple[int, ...]
+    """For each token the version of the weights that sampled it; -1 where the mask is False."""
+
+    @property
+    def policy_version(self) -> int:
+        """Oldest version of the weights that sampled a token of it; -1 if none was sampled."""
+        return min((v for v, acted in zip(self.policy_versions, self.action_mask, strict=True) if acted), default=-1)
 
     @property
     def text(self) -> str:

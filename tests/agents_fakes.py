@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -21,11 +20,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from agents.chat import Chat, TokenDecoder
+from agents.chat import Chat
 from agents.engines.base import EngineError, Sampling, Scanner
+from agents.engines.request import Request
 from agents.engines.transformers_engine import TransformersEngine
 from agents.envs import EnvPool, ThreadedPool
-from agents.types import Batch, Completion, Episode, FinishReason, Trajectory, Turn
+from agents.types import Batch, Completion, Episode, Trajectory, Turn
 
 torch.set_num_threads(1)  # on tensors of this size threads cost more than they give
 
@@ -141,19 +141,6 @@ def scripted(*turns: str) -> Write:
     return lambda request_id, turn, seed: turns[min(turn, len(turns) - 1)]
 
 
-@dataclass(kw_only=True)
-class _Written:
-    """A request of the fake engine: what it will say, and what it has said."""
-
-    to_come: list[int]
-    max_tokens: int
-    scanner: Scanner | None
-    decoder: TokenDecoder
-    token_ids: list[int] = field(default_factory=list)
-    text: str = ""
-    text_ends: list[int] = field(default_factory=list)
-
-
 class FakeEngine:
     """Says what it is told to, one token for each request and poll, and ends it with the end of sequence."""
 
@@ -162,93 +149,63 @@ class FakeEngine:
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
-        self.rows: set[int] = set()  # the requests that hold one
+        self.asleep = False
+        self.held: set[int] = set()  # the requests that were not released
         self.contexts: dict[int, list[list[int]]] = {}  # all that was submitted, by request
         self.samplings: list[Sampling] = []
         self._chat, self._write, self._max_num_seqs = chat, write, max_num_seqs
         self._eos = int(chat.tokenizer.eos_token_id)
-        self._requests: dict[int, _Written] = {}
+        self._requests: dict[int, tuple[Request, list[int]]] = {}  # and the tokens to come
         self._turns: dict[int, int] = {}
 
     def submit(
-        self, request_id: int, token_ids: Sequence[int], sampling: Sampling, scanner: Scanner | None = None
+        self,
+        request_id: int,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        scanner: Scanner | None = None,
+        *,
+        begun: Completion | None = None,
     ) -> None:
-        if not token_ids or len(token_ids) >= self.max_model_len:
-            raise EngineError(
-                f"Expect a context of 1 to {self.max_model_len - 1} tokens, got {len(token_ids)}: raise max_model_len."
-            )
+        request = Request.begin(
+            request_id, token_ids, sampling, scanner, begun, chat=self._chat, max_model_len=self.max_model_len
+        )
         if request_id in self._requests:
             raise EngineError(f"Expect a request that is not running, got {request_id} again.")
-        turn = self._turns[request_id] = self._turns.get(request_id, -1) + 1
+        turn = self._turns[request_id] = self._turns.get(request_id, -1) + (begun is None)
         text = self._write(request_id, turn, sampling.seed)
-        self.contexts.setdefault(request_id, []).append(list(token_ids))
+        self.held.add(request_id)
+        self.contexts.setdefault(request_id, []).append(list(request.context))
         self.samplings.append(sampling)
-        self._requests[request_id] = _Written(
-            to_come=[*self._chat.encode_feedback(text), self._eos],
-            max_tokens=min(sampling.max_tokens, self.max_model_len - len(token_ids)),
-            scanner=scanner,
-            decoder=self._chat.decoder(),
-        )
+        self._requests[request_id] = request, [*self._chat.encode_feedback(text), self._eos][request.begun :]
 
     @property
     def busy(self) -> bool:
-        return any(number in self.rows or len(self.rows) < self._max_num_seqs for number in self._requests)
+        return bool(self._requests)
 
     def poll(self) -> list[Completion]:
         ended = []
-        for request_id, request in list(self._requests.items()):
-            if request_id not in self.rows and len(self.rows) == self._max_num_seqs:
-                continue
-            self.rows.add(request_id)
-            reason = self._say(request)
+        for request_id in list(self._requests)[: self._max_num_seqs]:
+            request, to_come = self._requests[request_id]
+            token_id = to_come.pop(0)
+            reason = request.append(token_id, logprob_of(token_id), self.version, {self._eos})
             if reason is not None:
                 del self._requests[request_id]
-                ended.append(self._completion(request_id, request, reason))
+                ended.append(request.completion(reason))
         return ended
 
     def release(self, request_id: int) -> None:
         self._requests.pop(request_id, None)
-        self._turns.pop(request_id, None)
-        self.rows.discard(request_id)
+        self.held.discard(request_id)
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        self.version = version
+        self.version, self.asleep = version, False
+
+    def sleep(self) -> None:
+        self.asleep = True
 
     def close(self) -> None:
         self._requests.clear()
-
-    def _say(self, request: _Written) -> FinishReason | None:
-        token_id = request.to_come.pop(0)
-        request.token_ids.append(token_id)
-        if token_id == self._eos:
-            self._flush(request)
-            request.text_ends.append(len(request.text))
-            return "stop"
-        piece = request.decoder.step(token_id)
-        request.text += piece
-        request.text_ends.append(len(request.text))
-        if piece and request.scanner is not None and request.scanner.feed(piece) is not None:
-            return "boundary"
-        if len(request.token_ids) == request.max_tokens:
-            self._flush(request)
-            return "length"
-        return None
-
-    def _flush(self, request: _Written) -> None:
-        """Give the last token of text the bytes that became no character."""
-        request.text += request.decoder.finish()
-        request.text_ends[-1:] = [len(request.text)] * len(request.text_ends[-1:])
-
-    def _completion(self, request_id: int, request: _Written, reason: FinishReason) -> Completion:
-        return Completion(
-            request_id=request_id,
-            token_ids=tuple(request.token_ids),
-            logprobs=tuple(logprob_of(token_id) for token_id in request.token_ids),
-            text=request.text,
-            text_ends=tuple(request.text_ends),
-            finish_reason=reason,
-            policy_version=self.version,
-        )
 
 
 def logprob_of(token_id: int) -> float:
@@ -372,7 +329,7 @@ def trajectory(marks: str = "P s s s", **changes: Any) -> Trajectory:
         "truncated": False,
         "turns": (Turn(text="text", feedback="", finish_reason="stop", info={}),),
         "boundary_cuts": 0,
-        "policy_version": 0,
+        "policy_versions": tuple(0 if kind == "s" else -1 for kind in kinds),
     }
     return Trajectory(**(values | changes))
 

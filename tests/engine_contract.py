@@ -171,29 +171,42 @@ def the_same_seed_gives_the_same_tokens_in_any_order_and_company(make: MakeEngin
 
 
 @law
-def requests_beyond_the_rows_wait_for_a_release(make: MakeEngine) -> None:
+def requests_beyond_the_rows_get_their_turn(make: MakeEngine) -> None:
     engine = make(max_num_seqs=2)
-    for request_id in range(3):
-        engine.submit(request_id, PROMPT, Sampling(seed=request_id, max_tokens=2))
-    first = finish(engine, 2)
-    assert set(first) == {0, 1}
-    assert engine.poll() == []  # an ended request holds its row until it is released
-    engine.release(0)
-    assert set(finish(engine, 1)) == {2}
+    for request_id in range(5):
+        engine.submit(request_id, PROMPT, Sampling(seed=request_id, max_tokens=6))
+    done = finish(engine, 5)  # none of them was released
+    assert {number: each.token_ids for number, each in done.items()} == {
+        number: complete(make(), seed=number, max_tokens=6).token_ids for number in range(5)
+    }
 
 
 @law
-def it_is_busy_while_polling_gets_anywhere(make: MakeEngine) -> None:
+def a_request_that_others_have_pushed_out_comes_back_as_if_nothing_were(make: MakeEngine) -> None:
+    alone, crowded = make(max_num_seqs=1), make(max_num_seqs=1)
+    turns: list[list[tuple[int, ...]]] = []
+    for engine, others in ((alone, 0), (crowded, 3)):
+        context = list(PROMPT)
+        turns.append([])
+        for turn in range(3):
+            engine.submit(0, context, Sampling(seed=turn, max_tokens=4))
+            done = finish(engine, 1)[0]
+            turns[-1].append(done.token_ids)
+            context += [*done.token_ids, *CHAT.encode_feedback("[1]\n")]
+            for other in range(1, others + 1):
+                complete(engine, seed=other, request_id=other)
+    assert turns[0] == turns[1]
+
+
+@law
+def it_is_busy_until_every_request_has_ended(make: MakeEngine) -> None:
     engine = make(max_num_seqs=1)
     assert not engine.busy
     for request_id in (0, 1):
         engine.submit(request_id, list(PROMPT), Sampling(max_tokens=3))
     assert engine.busy
-    finish(engine, 1)
-    assert not engine.busy  # the only row is held by the first, which waits for its next turn
-    engine.release(0)
-    assert engine.busy
-    finish(engine, 1)
+    finish(engine, 2)
+    assert not engine.busy
 
 
 @law
@@ -265,11 +278,73 @@ def other_requests_go_on_when_one_ends(make: MakeEngine) -> None:
 
 
 @law
-def new_weights_change_the_version(make: MakeEngine) -> None:
+def a_completion_goes_on_where_its_first_part_ended(make: MakeEngine) -> None:
+    engine, scanners = make(max_num_seqs=30, max_model_len=len(PROMPT) + 40), [CallScanner() for _ in range(30)]
+    for seed in range(30):
+        engine.submit(seed, PROMPT, Sampling(seed=seed, max_tokens=4), scanners[seed])
+    first = {number: done for number, done in finish(engine, 30).items() if done.finish_reason == "length"}
+    for number, done in first.items():
+        engine.release(number)
+        engine.submit(number, PROMPT, Sampling(seed=99 + number, max_tokens=30), scanners[number], begun=done)
+    assert len(first) > 5
+    ends = set()
+    for number, done in finish(engine, len(first)).items():
+        assert done.token_ids[:4] == first[number].token_ids
+        assert done.logprobs[:4] == first[number].logprobs
+        assert 4 < len(done.token_ids) == len(done.logprobs) == len(done.text_ends) <= 34
+        assert done.text == CHAT.tokenizer.decode([each for each in done.token_ids if each != END])
+        assert ("`\n" in done.text) == (done.finish_reason == "boundary")
+        ends.add(done.finish_reason)
+    assert len(ends) > 1
+
+
+@law
+def a_first_part_that_leaves_no_room_is_refused(make: MakeEngine) -> None:
+    engine = make(max_model_len=len(PROMPT) + 4)
+    engine.submit(0, PROMPT, Sampling(seed=3, max_tokens=4))
+    done = finish(engine, 1)[0]
+    assert done.finish_reason == "length"
+    with pytest.raises(EngineError, match="raise max_model_len"):
+        engine.submit(0, PROMPT, Sampling(), begun=done)
+
+
+@law
+def every_token_names_the_weights_that_sampled_it(make: MakeEngine) -> None:
     engine = make()
-    assert (engine.version, complete(engine).policy_version) == (0, 0)
+    assert (engine.version, set(complete(engine).policy_versions)) == (0, {0})
+    engine.submit(0, PROMPT, Sampling(max_tokens=12, seed=1))
+    for _ in range(len(PROMPT) + 3):
+        assert engine.poll() == []
     engine.load_weights(3, weights_of(engine))
-    assert (engine.version, complete(engine).policy_version) == (3, 3)
+    assert engine.version == 3
+    versions = list(finish(engine, 1)[0].policy_versions)
+    assert versions == sorted(versions)
+    assert set(versions) == {0, 3}
+
+
+@law
+def after_weights_that_do_not_fit_nothing_is_sampled_until_whole_ones_come(make: MakeEngine) -> None:
+    engine = make()
+    weights = weights_of(engine)
+    if not weights:
+        return  # has none that could not fit
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    with pytest.raises(EngineError, match="^Expect the weights of "):
+        engine.load_weights(1, weights | {name: weights[name][:-1]})
+    assert engine.version == 0
+    with pytest.raises(EngineError, match="last load failed"):
+        engine.submit(0, PROMPT, Sampling())
+    engine.load_weights(2, weights)
+    assert set(complete(engine).policy_versions) == {2}
+
+
+@law
+def a_sleeping_engine_wakes_with_new_weights(make: MakeEngine) -> None:
+    engine = make()
+    before = complete(engine)
+    engine.sleep()
+    engine.load_weights(1, weights_of(engine))
+    assert complete(engine).token_ids == before.token_ids
 
 
 @law
@@ -281,6 +356,7 @@ def a_closed_engine_has_nothing_to_say(make: MakeEngine) -> None:
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:
-    """A state dict that the engine can load: its own."""
+    """A state dict that the engine can load: the one it was made with."""
+    weights: dict[str, torch.Tensor] = getattr(engine, "weights", {})
     model = getattr(engine, "_model", None)
-    return {} if model is None else {name: value.clone() for name, value in model.state_dict().items()}
+    return weights if model is None else {name: value.clone() for name, value in model.state_dict().items()}

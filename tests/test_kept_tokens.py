@@ -34,7 +34,7 @@ def completion(chat: Chat, token_ids: Sequence[int], reason: FinishReason = "bou
         text=text,
         text_ends=(*ends, *[len(text) for _ in stop]),
         finish_reason=reason,
-        policy_version=0,
+        policy_versions=(0,) * len(ids),
     )
 
 

@@ -20,7 +20,7 @@ from agents_fakes import (
 )
 
 from agents.chat import Chat
-from agents.engines.base import Sampling, Scanner
+from agents.engines.base import Sampling
 from agents.rollout import collect
 from agents.types import Episode, Trajectory
 
@@ -249,7 +249,7 @@ def test_trajectories_come_in_order_whatever_the_delays(num_envs: int, rows: int
     assert [each.group_id for each in made] == [each.group_id for each in asked]
     assert [each.problem_id for each in made] == [str(each.options["problem_index"]) for each in asked]
     assert sorted(order) == [each.group_id for each in asked]
-    assert engine.rows == set()
+    assert engine.held == set()
 
 
 def test_what_is_sampled_depends_on_the_episode_alone() -> None:
@@ -280,17 +280,17 @@ def test_no_episodes_are_no_trajectories() -> None:
     assert play(scripted("z"), 0)[0] == []
 
 
-def test_the_oldest_weights_name_the_version() -> None:
+def test_every_token_names_the_weights_that_sampled_it_and_the_trajectory_the_oldest() -> None:
     class Ageing(FakeEngine):
-        def submit(
-            self, request_id: int, token_ids: Sequence[int], sampling: Sampling, scanner: Scanner | None = None
-        ) -> None:
+        def submit(self, *arguments: Any, **more: Any) -> None:
             self.version += 1
-            super().submit(request_id, token_ids, sampling, scanner)
+            super().submit(*arguments, **more)
 
     with pool() as envs:
         engine = Ageing(WORDY, scripted("a`\n", "z"))
         (made,) = collect(envs, engine, WORDY, episodes(1), Sampling(max_tokens=60))
+    first, feedback = len(ids("a`\n")), len(ids("[1]\n"))
+    assert made.policy_versions == (*[-1] * 4, *[1] * first, *[-1] * feedback, 2, 2)
     assert (made.policy_version, engine.version) == (1, 2)
 
 
@@ -333,10 +333,10 @@ def test_an_environment_that_breaks_leaves_engine_and_pool_usable(make_env: Call
     with pool(make_env, 4) as envs:
         with pytest.raises((OSError, ValueError)):
             collect(envs, engine, WORDY, episodes(16), sampling)
-        assert engine.rows == set()
+        assert engine.held == set()
         assert envs.recv(wait=False) == []
         assert len(collect(envs, engine, WORDY, healthy, sampling)) == len(healthy)
-    assert engine.rows == set()
+    assert engine.held == set()
 
 
 def test_a_caller_that_breaks_off_leaves_engine_and_pool_usable() -> None:
@@ -350,7 +350,7 @@ def test_a_caller_that_breaks_off_leaves_engine_and_pool_usable() -> None:
     with pool(lambda: ScannedCallEnv(delay_s=0.003), 4) as envs:
         with pytest.raises(Enough):
             collect(envs, engine, WORDY, episodes(9), Sampling(max_tokens=60), on_end=stop)
-        assert engine.rows == set()
+        assert engine.held == set()
         assert len(collect(envs, engine, WORDY, episodes(9), Sampling(max_tokens=60))) == 9
 
 

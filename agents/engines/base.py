@@ -18,6 +18,9 @@ class EngineError(AgentsError, ValueError):
     """A request that the engine can not serve."""
 
 
+BROKEN = "Expect an engine with whole weights, got one whose last load failed: load whole ones first."
+
+
 class Scanner(Protocol):
     """Watches the text of a completion for the place where sampling ends."""
 
@@ -52,12 +55,26 @@ class Engine(Protocol):
     """Version of the weights in use."""
 
     def submit(
-        self, request_id: int, token_ids: Sequence[int], sampling: Sampling, scanner: Scanner | None = None
+        self,
+        request_id: int,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        scanner: Scanner | None = None,
+        *,
+        begun: Completion | None = None,
     ) -> None:
         """Ask for a completion of ``token_ids``.
 
-        A request that was submitted before and not released keeps its key-value cache: only what follows the common
-        prefix is computed.
+        A request that was submitted before and not released keeps its key-value cache while there is room for it: only
+        what follows the common prefix is computed.
+
+        Args:
+            request_id: The same number over all turns of an episode.
+            token_ids: What stands before the completion.
+            sampling: How tokens are drawn; ``max_tokens`` and the seed are for those that are drawn from now on.
+            scanner: Ends the completion at a place in its text.
+            begun: The completion's first part, which ended by ``length``: the new one holds it, too, and goes on.
+                The scanner has seen its text.
 
         Raises:
             EngineError: The context is empty or leaves no room for a token, or the request is still running.
@@ -66,7 +83,7 @@ class Engine(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether :meth:`poll` has something to do; False also while all rows wait for their next turn."""
+        """Whether :meth:`poll` has something to do."""
         ...
 
     def poll(self) -> list[Completion]:
@@ -78,7 +95,17 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take over a model's state dict; what is sampled from here on is of ``version``."""
+        """Take over a model's state dict; every token that is sampled from here on is of ``version``.
+
+        Requests that run go on with the new weights.
+
+        Raises:
+            EngineError: The weights are not this model's. The engine must not be used before others are loaded.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Give memory back until :meth:`load_weights`, for an update on the same device; nothing may run."""
         ...
 
     def close(self) -> None:

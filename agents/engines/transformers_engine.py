@@ -1,16 +1,15 @@
 """The engine for CPUs and small GPUs: continuous batching over a transformers model, one row of cache per episode.
 
 Every forward pass that samples has the same shape, ``[max_num_seqs, 1]``, whoever is running: a row's numbers do not
-depend on how many others are. A row holds its keys and values from its first turn to its release. What a row's context
-has and its cache lacks ("pending") is computed by a pass of its own if it is long, and otherwise fed through the
-sampling passes token by token, beside the rows that sample.
+depend on how many others are. What a row's context has and its cache lacks ("pending") is computed by a pass of its own
+if it is long, and otherwise fed through the sampling passes token by token, beside the rows that sample. Between two
+turns a request keeps its row and the cache in it, unless another one waits for a row.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,15 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from agents.engines.base import EngineError, Sampling, Scanner
-from agents.models import load_model
-from agents.types import Completion, FinishReason
+from agents.engines.base import BROKEN, EngineError, Sampling, Scanner
+from agents.engines.request import Request
+from agents.models import load_model, with_cache
+from agents.types import Completion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from agents.chat import Chat, TokenDecoder
+    from agents.chat import Chat
 
 _PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
@@ -65,16 +65,21 @@ class _RowCache(Cache):
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (rows, config.num_key_value_heads, capacity, head_dim)
         self.layers = []
-        self.store = [
-            tuple(torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(2))
-            for _ in range(config.num_hidden_layers)
-        ]
+        self._make = partial(torch.zeros, shape, dtype=model.dtype, device=model.device)
+        self._num_layers = config.num_hidden_layers
+        self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._rows = slice(0, rows)
         self._slots = torch.zeros(rows, 1, dtype=torch.long)
         self._length = 0
 
+    def free(self) -> None:
+        """Give the memory back; the next pass takes it again."""
+        self._store = []
+
     def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
         """Let the next pass write its tokens at ``slots [rows, n]`` and read the first ``length`` positions."""
+        if not self._store:
+            self._store = [(self._make(), self._make()) for _ in range(self._num_layers)]
         self._rows, self._slots, self._length = rows, slots, length
 
     def update(
@@ -82,7 +87,7 @@ class _RowCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store ``[rows, H, n, D]`` and return all that the pass may attend to."""
         rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
-        keys, values = self.store[layer_idx]
+        keys, values = self._store[layer_idx]
         keys[rows, :, self._slots] = key_states.transpose(1, 2)
         values[rows, :, self._slots] = value_states.transpose(1, 2)
         return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
@@ -93,30 +98,9 @@ class _RowCache(Cache):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of row ``source`` to row ``target``."""
-        for layer in self.store:
+        for layer in self._store:
             for stored in layer:
                 stored[target, :, :length] = stored[source, :, :length]
-
-
-@dataclass(kw_only=True, slots=True)
-class _Request:
-    request_id: int
-    context: list[int]
-    sampling: Sampling
-    scanner: Scanner | None
-    decoder: TokenDecoder
-    random: np.random.Generator
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    text: str = ""
-    text_ends: list[int] = field(default_factory=list)
-    policy_version: int = 0
-
-    def flush(self) -> None:
-        """Count bytes that became no character as text of the last token."""
-        self.text += self.decoder.finish()
-        if self.text_ends:
-            self.text_ends[-1] = len(self.text)
 
 
 class TransformersEngine:
@@ -141,6 +125,7 @@ class TransformersEngine:
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
+        self._is_whole = True
         self._model = model.eval().requires_grad_(False)
         self._model.set_attn_implementation("cir_grouped")
         self._chat = chat
@@ -150,8 +135,10 @@ class TransformersEngine:
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._rows: dict[int, int] = {}
         self._free = deque(range(max_num_seqs))
-        self._running: dict[int, _Request] = {}
-        self._queue: deque[_Request] = deque()
+        self._idle: dict[int, None] = {}  # requests that hold a row between two turns, the idlest first
+        self._running: dict[int, Request] = {}
+        self._queue: dict[int, Request] = {}
+        self._random: dict[int, np.random.Generator] = {}
 
     @classmethod
     def from_pretrained(
@@ -169,58 +156,73 @@ class TransformersEngine:
         )
 
     def submit(
-        self, request_id: int, token_ids: Sequence[int], sampling: Sampling, scanner: Scanner | None = None
+        self,
+        request_id: int,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        scanner: Scanner | None = None,
+        *,
+        begun: Completion | None = None,
     ) -> None:
         """Ask for a completion; see :class:`agents.engines.base.Engine`."""
-        if not token_ids or len(token_ids) >= self.max_model_len:
-            raise EngineError(
-                f"Expect a context of 1 to {self.max_model_len - 1} tokens, got {len(token_ids)}: raise max_model_len."
-            )
-        if request_id in self._running or any(r.request_id == request_id for r in self._queue):
-            raise EngineError(f"Expect a request that is not running, got {request_id} again.")
-        request = _Request(
-            request_id=request_id,
-            context=list(token_ids),
-            sampling=sampling,
-            scanner=scanner,
-            decoder=self._chat.decoder(),
-            random=np.random.default_rng(sampling.seed),
+        if not self._is_whole:
+            raise EngineError(BROKEN)
+        request = Request.begin(
+            request_id, token_ids, sampling, scanner, begun, chat=self._chat, max_model_len=self.max_model_len
         )
+        if request_id in self._running or request_id in self._queue:
+            raise EngineError(f"Expect a request that is not running, got {request_id} again.")
+        self._random[request_id] = np.random.default_rng(sampling.seed)
         if request_id in self._rows:
+            self._idle.pop(request_id)
             self._start(request)
         else:
-            self._queue.append(request)
+            self._queue[request_id] = request
 
     def release(self, request_id: int) -> None:
         """Free a request's row."""
-        self._running.pop(request_id, None)
-        self._queue = deque(r for r in self._queue if r.request_id != request_id)
+        for kept in (self._running, self._queue, self._idle, self._random):
+            kept.pop(request_id, None)
         if request_id in self._rows:
             self._free.append(self._rows.pop(request_id))
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Copy a state dict into the engine's model and forget every cached key and value."""
-        self._model.load_state_dict(weights, strict=True)
-        self.version = version
+        self._is_whole = False
+        try:
+            self._model.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            raise EngineError(f"Expect the weights of a {type(self._model).__name__}, got others: {error}") from error
+        self._is_whole, self.version = True, version
+        self._cached = [[] for _ in self._cached]
+        for request in self._running.values():
+            self._start(request)
+
+    def sleep(self) -> None:
+        """Free the cache; the next pass makes a new one."""
+        self._cache.free()
         self._cached = [[] for _ in self._cached]
 
     def close(self) -> None:
         """Free the cache."""
-        self._cache.store = []
+        self._cache.free()
         self._running.clear()
         self._queue.clear()
 
     @property
     def busy(self) -> bool:
-        """Whether a request runs or can be started."""
-        return bool(self._running or (self._queue and self._free))
+        """Whether a request runs or waits for a row."""
+        return bool(self._running or self._queue)
 
     @torch.inference_mode()
     def poll(self) -> list[Completion]:
-        """Start waiting requests in free rows, then sample one token for every running one."""
-        while self._queue and self._free:
-            request = self._queue.popleft()
-            self._rows[request.request_id] = self._free.popleft()
+        """Start waiting requests in free rows, then sample one token for every running one.
+
+        Where no row is free, the request whose last turn ended first gives up its own, and its cache with it.
+        """
+        while self._queue and (self._free or self._idle):
+            request = self._queue.pop(next(iter(self._queue)))
+            self._rows[request.request_id] = self._free.popleft() if self._free else self._evict()
             self._start(request)
         if not self._running:
             return []
@@ -229,19 +231,28 @@ class TransformersEngine:
         if not ready:
             return []
         rows = torch.tensor([self._row(r) for r in ready], device=logits.device)
-        token_ids, logprobs = _draw(logits[rows], ready)
+        uniform = [self._random[r.request_id].random() for r in ready]
+        token_ids, logprobs = _draw(logits[rows], [r.sampling for r in ready], uniform)
         done = []
         for request, token_id, logprob in zip(ready, token_ids, logprobs, strict=True):
-            reason = self._append(request, token_id, logprob)
+            reason = request.append(token_id, logprob, self.version, self._stop)
             if reason is not None:
                 del self._running[request.request_id]
-                done.append(self._completion(request, reason))
+                self._idle[request.request_id] = None
+                done.append(request.completion(reason))
         return done
 
-    def _row(self, request: _Request) -> int:
+    def _row(self, request: Request) -> int:
         return self._rows[request.request_id]
 
-    def _start(self, request: _Request) -> None:
+    def _evict(self) -> int:
+        """Take the row of the request that has been idle for longest."""
+        idlest = next(iter(self._idle))
+        del self._idle[idlest]
+        return self._rows.pop(idlest)
+
+    @torch.inference_mode()
+    def _start(self, request: Request) -> None:
         """Fill the row's cache with the context but for its last tokens, which the sampling passes feed."""
         row, context = self._row(request), request.context
         self._running[request.request_id] = request
@@ -265,8 +276,7 @@ class TransformersEngine:
             input_ids=torch.tensor([context[start:end]], device=device),
             attention_mask=mask[None, None],
             position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
+            **with_cache(self._model.base_model, self._cache),
         )
         self._cached[row] = context[:end]
 
@@ -290,46 +300,10 @@ class TransformersEngine:
             input_ids=torch.tensor(tokens, device=device)[:, None],
             attention_mask=mask[:, None, None],
             position_ids=position_ids[:, None],
-            past_key_values=self._cache,
-            use_cache=True,
+            **with_cache(self._model.base_model, self._cache),
         ).last_hidden_state
         logits: torch.Tensor = self._model.get_output_embeddings()(hidden[:, 0])
         return logits.float()
-
-    def _append(self, request: _Request, token_id: int, logprob: float) -> FinishReason | None:
-        """Add a sampled token to its request; say why the completion ends, if it does."""
-        request.context.append(token_id)
-        request.token_ids.append(token_id)
-        request.logprobs.append(logprob)
-        if not request.token_ids[1:]:
-            request.policy_version = self.version
-        closed = False
-        if token_id in self._stop:
-            request.flush()
-        else:
-            piece = request.decoder.step(token_id)
-            request.text += piece
-            closed = bool(piece) and request.scanner is not None and request.scanner.feed(piece) is not None
-        request.text_ends.append(len(request.text))
-        if token_id in self._stop:
-            return "stop"
-        if closed:
-            return "boundary"
-        full = len(request.context) >= self.max_model_len
-        return "length" if full or len(request.token_ids) >= request.sampling.max_tokens else None
-
-    def _completion(self, request: _Request, reason: FinishReason) -> Completion:
-        if reason == "length":
-            request.flush()
-        return Completion(
-            request_id=request.request_id,
-            token_ids=tuple(request.token_ids),
-            logprobs=tuple(request.logprobs),
-            text=request.text,
-            text_ends=tuple(request.text_ends),
-            finish_reason=reason,
-            policy_version=request.policy_version,
-        )
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
@@ -344,20 +318,22 @@ def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     return next(i for i in range(size) if one[i] != other[i])
 
 
-def _draw(logits: torch.Tensor, requests: Sequence[_Request]) -> tuple[list[int], list[float]]:
+def _draw(
+    logits: torch.Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
+) -> tuple[list[int], list[float]]:
     """Draw one token per row of ``logits [R, V]``; return the ids and their log-probabilities.
 
-    The draw inverts the cumulative distribution at a uniform number from the request's own stream.
+    The draw inverts the cumulative distribution at the row's number of ``uniform``.
     """
     column = partial(torch.tensor, dtype=torch.float32, device=logits.device)
-    temperature = column([r.sampling.temperature for r in requests])
-    uniform = column([r.random.random() for r in requests]).clamp(max=1 - 2**-24)  # below 1 in float32, too
+    temperature = column([s.temperature for s in samplings])
+    places = column(uniform).clamp(max=1 - 2**-24)  # below 1 in float32, too
     greedy = temperature == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
-    if any(r.sampling.top_p < 1 for r in requests):
-        logprobs = _keep_nucleus(logprobs, column([r.sampling.top_p for r in requests]))
+    if any(s.top_p < 1 for s in samplings):
+        logprobs = _keep_nucleus(logprobs, column([s.top_p for s in samplings]))
     cumulative = logprobs.exp().cumsum(-1)
-    drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    drawn = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
     drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn
     chosen = logprobs.gather(1, drawn[:, None])[:, 0]
     return drawn.tolist(), chosen.tolist()
