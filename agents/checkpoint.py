@@ -1,7 +1,8 @@
 """Checkpoints in the layout of transformers: ``output_dir/checkpoint-N`` loads with ``from_pretrained``.
 
-Beside model and tokenizer lie ``optimizer.pt``, ``value_head.pt`` if there is one, and ``trainer_state.json``. All
-randomness of a step is a function of seed and step, so that these suffice to go on exactly.
+Beside model and tokenizer lie ``optimizer.pt``, ``value_head.pt`` if there is one, ``rollouts.json`` with what was
+sampled and not trained on yet, and ``trainer_state.json``. All randomness of a step is a function of seed and step, so
+that these suffice to go on exactly.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from agents.policy import Policy
 
 
+STATE = "trainer_state.json"
+ROLLOUTS = "rollouts.json"
+
+
 class CheckpointError(AgentsError, OSError):
     """A checkpoint can not be written or read."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the complete checkpoints in ``folder``, oldest first."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit() and (p / "trainer_state.json").exists()]
+    found = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit() and (p / STATE).exists()]
     return sorted(found, key=lambda p: int(p.name[11:]))
 
 
@@ -42,6 +47,7 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
+    rollouts: Mapping[str, Any],
     keep: int,
 ) -> Path:
     """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove all but the newest ``keep``.
@@ -59,7 +65,8 @@ def save(
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         if policy.value_head is not None:
             torch.save(policy.value_head.state_dict(), partial / "value_head.pt")
-        (partial / "trainer_state.json").write_text(json.dumps(state, indent=1))
+        (partial / ROLLOUTS).write_text(json.dumps(rollouts, default=str))
+        (partial / STATE).write_text(json.dumps(state, indent=1))
         for path in partial.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -75,13 +82,17 @@ def save(
     return target
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's ``trainer_state.json``."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what lies in one of a checkpoint's JSON files.
+
+    Raises:
+        CheckpointError: There is no such file, or no JSON in it.
+    """
     try:
-        state: dict[str, Any] = json.loads((path / "trainer_state.json").read_text())
-    except ValueError as error:
-        raise CheckpointError(f"Expect JSON in {path}/trainer_state.json, got: {error}.") from error
-    return state
+        data: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"Expect JSON in {path}, got: {error}.") from error
+    return data
 
 
 def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:

@@ -105,13 +105,32 @@ class RolloutConfig:
     max_model_len: int = 512
     """Tokens of a whole episode, prompt included."""
     max_num_seqs: int = 64
-    """Episodes in flight; each holds a row of the engine's cache."""
+    """Episodes that are sampled at once; each holds a row of the engine's cache."""
+    num_envs: int | None = None
+    """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as max_num_seqs."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """dtype of the weights that sample."""
+    engine: str = "auto"
+    """What samples: transformers, vllm, HOST:PORT of a served one, or auto: vllm where there is one and a GPU."""
+    num_extra_problems: int = 0
+    """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
+    max_new_tokens: int | None = None
+    """Tokens of an episode in one step; longer ones go on in the next. None: no such limit."""
+    overlap: bool = False
+    """Sample the next step's episodes during the update, with weights that are one step old."""
 
     def __post_init__(self) -> None:
-        for name in ("num_problems", "max_completion_length", "max_num_seqs"):
-            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        for name in ("num_problems", "max_completion_length", "max_num_seqs", "num_envs", "max_new_tokens"):
+            value = getattr(self, name)
+            expect(value is None or value >= 1, name, "of at least 1", value)
+        expect(self.num_extra_problems >= 0, "num_extra_problems", "of at least 0", self.num_extra_problems)
+        whole = self.max_new_tokens is None or not self.num_extra_problems
+        expect(
+            whole,
+            "num_extra_problems",
+            "0 beside max_new_tokens (what is cut can not be chosen from)",
+            self.num_extra_problems,
+        )
         expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)
         expect(self.temperature > 0, "temperature", "above 0", self.temperature)
         expect(
@@ -235,6 +254,13 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
+        stale = self.rollout.overlap or self.rollout.max_new_tokens is not None
+        expect(
+            not stale or self.ppo.importance_sampling != "none",
+            "ppo.importance_sampling",
+            "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
+            self.ppo.importance_sampling,
+        )
         for name in ("max_steps", "warm_up_steps"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):

@@ -7,6 +7,7 @@
     ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
     ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
     ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
+    ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
     ├── NonFiniteError   (FloatingPointError)  a gradient is not a number                agents.ppo
     └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.trainer

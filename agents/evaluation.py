@@ -201,6 +201,8 @@ class EvalConfig:
     """Episodes in flight; each holds a row of the engine's cache."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """dtype of the weights."""
+    engine: str = "auto"
+    """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""
     seed: int = 0
     """Fixes the sampling."""
     output: Path | None = None
@@ -313,12 +315,13 @@ def load_engine(config: EvalConfig, *, log: Callable[[str], Any] = print) -> tup
     """
     path = resolve_model(config.model, log=log)
     from agents.chat import Chat
-    from agents.engines.transformers_engine import TransformersEngine
+    from agents.engines import open_engine
 
     device = pick_device("auto")
     log(f"Loading {path} on {device}.")
     chat = Chat(load_tokenizer(path), config.template)
-    engine = TransformersEngine.from_pretrained(
+    engine = open_engine(
+        config.engine,
         path,
         chat,
         dtype=config.dtype,

@@ -36,6 +36,8 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "tools/call_frequency": fmean(blocks),
         "tools/use_ratio": fmean(b > 0 for b in blocks),
         "tools/failure_frequency": fmean(s != "ok" for s in statuses) if statuses else 0.0,
+        "tools/timeout_frequency": fmean(s == "timeout" for s in statuses) if statuses else 0.0,
+        "episodes/void_ratio": fmean(map(is_void, trajectories)),
         "episodes/invalid_ratio": 1 - len(valid) / len(trajectories),
         "episodes/boundary_cuts": float(sum(t.boundary_cuts for t in trajectories)),
     }
@@ -65,6 +67,19 @@ def describe_mismatch(batch: Batch, old: PolicyOutput) -> dict[str, float]:
         "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
         "sampling/importance_sampling_ratio/max": float(ratio.max()),
     }
+
+
+def describe_staleness(trajectories: Sequence[Trajectory], version: int) -> dict[str, float]:
+    """Return by how many updates the weights that sampled are older than those of ``version``, per sampled token."""
+    ages = [
+        version - v for t in trajectories for v, acted in zip(t.policy_versions, t.action_mask, strict=True) if acted
+    ]
+    return {"sampling/staleness_mean": fmean(ages), "sampling/staleness_max": float(max(ages))}
+
+
+def is_void(trajectory: Trajectory) -> bool:
+    """Return whether the last turn is void: it holds no answer, though the environment says what it read as one."""
+    return "predicted" in trajectory.info and trajectory.info["predicted"] is None and trajectory.reward_valid
 
 
 def is_correct(trajectory: Trajectory) -> bool:

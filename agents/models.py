@@ -149,7 +149,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
 
 
 def load_generation_config(path: str | Path) -> GenerationConfig | None:
-    """Load what a model's makers say of sampling, such as the tokens that end a completion; None if they say nothing."""
+    """Load what a model's makers say of sampling, such as its stop tokens; None if they say nothing."""
     from transformers import GenerationConfig
 
     folder = _existing(path)

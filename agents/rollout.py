@@ -1,115 +1,34 @@
 """Collect trajectories: environments and engine run side by side, and no episode waits for another.
 
 The loop hands finished completions to their environments and finished steps to the engine, whichever comes first.
-Sampled token ids are kept as they were sampled; see :func:`keep_tokens` for the one exception. What is returned never
-depends on who was faster: groups come whole and in the order in which they were asked for, and an episode that is cut by
-the end of an iteration is cut by a number of tokens, not by a clock.
+Sampled token ids are kept as they were sampled; see :func:`agents.episodes.keep_tokens` for the one exception. What is
+returned never depends on who was faster: groups come whole and in the order in which they were asked for, and an
+episode that goes on in the next collection is cut by a number of tokens, not by a clock.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agents.engines.base import Sampling
-from agents.types import Completion, Episode, FinishReason, Trajectory, Turn
+from agents.episodes import Play
+from agents.types import Completion, Episode, Trajectory
 
 if TYPE_CHECKING:
     from agents.chat import Chat
-    from agents.engines.base import Engine, Scanner
+    from agents.engines.base import Engine
     from agents.envs import EnvPool, EnvResult
 
 
 _LOG = logging.getLogger("agents")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeptTokens:
-    """The tokens of a completion that stay in the context."""
-
-    token_ids: tuple[int, ...]
-    """Token ids, in order."""
-    action_mask: tuple[bool, ...]
-    """False on the encoding that replaced a cut token."""
-    logprobs: tuple[float, ...]
-    """0 where the mask is False."""
-    cuts: int
-    """1 if a token was cut, else 0."""
-
-
-def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str], list[int]]) -> KeptTokens:
-    """Return the tokens that hold the first ``kept_chars`` characters of a completion's text.
-
-    A token that holds both kept and later text is replaced by the encoding of its kept part, which is masked: the
-    policy did not sample it. An end-of-sequence token holds no text; it goes if the episode goes on.
-
-    Args:
-        completion: What the engine sampled.
-        kept_chars: How much of its text the environment keeps.
-        encode: Turns text to token ids.
-    """
-    sampled = len(completion.token_ids) - (completion.finish_reason == "stop")
-    ends = (0, *completion.text_ends)
-    whole = bisect_right(ends, kept_chars, hi=sampled + 1) - 1
-    while 0 < whole < sampled and ends[whole] == ends[whole - 1]:
-        whole -= 1  # the first bytes of a character that comes later
-    token_ids = list(completion.token_ids[:whole])
-    rest = encode(completion.text[ends[whole] : kept_chars]) if ends[whole] < kept_chars else []
-    return KeptTokens(
-        token_ids=(*token_ids, *rest),
-        action_mask=(*[True] * whole, *[False] * len(rest)),
-        logprobs=(*completion.logprobs[:whole], *[0.0] * len(rest)),
-        cuts=int(bool(rest)),
-    )
-
-
-@dataclass(kw_only=True, slots=True)
-class _Play:
-    """An episode in progress."""
-
-    number: int
-    episode: Episode
-    prompt_length: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    action_mask: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    reward: float = 0.0
-    cuts: int = 0
-    too_long: bool = False
-    scanner: Scanner | None = None
-    completion: Completion | None = None
-    allowance: int | None = None
-    acted_at: float = 0.0
-
-    def append(
-        self, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float], versions: Sequence[int]
-    ) -> None:
-        self.token_ids += token_ids
-        self.action_mask += mask
-        self.logprobs += logprobs
-        self.versions += [version if acted else -1 for version, acted in zip(versions, mask, strict=True)]
-
-    def append_unsampled(self, token_ids: Sequence[int]) -> None:
-        count = len(token_ids)
-        self.append(token_ids, [False] * count, [0.0] * count, [-1] * count)
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        return self.completion.finish_reason if self.completion is not None else "length"
-
-    @property
-    def begun(self) -> int:
-        """How many tokens of the turn in progress are sampled."""
-        return 0 if self.completion is None else len(self.completion.token_ids)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -148,19 +67,20 @@ class Collector:
         chat: Encodes prompts and feedback.
 
     Attributes:
-        figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends an
-            episode (``episodes/grading_s``), the share of the time in which the engine worked
-            (``engine/utilisation``), and the seconds in which all episodes waited for environments.
+        figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends
+            an episode (``episodes/grading_s``), the share of the time in which the engine worked
+            (``engine/utilisation``), and the seconds in which all episodes waited for environments
+            (``engine/waiting_s``).
     """
 
     def __init__(self, envs: EnvPool, engine: Engine, chat: Chat) -> None:
         self.figures: dict[str, float] = {}
         self._envs, self._engine, self._chat = envs, engine, chat
         self._free = deque(range(len(envs)))
-        self._waiting: deque[_Play] = deque()
-        self._in_env: dict[int, _Play | None] = {}  # None: of an episode that was cancelled
-        self._in_engine: dict[int, tuple[int, _Play]] = {}
-        self._paused: list[tuple[int, _Play]] = []
+        self._waiting: deque[Play] = deque()
+        self._in_env: dict[int, Play | None] = {}  # None: of an episode that was cancelled
+        self._in_engine: dict[int, tuple[int, Play]] = {}
+        self._paused: list[tuple[int, Play]] = []
         self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not ended
         self._too_long: set[int] = set()
         self._count = 0
@@ -212,6 +132,45 @@ class Collector:
         self.figures = clock.figures()
         return self._take_groups()
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what is left over for the next collection, ready for JSON."""
+        groups = {
+            group_id: {n: None if t is None else asdict(t) for n, t in members.items()}
+            for group_id, members in self._groups.items()
+        }
+        plays = [play.as_json() for play in (*(play for _, play in self._paused), *self._waiting)]
+        return {"count": self._count, "groups": groups, "plays": plays}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over what another collector left: its environments' episodes are stepped again, as they were."""
+        self._count = int(data["count"])
+        self._groups = {
+            int(group_id): {int(n): None if t is None else Trajectory.from_json(t) for n, t in members.items()}
+            for group_id, members in data["groups"].items()
+        }
+        for play in map(Play.from_json, data["plays"]):
+            if play.token_ids:
+                self._replay(play)
+            else:
+                self._waiting.append(play)
+
+    def _replay(self, play: Play) -> None:
+        env_id = self._free.popleft()
+        self._envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
+        (result,) = self._envs.recv(wait=True)
+        for turn in play.turns:
+            self._envs.send(env_id, turn.text)
+            (result,) = self._envs.recv(wait=True)
+            if result.terminated or result.truncated:
+                _LOG.warning(
+                    "Playing an episode of problem %s anew: it ended where it had gone on", turn.info.get("problem_id")
+                )
+                self._free.append(env_id)
+                self._waiting.append(Play(number=play.number, episode=play.episode))
+                return
+        play.scanner = result.scanner
+        self._paused.append((env_id, play))
+
     def abandon(self) -> None:
         """Forget every episode, and leave engine and environments ready for others."""
         self._cancel(list(self._groups))
@@ -221,7 +180,7 @@ class Collector:
 
     def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
         for episode in episodes:
-            play = _Play(number=self._count, episode=episode)
+            play = Play(number=self._count, episode=episode)
             self._groups.setdefault(episode.group_id, {})[play.number] = None
             self._waiting.append(play)
             self._count += 1
@@ -257,42 +216,29 @@ class Collector:
                 self._free.append(result.env_id)
         self._fill()
 
-    def _take_result(self, play: _Play, result: EnvResult) -> bool:
+    def _take_result(self, play: Play, result: EnvResult) -> bool:
         """Go on with an episode whose environment is done; return whether it has ended."""
         if not play.token_ids:
-            play.append_unsampled(self._chat.encode_prompt(result.observation, result.info.get("messages")))
+            play.insert(self._chat.encode_prompt(result.observation, result.info.get("messages")))
             play.prompt_length = len(play.token_ids)
         elif self._take_step(play, result):
             return True
         self._ask(play, result)
         return False
 
-    def _take_step(self, play: _Play, result: EnvResult) -> bool:
-        """Keep the tokens of an action that was stepped; return whether the episode has ended."""
-        completion = play.completion
-        ended = result.terminated or result.truncated or completion is None
-        text = completion.text if completion is not None else ""
-        kept_chars = len(text) if ended else int(result.info.get("kept_chars", len(text)))
-        if completion is not None and ended:
-            tokens = completion.token_ids
-            play.append(tokens, [True] * len(tokens), completion.logprobs, completion.policy_versions)
-        elif completion is not None:
-            kept = keep_tokens(completion, kept_chars, self._chat.encode_feedback)
-            versions = [*completion.policy_versions, *[-1] * len(kept.token_ids)][: len(kept.token_ids)]
-            play.append(kept.token_ids, kept.action_mask, kept.logprobs, versions)
-            play.cuts += kept.cuts
-        play.reward += result.reward
-        feedback = "" if ended else result.observation
-        play.turns.append(
-            Turn(text=text[:kept_chars], feedback=feedback, finish_reason=play.finish_reason, info=result.info)
-        )
+    def _take_step(self, play: Play, result: EnvResult) -> bool:
+        """Go on with an episode whose action was stepped; return whether it has ended."""
+        ended = play.end_turn(result, self._chat.encode_feedback)
         seconds = self._clock.gradings if ended else self._clock.executions
         seconds.append(time.perf_counter() - play.acted_at)
         if ended:
-            self._end(play, result)
+            self._engine.release(play.number)
+            trajectory = play.trajectory(truncated=result.truncated or play.finish_reason == "length")
+            self._groups[play.episode.group_id][play.number] = trajectory
+            self._on_end(trajectory)
         return ended
 
-    def _ask(self, play: _Play, result: EnvResult) -> None:
+    def _ask(self, play: Play, result: EnvResult) -> None:
         """Prepare the next turn, or end the episode where no token is left for it."""
         feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
         play.scanner, play.completion = result.scanner, None
@@ -306,15 +252,15 @@ class Collector:
                 )
             self._act(result.env_id, play)
             return
-        play.append_unsampled(feedback_ids)
+        play.insert(feedback_ids)
         self._sample(result.env_id, play)
 
-    def _room(self, play: _Play, more: int = 0) -> int:
+    def _room(self, play: Play, more: int = 0) -> int:
         """Return how many tokens may follow."""
         length = len(play.token_ids) + more + play.begun
         return min(self._sampling.max_tokens - (length - play.prompt_length), self._engine.max_model_len - length)
 
-    def _sample(self, env_id: int, play: _Play) -> None:
+    def _sample(self, env_id: int, play: Play) -> None:
         """Let the engine go on with a turn, or lay it aside where this collection allows no more tokens."""
         room = self._room(play)
         max_tokens = room if play.allowance is None else min(room, play.allowance)
@@ -325,7 +271,7 @@ class Collector:
         seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
         sampling = replace(self._sampling, max_tokens=max_tokens, seed=int(seed))
         self._in_engine[play.number] = (env_id, play)
-        self._engine.submit(play.number, play.token_ids, sampling, play.scanner, begun=play.completion)
+        self._engine.submit(play.number, play.token_ids, sampling, deepcopy(play.scanner), begun=play.completion)
 
     def _take_completion(self, completion: Completion) -> None:
         env_id, play = self._in_engine.pop(completion.request_id)
@@ -338,31 +284,10 @@ class Collector:
         else:
             self._act(env_id, play)
 
-    def _act(self, env_id: int, play: _Play) -> None:
+    def _act(self, env_id: int, play: Play) -> None:
         play.acted_at = time.perf_counter()
         self._in_env[env_id] = play
         self._envs.send(env_id, play.completion.text if play.completion is not None else "")
-
-    def _end(self, play: _Play, result: EnvResult) -> None:
-        self._engine.release(play.number)
-        truncated = result.truncated or play.finish_reason == "length"
-        trajectory = Trajectory(
-            problem_id=str(result.info.get("problem_id", play.episode.env_seed)),
-            group_id=play.episode.group_id,
-            token_ids=tuple(play.token_ids),
-            action_mask=tuple(play.action_mask),
-            logprobs=tuple(play.logprobs),
-            prompt_length=play.prompt_length,
-            reward=play.reward,
-            reward_valid=bool(result.info.get("reward_valid", True)) and not play.too_long,
-            terminated=not truncated,
-            truncated=truncated,
-            turns=tuple(play.turns),
-            boundary_cuts=play.cuts,
-            policy_versions=tuple(play.versions),
-        )
-        self._groups[play.episode.group_id][play.number] = trajectory
-        self._on_end(trajectory)
 
     def _complete(self) -> Iterator[list[Trajectory]]:
         """Yield the leading groups, up to the first that is not complete."""

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -22,20 +21,22 @@ from agents.advantages import estimate_advantages
 from agents.batching import collate
 from agents.chat import Chat
 from agents.config import ConfigError, TrainConfig, budget_at
-from agents.engines.base import Sampling
-from agents.engines.transformers_engine import TransformersEngine
+from agents.engines import open_engine
+from agents.engines.base import EngineFault, Sampling
 from agents.envs import EnvPool, open_pool
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
-from agents.metrics import MetricsLog, describe, describe_mismatch
+from agents.metrics import MetricsLog, describe, describe_mismatch, describe_staleness
 from agents.models import load_model, load_tokenizer, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
-from agents.rollout import collect
+from agents.sampler import Sampler, seed_of
 from agents.tiny import warm_up
-from agents.types import Episode, Trajectory
+from agents.types import Trajectory
+from agents.weight_sync import TOLERANCE, sync_weights
 
 _WARM_UP_PROBLEMS = 2000
+_PROBE = "What is 12 * 34?"
 _MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
 
 
@@ -68,6 +69,7 @@ class Trainer:
         model = load_model(model_path, "float32")
         torch.nn.Module.to(model, self.device)
         self.chat = Chat(tokenizer, config.template)
+        self._probe = self.chat.encode_prompt(_PROBE)
         self.policy = Policy(
             model,
             temperature=config.rollout.temperature,
@@ -76,18 +78,22 @@ class Trainer:
             gradient_checkpointing=config.gradient_checkpointing,
         )
         self.ppo = PPO(self.policy, config.ppo)
-        self.engine = TransformersEngine.from_pretrained(
+        self.engine = open_engine(
+            config.rollout.engine,
             model_path,
             self.chat,
             dtype=config.rollout.dtype,
             device=self.device,
             max_num_seqs=config.rollout.max_num_seqs,
             max_model_len=config.rollout.max_model_len,
+            log=log,
         )
+        self.train_envs = self._env_pool(split="train")
+        self.sampler = Sampler(self.train_envs, self.engine, self.chat, config)
         if self._started:
             checkpoint.load_training_state(self._started, policy=self.policy, optimizer=self.ppo.optimizer)
+            self.sampler.restore(checkpoint.read_json(self._started / checkpoint.ROLLOUTS))
             log(f"Going on after step {self.step}.")
-        self.train_envs = self._env_pool(split="train")
         self._held_out = {"split": "test"} | (
             {"problems": held_out} if (held_out := config.validation.problems) else {}
         )
@@ -111,6 +117,7 @@ class Trainer:
                     figures = self._train_step(bar)
                     self.step += 1
                     metrics.write(self.step, figures)
+                    self.sampler.finish()
                     bar.update()
                     bar.set_postfix_str(_postfix(figures))
                     last = self.step == config.max_steps
@@ -120,6 +127,9 @@ class Trainer:
                         self._save_or_warn(bar)
             except _Stop:
                 pass
+            except EngineFault:
+                self._save_or_warn(bar)
+                raise
             finally:
                 bar.close()
         if self.step > first or not self._started:
@@ -129,6 +139,7 @@ class Trainer:
 
     def close(self) -> None:
         """Close environments and engine."""
+        self.sampler.close()
         self.train_envs.close()
         self.test_envs.close()
         self.engine.close()
@@ -141,6 +152,7 @@ class Trainer:
             tokenizer=self.chat.tokenizer,
             optimizer=self.ppo.optimizer,
             state={"step": self.step, "config": _comparable(self.config)},
+            rollouts=self.sampler.as_json(),
             keep=self.config.save_total_limit,
         )
 
@@ -154,18 +166,15 @@ class Trainer:
         """Do one step: from problems to new weights."""
         config = self.config
         begin = time.perf_counter()
-        budget = budget_at(config.env.interaction_budget, self.step)
-        self._sync()
-        trajectories = collect(
-            self.train_envs,
-            self.engine,
-            self.chat,
-            self._episodes(budget),
-            self._sampling(),
-            on_end=self._counter(bar, "sampling"),
-        )
+        figures = {} if self.sampler.is_ahead else self._sync()
+        trajectories = self.sampler.take(self.step, on_end=self._counter(bar, "sampling"))
         sampled = time.perf_counter()
-        figures = describe(trajectories)
+        if config.rollout.overlap and self.step + 1 < config.max_steps:
+            figures = self._sync()
+            self.sampler.begin(self.step + 1)
+        else:
+            self.engine.sleep()
+        figures |= describe(trajectories) | self.sampler.figures
         valid = [t for t in trajectories if t.reward_valid and any(t.action_mask)]
         if not valid:
             raise TrainingError(
@@ -173,42 +182,20 @@ class Trainer:
             )
         batch = collate(valid)
         old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
-        figures |= describe_mismatch(batch, old)
+        figures |= describe_mismatch(batch, old) | describe_staleness(valid, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
-        generator = torch.Generator().manual_seed(_seed(config.seed, 2, self.step))
+        generator = torch.Generator().manual_seed(seed_of(config.seed, 2, self.step))
         figures |= self.ppo.update(batch, old, targets, generator=generator)
         self._record("training", self.step + 1, trajectories)
         end = time.perf_counter()
         tokens = sum(sum(t.action_mask) for t in trajectories)
         return figures | {
-            "interaction_budget": float(budget),
+            "interaction_budget": float(budget_at(config.env.interaction_budget, self.step)),
             "time/sampling_s": sampled - begin,
             "time/update_s": end - sampled,
             "time/step_s": end - begin,
             "tokens_per_second": tokens / (sampled - begin),
         }
-
-    def _episodes(self, budget: int) -> list[Episode]:
-        """Return this step's episodes: the next problems of a shuffled order, each for a whole group."""
-        rollout, seed = self.config.rollout, self.config.seed
-        size = self.train_envs.num_problems
-        episodes = []
-        for group in range(self.step * rollout.num_problems, (self.step + 1) * rollout.num_problems):
-            options: dict[str, Any] = {}
-            if size is not None:
-                epoch, place = divmod(group, size)
-                order = np.random.default_rng([seed, epoch]).permutation(size)
-                options = {"problem_index": int(order[place]), "interaction_budget": budget}
-            episodes += [
-                Episode(
-                    group_id=group,
-                    env_seed=_seed(seed, 0, group),
-                    sampling_seed=_seed(seed, 1, group, sample),
-                    options=options,
-                )
-                for sample in range(rollout.num_generations)
-            ]
-        return episodes
 
     def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
@@ -259,8 +246,16 @@ class Trainer:
         )
         self.log(f"Warmed up in {report.seconds:.0f} s.")
 
-    def _sync(self) -> None:
-        self.engine.load_weights(self.step, self.policy.model.state_dict())
+    def _sync(self) -> dict[str, float]:
+        """Give the engine the policy's weights, and check that it has them."""
+        exact = self.config.rollout.dtype == "float32" and not self.config.autocast
+        return sync_weights(
+            self.policy,
+            self.engine,
+            version=self.step,
+            prompt=self._probe,
+            tolerance=TOLERANCE["float32" if exact else "bfloat16"],
+        )
 
     def _sampling(self, *, temperature: float | None = None, top_p: float = 1.0) -> Sampling:
         rollout = self.config.rollout
@@ -311,7 +306,9 @@ class Trainer:
 
     def _env_pool(self, *, split: str, **overrides: Any) -> EnvPool:
         env = self.config.env
-        return open_pool(env.id, self.config.rollout.max_num_seqs, **{**env.kwargs(split=split), **overrides})
+        rollout = self.config.rollout
+        num_envs = rollout.num_envs or rollout.max_num_seqs
+        return open_pool(env.id, num_envs, **{**env.kwargs(split=split), **overrides})
 
     def _claim_output_dir(self) -> Path | None:
         """Return the checkpoint to go on from, if any; refuse to write over a run.
@@ -329,7 +326,7 @@ class Trainer:
             return None
         if not found:
             raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
-        state = checkpoint.read_state(found[-1])
+        state = checkpoint.read_json(found[-1] / checkpoint.STATE)
         now = json.loads(json.dumps(_comparable(self.config)))
         changed = sorted(key for key in now if state["config"].get(key) != now[key])
         if changed:
@@ -341,11 +338,6 @@ class Trainer:
 def _comparable(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that a resumed run may not change."""
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
-
-
-def _seed(*parts: int) -> int:
-    """Return a seed for one purpose of a run, from the run's seed and what tells the purposes apart."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _postfix(figures: dict[str, float]) -> str:

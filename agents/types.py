@@ -60,6 +60,11 @@ class Completion:
     policy_versions: tuple[int, ...]
     """For each token the version of the weights that sampled it."""
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the completion whose fields lie in ``data``, with lists in place of tuples."""
+        return cls(**_with_tuples(data))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
@@ -113,6 +118,11 @@ class Trajectory:
     policy_versions: tuple[int, ...]
     """For each token the version of the weights that sampled it; -1 where the mask is False."""
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the trajectory whose fields lie in ``data``, with lists in place of tuples."""
+        return cls(**{**_with_tuples(data), "turns": tuple(Turn(**turn) for turn in data["turns"])})
+
     @property
     def policy_version(self) -> int:
         """Oldest version of the weights that sampled a token of it; -1 if none was sampled."""
@@ -127,6 +137,10 @@ class Trajectory:
     def info(self) -> Mapping[str, Any]:
         """The environment's last info."""
         return self.turns[-1].info
+
+
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
 
 class _Tensors:

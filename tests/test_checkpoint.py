@@ -13,7 +13,7 @@ from agents_fakes import byte_tokenizer, random_batch, tiny_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import checkpoint
-from agents.checkpoint import CheckpointError, checkpoints, load_training_state, read_state, save
+from agents.checkpoint import STATE, CheckpointError, checkpoints, load_training_state, read_json, save
 from agents.config import PPOConfig
 from agents.policy import Policy
 from agents.ppo import PPO
@@ -40,6 +40,7 @@ def write(folder: Path, ppo: PPO, step: int, *, keep: int = 9, **state: Any) -> 
         tokenizer=TOKENIZER,
         optimizer=ppo.optimizer,
         state={"step": step, **state},
+        rollouts={"ahead": None},
         keep=keep,
     )
 
@@ -74,7 +75,7 @@ def test_training_goes_on_exactly_where_it_was(tmp_path: Path, value_head: bool)
 
 def test_the_state_comes_back(tmp_path: Path) -> None:
     path = write(tmp_path, trained(), 2, config={"seed": 7})
-    assert read_state(path) == {"step": 2, "config": {"seed": 7}}
+    assert read_json(path / STATE) == {"step": 2, "config": {"seed": 7}}
 
 
 def test_checkpoints_are_listed_by_step_and_nothing_else_is(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_what_a_killed_run_left_half_is_written_over(tmp_path: Path) -> None:
 def test_a_state_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text("{'step': 1}")
     with pytest.raises(CheckpointError) as caught:
-        read_state(tmp_path)
+        read_json(tmp_path / STATE)
     assert str(caught.value).startswith(f"Expect JSON in {tmp_path}/trainer_state.json, got: Expecting property name")
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.chat import Chat
-from agents.rollout import keep_tokens
+from agents.episodes import keep_tokens
 from agents.types import Completion, FinishReason
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from agents_fakes import trajectory
 
-from agents.metrics import MetricsLog, describe, is_correct, read_metrics
+from agents.metrics import MetricsLog, describe, describe_staleness, is_correct, read_metrics
 from agents.types import Trajectory, Turn
 
 
@@ -31,11 +31,13 @@ def test_the_figures_have_these_names() -> None:
         "completions/mean_length",
         "episodes/boundary_cuts",
         "episodes/invalid_ratio",
+        "episodes/void_ratio",
         "frac_reward_zero_std",
         "reward",
         "reward_std",
         "tools/call_frequency",
         "tools/failure_frequency",
+        "tools/timeout_frequency",
         "tools/use_ratio",
     }
 
@@ -61,6 +63,18 @@ def test_code_use_is_worked_by_hand() -> None:
     assert figures["tools/call_frequency"] == 0.75
     assert figures["tools/use_ratio"] == 0.5
     assert figures["tools/failure_frequency"] == pytest.approx(2 / 3)
+    assert figures["tools/timeout_frequency"] == pytest.approx(1 / 3)
+
+
+def test_an_answer_that_is_none_is_a_void_turn_unless_a_fault_of_ours_took_it() -> None:
+    void, answered = trajectory(turns=(turn(predicted=None),)), trajectory(turns=(turn(predicted="4"),))
+    spoilt = trajectory(turns=(turn(predicted=None),), reward_valid=False)
+    assert describe([void, answered, spoilt, trajectory(turns=(turn(),))])["episodes/void_ratio"] == 0.25
+
+
+def test_staleness_counts_updates_per_sampled_token() -> None:
+    figures = describe_staleness([trajectory("P s s", policy_versions=(-1, 3, 5)), trajectory("P s")], 5)
+    assert figures == {"sampling/staleness_mean": pytest.approx(7 / 3), "sampling/staleness_max": 5.0}
 
 
 def test_without_executions_none_has_failed() -> None:

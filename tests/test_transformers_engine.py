@@ -67,7 +67,7 @@ def test_without_one_that_waits_a_request_keeps_its_row() -> None:
         cached = engine._cached[0]
         assert cached == [*complete_turns[-1], *done.token_ids][: len(cached)]
         assert len(cached) >= len(complete_turns[-1]) + len(done.token_ids) - 1
-        complete_turns.append(tuple([*complete_turns[-1], *done.token_ids]))
+        complete_turns.append((*complete_turns[-1], *done.token_ids))
 
 
 def test_a_sleeping_engine_holds_no_cache_and_wakes_with_new_weights() -> None:

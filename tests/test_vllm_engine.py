@@ -1,11 +1,9 @@
 """The vLLM engine keeps the contract of all engines, and samples what the trainer's model says."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from agents_fakes import ScannedCallEnv, episodes, pool, tiny_qwen2
 from engine_contract import CHAT, LAWS, PROMPT, Law, complete
 from transformers import PreTrainedModel
@@ -30,10 +28,10 @@ def model(seed: int = 0) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("model")
     model().save_pretrained(folder)
-    yield load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+    return load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
 
 
 def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96) -> VllmEngine:
@@ -78,7 +76,7 @@ def test_so_they_do_after_new_weights(llm: Any) -> None:
 
 def test_a_model_that_vllm_can_not_serve_is_refused_in_one_line(tmp_path: Path) -> None:
     tiny_qwen2(V).save_pretrained(tmp_path)
-    with pytest.raises(EngineError, match="^Expect a model that vLLM can serve, got "):
+    with pytest.raises(EngineError, match=r"^Expect a model that vLLM can serve, got "):
         load_llm(tmp_path, dtype="float32", max_num_seqs=4, max_model_len=100_000_000)
 
 

@@ -1,1 +1,62 @@
 """Engines sample token ids from a language model; see :mod:`agents.engines.base` for what all of them do."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from agents.chat import Chat
+    from agents.engines.base import Engine
+
+
+def open_engine(
+    name: str,
+    path: Path,
+    chat: Chat,
+    *,
+    dtype: str,
+    device: torch.device,
+    max_num_seqs: int,
+    max_model_len: int,
+    log: Callable[[str], Any] = print,
+) -> Engine:
+    """Load a model into the engine called ``name``.
+
+    Args:
+        name: "transformers", "vllm", the address HOST:PORT of an engine that is served elsewhere
+            (`agents.engines.remote`), or "auto": vllm where it is installed and there is a GPU, else transformers.
+        path: The model's folder; a served engine has its own.
+        chat: Decodes tokens.
+        dtype: Of the weights, "float32" or "bfloat16".
+        device: Where the transformers engine computes.
+        max_num_seqs: How many requests run at once.
+        max_model_len: Tokens that a request may hold.
+        log: Takes a line that says what "auto" came to.
+
+    Raises:
+        EngineError: The engine is not installed, or can not serve the model.
+        EngineFault: Nothing answers at the address.
+    """
+    if name == "auto":
+        name = "vllm" if device.type == "cuda" and importlib.util.find_spec("vllm") else "transformers"
+        log(f"Sampling with the {name} engine.")
+    if name == "vllm":
+        from agents.engines.vllm_engine import VllmEngine
+
+        return VllmEngine.from_pretrained(
+            path, chat, dtype=dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len
+        )
+    if name == "transformers":
+        from agents.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine.from_pretrained(
+            path, chat, dtype=dtype, device=device, max_num_seqs=max_num_seqs, max_model_len=max_model_len
+        )
+    from agents.engines.remote import RemoteEngine
+
+    return RemoteEngine(name)

@@ -18,6 +18,10 @@ class EngineError(AgentsError, ValueError):
     """A request that the engine can not serve."""
 
 
+class EngineFault(AgentsError, RuntimeError):
+    """The engine can not be used any longer: it is gone, or samples from other weights than it should."""
+
+
 BROKEN = "Expect an engine with whole weights, got one whose last load failed: load whole ones first."
 
 
@@ -72,9 +76,8 @@ class Engine(Protocol):
             request_id: The same number over all turns of an episode.
             token_ids: What stands before the completion.
             sampling: How tokens are drawn; ``max_tokens`` and the seed are for those that are drawn from now on.
-            scanner: Ends the completion at a place in its text.
+            scanner: Ends the completion at a place in its text; a new one for every call.
             begun: The completion's first part, which ended by ``length``: the new one holds it, too, and goes on.
-                The scanner has seen its text.
 
         Raises:
             EngineError: The context is empty or leaves no room for a token, or the request is still running.

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from agents.chat import Chat, TokenDecoder
 
 
+def check_room(token_ids: Sequence[int], begun: Completion | None, max_model_len: int) -> int:
+    """Return how many tokens an engine has room for behind a context.
+
+    Raises:
+        EngineError: There is no room, or no context.
+    """
+    length = len(token_ids) + (0 if begun is None else len(begun.token_ids))
+    if not token_ids or length >= max_model_len:
+        raise EngineError(f"Expect a context of 1 to {max_model_len - 1} tokens, got {length}: raise max_model_len.")
+    return max_model_len - length
+
+
 @dataclass(kw_only=True, slots=True)
 class Request:
     """A request that an engine serves; :meth:`begin` makes one."""
@@ -46,22 +58,20 @@ class Request:
         max_model_len: int,
     ) -> Request:
         """Check a request and prepare it; see :meth:`agents.engines.base.Engine.submit`."""
-        context = [*token_ids, *(begun.token_ids if begun is not None else ())]
-        if not token_ids or len(context) >= max_model_len:
-            raise EngineError(
-                f"Expect a context of 1 to {max_model_len - 1} tokens, got {len(context)}: raise max_model_len."
-            )
+        room = check_room(token_ids, begun, max_model_len)
         request = cls(
             request_id=request_id,
             context=list(token_ids),
             sampling=sampling,
-            max_tokens=min(sampling.max_tokens, max_model_len - len(context)),
+            max_tokens=min(sampling.max_tokens, room),
             scanner=scanner,
             decoder=chat.decoder(),
         )
         if begun is not None:
             for token in zip(begun.token_ids, begun.logprobs, begun.policy_versions, strict=True):
-                request._keep(*token)
+                piece = request._keep(*token)
+                if piece and scanner is not None:
+                    scanner.feed(piece)
             request.begun = len(begun.token_ids)
         return request
 

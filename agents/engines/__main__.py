@@ -1,0 +1,74 @@
+"""Serve an engine to a trainer in another process, on this machine or another one.
+
+export CIR_ENGINE_KEY=secret                                  on both sides
+python -m agents.engines --model M --address 0.0.0.0:5005
+python train.py ... --rollout.engine HOST:5005
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from agents.errors import AgentsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to serve, and where."""
+
+    model: str
+    """Folder, hub name, or "tiny": the model that is trained; its weights are replaced at every step."""
+    address: str
+    """HOST:PORT to listen at."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """Which engine; auto: vllm where it is installed and there is a GPU, else transformers."""
+    template: Literal["chat", "raw"] = "chat"
+    """As for train.py."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """dtype of the weights that sample."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    max_num_seqs: int = 64
+    """Requests that are sampled at once."""
+    max_model_len: int = 512
+    """Tokens of a whole episode, prompt included."""
+
+
+def main(args: list[str]) -> int:
+    """Serve until the process is ended; return the exit code of what kept it from that: 1, or 2 for bad input."""
+    config = tyro.cli(Config, prog="python -m agents.engines", description=__doc__, args=args)
+    import torch
+
+    from agents.chat import Chat
+    from agents.engines import open_engine
+    from agents.engines.remote import serve
+    from agents.models import load_tokenizer, pick_device, resolve_model
+
+    try:
+        path = resolve_model(config.model)
+        engine = open_engine(
+            config.engine,
+            path,
+            Chat(load_tokenizer(path), config.template),
+            dtype=config.dtype,
+            device=pick_device(config.device),
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+        )
+        with closing(engine):
+            serve(engine, config.address, dtype=getattr(torch, config.dtype))
+        return 0
+    except (AgentsError, OSError) as error:
+        print(f"agents.engines: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""Gives each training step its trajectories: sampled now, or beside the update before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agents.config import TrainConfig, budget_at
+from agents.engines.base import Sampling
+from agents.rollout import Collector
+from agents.types import Episode, Trajectory
+
+if TYPE_CHECKING:
+    from agents.chat import Chat
+    from agents.engines.base import Engine
+    from agents.envs import EnvPool
+
+Groups = Sequence[Sequence[Trajectory]]
+
+
+class Sampler:
+    """Plays the episodes of training steps.
+
+    Args:
+        envs: Copies of the training environment.
+        engine: Samples the tokens; it gets its weights from the caller, while nothing is collected.
+        chat: Encodes prompts and feedback.
+        config: The run.
+
+    Attributes:
+        figures: Of the last step that was taken, for the log.
+    """
+
+    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig) -> None:
+        self.figures: dict[str, float] = {}
+        self._collector = Collector(envs, engine, chat)
+        self._config = config
+        self._num_problems = envs.num_problems
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._pending: Future[list[Trajectory]] | None = None
+        self._ahead: list[Trajectory] | None = None
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the next step's trajectories are there already."""
+        return self._ahead is not None
+
+    def take(self, step: int, *, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
+        """Return the trajectories of a step; they are collected now unless they are there.
+
+        Args:
+            step: Number of the step, from 0.
+            on_end: Called with each trajectory that is collected now.
+        """
+        trajectories = self._collect(step, on_end) if self._ahead is None else self._ahead
+        self._ahead = None
+        self.figures = dict(self._collector.figures)
+        return trajectories
+
+    def begin(self, step: int) -> None:
+        """Begin to collect a step's trajectories in a thread, up to :meth:`finish`."""
+        self._pending = self._threads.submit(self._collect, step, lambda _: None)
+
+    def finish(self) -> None:
+        """Wait for what was begun."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._ahead = pending.result()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was sampled and not trained on, ready for JSON."""
+        ahead = None if self._ahead is None else [asdict(each) for each in self._ahead]
+        return {"ahead": ahead, "collector": self._collector.as_json()}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over what another sampler had sampled."""
+        ahead = data["ahead"]
+        self._ahead = None if ahead is None else [Trajectory.from_json(each) for each in ahead]
+        self._collector.restore(data["collector"])
+
+    def close(self) -> None:
+        """Wait for the thread and end it."""
+        self._threads.shutdown()
+
+    def _collect(self, step: int, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
+        rollout = self._config.rollout
+        sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
+        extra = rollout.num_extra_problems
+
+        def enough(groups: Groups) -> bool:
+            return extra > 0 and sum(map(differ, groups)) >= rollout.num_problems
+
+        trajectories = self._collector.collect(
+            self._episodes(step), sampling, on_end=on_end, max_new_tokens=rollout.max_new_tokens, enough=enough
+        )
+        return choose(trajectories, rollout.num_problems) if extra else trajectories
+
+    def _episodes(self, step: int) -> list[Episode]:
+        """Return a step's episodes: the next problems of a shuffled order, each for a whole group."""
+        rollout, seed = self._config.rollout, self._config.seed
+        size, budget = self._num_problems, budget_at(self._config.env.interaction_budget, step)
+        count = rollout.num_problems + rollout.num_extra_problems
+        orders: dict[int, Any] = {}
+        episodes = []
+        for group in range(step * count, (step + 1) * count):
+            options: dict[str, Any] = {}
+            if size is not None:
+                epoch, place = divmod(group, size)
+                if epoch not in orders:
+                    orders[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
+                options = {"problem_index": int(orders[epoch][place]), "interaction_budget": budget}
+            episodes += [
+                Episode(
+                    group_id=group,
+                    env_seed=seed_of(seed, 0, group),
+                    sampling_seed=seed_of(seed, 1, group, sample),
+                    options=options,
+                )
+                for sample in range(rollout.num_generations)
+            ]
+        return episodes
+
+
+def differ(group: Sequence[Trajectory]) -> bool:
+    """Return whether a group's valid rewards differ, so that there is something to learn from it."""
+    return len({t.reward for t in group if t.reward_valid}) > 1
+
+
+def choose(trajectories: Sequence[Trajectory], count: int) -> list[Trajectory]:
+    """Return the first ``count`` groups whose rewards differ; if none does, the first ``count`` groups."""
+    groups: dict[int, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        groups.setdefault(trajectory.group_id, []).append(trajectory)
+    chosen = list(filter(differ, groups.values())) or list(groups.values())
+    return [trajectory for group in chosen[:count] for trajectory in group]
+
+
+def seed_of(*parts: int) -> int:
+    """Return a seed for one purpose of a run, from the run's seed and what tells the purposes apart."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
