@@ -100,7 +100,7 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
 def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
     ppo = trained()
     write(tmp_path, ppo, 1, config="old")
-    assert read_state(write(tmp_path, ppo, 1, config="new"))["config"] == "new"
+    assert read_json(write(tmp_path, ppo, 1, config="new") / STATE)["config"] == "new"
     assert names(tmp_path) == ["checkpoint-1"]
 
 
