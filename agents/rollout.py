@@ -103,8 +103,8 @@ class Collector:
             on_end: Called with each trajectory as it ends.
             max_new_tokens: So many tokens at most are sampled of each episode; one that would go on is left over for
                 the next call, with all that was sampled. None: every episode is played to its end.
-            enough: Told, whenever another is complete, the groups that are complete without one before them that is
-                not; if it returns True, they are returned, and everything behind them is cancelled.
+            enough: Told the first group when it is complete, the first two when both are, and so on; once it returns
+                True these are returned, and everything behind them is cancelled.
 
         Returns:
             The trajectories of whole groups, in the order in which they were asked for.
@@ -113,14 +113,9 @@ class Collector:
         self._clock = clock
         try:
             self._begin(episodes, max_new_tokens)
-            complete = 0
-            while self._is_playing:
+            self._num_complete = 0
+            while not self._has_enough(enough) and self._is_playing:
                 self._take_results()
-                groups = list(self._complete())
-                if len(groups) > complete and enough(groups):
-                    self._cancel(list(self._groups)[len(groups) :])
-                    break
-                complete = len(groups)
                 begin = time.perf_counter()
                 completions = self._engine.poll()
                 clock.sampling += time.perf_counter() - begin
@@ -296,6 +291,16 @@ class Collector:
             if len(ended) < len(members):
                 return
             yield ended
+
+    def _has_enough(self, enough: Callable[[Sequence[Sequence[Trajectory]]], bool]) -> bool:
+        """Ask for each leading group that is new whether it was the last one; if so, cancel what is behind it."""
+        groups = list(self._complete())
+        for count in range(self._num_complete + 1, len(groups) + 1):
+            if enough(groups[:count]):
+                self._cancel(list(self._groups)[count:])
+                return True
+        self._num_complete = len(groups)
+        return False
 
     def _take_groups(self) -> list[Trajectory]:
         """Hand over the groups that are complete."""

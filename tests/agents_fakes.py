@@ -177,7 +177,8 @@ class FakeEngine:
         self.held.add(request_id)
         self.contexts.setdefault(request_id, []).append(list(request.context))
         self.samplings.append(sampling)
-        self._requests[request_id] = request, [*self._chat.encode_feedback(text), self._eos][request.begun :]
+        to_come = [*self._chat.encode_feedback(text), self._eos][request.begun :]
+        self._requests[request_id] = request, to_come or [self._eos]
 
     @property
     def busy(self) -> bool:

@@ -1,0 +1,225 @@
+"""A collector over several collections: what goes on, what is cancelled, and what a clock can not change."""
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from agents_fakes import (
+    CallEnv,
+    FakeEngine,
+    ScannedCallEnv,
+    episodes,
+    pool,
+    scripted,
+    tiny_qwen2,
+    tokenizer,
+    transformers_engine,
+    write_at_random,
+)
+from engine_contract import CHAT
+
+from agents.batching import collate
+from agents.chat import Chat
+from agents.engines.base import Sampling
+from agents.envs import EnvPool
+from agents.policy import Policy
+from agents.rollout import Collector
+from agents.types import Trajectory
+
+WORDY = Chat(tokenizer(), "raw")
+SAMPLING = Sampling(max_tokens=60)
+
+
+def fast_and_slow(**arguments: Any) -> ScannedCallEnv:
+    return ScannedCallEnv(delay_s=0.004, **arguments)
+
+
+def group_ids(made: Sequence[Trajectory]) -> list[int]:
+    return [each.group_id for each in made]
+
+
+def content(made: Sequence[Trajectory]) -> list[Any]:
+    return [(each.group_id, each.token_ids, each.logprobs, each.policy_versions, each.reward) for each in made]
+
+
+def play_on(collector: Collector, engine: FakeEngine, allowance: int) -> list[list[Trajectory]]:
+    """Collect until nothing is left over, with new weights each time."""
+    calls = []
+    while collector.as_json()["groups"]:
+        engine.load_weights(engine.version + 1, {})
+        calls.append(collector.collect([], SAMPLING, max_new_tokens=allowance))
+    return calls
+
+
+# ------------------------------------------------------------------------------------------------- the next collection
+
+
+def test_an_episode_that_has_sampled_its_share_goes_on_in_the_next_collection() -> None:
+    engine = FakeEngine(WORDY, scripted("a`\n", "zzzzzzzz"))
+    with pool() as envs:
+        collector = Collector(envs, engine, WORDY)
+        assert collector.collect(episodes(2), SAMPLING, max_new_tokens=5) == []
+        engine.load_weights(1, {})
+        made = collector.collect([], SAMPLING, max_new_tokens=50)
+    assert [each.text for each in made] == ["a`\n[1]\nzzzzzzzz"] * 2
+    assert [len(each.turns) for each in made] == [2, 2]
+    sampled = [v for v in made[0].policy_versions if v >= 0]
+    assert sampled == [0] * 5 + [1] * (len(sampled) - 5)
+    assert engine.held == set()
+
+
+@pytest.mark.parametrize("allowance", [1, 3, 7])
+def test_no_episode_samples_more_than_its_share_in_one_collection(allowance: int) -> None:
+    engine = FakeEngine(WORDY)
+    with pool(num_envs=24) as envs:
+        collector = Collector(envs, engine, WORDY)
+        calls = [collector.collect(episodes(24), SAMPLING, max_new_tokens=allowance)]
+        calls += play_on(collector, engine, allowance)
+    made = [each for call in calls for each in call]
+    assert sorted(group_ids(made)) == sorted(group_ids(made)) == [n // 2 for n in range(24)]
+    for each in made:
+        shares = [each.policy_versions.count(version) for version in range(len(calls))]
+        assert max(shares) <= allowance
+        last = max(version for version, share in enumerate(shares) if share)
+        assert all(shares[version] for version in range(last))
+
+
+def test_a_group_comes_whole_though_one_of_it_is_longer() -> None:
+    engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (30 if request_id == 1 else 2))
+    with pool(num_envs=6) as envs:
+        collector = Collector(envs, engine, WORDY)
+        first = collector.collect(episodes(6), SAMPLING, max_new_tokens=20)
+        assert group_ids(first) == [1, 1, 2, 2]
+        second = collector.collect([], SAMPLING, max_new_tokens=20)
+    assert group_ids(second) == [0, 0]
+    assert [len(each.text) for each in second] == [2, 30]
+
+
+def test_characters_and_calls_that_are_cut_by_the_end_of_a_collection_are_whole_in_the_trajectory() -> None:
+    engine = FakeEngine(Chat(tokenizer(words=()), "raw"), scripted("∑a`\n", "é∑z"))
+    with pool(num_envs=1) as envs:
+        collector = Collector(envs, engine, Chat(tokenizer(words=()), "raw"))
+        calls = [collector.collect(episodes(1), SAMPLING, max_new_tokens=1), *play_on(collector, engine, 1)]
+    (made,) = calls[-1]
+    assert made.text == "∑a`\n[1]\né∑z"
+    assert len(calls) == sum(made.action_mask)
+
+
+def test_what_is_left_over_and_how_it_goes_on_does_not_depend_on_the_clock() -> None:
+    outcomes = []
+    for make_env, rows in ((ScannedCallEnv, 24), (fast_and_slow, 3), (fast_and_slow, 7)):
+        engine = FakeEngine(WORDY, write_at_random, max_num_seqs=rows)
+        with pool(make_env, 24) as envs:
+            collector = Collector(envs, engine, WORDY)
+            calls = [collector.collect(episodes(24), SAMPLING, max_new_tokens=4), *play_on(collector, engine, 4)]
+        outcomes.append([content(call) for call in calls])
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len(outcomes[0]) > 3
+
+
+def test_the_trainers_logprobs_equal_the_engines_over_episodes_that_went_on() -> None:
+    model = tiny_qwen2(len(CHAT.tokenizer))
+    engine = transformers_engine(model, CHAT, max_num_seqs=5)
+    made: list[Trajectory] = []
+    with pool(lambda: ScannedCallEnv(calls=3), 14) as envs:
+        collector = Collector(envs, engine, CHAT)
+        made += collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9)
+        while collector.as_json()["groups"]:
+            engine.load_weights(engine.version + 1, model.state_dict())
+            made += collector.collect([], Sampling(max_tokens=70), max_new_tokens=9)
+    batch = collate(made)
+    output = Policy(model).evaluate(batch, 5)
+    assert (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max() < 1e-4
+    assert max(len(each.turns) for each in made) >= 3
+    assert engine.version > 3
+
+
+@pytest.mark.parametrize("allowance", [2, 9])
+def test_another_collector_goes_on_exactly_from_what_was_written_down(allowance: int) -> None:
+    def begin(envs: EnvPool) -> tuple[Collector, FakeEngine, list[Trajectory]]:
+        engine = FakeEngine(WORDY)
+        collector = Collector(envs, engine, WORDY)
+        return collector, engine, collector.collect(episodes(20), SAMPLING, max_new_tokens=allowance)
+
+    with pool(num_envs=12) as envs, pool(num_envs=12) as others:  # eight of them wait for an environment
+        collector, engine, _ = begin(envs)
+        expected = play_on(collector, engine, allowance)
+        collector, _, _ = begin(envs)
+        written = json.loads(json.dumps(collector.as_json()))
+        engine = FakeEngine(WORDY)
+        collector = Collector(others, engine, WORDY)
+        collector.restore(written)
+        assert list(map(content, play_on(collector, engine, allowance))) == list(map(content, expected))
+
+
+# ---------------------------------------------------------------------------------------------- enough is enough
+
+
+def test_the_groups_behind_those_that_are_enough_are_cancelled() -> None:
+    engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (1 if request_id < 4 else 50))
+    seen: list[list[int]] = []
+
+    def two(groups: Sequence[Sequence[Trajectory]]) -> bool:
+        seen.append([group[0].group_id for group in groups])
+        return len(groups) == 2
+
+    with pool(num_envs=10) as envs:
+        collector = Collector(envs, engine, WORDY)
+        made = collector.collect(episodes(10), SAMPLING, enough=two)
+        assert group_ids(made) == [0, 0, 1, 1]
+        assert engine.held == set()
+        assert not engine.busy
+        again = collector.collect(episodes(10), SAMPLING)
+    assert seen[-1] == [0, 1]
+    assert group_ids(again) == [n // 2 for n in range(10)]
+
+
+def test_a_group_that_was_faster_does_not_count_before_those_that_stand_before_it() -> None:
+    engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (50 if request_id < 2 else 1))
+    with pool(num_envs=10) as envs:
+        made = Collector(envs, engine, WORDY).collect(episodes(10), SAMPLING, enough=lambda groups: len(groups) >= 1)
+    assert group_ids(made)[:2] == [0, 0]
+    assert len(made[0].text) == 50
+
+
+def test_a_step_that_is_still_running_when_its_episode_is_cancelled_holds_nobody_up() -> None:
+    go_on = threading.Event()
+
+    class Stuck(ScannedCallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            if self._problem == 2:
+                go_on.wait(60)
+            return super().step(action)
+
+    engine = FakeEngine(WORDY, scripted("z"))
+    with pool(Stuck, 6) as envs:
+        collector = Collector(envs, engine, WORDY)
+        made = collector.collect(episodes(6), SAMPLING, enough=lambda groups: len(groups) == 2)
+        assert group_ids(made) == [0, 0, 1, 1]
+        assert group_ids(collector.collect(episodes(4), SAMPLING)) == [0, 0, 1, 1]  # in the four that are free
+        go_on.set()
+        assert group_ids(collector.collect(episodes(6), SAMPLING)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_more_episodes_than_environments_wait_for_those_of_the_cancelled() -> None:
+    engine = FakeEngine(WORDY, scripted("z"))
+    with pool(fast_and_slow, 2) as envs:
+        collector = Collector(envs, engine, WORDY)
+        collector.collect(episodes(8), SAMPLING, enough=lambda groups: len(groups) == 1)
+        assert group_ids(collector.collect(episodes(8), SAMPLING)) == [n // 2 for n in range(8)]
+
+
+# --------------------------------------------------------------------------------------------------------- figures
+
+
+def test_the_figures_say_where_the_time_went() -> None:
+    with pool(lambda: CallEnv(delay_s=0.02)) as envs:
+        collector = Collector(envs, FakeEngine(WORDY, scripted("a`\n", "z")), WORDY)
+        collector.collect(episodes(8), SAMPLING)
+    figures = collector.figures
+    assert figures["tools/execution_s"] > 0
+    assert figures["episodes/grading_s"] > 0
+    assert 0 < figures["engine/utilisation"] < 1
+    assert figures["engine/waiting_s"] > 0
