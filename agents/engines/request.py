@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agents.engines.base import EngineError, Sampling, Scanner
+from agents.engines.base import EngineError, EngineFault, Sampling, Scanner
 from agents.types import Completion, FinishReason
 
 if TYPE_CHECKING:
@@ -78,7 +79,16 @@ class Request:
     def append(
         self, token_id: int, logprob: float, policy_version: int, stop_token_ids: Collection[int]
     ) -> FinishReason | None:
-        """Add a sampled token; say why the completion ends, if it does."""
+        """Add a sampled token; say why the completion ends, if it does.
+
+        Raises:
+            EngineFault: Its log-probability is no finite number.
+        """
+        if not math.isfinite(logprob):
+            raise EngineFault(
+                f"Expect finite log-probabilities, got {logprob}: the weights of version {policy_version} are broken. Go "
+                "on from an earlier checkpoint, with a lower learning rate."
+            )
         if token_id in stop_token_ids:
             self._flush()
             self._keep(token_id, logprob, policy_version, has_text=False)

@@ -334,6 +334,7 @@ def _draw(
         logprobs = _keep_nucleus(logprobs, column([s.top_p for s in samplings]))
     cumulative = logprobs.exp().cumsum(-1)
     drawn = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    drawn = drawn.clamp(max=logits.shape[-1] - 1)  # among numbers that are none, nothing is found
     drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn
     chosen = logprobs.gather(1, drawn[:, None])[:, 0]
     return drawn.tolist(), chosen.tolist()

@@ -1,0 +1,136 @@
+"""What each step is trained on: whole groups, chosen by order, perhaps sampled beside the update before."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from agents_fakes import FakeEngine, ScannedCallEnv, pool, tokenizer, trajectory
+
+from agents.chat import Chat
+from agents.config import PPOConfig, RolloutConfig, TrainConfig
+from agents.sampler import Sampler, choose, differ
+from agents.types import Trajectory
+
+WORDY = Chat(tokenizer(), "raw")
+
+
+def ignore(_: Trajectory) -> None:
+    pass
+
+
+@contextmanager
+def sampler(write: Any = None, **rollout: Any) -> Iterator[tuple[Sampler, FakeEngine]]:
+    """A sampler of 3 problems and 2 episodes each, and its engine."""
+    settings = {"num_problems": 3, "num_generations": 2, "max_completion_length": 60, "max_model_len": 96} | rollout
+    config = TrainConfig(rollout=RolloutConfig(**settings), ppo=PPOConfig(importance_sampling="token"))
+    engine = FakeEngine(WORDY, *([] if write is None else [write]))
+    with pool(lambda: ScannedCallEnv(delay_s=0.003), 10) as envs:
+        made = Sampler(envs, engine, WORDY, config)
+        yield made, engine
+        made.close()
+
+
+def content(made: Sequence[Trajectory]) -> list[Any]:
+    return [(each.group_id, each.token_ids, each.policy_versions) for each in made]
+
+
+def group_ids(made: Sequence[Trajectory]) -> list[int]:
+    return [each.group_id for each in made]
+
+
+def group(number: int, *rewards: float | None) -> list[Trajectory]:
+    """A group with these rewards; None: not valid."""
+    return [trajectory(group_id=number, reward=r or 0.0, reward_valid=r is not None) for r in rewards]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [((1, -1), True), ((1, 1), False), ((1, None), False), ((1, None, -1), True), ((None, None), False)],
+)
+def test_a_group_teaches_something_if_its_valid_rewards_differ(rewards: Any, expected: bool) -> None:
+    assert differ(group(0, *rewards)) is expected
+
+
+def test_the_first_groups_that_teach_something_are_chosen() -> None:
+    groups = [*group(0, 1, 1), *group(1, 1, -1), *group(2, -1, -1), *group(3, -1, 1), *group(4, 1, -1)]
+    assert group_ids(choose(groups, 2)) == [1, 1, 3, 3]
+    assert group_ids(choose(groups, 9)) == [1, 1, 3, 3, 4, 4]
+
+
+def test_where_none_teaches_anything_the_first_are_taken() -> None:
+    assert group_ids(choose([*group(0, 1, 1), *group(1, -1, -1), *group(2, 1, 1)], 2)) == [0, 0, 1, 1]
+
+
+def test_a_step_is_its_problems_in_whole_groups() -> None:
+    with sampler() as (made, _):
+        steps = [made.take(step, on_end=ignore) for step in range(2)]
+    assert [group_ids(step) for step in steps] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
+    assert "engine/utilisation" in made.figures
+
+
+def test_extra_problems_replace_those_that_teach_nothing() -> None:
+    def write(request_id: int, turn: int, seed: int) -> str:
+        return "a" if request_id < 4 or request_id % 2 else "z"  # the first two groups are right as a whole
+
+    with sampler(write, num_extra_problems=4) as (made, engine):
+        assert group_ids(made.take(0, on_end=ignore)) == [2, 2, 3, 3, 4, 4]
+        assert group_ids(made.take(1, on_end=ignore)) == [7, 7, 8, 8, 9, 9]
+    assert engine.held == set()
+
+
+def test_a_step_that_is_begun_ahead_is_the_step_that_would_have_been_taken() -> None:
+    with sampler() as (made, _):
+        made.take(0, on_end=ignore)
+        expected = content(made.take(1, on_end=ignore))
+    with sampler() as (made, _):
+        made.take(0, on_end=ignore)
+        made.begin(1)
+        made.finish()
+        assert made.is_ahead
+        assert content(made.take(1, on_end=ignore)) == expected
+        assert not made.is_ahead
+
+
+def test_a_fault_beside_the_update_is_raised_when_it_is_waited_for() -> None:
+    class Broken(FakeEngine):
+        def poll(self) -> Any:
+            raise OSError("the engine broke")
+
+    with sampler() as (made, engine):
+        engine.__class__ = Broken
+        made.begin(0)
+        with pytest.raises(OSError, match="the engine broke"):
+            made.finish()
+        made.finish()  # nothing is left to wait for
+
+
+@pytest.mark.parametrize("settings", [{"max_new_tokens": 5}, {"overlap": True}])
+def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str, Any]) -> None:
+    def play(made: Sampler, steps: Sequence[int]) -> list[Any]:
+        taken = []
+        for step in steps:
+            taken.append(content(made.take(step, on_end=ignore)))
+            if settings.get("overlap"):
+                made.begin(step + 1)
+                made.finish()
+        return taken
+
+    with sampler(**settings) as (made, _):
+        expected = play(made, range(5))
+    with sampler(**settings) as (made, _):
+        first = play(made, range(2))
+        written = json.loads(json.dumps(made.as_json()))
+    with sampler(**settings) as (made, _):
+        made.restore(written)
+        assert first + play(made, range(2, 5)) == expected
+
+
+def test_older_weights_may_sample_only_where_the_ratio_is_corrected() -> None:
+    for settings in ({"overlap": True}, {"max_new_tokens": 9}):
+        rollout = dataclasses.replace(RolloutConfig(), **settings)
+        with pytest.raises(ValueError, match=r"^Expect `ppo\.importance_sampling` other than none where older weights"):
+            TrainConfig(rollout=rollout)
+        assert TrainConfig(rollout=rollout, ppo=PPOConfig(importance_sampling="token"))

@@ -1,0 +1,92 @@
+"""The probe: an engine that does not have the trainer's weights does not go unnoticed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from agents_fakes import FakeEngine, tiny_llama, tiny_qwen2, transformers_engine, twin
+from engine_contract import CHAT, complete
+
+from agents.engines.base import EngineError, EngineFault
+from agents.engines.transformers_engine import TransformersEngine
+from agents.policy import Policy
+from agents.weight_sync import TOLERANCE, sync_weights
+
+V = len(CHAT.tokenizer)
+PROMPT = CHAT.encode_feedback("hello: ")
+Weights = Mapping[str, torch.Tensor]
+
+
+def sync(policy: Policy, engine: Any, version: int = 1, dtype: str = "float32") -> float:
+    figures = sync_weights(policy, engine, version=version, prompt=PROMPT, tolerance=TOLERANCE[dtype])
+    return figures["sampling/probe_difference"]
+
+
+class Deaf(TransformersEngine):
+    """Keeps some of its weights whatever it is given, and says nothing of it."""
+
+    deaf_to = ""
+
+    def load_weights(self, version: int, weights: Weights) -> None:
+        own = self._model.state_dict()
+        super().load_weights(version, {n: own[n] if self.deaf_to in n else w for n, w in weights.items()})
+
+
+def deaf(model: Any, to: str) -> Deaf:
+    engine = Deaf(twin(model), CHAT, stop_token_ids={V - 1}, max_num_seqs=4, max_model_len=96)
+    engine.deaf_to = to
+    return engine
+
+
+def test_an_engine_with_the_trainers_weights_passes() -> None:
+    engine = transformers_engine(tiny_qwen2(V, seed=1), CHAT)
+    assert sync(Policy(tiny_qwen2(V, seed=2)), engine, version=5) < 1e-5
+    assert engine.version == 5
+    assert not engine.busy
+    assert engine._rows == {}
+    assert set(complete(engine).policy_versions) == {5}
+
+
+def test_it_passes_at_another_temperature_and_in_bfloat16() -> None:
+    engine = transformers_engine(tiny_qwen2(V).bfloat16(), CHAT)
+    policy = Policy(tiny_qwen2(V, seed=2), temperature=0.6, autocast=torch.bfloat16)
+    assert 0 < sync(policy, engine, dtype="bfloat16") < 0.1
+
+
+def test_it_passes_while_requests_of_an_episode_are_kept() -> None:
+    engine = transformers_engine(tiny_qwen2(V, seed=1), CHAT, max_num_seqs=2)
+    complete(engine, request_id=3)
+    assert sync(Policy(tiny_qwen2(V, seed=2)), engine) < 1e-5
+
+
+@pytest.mark.parametrize("part", ["", "lm_head", "embed_tokens", "layers.1.mlp", "layers.0.self_attn.k_proj"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_an_engine_that_keeps_old_weights_in_any_part_is_a_fault(part: str, dtype: str) -> None:
+    engine = deaf(tiny_llama(V, seed=1), part)
+    with pytest.raises(
+        EngineFault, match=r"^Expect the engine to sample from the trainer's weights \(version 1\), but"
+    ):
+        sync(Policy(tiny_llama(V, seed=2)), engine, dtype=dtype)
+
+
+def test_an_engine_that_samples_from_another_version_is_a_fault() -> None:
+    class Late(FakeEngine):
+        def load_weights(self, version: int, weights: Weights) -> None:
+            pass
+
+    with pytest.raises(EngineFault, match=r"^Expect the engine to sample from weights 1, got tokens of \[0\]\.$"):
+        sync(Policy(tiny_qwen2(V)), Late(CHAT))
+
+
+def test_an_engine_that_reports_no_numbers_is_a_fault() -> None:
+    policy, engine = Policy(tiny_qwen2(V)), transformers_engine(tiny_qwen2(V), CHAT)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(EngineFault, match=r"got nan: the weights of version 1 are broken"):
+        sync(policy, engine)
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    with pytest.raises(EngineError, match="got others"):
+        sync(Policy(tiny_qwen2(V + 1)), transformers_engine(tiny_qwen2(V), CHAT))
