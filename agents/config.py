@@ -6,6 +6,7 @@ A preset is a function that returns a whole configuration; its docstring says wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,7 +108,7 @@ class RolloutConfig:
     max_num_seqs: int = 64
     """Episodes that are sampled at once; each holds a row of the engine's cache."""
     num_envs: int | None = None
-    """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as max_num_seqs."""
+    """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """dtype of the weights that sample."""
     engine: str = "auto"
@@ -139,6 +140,13 @@ class RolloutConfig:
             f"above max_completion_length ({self.max_completion_length})",
             self.max_model_len,
         )
+
+    @property
+    def pool_size(self) -> int:
+        """How many copies of the environment play the training episodes."""
+        if self.num_envs is not None or self.max_new_tokens is None:
+            return self.num_envs or self.max_num_seqs
+        return self.num_problems * self.num_generations * math.ceil(self.max_completion_length / self.max_new_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,9 +94,12 @@ class Sampler:
         def enough(groups: Groups) -> bool:
             return extra > 0 and sum(map(differ, groups)) >= rollout.num_problems
 
-        trajectories = self._collector.collect(
-            self._episodes(step), sampling, on_end=on_end, max_new_tokens=rollout.max_new_tokens, enough=enough
-        )
+        episodes, trajectories = self._episodes(step), list[Trajectory]()
+        while not trajectories:  # there is nothing to train on before a group is whole
+            trajectories = self._collector.collect(
+                episodes, sampling, on_end=on_end, max_new_tokens=rollout.max_new_tokens, enough=enough
+            )
+            episodes = []
         return choose(trajectories, rollout.num_problems) if extra else trajectories
 
     def _episodes(self, step: int) -> list[Episode]:

@@ -306,9 +306,8 @@ class Trainer:
 
     def _env_pool(self, *, split: str, **overrides: Any) -> EnvPool:
         env = self.config.env
-        rollout = self.config.rollout
-        num_envs = rollout.num_envs or rollout.max_num_seqs
-        return open_pool(env.id, num_envs, **{**env.kwargs(split=split), **overrides})
+        size = self.config.rollout.pool_size if split == "train" else self.config.rollout.max_num_seqs
+        return open_pool(env.id, size, **{**env.kwargs(split=split), **overrides})
 
     def _claim_output_dir(self) -> Path | None:
         """Return the checkpoint to go on from, if any; refuse to write over a run.

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,21 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
     ]
     assert len(rewards[0]) == 3
     assert rewards[0] == rewards[1]
+
+
+@pytest.mark.parametrize(
+    "older", [["--rollout.overlap"], ["--rollout.max-new-tokens", "60"]], ids=["overlap", "what goes on"]
+)
+def test_so_it_does_where_older_weights_sample(older: list[str], tmp_path: Path) -> None:
+    args = [*SMALL, *older, "--ppo.importance-sampling", "token", "--max-steps", "4", "--save-every", "2"]
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert run(*args, "--output-dir", whole).returncode == 0
+    shutil.copytree(whole / "checkpoint-2", parted / "checkpoint-2")
+    assert run(*args, "--output-dir", parted, "--resume").returncode == 0
+    weights = "checkpoint-4/model.safetensors"
+    assert (parted / weights).read_bytes() == (whole / weights).read_bytes()
+    rows = [row for row in read_metrics(whole / "metrics.jsonl") if "reward" in row]
+    assert {row["sampling/staleness_max"] for row in rows} == {0, 1}
 
 
 def test_a_checkpoint_loads_with_from_pretrained_and_goes_on_training_with_a_value_head(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ class Request:
         """
         if not math.isfinite(logprob):
             raise EngineFault(
-                f"Expect finite log-probabilities, got {logprob}: the weights of version {policy_version} are broken. Go "
-                "on from an earlier checkpoint, with a lower learning rate."
+                f"Expect finite log-probabilities, got {logprob}: the weights of version {policy_version} are broken. "
+                "Go on from an earlier checkpoint, with a lower learning rate."
             )
         if token_id in stop_token_ids:
             self._flush()

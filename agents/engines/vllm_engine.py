@@ -61,7 +61,7 @@ def load_llm(
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_CPU_CACHE_GIB))
     more = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True} if on_gpu else {}
     try:
-        return vllm.LLMEngine.from_engine_args(
+        llm = vllm.LLMEngine.from_engine_args(
             vllm.EngineArgs(
                 model=str(path),
                 skip_tokenizer_init=True,
@@ -76,8 +76,14 @@ def load_llm(
                 **more,
             )
         )
+        llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
+        llm.step()  # some models load, and fail at their first step
     except (ValueError, RuntimeError) as error:
-        raise EngineError(f"Expect a model that vLLM can serve, got {path}: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise EngineError(
+            f"Expect a model that vLLM can serve here, got {path}: {reason}. Use --rollout.engine transformers."
+        ) from error
+    return llm
 
 
 class VllmEngine:

@@ -1,0 +1,197 @@
+"""Measure how far the trainer's log-probabilities are from the engine's, over whole multi-turn episodes.
+
+python benchmarks/exactness.py --output exactness.json
+python benchmarks/exactness.py --model tiny --prompt question --problems arithmetic --episodes 8
+
+Each row is an engine in one dtype; the trainer's weights are float32 and its matrix products of the row's dtype. Beside
+it stands what a pipeline would see that keeps text in place of tokens: it decodes each turn, strips it, and encodes it
+again. There the sampled tokens and the trained ones differ, and their log-probabilities are compared place by place.
+vLLM has rows where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from agents.batching import collate
+from agents.chat import Chat
+from agents.engines import open_engine
+from agents.engines.base import Sampling
+from agents.envs import open_pool
+from agents.models import load_model, load_tokenizer, resolve_model
+from agents.policy import Policy
+from agents.report import table, write_json
+from agents.rollout import collect
+from agents.types import Episode, Trajectory
+
+ENGINES = ("transformers", "vllm")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure."""
+
+    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Folder, hub name, or "tiny"."""
+    problems: str = "products"
+    """As for train.py's env.problems."""
+    prompt: str = "cir_one_shot"
+    """Name of the prompt template."""
+    episodes: int = 64
+    """Episodes of each row, 4 of each problem."""
+    max_completion_length: int = 96
+    """Tokens after the prompt, feedback included."""
+    max_model_len: int = 448
+    """Tokens of a whole episode."""
+    output: Path | None = None
+    """Where to write the figures as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far two lists of log-probabilities are apart, and what was compared."""
+
+    pipeline: str
+    """Engine and dtype, and what is handed on."""
+    tokens: int
+    """Sampled tokens."""
+    turns: float
+    """Mean turns of an episode."""
+    mean: float
+    """Mean absolute difference in nats."""
+    largest: float
+    """The largest."""
+    changed: float
+    """Share of episodes whose sampled token ids were altered, in percent."""
+    cuts: int
+    """Tokens that held a block's end and more, and were replaced."""
+
+
+def play(config: Config, folder: Path, chat: Chat, name: str, dtype: str) -> list[Trajectory]:
+    """Sample the episodes with the engine called ``name``."""
+    envs = open_pool(
+        "cir_env:CodeMath-v0", 32, problems=config.problems, prompt=config.prompt, observation="feedback", split="test"
+    )
+    engine = open_engine(
+        name,
+        folder,
+        chat,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        max_num_seqs=32,
+        max_model_len=config.max_model_len,
+    )
+    episodes = [
+        Episode(group_id=i // 4, env_seed=i, sampling_seed=i, options={"problem_index": i // 4})
+        for i in range(config.episodes)
+    ]
+    with closing(envs), closing(engine):
+        return collect(envs, engine, chat, episodes, Sampling(max_tokens=config.max_completion_length))
+
+
+def trained(policy: Policy, trajectories: Sequence[Trajectory]) -> list[list[float]]:
+    """Return the trainer's log-probabilities of each trajectory's sampled tokens."""
+    batch = collate(trajectories)
+    logprobs = policy.evaluate(batch, 8).logprobs
+    return [row[mask].tolist() for row, mask in zip(logprobs, batch.action_mask, strict=True)]
+
+
+def through_text(chat: Chat, trajectory: Trajectory) -> tuple[list[int], list[bool]]:
+    """Return token ids and mask of an episode that was kept as text: each part stripped and encoded again."""
+    token_ids = list(trajectory.token_ids[: trajectory.prompt_length])
+    mask = [False] * len(token_ids)
+    for turn in trajectory.turns:
+        for text, acted in ((turn.text, True), (turn.feedback, False)):
+            part = chat.encode_feedback(text.strip()) if text else []
+            if acted and turn.finish_reason == "stop":
+                part.append(int(chat.tokenizer.eos_token_id))
+            token_ids += part
+            mask += [acted] * len(part)
+    return token_ids, mask
+
+
+def compare(
+    pipeline: str, trajectories: Sequence[Trajectory], found: Sequence[Sequence[float]], changed: int
+) -> Difference:
+    """Compare log-probabilities with the engine's, place by place."""
+    differences = [
+        abs(ours - theirs)
+        for trajectory, row in zip(trajectories, found, strict=True)
+        for ours, theirs in zip(row, _sampled(trajectory), strict=False)
+    ]
+    return Difference(
+        pipeline=pipeline,
+        tokens=sum(sum(t.action_mask) for t in trajectories),
+        turns=sum(len(t.turns) for t in trajectories) / len(trajectories),
+        mean=sum(differences) / len(differences),
+        largest=max(differences),
+        changed=100 * changed / len(trajectories),
+        cuts=sum(t.boundary_cuts for t in trajectories),
+    )
+
+
+def _sampled(trajectory: Trajectory) -> list[float]:
+    pairs = zip(trajectory.logprobs, trajectory.action_mask, strict=True)
+    return [logprob for logprob, acted in pairs if acted]
+
+
+def _actions(token_ids: Sequence[int], mask: Sequence[bool]) -> list[int]:
+    return [token_id for token_id, acted in zip(token_ids, mask, strict=True) if acted]
+
+
+def measure(config: Config, folder: Path, chat: Chat, engine: str, dtype: str) -> list[Difference]:
+    """Return the rows of one engine and dtype: token ids handed on, and text handed on."""
+    trajectories = [t for t in play(config, folder, chat, engine, dtype) if any(t.action_mask)]
+    policy = Policy(load_model(folder, "float32"), autocast=None if dtype == "float32" else torch.bfloat16)
+    kept = trained(policy, trajectories)
+    texts = [through_text(chat, t) for t in trajectories]
+    pairs = list(zip(trajectories, texts, strict=True))
+    changed = sum(_actions(t.token_ids, t.action_mask) != _actions(*text) for t, text in pairs)
+    again = [
+        replace(t, token_ids=tuple(ids), action_mask=tuple(mask), logprobs=(0.0,) * len(ids))
+        for t, (ids, mask) in pairs
+    ]
+    name = f"{engine}, {dtype}"
+    return [
+        compare(f"{name}: tokens", trajectories, kept, 0),
+        compare(f"{name}: text", trajectories, trained(policy, again), changed),
+    ]
+
+
+def main(config: Config) -> list[Difference]:
+    """Measure all engines and dtypes, print the table, and return its rows."""
+    folder = resolve_model(config.model)
+    chat = Chat(load_tokenizer(folder))
+    engines = [name for name in ENGINES if name != "vllm" or importlib.util.find_spec("vllm")]
+    if "vllm" not in engines:
+        print("vllm: not installed, left out; docs/rollouts.md says how to get it.")
+    rows = [row for engine in engines for dtype in DTYPES for row in measure(config, folder, chat, engine, dtype)]
+    cells = [
+        [
+            r.pipeline,
+            str(r.tokens),
+            f"{r.turns:.2f}",
+            f"{r.mean:.1e}",
+            f"{r.largest:.1e}",
+            f"{r.changed:.0f}",
+            str(r.cuts),
+        ]
+        for r in rows
+    ]
+    header = ["handed to the trainer", "tokens", "turns", "mean difference", "largest", "episodes changed, %", "cuts"]
+    print(table(header, cells))
+    if config.output is not None:
+        write_json(config.output, {"config": asdict(config), "rows": [asdict(row) for row in rows]})
+    return rows
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
