@@ -11,16 +11,24 @@ from agents.evaluation import EvalConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
-TRAIN = [shlex.split(c)[2:] for c in COMMANDS if c.startswith("python train.py") and "--help" not in c]
+
+
+def commands(text: str) -> list[str]:
+    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+
+
+COMMANDS = commands(README)
+ROLLOUTS = commands((ROOT / "docs/rollouts.md").read_text())
+TRAIN = [shlex.split(c)[2:] for c in COMMANDS + ROLLOUTS if c.startswith("python train.py") and "--help" not in c]
 EVALUATE = [shlex.split(c)[2:] for c in COMMANDS if c.startswith("python evaluate.py")]
 
 
-def test_ci_runs_the_two_commands_word_for_word() -> None:
+def test_ci_runs_the_installing_commands_word_for_word() -> None:
     installing = [c for c in COMMANDS if c.startswith("pip install") and "&&" in c]
     patterns = re.findall(r"sed -n 's/\^\\\((.*?)\\\)\$/", (ROOT / ".ci/run").read_text())
-    assert len(installing) == len(patterns) == 2
-    for pattern, command in zip(patterns, installing, strict=True):
+    assert len(installing) == 2
+    assert len(patterns) == 4
+    for pattern, command in zip(patterns, [*installing, *ROLLOUTS[:2]], strict=True):
         assert re.fullmatch(pattern, command)
 
 
