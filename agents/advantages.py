@@ -31,7 +31,7 @@ def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig) -> A
             raise ValueError("Expect values for `gae`, got a policy without a value head.")
         targets = gae(batch.rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
     else:
-        targets = reinforce_plus_plus_baseline(batch.rewards, batch.group_ids, mask)
+        targets = ESTIMATORS[config.advantage](batch.rewards, batch.group_ids, mask)
     if config.importance_sampling == "none":
         return targets
     ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, mask, level=config.importance_sampling)
@@ -71,12 +71,71 @@ def reinforce_plus_plus_baseline(
     >>> result.advantages.tolist()
     [[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]
     """
+    mean, _ = _of_group(rewards, group_ids)
+    return _broadcast(rewards - mean, rewards, action_mask, whitened=True)
+
+
+def reinforce_plus_plus(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Whiten the rewards over the whole batch's tokens, without a baseline for each group (arXiv 2501.03262).
+
+    Args: As for :func:`reinforce_plus_plus_baseline`; the groups do not matter.
+    """
+    return _broadcast(rewards, rewards, action_mask, whitened=True)
+
+
+def grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Subtract the group's mean and divide by its standard deviation (arXiv 2402.03300, section 4.1.2).
+
+    Args: As for :func:`reinforce_plus_plus_baseline`.
+
+    >>> mask = torch.ones(3, 1, dtype=torch.bool)
+    >>> result = grpo(torch.tensor([3.0, -3.0, 5.0]), torch.tensor([0, 0, 1]), mask)
+    >>> [round(a, 3) for a in result.advantages[:, 0].tolist()]
+    [0.707, -0.707, 0.0]
+    """
+    mean, count = _of_group(rewards, group_ids)
+    squares, _ = _of_group((rewards - mean).square(), group_ids)
+    deviation = (squares * count / (count - 1).clamp(min=1)).sqrt()
+    return _broadcast((rewards - mean) / (deviation + 1e-4), rewards, action_mask)
+
+
+def dr_grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Subtract the group's mean and do no more: dividing would favour problems of any spread (arXiv 2503.20783).
+
+    Args: As for :func:`reinforce_plus_plus_baseline`.
+    """
+    mean, _ = _of_group(rewards, group_ids)
+    return _broadcast(rewards - mean, rewards, action_mask)
+
+
+def rloo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Subtract the mean of the group's other episodes (arXiv 2402.14740, equation 8); one alone teaches nothing.
+
+    Args: As for :func:`reinforce_plus_plus_baseline`.
+
+    >>> mask = torch.ones(3, 1, dtype=torch.bool)
+    >>> rloo(torch.tensor([5.0, -1.0, -1.0]), torch.tensor([0, 0, 0]), mask).advantages[:, 0].tolist()
+    [6.0, -3.0, -3.0]
+    """
+    mean, count = _of_group(rewards, group_ids)
+    return _broadcast((rewards - mean) * count / (count - 1).clamp(min=1), rewards, action_mask)
+
+
+def _of_group(values: torch.Tensor, group_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for each of ``values [B]`` the mean and the size of its group."""
     _, group = torch.unique(group_ids, return_inverse=True)
-    sums = torch.zeros(int(group.max()) + 1, device=rewards.device).index_add_(0, group, rewards)
-    counts = torch.zeros_like(sums).index_add_(0, group, torch.ones_like(rewards))
-    centred = rewards - (sums / counts)[group]
+    sums = torch.zeros(int(group.max()) + 1, device=values.device).index_add_(0, group, values)
+    counts = torch.zeros_like(sums).index_add_(0, group, torch.ones_like(values))
+    return (sums / counts)[group], counts[group]
+
+
+def _broadcast(
+    values: torch.Tensor, rewards: torch.Tensor, action_mask: torch.Tensor, *, whitened: bool = False
+) -> Advantages:
+    """Give every token of a sequence the sequence's value."""
+    tokens = values[:, None] * action_mask
     return Advantages(
-        advantages=whiten(centred[:, None].expand(action_mask.shape), action_mask),
+        advantages=whiten(values[:, None].expand(action_mask.shape), action_mask) if whitened else tokens,
         returns=rewards[:, None] * action_mask,
     )
 
@@ -120,6 +179,16 @@ def gae(
         advantages=whiten(advantages, action_mask) if whitened else advantages,
         returns=returns,
     )
+
+
+ESTIMATORS = {
+    "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+    "reinforce_plus_plus": reinforce_plus_plus,
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "rloo": rloo,
+}
+"""Those that need no values, by the name in the configuration."""
 
 
 def importance_ratio(

@@ -153,8 +153,20 @@ class RolloutConfig:
 class PPOConfig:
     """The update."""
 
-    advantage: Literal["reinforce_plus_plus_baseline", "gae"] = "reinforce_plus_plus_baseline"
+    advantage: Literal["reinforce_plus_plus_baseline", "reinforce_plus_plus", "grpo", "dr_grpo", "rloo", "gae"] = (
+        "reinforce_plus_plus_baseline"
+    )
     """Advantage estimator; gae adds a value head."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Mean over the minibatch's tokens, mean over sequences of their means, or sum over max_completion_length."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Clip each token's ratio, or the sequence's geometric mean of them (GSPO)."""
+    kl_coefficient: float = 0.0
+    """Weight of a KL penalty towards the model that training began with; 0 holds no copy of it."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How the KL divergence is estimated from the sampled tokens."""
+    entropy_coefficient: float = 0.0
+    """Weight of an entropy bonus."""
     learning_rate: float = 1e-6
     """AdamW's, constant."""
     adam_beta1: float = 0.9
@@ -195,6 +207,8 @@ class PPOConfig:
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "max_grad_norm"):
             expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("kl_coefficient", "entropy_coefficient"):
+            expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("epsilon", "adam_beta1", "adam_beta2"):
             expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)

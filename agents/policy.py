@@ -61,6 +61,7 @@ class Policy(nn.Module):
         value_head: Add a linear value head on the last hidden state, initialised to 0.
         autocast: dtype of the matrix products, such as ``torch.bfloat16``; None: the parameters' own.
         gradient_checkpointing: Recompute activations in the backward pass; shared prefixes are then computed per row.
+        entropy_gradient: Let the entropy carry a gradient, for a bonus.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Policy(nn.Module):
         value_head: bool = False,
         autocast: torch.dtype | None = None,
         gradient_checkpointing: bool = False,
+        entropy_gradient: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -82,6 +84,7 @@ class Policy(nn.Module):
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(model.device)
         self._autocast = autocast
+        self._entropy_gradient = entropy_gradient
         self._share_prefix = not gradient_checkpointing
         if gradient_checkpointing:
             # transformers 5.2x has renamed it and warns of the old name
@@ -94,10 +97,7 @@ class Policy(nn.Module):
         return self.model.device
 
     def forward(self, batch: Batch) -> PolicyOutput:
-        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if they are enabled.
-
-        The entropy never carries a gradient.
-        """
+        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if they are enabled."""
         device_type = self.device.type
         with torch.autocast(device_type, dtype=self._autocast, enabled=self._autocast is not None):
             hidden, acts = self._hidden_of_actions(batch)
@@ -129,7 +129,7 @@ class Policy(nn.Module):
         """Return log-probability ``[n]`` of the chosen tokens ``[n]`` and entropy ``[n]``, from states ``[n, H]``."""
         logits = self.model.get_output_embeddings()(hidden).float() / self.temperature
         everything = torch.log_softmax(logits, dim=-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_gradient):
             entropy = -(everything.exp() * everything).sum(-1)
         return everything.gather(1, chosen[:, None]).squeeze(1), entropy
 

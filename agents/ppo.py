@@ -1,4 +1,4 @@
-"""PPO's update: epochs x minibatches x micro-batches, without a KL term and without an entropy bonus."""
+"""PPO's update: epochs x minibatches x micro-batches; KL penalty and entropy bonus only where they are asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from agents.batching import micro_batches
 from agents.errors import AgentsError
-from agents.losses import policy_loss, value_loss
+from agents.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
 from agents.types import Advantages, Batch, Loss, PolicyOutput
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ class PPO:
     Args:
         policy: The policy to train.
         config: Learning rate, clipping and batch sizes.
+        max_completion_length: What ``aggregation="constant"`` divides by.
     """
 
-    def __init__(self, policy: Policy, config: PPOConfig) -> None:
+    def __init__(self, policy: Policy, config: PPOConfig, *, max_completion_length: int = 1) -> None:
         self.policy = policy
         self.config = config
+        self._constant = max_completion_length
         self.optimizer = torch.optim.AdamW(
             policy.parameters(),
             lr=config.learning_rate,
@@ -55,7 +57,7 @@ class PPO:
         Args:
             batch: ``B`` sequences.
             old: The policy's output before the update.
-            targets: Advantages and returns.
+            targets: Advantages and returns; reference log-probabilities for a KL penalty.
             generator: Draws the minibatches.
             on_minibatch: Called after each optimiser step.
 
@@ -79,7 +81,7 @@ class PPO:
         return means | {"grad_norm": sum(norms) / len(norms), "num_updates": float(len(norms))}
 
     def accumulate(self, batch: Batch, old: PolicyOutput, targets: Advantages) -> tuple[int, dict[str, float]]:
-        """Set the parameters' gradients to those of the mean loss over the minibatch's sampled tokens.
+        """Set the parameters' gradients to those of the minibatch's loss.
 
         Returns:
             The number of sampled tokens, and metrics summed over them.
@@ -87,34 +89,56 @@ class PPO:
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.train()
         tokens = int(batch.action_mask.sum())
+        weights = token_weights(batch.action_mask, self.config.aggregation, constant=self._constant)
         totals: dict[str, float] = defaultdict(float)
         for index in micro_batches(batch, self.config.micro_batch_size):
             rows = batch.rows(index).trimmed().to(self.policy.device)
             length = rows.token_ids.shape[1]
-            loss = self._loss(rows, old.rows(index).columns(length), targets.rows(index).columns(length))
-            (loss.total / max(1, tokens)).backward()
+            parts = old.rows(index).columns(length), targets.rows(index).columns(length)
+            loss = self._loss(rows, *parts, weights[index, :length].to(self.policy.device))
+            loss.total.backward()
             for name, value in loss.metrics.items():
                 totals[name] += value
         return tokens, totals
 
-    def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages) -> Loss:
-        config = self.config
+    def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
+        config, mask = self.config, batch.action_mask
         old, targets = old.to(self.policy.device), targets.to(self.policy.device)
         output = self.policy(batch)
-        loss = policy_loss(
-            output.logprobs,
-            old.logprobs,
-            targets.advantages,
-            batch.action_mask,
-            epsilon=config.epsilon,
-            epsilon_high=config.epsilon_high,
-            dual_clip=config.dual_clip,
-        )
-        metrics = {**loss.metrics, "entropy": float(output.entropy.sum())}
-        if output.values is None:
-            return Loss(total=loss.total, metrics=metrics)
-        value = value_loss(output.values, targets.returns, batch.action_mask, coefficient=config.value_coefficient)
-        return Loss(total=loss.total + value.total, metrics={**metrics, **value.metrics})
+        losses = [
+            policy_loss(
+                output.logprobs,
+                old.logprobs,
+                targets.advantages,
+                mask,
+                weights,
+                epsilon=config.epsilon,
+                epsilon_high=config.epsilon_high,
+                dual_clip=config.dual_clip,
+                ratio=config.ratio,
+            )
+        ]
+        if output.values is not None:
+            losses.append(
+                value_loss(output.values, targets.returns, mask, weights, coefficient=config.value_coefficient)
+            )
+        if targets.reference_logprobs is not None:
+            losses.append(
+                kl_loss(
+                    output.logprobs,
+                    targets.reference_logprobs,
+                    mask,
+                    weights,
+                    estimator=config.kl_estimator,
+                    coefficient=config.kl_coefficient,
+                )
+            )
+        if config.entropy_coefficient:
+            losses.append(entropy_loss(output.entropy, weights, coefficient=config.entropy_coefficient))
+        metrics = {"entropy": float(output.entropy.detach().sum())}
+        for loss in losses:
+            metrics |= loss.metrics
+        return Loss(total=torch.stack([loss.total for loss in losses]).sum(), metrics=metrics)
 
     def _minibatches(self, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
         for _ in range(self.config.num_epochs):

@@ -27,7 +27,7 @@ from agents.envs import EnvPool, open_pool
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
 from agents.metrics import MetricsLog, describe, describe_mismatch, describe_staleness
-from agents.models import load_model, load_tokenizer, pick_device, resolve_model
+from agents.models import load_model, load_tokenizer, no_progress_bars, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.sampler import Sampler, seed_of
@@ -76,8 +76,9 @@ class Trainer:
             value_head=config.ppo.advantage == "gae",
             autocast=torch.bfloat16 if config.autocast else None,
             gradient_checkpointing=config.gradient_checkpointing,
+            entropy_gradient=config.ppo.entropy_coefficient > 0,
         )
-        self.ppo = PPO(self.policy, config.ppo)
+        self.ppo = PPO(self.policy, config.ppo, max_completion_length=config.rollout.max_completion_length)
         self.engine = open_engine(
             config.rollout.engine,
             model_path,
@@ -100,6 +101,7 @@ class Trainer:
         self.test_envs = self._env_pool(**self._held_out)
         if config.warm_up_steps and not self._started:
             self._warm_up()
+        self._reference = self._load_reference() if config.ppo.kl_coefficient else None
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the user stopped it before.
@@ -184,6 +186,9 @@ class Trainer:
         old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
         figures |= describe_mismatch(batch, old) | describe_staleness(valid, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
+        if self._reference is not None:
+            reference = self._reference.evaluate(batch, config.ppo.micro_batch_size)
+            targets = dataclasses.replace(targets, reference_logprobs=reference.logprobs)
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, self.step))
         figures |= self.ppo.update(batch, old, targets, generator=generator)
         self._record("training", self.step + 1, trajectories)
@@ -245,6 +250,17 @@ class Trainer:
             self.policy.model, self.chat, pairs, seed=self.config.seed, steps=self.config.warm_up_steps, log=self.log
         )
         self.log(f"Warmed up in {report.seconds:.0f} s.")
+
+    def _load_reference(self) -> Policy:
+        """Return the policy that training began with; it is kept beside the checkpoints."""
+        folder = self.config.output_dir / "reference"
+        if not self._started:
+            with no_progress_bars():
+                self.policy.model.save_pretrained(folder)
+        model = load_model(folder, "float32").requires_grad_(False)
+        torch.nn.Module.to(model, self.device)
+        autocast = torch.bfloat16 if self.config.autocast else None
+        return Policy(model, temperature=self.config.rollout.temperature, autocast=autocast)
 
     def _sync(self) -> dict[str, float]:
         """Give the engine the policy's weights, and check that it has them."""

@@ -211,6 +211,8 @@ class Advantages(_Tensors):
     """``[B, T]`` float32: 0 where the action mask is False."""
     returns: torch.Tensor
     """``[B, T]`` float32: the value head's targets."""
+    reference_logprobs: torch.Tensor | None = None
+    """``[B, T]`` float32: what a KL penalty measures the distance from; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

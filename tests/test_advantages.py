@@ -1,14 +1,21 @@
 """Advantages: cases worked by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from agents.advantages import (
+    ESTIMATORS,
+    dr_grpo,
     estimate_advantages,
     gae,
+    grpo,
     importance_ratio,
     importance_weights,
+    reinforce_plus_plus,
     reinforce_plus_plus_baseline,
+    rloo,
     whiten,
 )
 from agents.config import PPOConfig
@@ -64,6 +71,32 @@ def test_the_spread_of_a_group_does_not_divide_its_advantages() -> None:
 def test_a_single_episode_is_its_own_baseline() -> None:
     out = reinforce_plus_plus_baseline(torch.tensor([1.0, -1.0, 1.0]), torch.tensor([0, 1, 1]), mask("x", "x", "x"))
     assert out.advantages.flatten().tolist() == pytest.approx([0, -(1.5**0.5), 1.5**0.5])
+
+
+REWARDS, GROUPS = torch.tensor([3.0, 1.0, -1.0, 7.0, 5.0, 0.0]), torch.tensor([4, 4, 4, 2, 2, 9])
+ONES = torch.ones(6, 1, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "expected"),
+    [
+        (dr_grpo, [2, 0, -2, 1, -1, 0]),
+        (rloo, [3, 0, -3, 2, -2, 0]),
+        (grpo, [2 / 2.0001, 0, -2 / 2.0001, 1 / (2**0.5 + 1e-4), -1 / (2**0.5 + 1e-4), 0]),
+        (reinforce_plus_plus, [(r - 2.5) / (95 / 12) ** 0.5 for r in (3, 1, -1, 7, 5, 0)]),
+        (reinforce_plus_plus_baseline, [a / (10 / 6) ** 0.5 for a in (2, 0, -2, 1, -1, 0)]),
+    ],
+)
+def test_the_estimators_are_worked_by_hand(estimate: Any, expected: list[float]) -> None:
+    assert estimate(REWARDS, GROUPS, ONES).advantages.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_leaves_unsampled_tokens_alone_and_gives_a_sequence_one_value(name: str) -> None:
+    out = ESTIMATORS[name](torch.tensor([2.0, -1.0]), torch.tensor([0, 0]), mask(".x.x", "xx.."))
+    for row, drawn in zip(out.advantages, mask(".x.x", "xx.."), strict=True):
+        assert row[~drawn].tolist() == [0.0, 0.0]
+        assert row[drawn][0] == row[drawn][1] != 0
 
 
 def test_the_returns_are_the_rewards_on_the_sampled_tokens() -> None:
@@ -146,8 +179,10 @@ def test_weighing_the_advantages_weighs_the_loss_of_each_token() -> None:
         for t in range(4):
             here = torch.zeros(3, 4, dtype=torch.bool)
             here[row, t] = True
-            plain = policy_loss(logprobs, torch.zeros(3, 4), advantages, everyone & here).total
-            weighed = policy_loss(logprobs, torch.zeros(3, 4), advantages * weights, everyone & here).total
+            plain = policy_loss(logprobs, torch.zeros(3, 4), advantages, everyone & here, here.float()).total
+            weighed = policy_loss(
+                logprobs, torch.zeros(3, 4), advantages * weights, everyone & here, here.float()
+            ).total
             assert weighed.item() == pytest.approx((plain * weights[row, t]).item(), rel=1e-5)
 
 

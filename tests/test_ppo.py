@@ -152,6 +152,45 @@ def test_an_update_makes_good_tokens_likelier_and_bad_ones_less_likely() -> None
     assert (change[1::2] < 0).all()
 
 
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_the_gradient_is_the_same_however_it_is_cut_whatever_the_loss(aggregation: str, ratio: str) -> None:
+    batch, found = random_batch(V, rows=6), []
+    for micro_batch_size in (6, 4, 1):
+        agent = ppo(
+            aggregation=aggregation,
+            ratio=ratio,
+            micro_batch_size=micro_batch_size,
+            kl_coefficient=0.3,
+            entropy_coefficient=0.2,
+        )
+        agent.policy._entropy_gradient = True
+        old = agent.policy.evaluate(batch, 8)
+        aims = replace(targets(batch), reference_logprobs=moved(moved(old, batch), batch).logprobs)
+        agent.accumulate(batch, moved(old, batch), aims)
+        found.append(torch.cat([g.flatten() for g in gradients(agent)]))
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 1e-5 * found[0].norm()
+
+
+def test_a_kl_penalty_pulls_the_policy_back() -> None:
+    agent, batch = ppo(kl_coefficient=1.0, num_epochs=4), random_batch(V)
+    nothing = torch.zeros_like(batch.sampling_logprobs)
+    other = Policy(tiny_qwen2(V, seed=3)).evaluate(batch, 8).logprobs
+    aims = Advantages(advantages=nothing, returns=nothing, reference_logprobs=other)
+    first, *_, last = [run_update(agent, batch, aims)["kl"] for _ in range(4)]
+    assert 0 < last < first / 2
+
+
+def test_an_entropy_bonus_raises_the_entropy() -> None:
+    agent, batch = ppo(entropy_coefficient=1.0, num_epochs=4), random_batch(V)
+    agent.policy._entropy_gradient = True
+    nothing = torch.zeros_like(batch.sampling_logprobs)
+    aims = Advantages(advantages=nothing, returns=nothing)
+    first, *_, last = [run_update(agent, batch, aims)["entropy"] for _ in range(3)]
+    assert last > first + 0.05
+
+
 @pytest.mark.parametrize(("rows", "minibatches", "epochs", "updates"), [(6, 2, 1, 2), (6, 4, 3, 9), (2, 4, 1, 2)])
 def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int, epochs: int, updates: int) -> None:
     agent = ppo(num_minibatches=minibatches, num_epochs=epochs)
