@@ -76,12 +76,12 @@ def _unwrap(text: str, command: re.Pattern[str]) -> str:
             inner = text[len(start) : -len(end)]
             return text if start in inner or end in inner else inner
     match = command.match(text)
-    if match and _partner(text, match.end() - 1) == len(text) - 1:
+    if match and partner(text, match.end() - 1) == len(text) - 1:
         return text[match.end() : -1]
     return text
 
 
-def _partner(text: str, start: int) -> int:
+def partner(text: str, start: int) -> int:
     """Where the bracket at `start` closes, counting all kinds alike; -1 if it does not."""
     depth = 0
     for index in range(start, len(text)):
@@ -284,18 +284,22 @@ def judge_text(gold: str, answer: str) -> tuple[bool, str] | None:
     >>> judge_text(r"5\sqrt{2}", r"\sqrt{50}") is None
     True
     """
+    return judge_alike(gold, answer) or _judge_tidy(tidy(gold), tidy(answer))
+
+
+def judge_alike(gold: str, answer: str) -> tuple[bool, str] | None:
+    """Judge what needs no reading: the same text is right, an empty or overlong one is wrong."""
     if gold == answer != "":
         return True, "same text"
     if len(answer) > max(MAX_ANSWER_CHARS, 2 * len(gold)):
         return False, f"longer than {MAX_ANSWER_CHARS} characters"
-    return _judge_tidy(tidy(gold), tidy(answer))
+    gold, answer = tidy(gold), tidy(answer)
+    if same_text(gold, answer):
+        return True, "same text"
+    return None if answer.strip("$ ") else (False, "empty")
 
 
 def _judge_tidy(gold: str, answer: str) -> tuple[bool, str] | None:
-    if same_text(gold, answer):
-        return True, "same text"
-    if not answer.strip("$ "):
-        return False, "empty"
     if based := _BASED.fullmatch(gold):
         return _judge_based(based, answer)
     if number := parse_number(gold):
@@ -317,10 +321,18 @@ def _judge_brackets(gold: str, answer: str) -> tuple[bool, str] | None:
 
 
 def _judge_number(gold: Number, answer: str) -> tuple[bool, str] | None:
-    """Judge an answer where a number is right.
+    """Judge an answer where a number is right."""
+    number = read_number(gold, answer)
+    if not isinstance(number, Number):
+        return None if number is None else (False, number)
+    return (True, "equal numbers") if same_number(gold, number) else (False, "another number")
+
+
+def read_number(gold: Number, answer: str) -> Number | str | None:
+    """Read the number that a tidy answer gives where `gold` is right, or say why it gives none.
 
     It may be written as ``x = 7`` or ``3 + 4 = 7`` (the last side that is a number counts) or with a modulus. What
-    is not plainly a number, but could be one in words, is left to algebra. The letter of a choice is passed over.
+    is not plainly a number, but could be one in words, is None. The letter of a choice is passed over.
     """
     if (based := _BASED.fullmatch(answer)) and based["base"] == "10":
         answer = based["digits"]
@@ -332,12 +344,12 @@ def _judge_number(gold: Number, answer: str) -> tuple[bool, str] | None:
     if number is None:
         if _may_be_a_number(answer):
             return None
-        return False, "not a single number: arithmetic is left to do, or more stands beside it"
+        return "not a single number: arithmetic is left to do, or more stands beside it"
     if gold.unit and number.unit and gold.unit != number.unit:
-        return False, f"in {number.unit} instead of {gold.unit}"
+        return f"in {number.unit} instead of {gold.unit}"
     if gold.kind == "integer" and number.kind == "quotient" and number.value.denominator == 1:
-        return False, "a division that is left to do"
-    return (True, "equal numbers") if same_number(gold, number) else (False, "another number")
+        return "a division that is left to do"
+    return number
 
 
 def _may_be_a_number(text: str) -> bool:
@@ -360,8 +372,8 @@ def _brackets(text: str) -> str:
     >>> _brackets("(1,2)"), _brackets(r"\{1,2\}"), _brackets("(1,2),(3,4)")
     ('a tuple or an interval', 'a set', '')
     """
-    if text[:1] in ("(", "[") and _partner(text, 0) == len(text) - 1:
+    if text[:1] in ("(", "[") and partner(text, 0) == len(text) - 1:
         return "a tuple or an interval"
-    if text[:2] == r"\{" and _partner(text, 1) == len(text) - 1:
+    if text[:2] == r"\{" and partner(text, 1) == len(text) - 1:
         return "a set"
     return ""

@@ -6,6 +6,7 @@ import numbers
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from cir_env.errors import OptionError
 
@@ -99,3 +100,14 @@ def did_you_mean(got: object, names: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(got), list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def parse_spec(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Split a text such as ``hub:OWNER/NAME?statement=question&answer=gold`` into a name and its options.
+
+    Example:
+        >>> parse_spec("number?rel_tol=0.01"), parse_spec("set")
+        (('number', (('rel_tol', '0.01'),)), ('set', ()))
+    """
+    name, _, query = spec.partition("?")
+    return name, tuple(parse_qsl(query, keep_blank_values=True))

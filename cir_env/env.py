@@ -2,19 +2,18 @@ r"""The environment: a problem, what a policy writes about it, and what its code
 
 import logging
 import os
-import sys
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future, wait
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import gymnasium
 
 from cir_env.arguments import check_choice, check_integer, check_number, check_reset_options
-from cir_env.episode import Episode
+from cir_env.episode import Episode, print_news
 from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
-from cir_env.grading import Verdict, shared_grader
+from cir_env.grading import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
-from cir_env.problems import Problem, ProblemSet, load_problems
+from cir_env.problems import Problem, ProblemSet, load_problems, with_answer_type
 from cir_env.prompts import (
     EXHAUSTED,
     Prompt,
@@ -33,21 +32,11 @@ from cir_env.spaces import UnicodeText
 _LOG: Final = logging.getLogger("cir_env")
 _RESET_OPTIONS: Final = ("problem_index", "interaction_budget")
 _WALL_PER_CPU_SECOND: Final = 12.0
-# A program must not command the terminal of who watches it.
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in b"\t\n"}
-
 
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 """Observation, reward, terminated, truncated, information."""
 Stages = Generator["Future[Any]", None, StepResult]
 """A step that yields each future that has to be done before it goes on, and returns its result."""
-
-
-class AnswerGrader(Protocol):
-    """Says whether an answer is right; `cir_env.grading.Grader` does."""
-
-    def submit(self, gold: str, answer: str) -> "Future[Verdict]":
-        """Begin to compare an answer with the right one."""
 
 
 class CodeMathEnv(gymnasium.Env[str, str]):
@@ -132,6 +121,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `problems` ("arithmetic"): a `ProblemSet`, or what `cir_env.problems.load_problems` takes: the name of a
       generator, `hub:OWNER/NAME`, or a path.
     - `split` ("train"): "train" or "test".
+    - `answer_type` (None): how the answers of all problems are compared with the right ones, such as
+      "number?rel_tol=0.01", "choice", "set", "interval" or "module:function" (a verifier of your own); see
+      `cir_env.answer_types`. By default each problem says so itself, and "math", the paper's semantics, is its default.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
     - `observation` ("transcript"): or "feedback".
     - `prompt` ("cir"): a name in `cir_env.prompts.PROMPTS`, or a function from a `Problem` to a text.
@@ -174,6 +166,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         *,
         problems: ProblemSet | str | os.PathLike[str] = "arithmetic",
         split: str = "train",
+        answer_type: str | None = None,
         interaction_budget: int = 2,
         observation: Literal["transcript", "feedback"] = "transcript",
         prompt: Prompt = "cir",
@@ -196,10 +189,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
         Raises:
             OptionError: An argument is out of its range or of the wrong type.
-            ProblemError: The problems can not be found or read.
+            ProblemError: The problems can not be found or read, or one has an answer that is not of `answer_type`.
         """
         check_prompt(prompt)
         self.problems = load_problems(problems, split)
+        if answer_type is not None:
+            self.problems = with_answer_type(self.problems, answer_type)
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
         self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
         self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)
@@ -410,7 +405,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         episode.reward_valid = not fault
         if not fault and (answer := episode.answer()) is not None:
             episode.predicted = answer
-            episode.correct, episode.reward_valid = yield from self._grade(episode.problem.answer, answer)
+            episode.correct, episode.reward_valid = yield from self._grade(episode.problem, answer)
         reward = self._reward(episode, truncated=truncated) if episode.reward_valid else 0.0
         episode.outcome = f"\n[reward {reward:+g}: answer {episode.predicted!r}, right {episode.problem.answer!r}]\n"
         self._end_session()
@@ -423,18 +418,21 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         episode.reward_valid = reward is not None
         return 0.0 if reward is None else check_number("reward", reward)
 
-    def _grade(self, gold: str, answer: str) -> Generator["Future[Verdict]", None, tuple[bool, bool]]:
+    def _grade(self, problem: Problem, answer: str) -> Generator["Future[Verdict]", None, tuple[bool, bool]]:
         """Return whether the answer is right, and whether that could be judged."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
-            future = grader.submit(gold, answer)
+            future = grader.submit(problem.answer, answer, problem.answer_type)
             yield future
             verdict = future.result()
         except GraderUnavailable as error:
             verdict = Verdict(correct=False, reason=str(error), valid=False)
         if not verdict.valid:
             _LOG.warning(
-                "Leaving out an episode with the right answer %r: it can not be graded: %s", gold, verdict.reason
+                "Leaving out an episode of problem %s, right answer %r: it can not be graded: %s",
+                problem.id,
+                problem.answer,
+                verdict.reason,
             )
         return verdict.correct and verdict.valid, verdict.valid
 
@@ -445,13 +443,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     def _print_news(self) -> None:
         """Print what of the transcript was not printed yet, if someone watches."""
-        if self.render_mode != "human" or self._episode is None:
-            return
-        text = self._episode.transcript + self._episode.outcome
-        news = text[self._episode.printed_chars :].translate(_CONTROLS)
-        encoding = sys.stdout.encoding or "utf-8"
-        print(news.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-        self._episode.printed_chars = len(text)
+        if self.render_mode == "human" and self._episode is not None:
+            print_news(self._episode)
 
     def _end_session(self) -> None:
         if self._episode is not None and self._episode.session is not None:

@@ -1,12 +1,16 @@
 """The state of one episode of `cir_env.env.CodeMathEnv`."""
 
+import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from cir_env.parsing import count_blocks, final_answer
 from cir_env.problems import Problem
 from cir_env.rewards import EpisodeRecord
 from cir_env.sandbox import Session, Status
+
+# A program must not command the terminal of who watches it.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in b"\t\n"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,3 +107,12 @@ class Episode:
             "reward_valid": self.reward_valid,
             "answer": self.problem.answer if self.over else None,
         }
+
+
+def print_news(episode: Episode) -> None:
+    """Print what of an episode was not printed yet."""
+    text = episode.transcript + episode.outcome
+    news = text[episode.printed_chars :].translate(_CONTROLS)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(news.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
+    episode.printed_chars = len(text)

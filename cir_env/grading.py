@@ -1,7 +1,8 @@
 r"""Grading: is an answer the same as the gold answer, in bounded time and memory, whatever the policy wrote?
 
 Most answers are decided by their text in this process (`cir_env.answers`). The others are compared by algebra
-(math-verify, gold first) in a process of its own, which is started when it is first needed: `grading_worker`.
+(math-verify, gold first), or by a user's verifier, in a process of its own, which is started when it is first needed:
+`grading_worker`. What a problem's answer type means is said in `cir_env.answer_types`.
 """
 
 import atexit
@@ -14,9 +15,10 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from cir_env.answers import for_algebra, judge_text
+from cir_env.answer_types import AnswerType, find_answer_type
+from cir_env.answers import for_algebra
 from cir_env.errors import GraderUnavailable, OptionError
 
 _CACHE_SIZE = 10_000
@@ -37,23 +39,37 @@ class Verdict:
     """False if the fault is ours (the gold answer or the grader is broken): then `correct` means nothing."""
 
 
+_Key = tuple[str, str, str]  # how to compare, gold, answer
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Job:
     id: int
-    key: tuple[str, str]
+    key: _Key
     futures: list[Future[Verdict]] = field(default_factory=list)
     tries: int = 0
 
     def line(self) -> bytes:
-        return json.dumps({"id": self.id, "gold": self.key[0], "answer": self.key[1]}).encode() + b"\n"
+        request = dict(zip(("compare", "gold", "answer"), self.key, strict=True), id=self.id)
+        if ":" in self.key[0]:
+            request["path"] = _path()
+        return json.dumps(request).encode() + b"\n"
+
+
+class AnswerGrader(Protocol):
+    """Says whether an answer is right; `Grader` does."""
+
+    def submit(self, gold: str, answer: str, answer_type: str = "math") -> Future[Verdict]:
+        """Begin to compare an answer with the right one, as `cir_env.answer_types` says."""
 
 
 class Grader:
     r"""Grades answers; may be used from any thread, and by any number of them at once.
 
     Args:
-        time_limit_s: CPU seconds that one comparison may take. One that takes longer is wrong.
-        memory_limit_mb: Memory that one comparison may take on top of sympy.
+        time_limit_s: CPU seconds that one comparison may take. One that takes longer is wrong; a verifier that does, or
+            that takes 12 times as long by the clock, is a fault of ours.
+        memory_limit_mb: Memory that one comparison may take on top of sympy and of what a verifier imports.
         max_parallel: How many comparisons run side by side.
 
     Raises:
@@ -82,8 +98,8 @@ class Grader:
         self._lock = threading.Lock()  # guards all that follows; never held while something blocks
         self._write_lock = threading.Lock()  # keeps lines whole
         self._jobs: dict[int, _Job] = {}
-        self._by_key: dict[tuple[str, str], _Job] = {}
-        self._cache: dict[tuple[str, str], Verdict] = {}
+        self._by_key: dict[_Key, _Job] = {}
+        self._cache: dict[_Key, Verdict] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._unavailable = ""
@@ -93,37 +109,41 @@ class Grader:
         """Return the grader itself: Gymnasium copies the arguments of `make` and means the same processes."""
         return self
 
-    def submit(self, gold: str, answer: str | None) -> Future[Verdict]:
+    def submit(self, gold: str, answer: str | None, answer_type: str = "math") -> Future[Verdict]:
         """Begin to grade an answer.
 
         Args:
             gold: The right answer, LaTeX or plain.
             answer: The policy's; None if it gave none.
+            answer_type: How to compare them; see `cir_env.answer_types`.
 
         Returns:
             The verdict to come. It never holds an exception but `GraderUnavailable`.
 
         Raises:
             GraderUnavailable: The grader is closed, belongs to another process, or can not start.
-            OptionError: An argument is not text.
+            OptionError: An argument is not text, or there is no such answer type.
         """
         if not isinstance(gold, str) or not isinstance(answer, str | None):
             raise OptionError(
                 f"Expect `gold` and `answer` to be text, got {type(gold).__name__} and {type(answer).__name__}."
             )
         self._check_available()
+        kind = find_answer_type(answer_type)
         future: Future[Verdict] = Future()
         future.set_running_or_notify_cancel()  # a verdict on its way can not be called back
-        decided = self._decide(gold, answer)
-        if decided is None:
-            self._enqueue((for_algebra(gold), for_algebra(answer or "")), future)
-        else:
+        decided = self._decide(kind, gold, answer)
+        if decided is not None:
             future.set_result(decided)
+        elif kind.compare == "math":
+            self._enqueue(("math", for_algebra(gold), for_algebra(answer or "")), future)
+        else:
+            self._enqueue((kind.compare, gold, answer or ""), future)
         return future
 
-    def grade(self, gold: str, answer: str | None) -> Verdict:
+    def grade(self, gold: str, answer: str | None, answer_type: str = "math") -> Verdict:
         """Grade an answer and wait for the verdict; arguments and errors as in `submit`."""
-        return self.submit(gold, answer).result()
+        return self.submit(gold, answer, answer_type).result()
 
     def close(self) -> None:
         """End the grading process; verdicts that are still to come say that they are not valid."""
@@ -160,16 +180,18 @@ class Grader:
             raise GraderUnavailable(self._unavailable)
 
     @staticmethod
-    def _decide(gold: str, answer: str | None) -> Verdict | None:
-        """The verdict, if it can be had without algebra."""
+    def _decide(kind: AnswerType, gold: str, answer: str | None) -> Verdict | None:
+        """The verdict, if it can be had in this process."""
         if not gold.strip():
             return Verdict(correct=False, reason="the gold answer is blank", valid=False)
         if answer is None:
             return Verdict(correct=False, reason="no answer")
-        judged = judge_text(gold, answer)
+        if not kind.can_read(gold):
+            return Verdict(correct=False, reason="the gold answer is not of its type", valid=False)
+        judged = kind.judge(gold, answer)
         return Verdict(correct=judged[0], reason=judged[1]) if judged else None
 
-    def _enqueue(self, key: tuple[str, str], future: Future[Verdict]) -> None:
+    def _enqueue(self, key: _Key, future: Future[Verdict]) -> None:
         with self._lock:
             self._check_available()
             cached = self._cache.get(key)
@@ -188,7 +210,7 @@ class Grader:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start the worker and its reader; the caller holds the lock."""
-        configuration = {**self._configuration, "path": [path or os.getcwd() for path in sys.path]}
+        configuration = {**self._configuration, "path": _path()}
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", str(_WORKER), json.dumps(configuration)],
@@ -290,6 +312,10 @@ class Grader:
         self._jobs.clear()
         self._by_key.clear()
         return jobs
+
+
+def _path() -> list[str]:
+    return [path or os.getcwd() for path in sys.path]
 
 
 _DIED_TWICE = Verdict(correct=False, reason="the grading process died twice", valid=False)

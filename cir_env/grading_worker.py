@@ -1,16 +1,20 @@
-"""The grading process: compares answers by algebra, each in a child of its own that can be killed alone.
+"""The grading process: compares answers, each in a child of its own that can be killed alone.
 
 It is run as a program, ``python -I grading_worker.py CONFIGURATION``, by `cir_env.grading`, never imported by it.
-It reads one JSON object a line from stdin, ``{"id", "gold", "answer"}``, and writes one a line to stdout, in any
-order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` when it can not work at all. It ends at the end
-of stdin, or when its parent is gone.
+It reads one JSON object a line from stdin, ``{"id", "compare", "gold", "answer"}``, and writes one a line to stdout, in
+any order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` when it can not work at all. It ends at the end
+of stdin, or when its parent is gone. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by
+a user's verifier ("module:function", with the "path" to import it from).
 
-Importing sympy takes half a second, so that happens once, here; a fork per answer then takes a millisecond. A
-child first gets a short turn (an eighth of the time limit). Those that need more wait for a second, full turn
-behind all others, and never fill every slot, so that a heap of runaway answers (``9^{9^{9}}``) starves nobody.
+Importing sympy takes half a second, so that happens once, here, as does the import of a verifier; a fork per answer
+then takes a millisecond. A child first gets a short turn (an eighth of the time limit). Those that need more wait for
+a second, full turn behind all others, and never fill every slot, so that a heap of runaway answers (``9^{9^{9}}``)
+starves nobody.
 """
 
+import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -19,11 +23,17 @@ import selectors
 import signal
 import sys
 import time
+import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 _WALL_LIMIT_S = 60.0  # for a child that neither ends nor uses its CPU time: our fault, never the policy's
+_WALL_PER_CPU_SECOND = 12.0  # for a verifier, which may sleep
+_GRACE_S = 2.0
+_IMPORT_LIMIT_S = 60
 _POLL_S = 2.0
 _WARM_UP = (  # touches what sympy imports late and caches
     (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
@@ -71,11 +81,62 @@ def _same_size(gold: Any, answer: Any) -> bool:
     return bool(abs(sizes[0] - sizes[1]) <= max(sizes) / 1000)
 
 
+Comparison = Callable[[str, str], dict[str, Any]]
+
+
+def load_comparison(compare: str, path: list[str]) -> Comparison:
+    """Return what compares a gold answer with another; the modules that it needs are imported here.
+
+    Args:
+        compare: "math", "set", "interval" or a verifier's "module:function".
+        path: Where a verifier may be imported from.
+    """
+    if compare == "math":
+        return judge
+    if ":" not in compare:
+        from cir_env.answer_parts import judge_parts
+
+        return partial(judge_parts, compare, algebra=judge)
+    sys.path.extend(folder for folder in path if folder not in sys.path)
+    importlib.invalidate_caches()
+    module, _, names = compare.partition(":")
+    verifier: Any = importlib.import_module(module)
+    for name in names.split("."):
+        verifier = getattr(verifier, name)
+    return partial(_verify, verifier)
+
+
+def _verify(verifier: Callable[[str, str], object], gold: str, answer: str) -> dict[str, Any]:
+    try:
+        correct = verifier(gold, answer)
+    except BaseException as error:
+        return _fault("the verifier raises", error)
+    if not isinstance(correct, bool):
+        return _fault(f"the verifier returns {type(correct).__name__}, not bool")
+    reason = "accepted by the verifier" if correct else "refused by the verifier"
+    return {"correct": correct, "reason": reason, "valid": True}
+
+
+def _fault(reason: str, error: BaseException | None = None) -> dict[str, Any]:
+    if error is not None:
+        reason += " " + "".join(traceback.format_exception_only(error)).strip()[:200]
+    return {"correct": False, "reason": reason, "valid": False}
+
+
+def _stop_import(*_: object) -> None:
+    raise TimeoutError(f"it takes more than {_IMPORT_LIMIT_S} s")
+
+
 @dataclass(kw_only=True, slots=True)
 class _Job:
     request: dict[str, Any]
     tries: int = 0
     is_slow: bool = False
+
+    @property
+    def is_verifier(self) -> bool:
+        """Whether the user's code compares, so that its faults are ours and not the policy's."""
+        return ":" in self.request["compare"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,6 +145,12 @@ class _Child:
     pid: int
     ends_at: float
     output: bytes = b""
+    is_stuck: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has said all; what a verifier left behind may hold the pipe open."""
+        return self.output.endswith(b"\n")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,6 +163,7 @@ class _Server:
     quick: deque[_Job] = field(default_factory=deque)
     slow: deque[_Job] = field(default_factory=deque)
     children: dict[int, _Child] = field(default_factory=dict)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     def serve(self) -> None:
@@ -113,7 +181,7 @@ class _Server:
                     return
                 *lines, unread = (unread + data).split(b"\n")
                 self.quick.extend(_Job(request=json.loads(line)) for line in lines)
-            self.kill_stuck_children()
+            self.end_stuck_children()
 
     def start_children(self) -> None:
         while len(self.children) < self.slots:
@@ -125,23 +193,50 @@ class _Server:
             else:
                 return
             job.tries += 1
+            comparison = self.comparison(job.request)
+            wall_limit_s = _WALL_PER_CPU_SECOND * time_limit_s if job.is_verifier else _WALL_LIMIT_S
             output, child_output = os.pipe()
             pid = os.fork()
             if pid == 0:
-                _run_child(job.request, child_output, time_limit_s, self.memory_limit_mb)
+                os.close(self.requests)
+                os.close(self.replies)
+                wall_timer_s = wall_limit_s if job.is_verifier else 0.0
+                limit = partial(_set_limits, time_limit_s, wall_timer_s, self.memory_limit_mb)
+                _run_child(job, comparison, child_output, limit)
+            with contextlib.suppress(OSError):  # the child does so too: who comes first
+                os.setpgid(pid, pid)
             os.close(child_output)
-            self.children[output] = _Child(job=job, pid=pid, ends_at=time.monotonic() + _WALL_LIMIT_S)
+            self.children[output] = _Child(job=job, pid=pid, ends_at=time.monotonic() + wall_limit_s + _GRACE_S)
             self.selector.register(output, selectors.EVENT_READ)
+
+    def comparison(self, request: dict[str, Any]) -> Comparison:
+        """Load a comparison when it is first asked for; where that fails, all that it should do is a fault."""
+        compare = request["compare"]
+        if compare not in self.comparisons:
+            signal.signal(signal.SIGALRM, _stop_import)
+            signal.alarm(_IMPORT_LIMIT_S)
+            try:
+                self.comparisons[compare] = load_comparison(compare, request.get("path", []))
+            except BaseException as error:
+                fault = _fault(f"{compare} can not be imported for grading:", error)
+                self.comparisons[compare] = lambda gold, answer: fault
+            finally:
+                signal.alarm(0)
+        return self.comparisons[compare]
 
     def read_child(self, output: int) -> None:
         child = self.children[output]
         data = os.read(output, 1 << 16)
         child.output += data
-        if data:
-            return
+        if not data or child.is_done:
+            self.end_child(output)
+
+    def end_child(self, output: int) -> None:
+        """Reply what has become of a child, and end what it may have started."""
+        child = self.children.pop(output)
         self.selector.unregister(output)
         os.close(output)
-        del self.children[output]
+        os.killpg(child.pid, signal.SIGKILL)
         _, status = os.waitpid(child.pid, 0)
         verdict = self.verdict(child, status)
         if verdict:
@@ -151,13 +246,13 @@ class _Server:
         """What the end of a child means; None if its job was put back into a queue."""
         job = child.job
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if not ended_by and child.output.endswith(b"}"):
+        if child.is_done:
             result: dict[str, Any] = json.loads(child.output)
             return result
-        if ended_by in (signal.SIGPROF, signal.SIGXCPU):
+        if ended_by in (signal.SIGPROF, signal.SIGXCPU, signal.SIGALRM) or (child.is_stuck and job.is_verifier):
             if job.is_slow:
                 reason = f"takes more than {self.time_limit_s:g} s to compare"
-                return {"correct": False, "reason": reason, "valid": True}
+                return {"correct": False, "reason": reason, "valid": not job.is_verifier}
             job.is_slow = True
             job.tries = 0
             self.slow.append(job)
@@ -167,37 +262,40 @@ class _Server:
                 return {"correct": False, "reason": "grading was killed twice from outside", "valid": False}
             (self.slow if job.is_slow else self.quick).append(job)
             return None
-        return {"correct": False, "reason": "crashes the comparison", "valid": True}
+        return {"correct": False, "reason": "crashes the comparison", "valid": not job.is_verifier}
 
-    def kill_stuck_children(self) -> None:
+    def end_stuck_children(self) -> None:
         now = time.monotonic()
-        for child in self.children.values():
-            if now > child.ends_at:
-                os.kill(child.pid, signal.SIGKILL)
+        for output in [output for output, child in self.children.items() if now > child.ends_at]:
+            self.children[output].is_stuck = True
+            self.end_child(output)
 
     def kill_children(self) -> None:
         for child in self.children.values():
-            os.kill(child.pid, signal.SIGKILL)
+            os.killpg(child.pid, signal.SIGKILL)
 
     def send(self, reply: dict[str, Any]) -> None:
         _write(self.replies, json.dumps(reply).encode() + b"\n")
 
 
-def _run_child(request: dict[str, Any], output: int, time_limit_s: float, memory_limit_mb: float) -> None:
+def _run_child(job: _Job, comparison: Comparison, output: int, limit: Callable[[], None]) -> None:
     """Judge one answer and end the process, within limits whose breach ends it too."""
     try:
         try:
-            _set_limits(time_limit_s, memory_limit_mb)
+            os.setpgid(0, 0)
+            limit()
         except (OSError, ValueError) as error:
             result = {"correct": False, "reason": f"limits can not be set: {error}", "valid": False}
         else:
-            result = _judge_safely(request)
-        _write(output, json.dumps(result).encode())
+            result = _judge_safely(job, comparison)
+        _write(output, json.dumps(result).encode() + b"\n")
     finally:
         os._exit(0)
 
 
-def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
+def _set_limits(time_limit_s: float, wall_limit_s: float, memory_limit_mb: float) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, wall_limit_s)  # 0: none
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # ends even a single long step inside C code
     _limit(resource.RLIMIT_CPU, int(time_limit_s) + 2)
@@ -206,9 +304,9 @@ def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
     _limit(resource.RLIMIT_FSIZE, 0)
 
 
-def _judge_safely(request: dict[str, Any]) -> dict[str, Any]:
+def _judge_safely(job: _Job, comparison: Comparison) -> dict[str, Any]:
     try:
-        return judge(request["gold"], request["answer"])
+        return comparison(job.request["gold"], job.request["answer"])
     except MemoryError:
         return {"correct": False, "reason": "needs too much memory to compare", "valid": True}
     except Exception as error:

@@ -1,16 +1,20 @@
-"""Problems: one problem, an immutable set of them, and the places that sets come from."""
+"""Problems: one problem, an immutable set of them, and the places that sets come from.
+
+A row of a file or data set may say by its field ``answer_type`` how its answer is compared: `cir_env.answer_types`.
+"""
 
 import hashlib
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self, overload
-from urllib.parse import parse_qsl
 
 from cir_env import generators
+from cir_env.answer_types import find_answer_type
+from cir_env.arguments import parse_spec
 from cir_env.errors import ProblemError
 from cir_env.rows import BadRowError, Fields, Problem, decode_row, first_line, problem_from_row
 
@@ -42,7 +46,7 @@ class ProblemSet(Sequence[Problem]):
         self._problems = tuple(problems)
         self._name = name
         self._skipped = skipped
-        self._recipe: tuple[str, str, int, int] | None = None
+        self._recipe: tuple[Callable[..., ProblemSet], tuple[Any, ...]] | None = None
         if not self._problems:
             bad = f" ({skipped} bad rows were skipped)" if skipped else ""
             raise ProblemError(f"Expect at least one problem in {name!r}, got none{bad}.")
@@ -96,7 +100,7 @@ class ProblemSet(Sequence[Problem]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._recipe is not None:
-            return _generate, self._recipe
+            return self._recipe
         columns = [tuple(getattr(p, f.name) for p in self._problems) for f in fields(Problem)]
         return _from_columns, (columns, self._name, self._skipped)
 
@@ -221,7 +225,7 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
     Args:
         spec: A set (returned as it is); a generator's name; ``hub:OWNER/NAME``; the path of a ``.jsonl`` or
             ``.parquet`` file; or a folder that holds ``train`` and ``test`` files of these kinds. Behind a data set or
-            a path may stand the names of its fields, as in ``hub:OWNER/NAME?statement=question&answer=gold``.
+            a path may stand the names of its `Fields`, as in ``hub:OWNER/NAME?statement=question&answer=gold``.
         split: "train" or "test". A set or a single file is taken whole under either.
 
     Raises:
@@ -232,8 +236,7 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
         return spec
     names: tuple[tuple[str, str], ...] = ()
     if isinstance(spec, str):
-        spec, _, query = spec.partition("?")
-        names = tuple(parse_qsl(query))
+        spec, names = parse_spec(spec)
         if spec.startswith("hub:"):
             return _load_hub(spec.removeprefix("hub:"), split, names)
         if generators.is_name(spec):
@@ -250,6 +253,20 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
         )
     stat = path.stat()
     return _load_file(path.resolve(), names, stat.st_mtime_ns, stat.st_size)
+
+
+def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
+    """Return problems with another answer type; the same arguments give the same object within a process.
+
+    Raises:
+        OptionError: There is no such answer type.
+        ProblemError: A gold answer is not of that type.
+
+    >>> with_answer_type(ProblemSet.generate("products", size=1), "number?rel_tol=0.01")[0].answer_type
+    'number?rel_tol=0.01'
+    """
+    find_answer_type(answer_type)
+    return _with_answer_type(problems, answer_type)
 
 
 def check_split(split: str) -> None:
@@ -293,8 +310,19 @@ def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
     ]
     made = ProblemSet(problems, name=f"{name}/{split}")
     if "reasoning_gym" not in name:
-        made._recipe = (name, split, seed, size)
+        made._recipe = (_generate, (name, split, seed, size))
     return made
+
+
+@lru_cache(maxsize=32)
+def _with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
+    typed = ProblemSet(
+        (replace(problem, answer_type=answer_type) for problem in problems),
+        name=problems.name,
+        skipped=problems.skipped,
+    )
+    typed._recipe = (with_answer_type, (problems, answer_type))
+    return typed
 
 
 def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int) -> ProblemSet:

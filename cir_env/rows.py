@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cir_env.errors import ProblemError
+from cir_env.answer_types import check_gold
+from cir_env.errors import OptionError, ProblemError
 from cir_env.parsing import last_boxed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One question with one exact answer."""
+    """One question with one right answer.
+
+    Raises:
+        ProblemError: There is no such answer type, or the answer is not of it.
+    """
 
     id: str
     """Unique in its set; of a generated problem, the same wherever the same operands are asked for."""
@@ -24,6 +29,16 @@ class Problem:
     """Where it comes from: a file's stem, a data set's or a generator's name."""
     subject: str = ""
     """Its field, such as "algebra"; empty when unknown."""
+    answer_type: str = "math"
+    """How answers are compared with the gold answer, such as "number?rel_tol=0.01"; see `cir_env.answer_types`."""
+
+    def __post_init__(self) -> None:
+        if self.answer_type == "math":
+            return
+        try:
+            check_gold(self.answer_type, self.answer)
+        except OptionError as error:
+            raise ProblemError(f"Problem {self.id!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +53,8 @@ class Fields:
     """Optional in a row; without it the row's number counts."""
     subject: str = "subject"
     """Optional in a row."""
+    answer_type: str = "answer_type"
+    """Optional in a row; where a data set means something else by it, name a field that no row has."""
     boxed: bool = False
     r"""Whether the answer is the last ``\boxed{}`` of its field, as in a worked solution."""
 
@@ -66,7 +83,8 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
         default_id: The id of a row that has none.
 
     Raises:
-        BadRowError: The row is no object, lacks a part, or has one of the wrong type.
+        BadRowError: The row is no object, lacks a part, has one of the wrong type, or an answer that is not of its
+            answer type.
     """
     if isinstance(row, BadRowError):
         raise row
@@ -78,13 +96,17 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
         if boxed is None or not boxed.strip():
             raise BadRowError(f"Expect an answer within \\boxed{{}} in field {names.answer!r}, got none.")
         answer = boxed.strip()
-    return Problem(
-        id=_text(row, names.id, role="id", default=default_id),
-        statement=_text(row, names.statement, role="statement"),
-        answer=answer,
-        source=source,
-        subject=_text(row, names.subject, role="subject", default=""),
-    )
+    try:
+        return Problem(
+            id=_text(row, names.id, role="id", default=default_id),
+            statement=_text(row, names.statement, role="statement"),
+            answer=answer,
+            source=source,
+            subject=_text(row, names.subject, role="subject", default=""),
+            answer_type=_text(row, names.answer_type, role="answer_type", default="math"),
+        )
+    except ProblemError as error:
+        raise BadRowError(f"{error} The type stands in field {names.answer_type!r}.") from None
 
 
 def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None = None) -> str:

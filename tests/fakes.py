@@ -100,15 +100,17 @@ class FakeGrader:
         self.valid = valid
         self.unavailable = unavailable
         self.graded: list[tuple[str, str]] = []
+        self.answer_types: list[str] = []
 
-    def grade(self, gold: str, answer: str) -> Verdict:
+    def grade(self, gold: str, answer: str, answer_type: str = "math") -> Verdict:
         if self.unavailable:
             raise GraderUnavailable("Expect a grader, got a fake that is none.")
         self.graded.append((gold, answer))
+        self.answer_types.append(answer_type)
         return Verdict(correct=gold == answer.strip(), reason="compared as strings", valid=self.valid)
 
-    def submit(self, gold: str, answer: str) -> "Future[Verdict]":
-        return _done(lambda: self.grade(gold, answer))
+    def submit(self, gold: str, answer: str, answer_type: str = "math") -> "Future[Verdict]":
+        return _done(lambda: self.grade(gold, answer, answer_type))
 
     def close(self) -> None:
         """Nothing is open."""

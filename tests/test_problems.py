@@ -123,7 +123,8 @@ def test_a_file_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
 def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
-        "Expect `fields` to map some of ['statement', 'answer', 'id', 'subject', 'boxed'] to names, got ['question']."
+        "Expect `fields` to map some of ['statement', 'answer', 'id', 'subject', 'answer_type', 'boxed'] to names, "
+        "got ['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
