@@ -32,7 +32,6 @@ from typing import Any
 
 _WALL_LIMIT_S = 60.0  # for a child that neither ends nor uses its CPU time: our fault, never the policy's
 _WALL_PER_CPU_SECOND = 12.0  # for a verifier, which may sleep
-_GRACE_S = 2.0
 _IMPORT_LIMIT_S = 60
 _POLL_S = 2.0
 _WARM_UP = (  # touches what sympy imports late and caches
@@ -200,13 +199,11 @@ class _Server:
             if pid == 0:
                 os.close(self.requests)
                 os.close(self.replies)
-                wall_timer_s = wall_limit_s if job.is_verifier else 0.0
-                limit = partial(_set_limits, time_limit_s, wall_timer_s, self.memory_limit_mb)
-                _run_child(job, comparison, child_output, limit)
+                _run_child(job, comparison, child_output, time_limit_s, self.memory_limit_mb)
             with contextlib.suppress(OSError):  # the child does so too: who comes first
                 os.setpgid(pid, pid)
             os.close(child_output)
-            self.children[output] = _Child(job=job, pid=pid, ends_at=time.monotonic() + wall_limit_s + _GRACE_S)
+            self.children[output] = _Child(job=job, pid=pid, ends_at=time.monotonic() + wall_limit_s)
             self.selector.register(output, selectors.EVENT_READ)
 
     def comparison(self, request: dict[str, Any]) -> Comparison:
@@ -222,6 +219,7 @@ class _Server:
                 self.comparisons[compare] = lambda gold, answer: fault
             finally:
                 signal.alarm(0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
         return self.comparisons[compare]
 
     def read_child(self, output: int) -> None:
@@ -249,7 +247,7 @@ class _Server:
         if child.is_done:
             result: dict[str, Any] = json.loads(child.output)
             return result
-        if ended_by in (signal.SIGPROF, signal.SIGXCPU, signal.SIGALRM) or (child.is_stuck and job.is_verifier):
+        if ended_by in (signal.SIGPROF, signal.SIGXCPU) or (child.is_stuck and job.is_verifier):
             if job.is_slow:
                 reason = f"takes more than {self.time_limit_s:g} s to compare"
                 return {"correct": False, "reason": reason, "valid": not job.is_verifier}
@@ -278,12 +276,12 @@ class _Server:
         _write(self.replies, json.dumps(reply).encode() + b"\n")
 
 
-def _run_child(job: _Job, comparison: Comparison, output: int, limit: Callable[[], None]) -> None:
+def _run_child(job: _Job, comparison: Comparison, output: int, time_limit_s: float, memory_limit_mb: float) -> None:
     """Judge one answer and end the process, within limits whose breach ends it too."""
     try:
         try:
             os.setpgid(0, 0)
-            limit()
+            _set_limits(time_limit_s, memory_limit_mb)
         except (OSError, ValueError) as error:
             result = {"correct": False, "reason": f"limits can not be set: {error}", "valid": False}
         else:
@@ -293,9 +291,7 @@ def _run_child(job: _Job, comparison: Comparison, output: int, limit: Callable[[
         os._exit(0)
 
 
-def _set_limits(time_limit_s: float, wall_limit_s: float, memory_limit_mb: float) -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, wall_limit_s)  # 0: none
+def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # ends even a single long step inside C code
     _limit(resource.RLIMIT_CPU, int(time_limit_s) + 2)
