@@ -287,8 +287,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
                 return result
             wait([awaited])
 
-    def begin_step(self, action: str) -> Stages:
+    def begin_step(self, action: str, *, final: bool = False) -> Stages:
         """Do what `step` does in stages, for callers that serve many environments in one thread.
+
+        Args:
+            action: Any string.
+            final: Take it as the final answer whatever blocks it holds, for policies that ask for executions by other
+                means, such as tool calls.
 
         Returns:
             A generator, which does nothing before its first `next`: it yields each future (an execution, a grading)
@@ -298,7 +303,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise ActionError(f"Expect an action to be a string, got {type(action).__name__}.")
         episode = self._episode_in_progress()
         room = self.max_transcript_chars - len(episode.transcript)
-        block = find_block(action) if self._block_ends_action(episode) else None
+        block = find_block(action) if not final and self._block_ends_action(episode) else None
         if block is None or block.end > room:
             episode.write(action[:room])
             return (yield from self._end(episode, truncated=len(action) > room))

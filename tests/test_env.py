@@ -310,3 +310,14 @@ def test_the_budget_is_shown_in_the_prompt_and_behind_each_result() -> None:
     assert prompt == PROMPT + "\n\nAt most 3 of your code blocks will be run."
     assert info["messages"][-1]["content"].endswith("At most 3 of your code blocks will be run.")
     assert [env.step(CODE)[0] for _ in range(3)] == [LEFT.format(left) for left in (2, 1, 0)]
+
+
+def test_a_final_action_is_the_answer_whatever_blocks_it_holds() -> None:
+    sandbox = FakeSandbox()
+    env = begun(sandbox=sandbox)
+    stages = env.begin_step(CODE + r"\boxed{6}", final=True)
+    assert next(stages).done()  # the grading
+    with pytest.raises(StopIteration) as end:
+        next(stages)
+    _, reward, terminated, _, info = end.value.value
+    assert (reward, terminated, info["interactions_left"], sandbox.executed) == (1.0, True, 2, [])
