@@ -88,6 +88,22 @@ class FakeSandbox:
         return ExecutionResult(status=status, stdout="".join(printed), error=error, cpu_seconds=0.0)
 
 
+class PatientSandbox(FakeSandbox):
+    """Ends no execution before so many have begun; each prints 6."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.waiting: list[Future[ExecutionResult]] = []
+
+    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+        self.waiting.append(Future())
+        if len(self.waiting) == self.number:
+            for future in self.waiting:
+                future.set_result(ExecutionResult(status=Status.OK, stdout="6", error="", cpu_seconds=0.0))
+        return self.waiting[-1]
+
+
 class FakeGrader:
     """Takes answers for right that are equal as strings, and remembers them.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trl_fakes import WARNINGS_OF_TRL, tool_model, tool_tokenizer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -73,6 +74,16 @@ def model_url() -> Iterator[str]:
 def test_a_model_behind_a_chat_api_plays(model_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("chat_api", url=model_url, model="scripted", episodes=2) == 1.0
     assert capsys.readouterr().out.count("(right)") == 2
+
+
+@pytest.mark.filterwarnings(*WARNINGS_OF_TRL)
+def test_trl_trains_a_model_on_it(tmp_path: Path) -> None:
+    tokenizer = tool_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    tool_model(tokenizer).save_pretrained(tmp_path / "tiny")
+    arguments = {"model": str(tmp_path / "tiny"), "problems": "arithmetic", "steps": 1, "max_completion_length": 32}
+    assert run("trl_grpo", output_dir=str(tmp_path / "run"), **arguments) == -1.0  # it knows nothing
+    assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
