@@ -10,6 +10,8 @@ Importing this package registers ``CodeMath-v0``, and ``CodeMathTokens-v0`` (`ci
 The article on the environment is the docstring of `cir_env.env.CodeMathEnv`.
 """
 
+from typing import Any
+
 import gymnasium
 
 gymnasium.register(
@@ -18,3 +20,14 @@ gymnasium.register(
     vector_entry_point="cir_env.vector:CodeMathVectorEnv",
 )
 gymnasium.register(id="CodeMathTokens-v0", entry_point="cir_env.small:make_tokens_env")
+
+# The library verifiers looks here for what belongs to the id "cir-env"; nobody else has to have it.
+__all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cir_env.adapters import verifiers
+
+    return getattr(verifiers, name)

@@ -1,0 +1,187 @@
+r"""`CodeMath-v0` for verifiers: ``pip install "cir-env[verifiers]"``.
+
+The id of the task set is ``cir-env``. Its configuration holds the arguments of `cir_env.env.CodeMathEnv`::
+
+    [env.taskset]
+    id = "cir-env"
+    task.arguments = {problems = "products", interaction_budget = 2}
+
+The same in Python; ``agent`` says who plays::
+
+    config = verifiers.v1.resolve_env_config({"taskset": {"id": "cir-env", "task": {"arguments": {...}}}})
+    env = verifiers.v1.load_environment(config)
+    async with env.serving():
+        episode = await env.run_episode(next(iter(env.taskset)), context)
+
+The policy runs code by calling the tool `python`, and its last message is its answer. Code runs in the environment's
+sandbox; in the agent's runtime nothing runs at all, so that ``subprocess``, the default here, is enough. A rollout that
+a fault of ours spoilt ends with an error and without a reward.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
+
+from pydantic import ConfigDict, Field
+
+from cir_env.adapters.tools import ToolEpisode, rows
+from cir_env.errors import EpisodeError
+
+try:
+    import openai
+    import verifiers.v1 as vf
+    from verifiers.v1.dialects.chat import message_to_wire
+except ImportError as error:
+    raise ImportError('Expect the library verifiers: pip install "cir-env[verifiers]".') from error
+
+__all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
+
+PYTHON_TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": "python",
+        "description": "Run a Python program and return what it printed.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "code": {"type": "string", "description": "The program. Only what it prints is returned."},
+            },
+            "required": ["code"],
+        },
+    },
+}
+
+
+class CodeMathTaskConfig(vf.TaskConfig):
+    """How episodes are made."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Those of `cir_env.env.CodeMathEnv`."""
+
+
+class CodeMathTasksetConfig(vf.TasksetConfig):
+    """Which problems there are, and how they are put."""
+
+    task: CodeMathTaskConfig = CodeMathTaskConfig()
+
+
+class CodeMathData(vf.TaskData):
+    """A problem; the right answer stays in the environment."""
+
+    problem_index: int
+
+
+class CodeMathState(vf.State):
+    """What belongs to one rollout."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    episode: ToolEpisode | None = Field(None, exclude=True)
+    """The episode; it never leaves the process."""
+    answer: str = ""
+    """The text of the policy's last message."""
+
+
+class CodeMathTask(vf.Task[CodeMathData, CodeMathState, CodeMathTaskConfig]):
+    """One problem, and one episode of it for each rollout."""
+
+    async def setup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+        """Begin the episode."""
+        trace.state.episode = ToolEpisode(**self.config.arguments)
+        trace.state.episode.reset(self.data.problem_index)
+
+    @vf.reward
+    async def codemath(self, trace: vf.Trace) -> float:
+        """End the episode with the last message, and return the environment's reward.
+
+        Raises:
+            EpisodeError: A fault of ours decided it; verifiers takes the rollout for failed.
+        """
+        reward = await trace.state.episode.finish(trace.state.answer)
+        if reward is None:
+            raise EpisodeError("Expect an episode that could be run and graded, got one to leave out: see the log.")
+        return float(reward)
+
+
+class CodeMathTaskset(vf.Taskset[CodeMathTask, CodeMathTasksetConfig]):
+    """A problem set."""
+
+    def load(self) -> Iterator[CodeMathTask]:
+        """Yield the problems in their order."""
+        for row in rows(**self.config.task.arguments):
+            data = CodeMathData(id=row["problem_id"], prompt=row["prompt"], problem_index=row["problem_index"])
+            yield CodeMathTask(data, self.config.task)
+
+
+class CodeMathHarnessConfig(vf.HarnessConfig):
+    """Nothing to choose."""
+
+
+class CodeMathHarness(vf.Harness[CodeMathHarnessConfig]):
+    """Asks the model and answers its calls, in this process, until it calls no more."""
+
+    APPENDS_SYSTEM_PROMPT: ClassVar[bool] = True
+    EXECUTES_CODE: ClassVar[bool] = False  # none in the agent's runtime
+    NEEDS_CONTAINER: ClassVar[bool] = False
+
+    async def launch(  # noqa: PLR0917 - the library's signature
+        self,
+        ctx: vf.ModelContext,
+        trace: vf.Trace,
+        runtime: vf.Runtime,
+        endpoint: str,
+        secret: str,
+        mcp_urls: dict[str, str],
+        data: vf.TaskData,
+    ) -> vf.ProgramResult:
+        """Play the episode that the task has begun, except for its end."""
+        episode = trace.state.episode
+        system, prompt = self.resolve_prompt(data)
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += map(message_to_wire, prompt)
+        client: Any = openai.AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None)
+        async with client:
+            # One message for each block, one for a call beyond the budget, and one for the answer.
+            for _ in range(episode.info["interaction_budget"] + 2):
+                completion = await client.chat.completions.create(
+                    model=ctx.model, messages=messages, tools=[PYTHON_TOOL]
+                )
+                reply = completion.choices[0].message
+                messages.append(reply.model_dump(exclude_none=True))
+                trace.state.answer = reply.content or ""
+                for call in reply.tool_calls or []:
+                    content = await _answer(episode, call.function.name, call.function.arguments)
+                    messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
+                if episode.over or not reply.tool_calls:
+                    break
+        return vf.ProgramResult(exit_code=0, stdout="", stderr="")
+
+    async def cleanup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
+        """Close the episode, which may have failed before its end."""
+        if trace.state.episode is not None:
+            trace.state.episode.close()
+
+
+class CodeMathConfig(vf.EnvConfig):
+    """Who plays, and on what."""
+
+    agent: vf.AgentConfig = vf.AgentConfig(runtime=vf.SubprocessConfig())
+
+
+class CodeMath(vf.Env[CodeMathConfig]):
+    """One agent for each episode."""
+
+    async def run(self, task: vf.Task, agents: vf.Agents) -> None:
+        """Let it play."""
+        await agents.agent.run(task)
+
+
+async def _answer(episode: ToolEpisode, name: str, arguments: str) -> str:
+    """Answer a call, whatever the model called and with what."""
+    try:
+        code = json.loads(arguments)["code"] if name == "python" else None
+    except (ValueError, KeyError, TypeError):
+        code = None
+    if code is None:
+        return f'Expect a call of python with {{"code": "..."}}, got {name} with {arguments}.'
+    return await episode.python(code)
