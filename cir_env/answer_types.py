@@ -13,7 +13,7 @@ A type is written as a name, perhaps with options behind it:
   bracket matters. Intervals are not merged: ``(0,2)`` is another answer than ``(0,1] \cup (1,2)``.
 - any other name: a verifier, that is a function ``(gold: str, answer: str) -> bool`` that an installed distribution
   offers under this name as an entry point of the group ``cir_env.verifiers``; or the function itself, as
-  ``module:function``.
+  ``module:function`` (not in the rows of a file or data set: who writes one does not choose what runs here).
 
 A verifier gets both texts as they are. It runs in the grading process, each time in a fork of its own, within the
 limits of the `cir_env.grading.Grader`: two CPU seconds, 24 seconds by the clock, and 256 MB on top of what it imports.

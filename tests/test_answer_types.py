@@ -270,6 +270,11 @@ def test_a_parquet_file_carries_the_type(tmp_path: Path) -> None:
             "got 'sett'. Did you mean 'set'? The type stands in field 'answer_type'.",
         ),
         ({"problem": "?", "answer": "42", "answer_type": ["set"]}, "to be text or a number, got list."),
+        (
+            {"problem": "?", "answer": "42", "answer_type": "os.path:samefile"},
+            "Expect a type's or a verifier's name in field 'answer_type', got 'os.path:samefile'. Pass "
+            "'module:function' as `answer_type` to the environment.",
+        ),
     ],
 )
 def test_a_bad_row_is_named_by_its_place_or_skipped(tmp_path: Path, row: dict[str, str], reason: str) -> None:
