@@ -79,8 +79,8 @@ class CodeMathTools:
 
     async def _finish(self, completion: Sequence[dict[str, Any]]) -> float | None:
         """End the episode with the last message that the model wrote."""
-        answers = [message["content"] for message in completion if message["role"] == "assistant"]
-        return await self._episode.finish(answers[-1])
+        answers = [message.get("content") for message in completion if message["role"] == "assistant"]
+        return await self._episode.finish(answers[-1] or "")  # a message that only calls a tool may have none
 
 
 async def codemath_reward(
