@@ -9,12 +9,15 @@ import torch
 from agents.types import Batch, Trajectory
 
 
-def collate(trajectories: Sequence[Trajectory], *, pad_token_id: int = 0) -> Batch:
+def collate(
+    trajectories: Sequence[Trajectory], *, pad_token_id: int = 0, in_loss: Sequence[bool] | None = None
+) -> Batch:
     """Return the trajectories as one batch, each token once.
 
     Args:
         trajectories: At least one, each with at least one token.
         pad_token_id: Id that fills the rows on the right.
+        in_loss: False for those whose tokens are not trained on, though their rewards count; None: all are.
 
     Raises:
         ValueError: No trajectory.
@@ -22,6 +25,9 @@ def collate(trajectories: Sequence[Trajectory], *, pad_token_id: int = 0) -> Bat
     if not trajectories:
         raise ValueError("Expect at least one trajectory, got none.")
     length = max(len(t.token_ids) for t in trajectories)
+    acts = [t.action_mask for t in trajectories]
+    if in_loss is not None:
+        acts = [mask if kept else (False,) * len(mask) for mask, kept in zip(acts, in_loss, strict=True)]
 
     def pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=dtype)
@@ -29,7 +35,7 @@ def collate(trajectories: Sequence[Trajectory], *, pad_token_id: int = 0) -> Bat
     return Batch(
         token_ids=pad([t.token_ids for t in trajectories], pad_token_id, torch.long),
         attention_mask=pad([[True] * len(t.token_ids) for t in trajectories], False, torch.bool),
-        action_mask=pad([t.action_mask for t in trajectories], False, torch.bool),
+        action_mask=pad(acts, False, torch.bool),
         sampling_logprobs=pad([t.logprobs for t in trajectories], 0.0, torch.float32),
         rewards=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
         group_ids=torch.tensor([t.group_id for t in trajectories], dtype=torch.long),

@@ -54,6 +54,28 @@ def budget_at(schedule: str, step: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompetenceConfig:
+    """When the interaction budget grows by one, if it grows by competence."""
+
+    first: int = 2
+    """Budget at the beginning."""
+    last: int = 4
+    """Largest budget."""
+    window: int = 10
+    """Steps over which both figures are averaged, all of them at the budget in use."""
+    exhausted: float = 0.3
+    """Share of the episodes that use their budget up, at least."""
+    accuracy: float = 0.5
+    """Share of the training episodes that are right, at least."""
+
+    def __post_init__(self) -> None:
+        expect(self.window >= 1, "window", "of at least 1", self.window)
+        expect(0 <= self.first <= self.last, "first", "from 0 to last", self.first)
+        for name in ("exhausted", "accuracy"):
+            expect(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnvConfig:
     """Which environment, and which problems."""
 
@@ -64,7 +86,8 @@ class EnvConfig:
     prompt: str = "cir"
     """Name of the prompt template."""
     interaction_budget: str = "2"
-    """Executions per episode: a number, or a schedule over training steps such as 0:2,100:3,200:4."""
+    """Executions per episode: a number, a schedule over training steps such as 0:2,100:3,200:4, or competence."""
+    competence: CompetenceConfig = field(default_factory=CompetenceConfig)
     time_limit_s: float = 5.0
     """CPU seconds that one block may take."""
     max_output_chars: int = 400
@@ -75,7 +98,8 @@ class EnvConfig:
     """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
 
     def __post_init__(self) -> None:
-        budget_at(self.interaction_budget, 0)
+        if self.interaction_budget != "competence":
+            budget_at(self.interaction_budget, 0)
 
     def kwargs(self, *, split: str) -> dict[str, Any]:
         """Return the keyword arguments of ``gymnasium.make``."""
@@ -220,6 +244,30 @@ class PPOConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which episodes are trained on."""
+
+    differing_rewards: bool = False
+    """Drop groups whose rewards are all the same; on by itself with rollout.num_extra_problems, which replaces them."""
+    min_accuracy: float = 0.0
+    """Drop groups with a smaller share of right answers."""
+    max_accuracy: float = 1.0
+    """Drop groups with a larger share of right answers."""
+    keep_generations: int | None = None
+    """Episodes of a group that are kept: of the right ones the cleanest, of the wrong ones any. None: all."""
+    mask_truncated_completions: bool = False
+    """Leave answers that a limit cut off out of the loss."""
+    mask_void_turns: bool = False
+    """Leave episodes that end in neither code nor an answer out of the loss."""
+
+    def __post_init__(self) -> None:
+        low, high = self.min_accuracy, self.max_accuracy
+        expect(0 <= low <= high <= 1, "min_accuracy", "and max_accuracy in order in [0, 1]", (low, high))
+        keep = self.keep_generations
+        expect(keep is None or keep >= 2, "keep_generations", "of at least 2", keep)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
     """Accuracy on held-out problems, which are never trained on."""
 
@@ -272,10 +320,13 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, more time."""
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
+        keep, size = self.selection.keep_generations, self.rollout.num_generations
+        expect(keep is None or keep <= size, "keep_generations", f"of at most num_generations ({size})", keep)
         stale = self.rollout.overlap or self.rollout.max_new_tokens is not None
         expect(
             not stale or self.ppo.importance_sampling != "none",

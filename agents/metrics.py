@@ -33,9 +33,11 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "completions/mean_feedback_length": fmean(
             len(t.token_ids) - t.prompt_length - n for t, n in zip(trajectories, lengths, strict=True)
         ),
+        "interaction_budget": fmean(float(t.info.get("interaction_budget", 0)) for t in trajectories),
         "tools/call_frequency": fmean(blocks),
         "tools/use_ratio": fmean(b > 0 for b in blocks),
         "tools/failure_frequency": fmean(s != "ok" for s in statuses) if statuses else 0.0,
+        "tools/budget_exhausted_ratio": fmean(has_used_up(t) for t in trajectories),
         "tools/timeout_frequency": fmean(s == "timeout" for s in statuses) if statuses else 0.0,
         "episodes/void_ratio": fmean(map(is_void, trajectories)),
         "episodes/invalid_ratio": 1 - len(valid) / len(trajectories),
@@ -75,6 +77,12 @@ def describe_staleness(trajectories: Sequence[Trajectory], version: int) -> dict
         version - v for t in trajectories for v, acted in zip(t.policy_versions, t.action_mask, strict=True) if acted
     ]
     return {"sampling/staleness_mean": fmean(ages), "sampling/staleness_max": float(max(ages))}
+
+
+def has_used_up(trajectory: Trajectory) -> bool:
+    """Return whether an episode has executed as many blocks as it may, and may execute any."""
+    info = trajectory.info
+    return bool(info.get("interaction_budget")) and info.get("interactions_left") == 0
 
 
 def is_void(trajectory: Trajectory) -> bool:

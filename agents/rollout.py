@@ -48,6 +48,7 @@ class _Clock:
             "episodes/grading_s": _mean(self.gradings),
             "engine/utilisation": self.sampling / whole,
             "engine/waiting_s": self.waiting,
+            "time/sampling_s": whole,
         }
 
 
@@ -69,8 +70,8 @@ class Collector:
     Attributes:
         figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends
             an episode (``episodes/grading_s``), the share of the time in which the engine worked
-            (``engine/utilisation``), and the seconds in which all episodes waited for environments
-            (``engine/waiting_s``).
+            (``engine/utilisation``), the seconds in which all episodes waited for environments
+            (``engine/waiting_s``), and the seconds in all (``time/sampling_s``).
     """
 
     def __init__(self, envs: EnvPool, engine: Engine, chat: Chat) -> None:
@@ -134,11 +135,12 @@ class Collector:
             for group_id, members in self._groups.items()
         }
         plays = [play.as_json() for play in (*(play for _, play in self._paused), *self._waiting)]
-        return {"count": self._count, "groups": groups, "plays": plays}
+        return {"count": self._count, "groups": groups, "plays": plays, "figures": self.figures}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what another collector left: its environments' episodes are stepped again, as they were."""
         self._count = int(data["count"])
+        self.figures = dict(data["figures"])
         self._groups = {
             int(group_id): {int(n): None if t is None else Trajectory.from_json(t) for n, t in members.items()}
             for group_id, members in data["groups"].items()

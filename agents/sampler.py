@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.config import TrainConfig, budget_at
+from agents.budget import open_schedule
+from agents.config import TrainConfig
 from agents.engines.base import Sampling
+from agents.metrics import describe
 from agents.rollout import Collector
+from agents.selection import choose, teaches
 from agents.types import Episode, Trajectory
 
 if TYPE_CHECKING:
@@ -32,13 +35,16 @@ class Sampler:
         config: The run.
 
     Attributes:
-        figures: Of the last step that was taken, for the log.
+        figures: Of all episodes of the last step that was taken, for the log.
     """
 
     def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig) -> None:
         self.figures: dict[str, float] = {}
         self._collector = Collector(envs, engine, chat)
         self._config = config
+        extra = config.rollout.num_extra_problems
+        self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
+        self._budget = open_schedule(config.env)
         self._num_problems = envs.num_problems
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._pending: Future[list[Trajectory]] | None = None
@@ -50,7 +56,7 @@ class Sampler:
         return self._ahead is not None
 
     def take(self, step: int, *, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
-        """Return the trajectories of a step; they are collected now unless they are there.
+        """Return the trajectories that a step is trained on; they are collected now unless they are there.
 
         Args:
             step: Number of the step, from 0.
@@ -58,8 +64,18 @@ class Sampler:
         """
         trajectories = self._collect(step, on_end) if self._ahead is None else self._ahead
         self._ahead = None
-        self.figures = dict(self._collector.figures)
-        return trajectories
+        rollout = self._config.rollout
+        chosen = choose(
+            trajectories, rollout.num_problems if rollout.num_extra_problems else len(trajectories), self._selection
+        )
+        figures = describe(trajectories) | self._collector.figures
+        tokens = sum(sum(t.action_mask) for t in trajectories)
+        self.figures = figures | {
+            "tokens_per_second": tokens / figures["time/sampling_s"],
+            "selection/kept_ratio": len(chosen) / len(trajectories),
+        }
+        self._budget.observe(self.figures)
+        return chosen
 
     def begin(self, step: int) -> None:
         """Begin to collect a step's trajectories in a thread, up to :meth:`finish`."""
@@ -74,12 +90,13 @@ class Sampler:
     def as_json(self) -> dict[str, Any]:
         """Return what was sampled and not trained on, ready for JSON."""
         ahead = None if self._ahead is None else [asdict(each) for each in self._ahead]
-        return {"ahead": ahead, "collector": self._collector.as_json()}
+        return {"ahead": ahead, "budget": self._budget.as_json(), "collector": self._collector.as_json()}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what another sampler had sampled."""
         ahead = data["ahead"]
         self._ahead = None if ahead is None else [Trajectory.from_json(each) for each in ahead]
+        self._budget.restore(data["budget"])
         self._collector.restore(data["collector"])
 
     def close(self) -> None:
@@ -89,10 +106,10 @@ class Sampler:
     def _collect(self, step: int, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
         rollout = self._config.rollout
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
-        extra = rollout.num_extra_problems
 
         def enough(groups: Groups) -> bool:
-            return extra > 0 and sum(map(differ, groups)) >= rollout.num_problems
+            good = sum(teaches(group, self._selection) for group in groups)
+            return rollout.num_extra_problems > 0 and good >= rollout.num_problems
 
         episodes, trajectories = self._episodes(step), list[Trajectory]()
         while not trajectories:  # there is nothing to train on before a group is whole
@@ -100,12 +117,12 @@ class Sampler:
                 episodes, sampling, on_end=on_end, max_new_tokens=rollout.max_new_tokens, enough=enough
             )
             episodes = []
-        return choose(trajectories, rollout.num_problems) if extra else trajectories
+        return trajectories
 
     def _episodes(self, step: int) -> list[Episode]:
         """Return a step's episodes: the next problems of a shuffled order, each for a whole group."""
         rollout, seed = self._config.rollout, self._config.seed
-        size, budget = self._num_problems, budget_at(self._config.env.interaction_budget, step)
+        size, budget = self._num_problems, self._budget.at(step)
         count = rollout.num_problems + rollout.num_extra_problems
         orders: dict[int, Any] = {}
         episodes = []
@@ -126,20 +143,6 @@ class Sampler:
                 for sample in range(rollout.num_generations)
             ]
         return episodes
-
-
-def differ(group: Sequence[Trajectory]) -> bool:
-    """Return whether a group's valid rewards differ, so that there is something to learn from it."""
-    return len({t.reward for t in group if t.reward_valid}) > 1
-
-
-def choose(trajectories: Sequence[Trajectory], count: int) -> list[Trajectory]:
-    """Return the first ``count`` groups whose rewards differ; if none does, the first ``count`` groups."""
-    groups: dict[int, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        groups.setdefault(trajectory.group_id, []).append(trajectory)
-    chosen = list(filter(differ, groups.values())) or list(groups.values())
-    return [trajectory for group in chosen[:count] for trajectory in group]
 
 
 def seed_of(*parts: int) -> int:

@@ -20,17 +20,18 @@ from agents import checkpoint
 from agents.advantages import estimate_advantages
 from agents.batching import collate
 from agents.chat import Chat
-from agents.config import ConfigError, TrainConfig, budget_at
+from agents.config import ConfigError, TrainConfig
 from agents.engines import open_engine
 from agents.engines.base import EngineFault, Sampling
 from agents.envs import EnvPool, open_pool
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
-from agents.metrics import MetricsLog, describe, describe_mismatch, describe_staleness
+from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
 from agents.models import load_model, load_tokenizer, no_progress_bars, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.sampler import Sampler, seed_of
+from agents.selection import is_in_loss
 from agents.tiny import warm_up
 from agents.types import Trajectory
 from agents.weight_sync import TOLERANCE, sync_weights
@@ -61,6 +62,7 @@ class Trainer:
         self.log = log
         self.step = 0
         self._stop = False
+        self._last_budget: float | None = None
         self._started = self._claim_output_dir()
         model_path = self._started or resolve_model(config.model, log=log)
         self.device = pick_device(config.device)
@@ -119,6 +121,7 @@ class Trainer:
                     figures = self._train_step(bar)
                     self.step += 1
                     metrics.write(self.step, figures)
+                    self._mark_budget(figures["interaction_budget"], bar)
                     self.sampler.finish()
                     bar.update()
                     bar.set_postfix_str(_postfix(figures))
@@ -158,6 +161,12 @@ class Trainer:
             keep=self.config.save_total_limit,
         )
 
+    def _mark_budget(self, budget: float, bar: tqdm[Any]) -> None:
+        """Say when the interaction budget has changed."""
+        if self._last_budget not in (None, budget):
+            bar.write(f"Interaction budget in step {self.step}: {budget:g}, after {self._last_budget:g}.")
+        self._last_budget = budget
+
     def _save_or_warn(self, bar: tqdm[Any]) -> None:
         try:
             self.save()
@@ -176,13 +185,13 @@ class Trainer:
             self.sampler.begin(self.step + 1)
         else:
             self.engine.sleep()
-        figures |= describe(trajectories) | self.sampler.figures
+        figures |= self.sampler.figures
         valid = [t for t in trajectories if t.reward_valid and any(t.action_mask)]
         if not valid:
             raise TrainingError(
                 f"Expect a valid reward from some of {len(trajectories)} episodes, got none: see above."
             )
-        batch = collate(valid)
+        batch = collate(valid, in_loss=[is_in_loss(t, config.selection) for t in valid])
         old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
         figures |= describe_mismatch(batch, old) | describe_staleness(valid, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
@@ -193,14 +202,7 @@ class Trainer:
         figures |= self.ppo.update(batch, old, targets, generator=generator)
         self._record("training", self.step + 1, trajectories)
         end = time.perf_counter()
-        tokens = sum(sum(t.action_mask) for t in trajectories)
-        return figures | {
-            "interaction_budget": float(budget_at(config.env.interaction_budget, self.step)),
-            "time/sampling_s": sampled - begin,
-            "time/update_s": end - sampled,
-            "time/step_s": end - begin,
-            "tokens_per_second": tokens / (sampled - begin),
-        }
+        return figures | {"time/update_s": end - sampled, "time/step_s": end - begin}
 
     def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""

@@ -33,8 +33,10 @@ def test_the_figures_have_these_names() -> None:
         "episodes/invalid_ratio",
         "episodes/void_ratio",
         "frac_reward_zero_std",
+        "interaction_budget",
         "reward",
         "reward_std",
+        "tools/budget_exhausted_ratio",
         "tools/call_frequency",
         "tools/failure_frequency",
         "tools/timeout_frequency",
@@ -70,6 +72,13 @@ def test_an_answer_that_is_none_is_a_void_turn_unless_a_fault_of_ours_took_it() 
     void, answered = trajectory(turns=(turn(predicted=None),)), trajectory(turns=(turn(predicted="4"),))
     spoilt = trajectory(turns=(turn(predicted=None),), reward_valid=False)
     assert describe([void, answered, spoilt, trajectory(turns=(turn(),))])["episodes/void_ratio"] == 0.25
+
+
+def test_a_budget_is_used_up_if_there_was_one_and_nothing_is_left() -> None:
+    left = [trajectory(turns=(turn(interaction_budget=b, interactions_left=n),)) for b, n in ((2, 0), (2, 1), (0, 0))]
+    figures = describe([*left, trajectory(turns=(turn(),))])
+    assert figures["tools/budget_exhausted_ratio"] == 0.25
+    assert figures["interaction_budget"] == 1
 
 
 def test_staleness_counts_updates_per_sampled_token() -> None:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from agents_fakes import FakeEngine, ScannedCallEnv, pool, tokenizer, trajectory
+from agents_fakes import FakeEngine, ScannedCallEnv, pool, tokenizer
 
 from agents.chat import Chat
 from agents.config import PPOConfig, RolloutConfig, TrainConfig
-from agents.sampler import Sampler, choose, differ
+from agents.sampler import Sampler
 from agents.types import Trajectory
 
 WORDY = Chat(tokenizer(), "raw")
@@ -41,34 +41,12 @@ def group_ids(made: Sequence[Trajectory]) -> list[int]:
     return [each.group_id for each in made]
 
 
-def group(number: int, *rewards: float | None) -> list[Trajectory]:
-    """A group with these rewards; None: not valid."""
-    return [trajectory(group_id=number, reward=r or 0.0, reward_valid=r is not None) for r in rewards]
-
-
-@pytest.mark.parametrize(
-    ("rewards", "expected"),
-    [((1, -1), True), ((1, 1), False), ((1, None), False), ((1, None, -1), True), ((None, None), False)],
-)
-def test_a_group_teaches_something_if_its_valid_rewards_differ(rewards: Any, expected: bool) -> None:
-    assert differ(group(0, *rewards)) is expected
-
-
-def test_the_first_groups_that_teach_something_are_chosen() -> None:
-    groups = [*group(0, 1, 1), *group(1, 1, -1), *group(2, -1, -1), *group(3, -1, 1), *group(4, 1, -1)]
-    assert group_ids(choose(groups, 2)) == [1, 1, 3, 3]
-    assert group_ids(choose(groups, 9)) == [1, 1, 3, 3, 4, 4]
-
-
-def test_where_none_teaches_anything_the_first_are_taken() -> None:
-    assert group_ids(choose([*group(0, 1, 1), *group(1, -1, -1), *group(2, 1, 1)], 2)) == [0, 0, 1, 1]
-
-
 def test_a_step_is_its_problems_in_whole_groups() -> None:
     with sampler() as (made, _):
         steps = [made.take(step, on_end=ignore) for step in range(2)]
     assert [group_ids(step) for step in steps] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
     assert "engine/utilisation" in made.figures
+    assert made.figures["selection/kept_ratio"] == 1
 
 
 def test_extra_problems_replace_those_that_teach_nothing() -> None:
@@ -77,6 +55,7 @@ def test_extra_problems_replace_those_that_teach_nothing() -> None:
 
     with sampler(write, num_extra_problems=4) as (made, engine):
         assert group_ids(made.take(0, on_end=ignore)) == [2, 2, 3, 3, 4, 4]
+        assert made.figures["selection/kept_ratio"] == 6 / 10  # and two groups were not even ended
         assert group_ids(made.take(1, on_end=ignore)) == [7, 7, 8, 8, 9, 9]
     assert engine.held == set()
 

@@ -1,0 +1,101 @@
+"""The interaction budget over a run: fixed, by step, or by competence."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any, Protocol
+
+from agents.config import CompetenceConfig, EnvConfig, budget_at
+
+
+class BudgetSchedule(Protocol):
+    """Says how many blocks an episode may execute."""
+
+    def at(self, step: int) -> int:
+        """Return the budget of a training step's episodes."""
+        ...
+
+    def observe(self, figures: Mapping[str, float]) -> None:
+        """Take the figures of a step that is over."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state, ready for JSON."""
+        ...
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        ...
+
+
+class ByStep:
+    """A number for all steps, or ``step:budget`` pairs: the paper's 2, 3, 4 at steps 0, 100, 200."""
+
+    def __init__(self, schedule: str) -> None:
+        self._schedule = schedule
+
+    def at(self, step: int) -> int:
+        """Return the budget at a step."""
+        return budget_at(self._schedule, step)
+
+    def observe(self, figures: Mapping[str, float]) -> None:
+        """Learn nothing from it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return nothing: the step says all."""
+        return {}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take nothing over."""
+
+
+class ByCompetence:
+    """Grows by one when the policy uses its budget up and is right often enough.
+
+    A fixed schedule raises the budget whether or not the policy is ready; the paper's accuracy drops right after each
+    rise (its figure of test accuracy by step).
+
+    Args:
+        config: Where it begins and ends, and what it takes.
+    """
+
+    def __init__(self, config: CompetenceConfig) -> None:
+        self._config = config
+        self._budget = config.first
+        self._recent: deque[tuple[float, float]] = deque(maxlen=config.window)
+
+    def at(self, step: int) -> int:
+        """Return the budget that the steps so far have earned."""
+        return self._budget
+
+    def observe(self, figures: Mapping[str, float]) -> None:
+        """Grow if the mean figures of the last ``window`` steps at this budget pass both thresholds."""
+        if figures.get("interaction_budget", self._budget) != self._budget:
+            return  # sampled before the last rise
+        self._recent.append((figures["tools/budget_exhausted_ratio"], figures.get("accuracy", 0.0)))
+        config = self._config
+        if len(self._recent) < config.window or self._budget >= config.last:
+            return
+        exhausted, accuracy = (fmean(values) for values in zip(*self._recent, strict=True))
+        if exhausted >= config.exhausted and accuracy >= config.accuracy:
+            self._budget += 1
+            self._recent.clear()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the budget, and what it rests on."""
+        return {"budget": self._budget, "recent": list(self._recent)}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Go on from what was earned."""
+        self._budget = int(data["budget"])
+        self._recent.clear()
+        self._recent.extend((float(exhausted), float(accuracy)) for exhausted, accuracy in data["recent"])
+
+
+def open_schedule(config: EnvConfig) -> BudgetSchedule:
+    """Return the schedule that the configuration asks for."""
+    if config.interaction_budget == "competence":
+        return ByCompetence(config.competence)
+    return ByStep(config.interaction_budget)
