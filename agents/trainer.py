@@ -191,18 +191,25 @@ class Trainer:
             raise TrainingError(
                 f"Expect a valid reward from some of {len(trajectories)} episodes, got none: see above."
             )
-        batch = collate(valid, in_loss=[is_in_loss(t, config.selection) for t in valid])
+        figures |= self._update(valid)
+        self._record("training", self.step + 1, trajectories)
+        end = time.perf_counter()
+        return figures | {"time/update_s": end - sampled, "time/step_s": end - begin}
+
+    def _update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """Train on trajectories with valid rewards; where none of them is in the loss, do nothing."""
+        config = self.config
+        batch = collate(trajectories, in_loss=[is_in_loss(t, config.selection) for t in trajectories])
+        if not batch.action_mask.any():
+            return {"num_updates": 0.0}
         old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
-        figures |= describe_mismatch(batch, old) | describe_staleness(valid, self.step)
+        figures = describe_mismatch(batch, old) | describe_staleness(trajectories, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
         if self._reference is not None:
             reference = self._reference.evaluate(batch, config.ppo.micro_batch_size)
             targets = dataclasses.replace(targets, reference_logprobs=reference.logprobs)
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, self.step))
-        figures |= self.ppo.update(batch, old, targets, generator=generator)
-        self._record("training", self.step + 1, trajectories)
-        end = time.perf_counter()
-        return figures | {"time/update_s": end - sampled, "time/step_s": end - begin}
+        return figures | self.ppo.update(batch, old, targets, generator=generator)
 
     def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
