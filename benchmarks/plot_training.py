@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,12 @@ class Run:
     def minutes(self) -> float:
         """Time spent on steps and validations."""
         return sum(value for key in ("time/step_s", "time/validation_s") for _, value in self.series(key)) / 60
+
+    @property
+    def budget_changes(self) -> list[tuple[float, float]]:
+        """Steps at which the interaction budget changed, each with the new one."""
+        series = self.series("interaction_budget")
+        return [now for before, now in pairwise(series) if now[1] != before[1]]
 
     @property
     def subjects(self) -> list[str]:
@@ -207,7 +214,20 @@ def _points(axis: Axes, runs: Sequence[Run], key: str, marker: str) -> None:
 
 
 def _finish(figure: Figure, axes: Sequence[Axes], runs: Sequence[Run]) -> None:
-    """Name the steps and the runs."""
+    """Name the steps and the runs, and mark where the interaction budget changed."""
+    for number, run in enumerate(runs):
+        for step, budget in run.budget_changes:
+            for axis in axes:
+                axis.axvline(step, color=f"C{number}", linestyle=":", linewidth=1)
+            axes[0].annotate(
+                f"budget {budget:g}",
+                (step, 1.0),
+                rotation=90,
+                va="top",
+                ha="right",
+                fontsize="x-small",
+                color=f"C{number}",
+            )
     figure.supxlabel("step", fontsize="medium")
     lines = axes[0].get_lines()[: len(runs)]
     figure.legend(lines, [run.name for run in runs], loc="outside upper center", ncols=min(4, len(runs)))

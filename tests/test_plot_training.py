@@ -80,6 +80,15 @@ def test_every_panel_has_one_line_for_each_run(tmp_path: Path) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["greedy", "sampled"]
 
 
+def test_every_change_of_the_interaction_budget_is_marked(tmp_path: Path) -> None:
+    budgets = ((1, 2.0), (2, 2.0), (3, 3.0), (4, 4.0))
+    rows = [*ROWS, *({"step": step, "interaction_budget": budget, "accuracy": 0.5} for step, budget in budgets)]
+    run = plot_training.load_run(Path(write_run(tmp_path / "run", rows)))
+    assert run.budget_changes == [(3, 3.0), (4, 4.0)]
+    held_out, *_ = plot_training.plot([run]).axes
+    assert [text.get_text() for text in held_out.texts] == ["budget 3", "budget 4"]
+
+
 def test_every_subject_has_a_panel(tmp_path: Path) -> None:
     run = plot_training.load_run(Path(write_run(tmp_path / "run", with_subjects())))
     assert [panel.get_title() for panel in plot_training.plot_by_subject([run]).axes] == ["gcd", "series"]
