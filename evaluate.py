@@ -9,14 +9,10 @@ $ python evaluate.py --model M --temperature 0 --num-samples 1                  
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import tyro
 

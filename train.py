@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import tyro
 

@@ -1,5 +1,33 @@
 """The trainer: a policy samples text, an environment answers, PPO updates the policy.
 
-It sees the environment through the Gymnasium API only, so that any text environment can take its place.
+It sees the environment through the Gymnasium API only, so that any text environment can take its place::
+
+    from agents import PRESETS, Trainer
+
+    trainer = Trainer(PRESETS["tiny"]())
+    trainer.train()
+    trainer.close()
+
 Importing this package imports nothing heavy.
 """
+
+import os
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from agents.config import PRESETS, TrainConfig
+
+if TYPE_CHECKING:
+    from agents.trainer import Trainer
+
+__all__ = ["PRESETS", "TrainConfig", "Trainer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Trainer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from agents.trainer import Trainer
+
+    return Trainer

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from agents.engines.base import Scanner
 
@@ -101,13 +102,26 @@ def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
         num_envs: How many.
         kwargs: Arguments of the environment.
     """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    spec = gymnasium.spec(name)
+    name, spec = find_spec(env_id)
     if spec.vector_entry_point is not None and hasattr(_load(spec.vector_entry_point), "send_reset"):
         return VectorPool(gymnasium.make_vec(name, num_envs, "vector_entry_point", **kwargs))
     return ThreadedPool(lambda: gymnasium.make(name, **kwargs), num_envs)
+
+
+def find_spec(env_id: str) -> tuple[str, EnvSpec]:
+    """Return the name and the spec of an environment; a module before a colon is imported, as by gymnasium.make."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return name, gymnasium.spec(name)
+
+
+def accepted(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``arguments`` that an environment's constructor has: a text environment need not have all."""
+    entry_point = find_spec(env_id)[1].entry_point
+    parameters = inspect.signature(_load(entry_point)).parameters if entry_point is not None else {}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in arguments.items() if takes_any or name in parameters}
 
 
 def _load(entry_point: str | Callable[..., Any]) -> Callable[..., Any]:

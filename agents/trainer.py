@@ -23,7 +23,7 @@ from agents.chat import Chat
 from agents.config import ConfigError, TrainConfig
 from agents.engines import open_engine
 from agents.engines.base import EngineFault, Sampling
-from agents.envs import EnvPool, open_pool
+from agents.envs import EnvPool, accepted, open_pool
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, evaluate, transcript
 from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
@@ -248,7 +248,8 @@ class Trainer:
 
     def _warm_up(self) -> None:
         """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
-        env = gymnasium.make(self.config.env.id, **self.config.env.kwargs(split="train"))
+        config = self.config.env
+        env = gymnasium.make(config.id, **accepted(config.id, config.kwargs(split="train")))
         pairs = []
         for index in range(min(_WARM_UP_PROBLEMS, self.train_envs.num_problems or _WARM_UP_PROBLEMS)):
             prompt, _ = env.reset(seed=index, options={"problem_index": index})
@@ -332,7 +333,8 @@ class Trainer:
     def _env_pool(self, *, split: str, **overrides: Any) -> EnvPool:
         env = self.config.env
         size = self.config.rollout.pool_size if split == "train" else self.config.rollout.max_num_seqs
-        return open_pool(env.id, size, **{**env.kwargs(split=split), **overrides})
+        arguments = accepted(env.id, {**env.kwargs(split=split), **overrides})
+        return open_pool(env.id, size, **arguments)
 
     def _claim_output_dir(self) -> Path | None:
         """Return the checkpoint to go on from, if any; refuse to write over a run.

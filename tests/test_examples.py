@@ -45,6 +45,11 @@ def test_a_recurrent_policy_trains_too() -> None:
     assert -1 <= run("stable_baselines", algorithm="recurrent-ppo", steps=4096) <= 1
 
 
+def test_the_trainer_trains_on_an_environment_that_it_has_never_heard_of(tmp_path: Path) -> None:
+    first, last = run("another_environment", steps=8, output_dir=tmp_path / "run")
+    assert last > 3 * first
+
+
 class ScriptedModel(BaseHTTPRequestHandler):
     """Answers like a chat API whose model writes products as Python."""
 

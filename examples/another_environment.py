@@ -1,0 +1,57 @@
+"""The trainer on a text environment of one's own: it knows Gymnasium, and nothing of mathematics or Python.
+
+python examples/another_environment.py --steps 20
+"""
+
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import gymnasium
+import tyro
+
+from agents import Trainer
+from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
+from agents.metrics import read_metrics
+
+
+class Vowels(gymnasium.Env[str, str]):
+    """The reward is the share of vowels in what the policy writes."""
+
+    action_space = observation_space = gymnasium.spaces.Text(1000)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Ask for vowels."""
+        super().reset(seed=seed)
+        return "Sing: ", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Count them."""
+        return "", sum(letter in "aeiou" for letter in action) / max(1, len(action)), True, False, {}
+
+
+gymnasium.register("Vowels-v0", Vowels)
+
+
+def main(steps: int = 20, output_dir: Path | None = None) -> tuple[float, float]:
+    """Train a tiny model from scratch, and return the mean reward of its first and of its last step."""
+    folder = output_dir or Path(mkdtemp()) / "vowels"
+    config = TrainConfig(
+        model="tiny",
+        output_dir=folder,
+        max_steps=steps,
+        autocast=False,
+        env=EnvConfig(id="Vowels-v0"),
+        rollout=RolloutConfig(num_problems=4, num_generations=16, max_completion_length=16, dtype="float32"),
+        ppo=PPOConfig(learning_rate=3e-3, advantage="rloo"),
+    )
+    trainer = Trainer(config)
+    trainer.train()
+    trainer.close()
+    rewards = [row["reward"] for row in read_metrics(folder / "metrics.jsonl") if "reward" in row]
+    print(f"share of vowels: {rewards[0]:.2f} in the first step, {rewards[-1]:.2f} in the last")
+    return rewards[0], rewards[-1]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
