@@ -201,7 +201,7 @@ class EvalConfig:
     """Episodes in flight; each holds a row of the engine's cache."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """dtype of the weights."""
-    engine: str = "auto"
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
     """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""
     seed: int = 0
     """Fixes the sampling."""

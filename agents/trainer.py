@@ -134,6 +134,7 @@ class Trainer:
                 pass
             except EngineFault:
                 self._save_or_warn(bar)
+                bar.write("The engine is lost: once there is one again, go on with --resume.")
                 raise
             finally:
                 bar.close()
@@ -362,8 +363,10 @@ class Trainer:
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that a resumed run may not change."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
+    """Return the settings that a resumed run may not change; what samples may, since a server may move."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
+    del settings["rollout"]["engine"]
+    return settings
 
 
 def _postfix(figures: dict[str, float]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.engines.base import EngineError
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,7 +41,7 @@ def open_engine(
         log: Takes a line that says what "auto" came to.
 
     Raises:
-        EngineError: The engine is not installed, or can not serve the model.
+        EngineError: There is no such engine, it is not installed, or it can not serve the model.
         EngineFault: Nothing answers at the address.
     """
     if name == "auto":
@@ -57,6 +59,8 @@ def open_engine(
         return TransformersEngine.from_pretrained(
             path, chat, dtype=dtype, device=device, max_num_seqs=max_num_seqs, max_model_len=max_model_len
         )
+    if ":" not in name:
+        raise EngineError(f'Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got {name!r}.')
     from agents.engines.remote import RemoteEngine
 
-    return RemoteEngine(name)
+    return RemoteEngine(name, dtype=dtype, max_model_len=max_model_len)

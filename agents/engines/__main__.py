@@ -27,8 +27,6 @@ class Config:
     """HOST:PORT to listen at."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """Which engine; auto: vllm where it is installed and there is a GPU, else transformers."""
-    template: Literal["chat", "raw"] = "chat"
-    """As for train.py."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """dtype of the weights that sample."""
     device: str = "auto"
@@ -46,23 +44,24 @@ def main(args: list[str]) -> int:
 
     from agents.chat import Chat
     from agents.engines import open_engine
-    from agents.engines.remote import serve
+    from agents.engines.remote import listen, read_address, read_key, serve
     from agents.models import load_tokenizer, pick_device, resolve_model
 
     try:
+        address, key = read_address(config.address), read_key()
         path = resolve_model(config.model)
         engine = open_engine(
             config.engine,
             path,
-            Chat(load_tokenizer(path), config.template),
+            Chat(load_tokenizer(path), "raw"),  # prompts come as token ids
             dtype=config.dtype,
             device=pick_device(config.device),
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
         )
-        with closing(engine):
-            serve(engine, config.address, dtype=getattr(torch, config.dtype))
-        return 0
+        with closing(engine), listen(*address) as listener:
+            print(f"Serving an engine at {config.address}.", flush=True)
+            serve(engine, listener, key, dtype=getattr(torch, config.dtype))
     except (AgentsError, OSError) as error:
         print(f"agents.engines: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

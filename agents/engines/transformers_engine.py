@@ -192,7 +192,10 @@ class TransformersEngine:
         try:
             self._model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            raise EngineError(f"Expect the weights of the model in use, got others: {error}") from error
+            reason = str(error).splitlines()[-1].strip().rstrip(".")  # one of many
+            raise EngineError(
+                f"Expect the weights of the model in use, got others ({reason}): start the engine with that model."
+            ) from error
         self._is_whole, self.version = True, version
         self._cached = [[] for _ in self._cached]
         for request in self._running.values():
