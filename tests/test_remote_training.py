@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from test_train import ROOT, SMALL, run, wait_for
 
+import train
 from agents.engines.remote import KEY
 from agents.metrics import read_metrics
 
@@ -85,18 +86,40 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_anothe
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, step + 2))
 
 
-def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(tmp_path: Path) -> None:
-    address = free_address()
-    args = [*SMALL, "--output-dir", tmp_path, "--rollout.engine"]
-    for engine_, env, code, message in (
-        (address, ENV, 1, f"train.py: Expect an engine at {address}, got none ([Errno 111] Connection refused). Start"),
-        (address, {**ENV, KEY: ""}, 2, f"train.py: Expect a secret in the environment variable {KEY}"),
-        ("somewhere", ENV, 2, 'train.py: Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '),
-    ):
-        done = run(*args, engine_, env=env)
-        assert done.returncode == code
-        assert done.stderr.splitlines()[-1].startswith(message)
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("given", "key", "code", "message"),
+    [
+        (
+            "{free}",
+            "secret",
+            1,
+            "Expect an engine at {free}, got none ([Errno 111] Connection refused). Start it again: ",
+        ),
+        (
+            "{free}",
+            "",
+            2,
+            "Expect a secret in the environment variable CIR_ENGINE_KEY, the same on both sides; it is not ",
+        ),
+        ("somewhere", "secret", 2, 'Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '),
+    ],
+)
+def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
+    *,
+    given: str,
+    key: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(KEY, key)
+    free = free_address()
+    args = [*SMALL, "--output-dir", str(tmp_path), "--rollout.engine", given.format(free=free)]
+    assert train.main(args) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: " + message.format(free=free))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ python train.py ... --rollout.engine HOST:5005
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the trainer's
 
 import tyro
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -192,7 +193,7 @@ class TransformersEngine:
         try:
             self._model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip().rstrip(".")  # one of many
+            reason = shorten(str(error).splitlines()[-1].rstrip("."), 200)  # one of many
             raise EngineError(
                 f"Expect the weights of the model in use, got others ({reason}): start the engine with that model."
             ) from error
