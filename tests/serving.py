@@ -22,8 +22,9 @@ def served(engine: Engine) -> Iterator[str]:
 
     def serve_it() -> None:
         with suppress(OSError, RuntimeError):  # the listener is shut down, or the engine fails
-            serve(engine, listener, read_key(), dtype=torch.float32)
+            serve(engine, listener, key, dtype=torch.float32)
 
+    key = read_key()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = Thread(target=serve_it)
         thread.start()
@@ -62,6 +63,8 @@ def clients() -> Iterator[Make]:
 class Halting(FakeEngine):
     """Samples three tokens with its first weights, and goes on with new ones."""
 
+    halted = False
+
     def poll(self) -> list[Completion]:
-        halted = self.version == 0 and any(len(request.token_ids) == 3 for request, _ in self._requests.values())
-        return [] if halted else super().poll()
+        self.halted = self.version == 0 and any(len(request.token_ids) == 3 for request, _ in self._requests.values())
+        return [] if self.halted else super().poll()
