@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -144,7 +145,7 @@ class Play:
 
     def as_json(self) -> dict[str, Any]:
         """Return the play, ready for JSON; the scanner is left out."""
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_SAVED}
+        values = {name: copy(getattr(self, name)) for name in self.__slots__ if name not in _NOT_SAVED}
         completion = None if self.completion is None else asdict(self.completion)
         return values | {
             "episode": asdict(self.episode),

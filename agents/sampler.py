@@ -49,6 +49,8 @@ class Sampler:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._pending: Future[list[Trajectory]] | None = None
         self._ahead: list[Trajectory] | None = None
+        self._before: dict[str, Any] | None = None  # what the step in progress began with
+        self._next: dict[str, Any] = {}  # what the collection beside it began with
 
     @property
     def is_ahead(self) -> bool:
@@ -62,6 +64,7 @@ class Sampler:
             step: Number of the step, from 0.
             on_end: Called with each trajectory that is collected now.
         """
+        self._before = self._state()
         trajectories = self._collect(step, on_end) if self._ahead is None else self._ahead
         self._ahead = None
         rollout = self._config.rollout
@@ -79,18 +82,21 @@ class Sampler:
 
     def begin(self, step: int) -> None:
         """Begin to collect a step's trajectories in a thread, up to :meth:`finish`."""
+        self._next = self._state()
         self._pending = self._threads.submit(self._collect, step, lambda _: None)
 
     def finish(self) -> None:
-        """Wait for what was begun."""
+        """End a step: wait for what was begun beside it."""
         if self._pending is not None:
-            pending, self._pending = self._pending, None
+            pending, self._pending, self._before = self._pending, None, self._next
             self._ahead = pending.result()
+        self._before = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what was sampled and not trained on, ready for JSON."""
-        ahead = None if self._ahead is None else [asdict(each) for each in self._ahead]
-        return {"ahead": ahead, "budget": self._budget.as_json(), "collector": self._collector.as_json()}
+        """Return what was sampled and not trained on, ready for JSON; in the middle of a step, as it began with it."""
+        state = self._before or self._state()
+        ahead = state["ahead"]
+        return state | {"ahead": None if ahead is None else [asdict(each) for each in ahead]}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what another sampler had sampled."""
@@ -102,6 +108,9 @@ class Sampler:
     def close(self) -> None:
         """Wait for the thread and end it."""
         self._threads.shutdown()
+
+    def _state(self) -> dict[str, Any]:
+        return {"ahead": self._ahead, "budget": self._budget.as_json(), "collector": self._collector.as_json()}
 
     def _collect(self, step: int, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
         rollout = self._config.rollout

@@ -3,6 +3,7 @@
 python examples/another_environment.py --steps 20
 """
 
+import string
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,7 +19,7 @@ from agents.metrics import read_metrics
 class Vowels(gymnasium.Env[str, str]):
     """The reward is the share of vowels in what the policy writes."""
 
-    action_space = observation_space = gymnasium.spaces.Text(1000)
+    action_space = observation_space = gymnasium.spaces.Text(1000, min_length=0, charset=string.printable)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Ask for vowels."""

@@ -94,7 +94,7 @@ def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str,
             taken.append(content(made.take(step, on_end=ignore)))
             if settings.get("overlap"):
                 made.begin(step + 1)
-                made.finish()
+            made.finish()
         return taken
 
     with sampler(**settings) as (made, _):
@@ -105,6 +105,42 @@ def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str,
     with sampler(**settings) as (made, _):
         made.restore(written)
         assert first + play(made, range(2, 5)) == expected
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("settings", [{"max_new_tokens": 5}, {"overlap": True}, {}])
+def test_a_step_that_is_broken_off_is_written_down_as_it_began(settings: dict[str, Any]) -> None:
+    def stop(_: Trajectory) -> None:
+        raise Enough
+
+    with sampler(**settings) as (made, _):
+        made.take(0, on_end=ignore)
+        if settings.get("overlap"):
+            made.begin(1)
+        made.finish()
+        whole = json.dumps(made.as_json())
+        if made.is_ahead:
+            made.take(1, on_end=stop)  # nothing ends that has not ended before: the step is broken off later
+        else:
+            with pytest.raises(Enough):
+                made.take(1, on_end=stop)
+        assert json.dumps(made.as_json()) == whole
+
+
+def test_a_fault_beside_the_update_leaves_what_its_collection_began_with() -> None:
+    with sampler(max_new_tokens=5) as (made, engine):
+        made.take(0, on_end=ignore)
+        made.finish()
+        made.take(1, on_end=ignore)
+        collector = json.dumps(made._state()["collector"])
+        engine.poll = lambda: (_ for _ in ()).throw(OSError("the engine broke"))  # type: ignore[method-assign]
+        made.begin(2)
+        with pytest.raises(OSError, match="the engine broke"):
+            made.finish()
+        assert json.dumps(made.as_json()["collector"]) == collector
 
 
 def test_older_weights_may_sample_only_where_the_ratio_is_corrected() -> None:
