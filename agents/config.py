@@ -137,6 +137,8 @@ class RolloutConfig:
     """dtype of the weights that sample."""
     engine: str = "auto"
     """What samples: transformers, vllm, HOST:PORT of a served one, or auto: vllm where there is one and a GPU."""
+    vllm_gpu_memory_utilization: float = 0.3
+    """Share of the GPU's memory that vLLM takes for weights and cache, beside the trainer."""
     num_extra_problems: int = 0
     """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
     max_new_tokens: int | None = None
@@ -148,6 +150,8 @@ class RolloutConfig:
         for name in ("num_problems", "max_completion_length", "max_num_seqs", "num_envs", "max_new_tokens"):
             value = getattr(self, name)
             expect(value is None or value >= 1, name, "of at least 1", value)
+        share = self.vllm_gpu_memory_utilization
+        expect(0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)
         expect(self.num_extra_problems >= 0, "num_extra_problems", "of at least 0", self.num_extra_problems)
         whole = self.max_new_tokens is None or not self.num_extra_problems
         expect(

@@ -89,6 +89,7 @@ class Trainer:
             device=self.device,
             max_num_seqs=config.rollout.max_num_seqs,
             max_model_len=config.rollout.max_model_len,
+            gpu_memory_utilization=config.rollout.vllm_gpu_memory_utilization,
             log=log,
         )
         self.train_envs = self._env_pool(split="train")

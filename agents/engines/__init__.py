@@ -25,6 +25,7 @@ def open_engine(
     device: torch.device,
     max_num_seqs: int,
     max_model_len: int,
+    gpu_memory_utilization: float = 0.9,
     log: Callable[[str], Any] = print,
 ) -> Engine:
     """Load a model into the engine called ``name``.
@@ -38,6 +39,7 @@ def open_engine(
         device: Where the transformers engine computes.
         max_num_seqs: How many requests run at once.
         max_model_len: Tokens that a request may hold.
+        gpu_memory_utilization: Share of the GPU's memory that vLLM takes for weights and cache.
         log: Takes a line that says what "auto" came to.
 
     Raises:
@@ -51,7 +53,12 @@ def open_engine(
         from agents.engines.vllm_engine import VllmEngine
 
         return VllmEngine.from_pretrained(
-            path, chat, dtype=dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len
+            path,
+            chat,
+            dtype=dtype,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=gpu_memory_utilization,
         )
     if name == "transformers":
         from agents.engines.transformers_engine import TransformersEngine

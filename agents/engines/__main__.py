@@ -7,13 +7,10 @@ python train.py ... --rollout.engine HOST:5005
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the trainer's
 
 import tyro
 
@@ -38,6 +35,8 @@ class Config:
     """Requests that are sampled at once."""
     max_model_len: int = 512
     """Tokens of a whole episode, prompt included."""
+    vllm_gpu_memory_utilization: float = 0.9
+    """Share of the GPU's memory that vLLM takes for weights and cache."""
 
 
 def main(args: list[str]) -> int:
@@ -61,6 +60,7 @@ def main(args: list[str]) -> int:
             device=pick_device(config.device),
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
+            gpu_memory_utilization=config.vllm_gpu_memory_utilization,
         )
         with closing(engine), listen(*address) as listener:
             print(f"Serving an engine at {config.address}.", flush=True)

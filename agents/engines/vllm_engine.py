@@ -41,7 +41,7 @@ def _import_vllm() -> Any:
 
 
 def load_llm(
-    path: Path, *, dtype: str, max_num_seqs: int, max_model_len: int, gpu_memory_utilization: float = 0.5
+    path: Path, *, dtype: str, max_num_seqs: int, max_model_len: int, gpu_memory_utilization: float = 0.9
 ) -> Any:
     """Load a model into vLLM.
 
@@ -111,12 +111,25 @@ class VllmEngine:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path, chat: Chat, *, dtype: str, max_num_seqs: int, max_model_len: int
+        cls,
+        path: Path,
+        chat: Chat,
+        *,
+        dtype: str,
+        max_num_seqs: int,
+        max_model_len: int,
+        gpu_memory_utilization: float = 0.9,
     ) -> VllmEngine:
         """Load a model of the engine's own, and stop where its makers say that it stops."""
         from agents.models import load_generation_config
 
-        llm = load_llm(path, dtype=dtype, max_num_seqs=max_num_seqs, max_model_len=max_model_len)
+        llm = load_llm(
+            path,
+            dtype=dtype,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=gpu_memory_utilization,
+        )
         stop = chat.stop_token_ids(load_generation_config(path))
         return cls(llm, chat, stop_token_ids=stop, max_model_len=max_model_len, owns_llm=True)
 
