@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class Collector:
         self._clock = clock
         try:
             self._begin(episodes, max_new_tokens)
-            self._num_complete = 0
+            self._leading: list[list[Trajectory]] = []
             while not self._has_enough(enough) and self._is_playing:
                 self._take_results()
                 begin = time.perf_counter()
@@ -286,22 +287,16 @@ class Collector:
         self._in_env[env_id] = play
         self._envs.send(env_id, play.completion.text if play.completion is not None else "")
 
-    def _complete(self) -> Iterator[list[Trajectory]]:
-        """Yield the leading groups, up to the first that is not complete."""
-        for members in self._groups.values():
-            ended = [trajectory for trajectory in members.values() if trajectory is not None]
-            if len(ended) < len(members):
-                return
-            yield ended
-
     def _has_enough(self, enough: Callable[[Sequence[Sequence[Trajectory]]], bool]) -> bool:
         """Ask for each leading group that is new whether it was the last one; if so, cancel what is behind it."""
-        groups = list(self._complete())
-        for count in range(self._num_complete + 1, len(groups) + 1):
-            if enough(groups[:count]):
-                self._cancel(list(self._groups)[count:])
+        for members in islice(self._groups.values(), len(self._leading), None):
+            ended = [trajectory for trajectory in members.values() if trajectory is not None]
+            if len(ended) < len(members):
+                break
+            self._leading.append(ended)
+            if enough(self._leading):
+                self._cancel(list(self._groups)[len(self._leading) :])
                 return True
-        self._num_complete = len(groups)
         return False
 
     def _take_groups(self) -> list[Trajectory]:
