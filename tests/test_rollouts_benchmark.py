@@ -1,0 +1,111 @@
+"""The benchmark of rollouts: everybody plays the same episodes, and the figures have their places."""
+
+import json
+import math
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import rollouts
+from benchmarks.rollouts import CALL, Config, tool_turns
+from benchmarks.rollouts_load import Load, Script, TimedSandbox, write_script
+from cir_env.sandbox import LocalSandbox, Sandbox, Status
+
+TINY = Config(episodes=(5,), rows=2, num_envs=3, longest_s=0.02)
+
+
+def code_of(script: Script) -> list[str]:
+    return [turn.split("```python\n")[1].removesuffix("```\n") for turn in script.turns[:-1]]
+
+
+def scripts(count: int = 40, longest_s: float = 5.0) -> Sequence[Script]:
+    draw = random.Random(0)
+    return [write_script("mixed", "42", 0.005, longest_s, draw) for _ in range(count)]
+
+
+@pytest.mark.parametrize("load", ["mixed", "single"])
+def test_ours_and_lock_step_play_the_same_episodes(load: Load) -> None:
+    ours, theirs = (rollouts.measure(TINY, contender, load, 5) for contender in ("ours", "lock-step"))
+    assert ours["tokens"] == theirs["tokens"] > 0
+    assert ours["rewards"] == theirs["rewards"]
+    assert set(ours["rewards"]) == {-1.0, 1.0}
+    assert (ours["num_envs"], theirs["num_envs"]) == (3, 5)
+
+
+def test_the_engine_alone_samples_the_tokens_of_the_single_turns() -> None:
+    alone, ours = (rollouts.measure(TINY, contender, "single", 5) for contender in ("engine", "ours"))
+    assert alone["tokens"] == ours["tokens"]
+
+
+def test_a_row_tells_rates_memory_and_idleness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "figures.json"
+    rows = rollouts.main(replace(TINY, contenders=("ours",), loads=("mixed",), output=output))
+    (row,) = rows
+    assert (row["load"], row["episodes"], row["contender"]) == ("mixed", 5, "ours")
+    assert math.isclose(row["tokens_per_s"] * row["seconds"], row["tokens"])
+    assert math.isclose(row["episodes_per_s"] * row["seconds"], 5)
+    assert 0 <= row["idle"] <= 1
+    assert 0 < row["rows_used"] <= 1
+    assert row["peak_mb"] > 50
+    assert json.loads(output.read_text())["results"] == rows
+    assert "| mixed, 5, ours " in capsys.readouterr().out
+
+
+def test_ratios_are_within_a_load_and_a_number_of_episodes() -> None:
+    rates = {("mixed", 8, "lock-step"): 2.0, ("mixed", 8, "ours"): 5.0, ("single", 8, "ours"): 9.0}
+    rates |= {("single", 8, "engine"): 10.0, ("mixed", 4, "ours"): 1.0}
+    keys = ("load", "episodes", "contender")
+    rows = [dict(zip(keys, key, strict=True)) | {"episodes_per_s": rate} for key, rate in rates.items()]
+    assert [(r["to_lock-step"], r["to_engine"]) for r in rollouts.with_ratios(rows)] == [
+        (1.0, None),
+        (2.5, None),
+        (None, 0.9),
+        (None, 1.0),
+        (None, None),
+    ]
+
+
+def test_without_trl_the_others_are_measured_and_a_line_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    assert rollouts.main(replace(TINY, contenders=("TRL",))) == []
+    assert "pip install trl" in capsys.readouterr().out
+
+
+def test_trl_plays_no_more_of_the_mixed_load_than_asked() -> None:
+    config = replace(TINY, episodes=(4, 8), trl_episodes=4, contenders=("engine", "TRL"))
+    assert rollouts.plan(config) == [
+        ("mixed", 4, "TRL"),
+        ("single", 4, "engine"),
+        ("single", 4, "TRL"),
+        ("single", 8, "engine"),
+        ("single", 8, "TRL"),
+    ]
+
+
+def test_the_scripts_have_one_to_four_blocks_within_the_run_times() -> None:
+    drawn = scripts(200)
+    assert {len(script.seconds) for script in drawn} == {1, 2, 3, 4}
+    seconds = [each for script in drawn for each in script.seconds]
+    assert 0.005 <= min(seconds) < 0.01
+    assert 4 < max(seconds) <= 5
+
+
+def test_tool_calls_are_as_long_as_the_blocks() -> None:
+    for script in scripts():
+        for turn, call, seconds in zip(script.turns, tool_turns(script), script.seconds, strict=False):
+            assert call.endswith(CALL.format(seconds=seconds))
+            assert len(call) + 1 == len(turn)
+
+
+def test_the_timed_sandbox_answers_as_the_real_one() -> None:
+    code = code_of(scripts(1, 0.02)[0])[0]
+    with TimedSandbox() as timed, LocalSandbox() as real:
+        assert isinstance(timed, Sandbox)
+        ours, theirs = timed.run(code), real.run(code)
+    assert (ours.status, ours.stdout) == (theirs.status, theirs.stdout) == (Status.OK, "42\n")
