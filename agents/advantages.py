@@ -221,7 +221,7 @@ def importance_ratio(
         total = log_ratio.sum(1, keepdim=True)
         count = action_mask.sum(1, keepdim=True).clamp(min=1) if level == "geometric" else 1
         log_ratio = (total / count).expand_as(log_ratio)
-    return log_ratio.exp() * action_mask
+    return torch.where(action_mask, log_ratio.exp(), 0.0)  # a large one times 0 would be no number
 
 
 def importance_weights(ratio: torch.Tensor, *, bound: Literal["truncate", "mask"], cap: float) -> torch.Tensor:

@@ -1,54 +1,13 @@
-"""The interaction budget over a run: fixed, by step, or by competence."""
+"""An interaction budget that grows by competence; one by step is `agents.config.budget_at`."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
-from agents.config import CompetenceConfig, EnvConfig, budget_at
-
-
-class BudgetSchedule(Protocol):
-    """Says how many blocks an episode may execute."""
-
-    def at(self, step: int) -> int:
-        """Return the budget of a training step's episodes."""
-        ...
-
-    def observe(self, figures: Mapping[str, float]) -> None:
-        """Take the figures of a step that is over."""
-        ...
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the state, ready for JSON."""
-        ...
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Take over a state."""
-        ...
-
-
-class ByStep:
-    """A number for all steps, or ``step:budget`` pairs: the paper's 2, 3, 4 at steps 0, 100, 200."""
-
-    def __init__(self, schedule: str) -> None:
-        self._schedule = schedule
-
-    def at(self, step: int) -> int:
-        """Return the budget at a step."""
-        return budget_at(self._schedule, step)
-
-    def observe(self, figures: Mapping[str, float]) -> None:
-        """Learn nothing from it."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return nothing: the step says all."""
-        return {}
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Take nothing over."""
+from agents.config import CompetenceConfig
 
 
 class ByCompetence:
@@ -66,8 +25,9 @@ class ByCompetence:
         self._budget = config.first
         self._recent: deque[tuple[float, float]] = deque(maxlen=config.window)
 
-    def at(self, step: int) -> int:
-        """Return the budget that the steps so far have earned."""
+    @property
+    def budget(self) -> int:
+        """What the steps so far have earned."""
         return self._budget
 
     def observe(self, figures: Mapping[str, float]) -> None:
@@ -92,10 +52,3 @@ class ByCompetence:
         self._budget = int(data["budget"])
         self._recent.clear()
         self._recent.extend((float(exhausted), float(accuracy)) for exhausted, accuracy in data["recent"])
-
-
-def open_schedule(config: EnvConfig) -> BudgetSchedule:
-    """Return the schedule that the configuration asks for."""
-    if config.interaction_budget == "competence":
-        return ByCompetence(config.competence)
-    return ByStep(config.interaction_budget)

@@ -15,6 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from agents.errors import AgentsError
@@ -65,7 +66,7 @@ def save(
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         if policy.value_head is not None:
             torch.save(policy.value_head.state_dict(), partial / "value_head.pt")
-        (partial / ROLLOUTS).write_text(json.dumps(rollouts, default=str))
+        (partial / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
         (partial / STATE).write_text(json.dumps(state, indent=1))
         for path in partial.iterdir():
             with path.open("rb") as file:
@@ -80,6 +81,11 @@ def save(
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def _plain(value: object) -> object:
+    """Return what JSON has for a value that an environment put into its info."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -150,6 +150,9 @@ class RolloutConfig:
         for name in ("num_problems", "max_completion_length", "max_num_seqs", "num_envs", "max_new_tokens"):
             value = getattr(self, name)
             expect(value is None or value >= 1, name, "of at least 1", value)
+        if self.max_new_tokens is not None and self.num_envs is not None:
+            needed = replace(self, num_envs=None).pool_size
+            expect(self.num_envs >= needed, "num_envs", f"of at least {needed} beside max_new_tokens", self.num_envs)
         share = self.vllm_gpu_memory_utilization
         expect(0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)
         expect(self.num_extra_problems >= 0, "num_extra_problems", "of at least 0", self.num_extra_problems)

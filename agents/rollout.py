@@ -159,9 +159,10 @@ class Collector:
         for turn in play.turns:
             self._envs.send(env_id, turn.text)
             (result,) = self._envs.recv(wait=True)
-            if result.terminated or result.truncated:
+            if result.terminated or result.truncated or result.observation != turn.feedback:
                 _LOG.warning(
-                    "Playing an episode of problem %s anew: it ended where it had gone on", turn.info.get("problem_id")
+                    "Playing an episode of problem %s anew: its code came to something else",
+                    turn.info.get("problem_id"),
                 )
                 self._free.append(env_id)
                 self._waiting.append(Play(number=play.number, episode=play.episode))
@@ -185,7 +186,7 @@ class Collector:
         for play in self._waiting:
             play.allowance = max_new_tokens
         resumed, self._paused = self._paused, []
-        for env_id, play in resumed:
+        for env_id, play in sorted(resumed, key=lambda each: each[1].number):
             play.allowance = max_new_tokens
             self._sample(env_id, play)
         self._fill()

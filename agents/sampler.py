@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.budget import open_schedule
-from agents.config import TrainConfig
+from agents.budget import ByCompetence
+from agents.config import TrainConfig, budget_at
 from agents.engines.base import Sampling
 from agents.metrics import describe
 from agents.rollout import Collector
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from agents.envs import EnvPool
 
 Groups = Sequence[Sequence[Trajectory]]
+
+
+class _Closed(Exception):
+    """Nobody waits for the collection any more."""
 
 
 class Sampler:
@@ -44,9 +48,11 @@ class Sampler:
         self._config = config
         extra = config.rollout.num_extra_problems
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
-        self._budget = open_schedule(config.env)
+        earned = config.env.interaction_budget == "competence"
+        self._competence = ByCompetence(config.env.competence) if earned else None
         self._num_problems = envs.num_problems
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._is_closed = False
         self._pending: Future[list[Trajectory]] | None = None
         self._ahead: list[Trajectory] | None = None
         self._before: dict[str, Any] | None = None  # what the step in progress began with
@@ -77,13 +83,14 @@ class Sampler:
             "tokens_per_second": tokens / figures["time/sampling_s"],
             "selection/kept_ratio": len(chosen) / len(trajectories),
         }
-        self._budget.observe(self.figures)
+        if self._competence is not None:
+            self._competence.observe(self.figures)
         return chosen
 
     def begin(self, step: int) -> None:
         """Begin to collect a step's trajectories in a thread, up to :meth:`finish`."""
         self._next = self._state()
-        self._pending = self._threads.submit(self._collect, step, lambda _: None)
+        self._pending = self._threads.submit(self._collect, step, self._stop_if_closed)
 
     def finish(self) -> None:
         """End a step: wait for what was begun beside it."""
@@ -102,15 +109,22 @@ class Sampler:
         """Take over what another sampler had sampled."""
         ahead = data["ahead"]
         self._ahead = None if ahead is None else [Trajectory.from_json(each) for each in ahead]
-        self._budget.restore(data["budget"])
+        if self._competence is not None:
+            self._competence.restore(data["budget"])
         self._collector.restore(data["collector"])
 
     def close(self) -> None:
-        """Wait for the thread and end it."""
+        """Break off what is collected beside, and end the thread."""
+        self._is_closed = True
         self._threads.shutdown()
 
+    def _stop_if_closed(self, _: Trajectory) -> None:
+        if self._is_closed:
+            raise _Closed
+
     def _state(self) -> dict[str, Any]:
-        return {"ahead": self._ahead, "budget": self._budget.as_json(), "collector": self._collector.as_json()}
+        budget = None if self._competence is None else self._competence.as_json()
+        return {"ahead": self._ahead, "budget": budget, "collector": self._collector.as_json()}
 
     def _collect(self, step: int, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
         rollout = self._config.rollout
@@ -120,18 +134,21 @@ class Sampler:
             good = sum(teaches(group, self._selection) for group in groups)
             return rollout.num_extra_problems > 0 and good >= rollout.num_problems
 
-        episodes, trajectories = self._episodes(step), list[Trajectory]()
+        episodes, trajectories, seconds = self._episodes(step), list[Trajectory](), 0.0
         while not trajectories:  # there is nothing to train on before a group is whole
             trajectories = self._collector.collect(
                 episodes, sampling, on_end=on_end, max_new_tokens=rollout.max_new_tokens, enough=enough
             )
             episodes = []
+            seconds += self._collector.figures["time/sampling_s"]
+        self._collector.figures["time/sampling_s"] = seconds
         return trajectories
 
     def _episodes(self, step: int) -> list[Episode]:
         """Return a step's episodes: the next problems of a shuffled order, each for a whole group."""
         rollout, seed = self._config.rollout, self._config.seed
-        size, budget = self._num_problems, self._budget.at(step)
+        size, schedule = self._num_problems, self._config.env.interaction_budget
+        budget = budget_at(schedule, step) if self._competence is None else self._competence.budget
         count = rollout.num_problems + rollout.num_extra_problems
         orders: dict[int, Any] = {}
         episodes = []

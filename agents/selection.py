@@ -16,7 +16,7 @@ Group = Sequence[Trajectory]
 
 
 def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConfig) -> list[Trajectory]:
-    """Return the first ``count`` groups that teach something, each thinned out; if none does, the first ``count``.
+    """Return the first ``count`` groups that teach something, each thinned out.
 
     Args:
         trajectories: Whole groups, one after the other.
@@ -26,7 +26,7 @@ def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConf
     groups: dict[int, list[Trajectory]] = {}
     for trajectory in trajectories:
         groups.setdefault(trajectory.group_id, []).append(trajectory)
-    chosen = [group for group in groups.values() if teaches(group, config)] or list(groups.values())
+    chosen = [group for group in groups.values() if teaches(group, config)]
     return [trajectory for group in chosen[:count] for trajectory in thin_out(group, config.keep_generations)]
 
 

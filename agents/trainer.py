@@ -62,6 +62,7 @@ class Trainer:
         self.log = log
         self.step = 0
         self._stop = False
+        self._is_whole = True  # whether the weights are those of the last whole step
         self._last_budget: float | None = None
         self._started = self._claim_output_dir()
         model_path = self._started or resolve_model(config.model, log=log)
@@ -119,11 +120,15 @@ class Trainer:
                 if first == 0:
                     self._validate(metrics, bar, arms=True)
                 while self.step < config.max_steps and not self._stop:
+                    begin = time.perf_counter()
                     figures = self._train_step(bar)
                     self.step += 1
-                    metrics.write(self.step, figures)
+                    self._is_whole = True
+                    try:
+                        self.sampler.finish()
+                    finally:
+                        metrics.write(self.step, figures | {"time/step_s": time.perf_counter() - begin})
                     self._mark_budget(figures["interaction_budget"], bar)
-                    self.sampler.finish()
                     bar.update()
                     bar.set_postfix_str(_postfix(figures))
                     last = self.step == config.max_steps
@@ -133,9 +138,11 @@ class Trainer:
                         self._save_or_warn(bar)
             except _Stop:
                 pass
-            except EngineFault:
-                self._save_or_warn(bar)
-                bar.write("The engine is lost: once there is one again, go on with --resume.")
+            except Exception as error:
+                if self._is_whole:
+                    self._save_or_warn(bar)
+                if isinstance(error, EngineFault):
+                    bar.write("The engine is lost: once there is one again, go on with --resume.")
                 raise
             finally:
                 bar.close()
@@ -177,33 +184,32 @@ class Trainer:
 
     def _train_step(self, bar: tqdm[Any]) -> dict[str, float]:
         """Do one step: from problems to new weights."""
-        config = self.config
-        begin = time.perf_counter()
-        figures = {} if self.sampler.is_ahead else self._sync()
-        trajectories = self.sampler.take(self.step, on_end=self._counter(bar, "sampling"))
-        sampled = time.perf_counter()
-        if config.rollout.overlap and self.step + 1 < config.max_steps:
+        figures: dict[str, float] = {}
+        was_ahead = self.sampler.is_ahead
+        if not was_ahead:
             figures = self._sync()
+        trajectories = self.sampler.take(self.step, on_end=self._counter(bar, "sampling"))
+        if self.config.rollout.overlap and self.step + 1 < self.config.max_steps:
+            if was_ahead:
+                figures = self._sync()
             self.sampler.begin(self.step + 1)
         else:
             self.engine.sleep()
         figures |= self.sampler.figures
-        valid = [t for t in trajectories if t.reward_valid and any(t.action_mask)]
-        if not valid:
-            raise TrainingError(
-                f"Expect a valid reward from some of {len(trajectories)} episodes, got none: see above."
-            )
-        figures |= self._update(valid)
+        if figures["episodes/invalid_ratio"] == 1:
+            raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
+        begin = time.perf_counter()
+        figures |= self._update([t for t in trajectories if t.reward_valid and any(t.action_mask)])
         self._record("training", self.step + 1, trajectories)
-        end = time.perf_counter()
-        return figures | {"time/update_s": end - sampled, "time/step_s": end - begin}
+        return figures | {"time/update_s": time.perf_counter() - begin}
 
     def _update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Train on trajectories with valid rewards; where none of them is in the loss, do nothing."""
         config = self.config
-        batch = collate(trajectories, in_loss=[is_in_loss(t, config.selection) for t in trajectories])
-        if not batch.action_mask.any():
+        in_loss = [is_in_loss(t, config.selection) for t in trajectories]
+        if not any(in_loss):
             return {"num_updates": 0.0}
+        batch = collate(trajectories, in_loss=in_loss)
         old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
         figures = describe_mismatch(batch, old) | describe_staleness(trajectories, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
@@ -211,7 +217,10 @@ class Trainer:
             reference = self._reference.evaluate(batch, config.ppo.micro_batch_size)
             targets = dataclasses.replace(targets, reference_logprobs=reference.logprobs)
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, self.step))
-        return figures | self.ppo.update(batch, old, targets, generator=generator)
+        self._is_whole = False
+        acting = batch.action_mask.any(1).nonzero()[:, 0]  # without them a minibatch would step on nothing
+        parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
+        return figures | self.ppo.update(*parts, generator=generator)
 
     def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""

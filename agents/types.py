@@ -124,11 +124,6 @@ class Trajectory:
         return cls(**{**_with_tuples(data), "turns": tuple(Turn(**turn) for turn in data["turns"])})
 
     @property
-    def policy_version(self) -> int:
-        """Oldest version of the weights that sampled a token of it; -1 if none was sampled."""
-        return min((v for v, acted in zip(self.policy_versions, self.action_mask, strict=True) if acted), default=-1)
-
-    @property
     def text(self) -> str:
         """What stands after the prompt: the policy's text and the feedback."""
         return "".join(turn.text + turn.feedback for turn in self.turns)

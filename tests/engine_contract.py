@@ -16,7 +16,7 @@ import pytest
 import torch
 from agents_fakes import CallScanner, small_chat
 
-from agents.engines.base import Engine, EngineError, Sampling
+from agents.engines.base import Engine, EngineError, EngineFault, Sampling
 from agents.types import Completion
 
 CHAT = small_chat()
@@ -336,6 +336,22 @@ def after_weights_that_do_not_fit_nothing_is_sampled_until_whole_ones_come(make:
         engine.submit(0, PROMPT, Sampling())
     engine.load_weights(2, weights)
     assert set(complete(engine).policy_versions) == {2}
+
+
+@law
+def a_request_that_runs_is_not_sampled_from_half_loaded_weights(make: MakeEngine) -> None:
+    engine = make()
+    weights = weights_of(engine)
+    if not weights:
+        return  # has none that could not fit
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    engine.submit(0, PROMPT, Sampling(max_tokens=9))
+    with pytest.raises(EngineError, match=r"^Expect the weights of "):
+        engine.load_weights(1, weights | {name: weights[name][:-1]})
+    with pytest.raises(EngineFault, match="last load failed"):
+        engine.poll()
+    engine.load_weights(2, weights)
+    assert set(finish(engine, 1)[0].policy_versions) == {2}
 
 
 @law

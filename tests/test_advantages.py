@@ -186,6 +186,16 @@ def test_weighing_the_advantages_weighs_the_loss_of_each_token() -> None:
             assert weighed.item() == pytest.approx((plain * weights[row, t]).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
+@pytest.mark.parametrize("bound", ["truncate", "mask"])
+def test_a_ratio_beyond_all_numbers_leaves_every_weight_a_number(level: Any, bound: Any) -> None:
+    drawn = mask(".xxx.")
+    ratio = importance_ratio(torch.full((1, 5), -1.0), torch.full((1, 5), -90.0), drawn, level=level)
+    weights = importance_weights(ratio, bound=bound, cap=2.0)
+    assert weights[~drawn].tolist() == [0.0, 0.0]
+    assert set(weights[drawn].tolist()) == {2.0 if bound == "truncate" else 0.0}
+
+
 def off_policy() -> tuple[Batch, PolicyOutput]:
     """Two sequences of one token; the trainer finds the first four times as likely as the engine did."""
     acts, zeros = mask(".x", ".x"), torch.zeros(2, 2)

@@ -1,11 +1,11 @@
-"""The interaction budget: by step as written, by competence as earned."""
+"""The interaction budget, as it is earned."""
 
 import json
 
 import pytest
 
-from agents.budget import ByCompetence, open_schedule
-from agents.config import CompetenceConfig, ConfigError, EnvConfig
+from agents.budget import ByCompetence
+from agents.config import CompetenceConfig, ConfigError
 
 EASY = CompetenceConfig(first=2, last=4, window=2, exhausted=0.5, accuracy=0.5)
 
@@ -14,18 +14,11 @@ def figures(budget: float, exhausted: float = 1.0, accuracy: float = 1.0) -> dic
     return {"interaction_budget": budget, "tools/budget_exhausted_ratio": exhausted, "accuracy": accuracy}
 
 
-def test_a_schedule_by_step_is_as_written() -> None:
-    schedule = open_schedule(EnvConfig(interaction_budget="0:2,100:3,200:4"))
-    schedule.observe(figures(2))
-    assert [schedule.at(step) for step in (0, 99, 100, 250)] == [2, 2, 3, 4]
-    assert schedule.as_json() == {}
-
-
 def test_it_grows_one_by_one_up_to_the_last_when_it_is_used_up_and_answers_are_right() -> None:
-    schedule = open_schedule(EnvConfig(interaction_budget="competence", competence=EASY))
+    schedule = ByCompetence(EASY)
     seen = []
-    for step in range(8):
-        seen.append(schedule.at(step))
+    for _ in range(8):
+        seen.append(schedule.budget)
         schedule.observe(figures(seen[-1]))
     assert seen == [2, 2, 3, 3, 4, 4, 4, 4]
 
@@ -35,23 +28,23 @@ def test_it_stays_where_either_is_missing(exhausted: float, accuracy: float) -> 
     schedule = ByCompetence(EASY)
     for _ in range(10):
         schedule.observe(figures(2, exhausted, accuracy))
-    assert schedule.at(10) == 2
+    assert schedule.budget == 2
 
 
 def test_the_means_of_the_last_steps_decide() -> None:
     schedule = ByCompetence(EASY)
     for accuracy in (0.0, 0.9, 0.0, 0.9, 0.05):
         schedule.observe(figures(2, 1.0, accuracy))
-        assert schedule.at(0) == 2
+        assert schedule.budget == 2
     schedule.observe(figures(2, 1.0, 1.0))
-    assert schedule.at(0) == 3
+    assert schedule.budget == 3
 
 
 def test_steps_without_a_valid_reward_count_as_wrong() -> None:
     schedule = ByCompetence(EASY)
     for _ in range(5):
         schedule.observe({"interaction_budget": 2, "tools/budget_exhausted_ratio": 1.0})
-    assert schedule.at(0) == 2
+    assert schedule.budget == 2
 
 
 def test_what_was_sampled_before_a_rise_does_not_count_towards_the_next() -> None:
@@ -60,17 +53,17 @@ def test_what_was_sampled_before_a_rise_does_not_count_towards_the_next() -> Non
         schedule.observe(figures(2))
     for _ in range(5):
         schedule.observe(figures(2))
-    assert schedule.at(0) == 3
+    assert schedule.budget == 3
 
 
 def test_it_goes_on_from_what_was_written_down() -> None:
     one, two = ByCompetence(EASY), ByCompetence(EASY)
     for _ in range(3):
-        one.observe(figures(one.at(0)))
+        one.observe(figures(one.budget))
     two.restore(json.loads(json.dumps(one.as_json())))
     for schedule in (one, two):
         schedule.observe(figures(3))
-    assert one.at(0) == two.at(0) == 4
+    assert one.budget == two.budget == 4
 
 
 def test_thresholds_out_of_range_are_refused() -> None:

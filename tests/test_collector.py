@@ -119,6 +119,42 @@ def test_what_is_left_over_and_how_it_goes_on_does_not_depend_on_the_clock() -> 
     assert len(outcomes[0]) > 3
 
 
+def test_what_goes_on_has_a_random_stream_of_its_own_and_holds_nothing_in_the_engine() -> None:
+    engine = FakeEngine(WORDY, scripted("zzzzzz"))
+    with pool() as envs:
+        collector = Collector(envs, engine, WORDY)
+        collector.collect(episodes(2), SAMPLING, max_new_tokens=2)
+        assert engine.held == set()
+        play_on(collector, engine, 2)
+    assert len({sampling.seed for sampling in engine.samplings}) == len(engine.samplings) == 8
+
+
+def test_episodes_go_on_in_the_order_of_their_numbers_whoever_was_faster() -> None:
+    engine = FakeEngine(WORDY, scripted("zzzzzz"))
+    with pool(fast_and_slow, 12) as envs:
+        collector = Collector(envs, engine, WORDY)
+        collector.collect(episodes(12), SAMPLING, max_new_tokens=2)
+        engine.contexts.clear()
+        collector.collect([], SAMPLING, max_new_tokens=2)
+    assert list(engine.contexts) == list(range(12))
+
+
+def test_an_episode_whose_code_comes_to_something_else_is_played_anew(caplog: pytest.LogCaptureFixture) -> None:
+    class Other(ScannedCallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            observation, *rest = super().step(action)
+            return (observation.replace("[", "<"), *rest)
+
+    with pool() as envs, pool(Other) as others:
+        collector = Collector(envs, FakeEngine(WORDY, scripted("a`\n", "zzzzzz")), WORDY)
+        collector.collect(episodes(2), SAMPLING, max_new_tokens=6)
+        again = Collector(others, FakeEngine(WORDY, scripted("a`\n", "zzzzzz")), WORDY)
+        again.restore(json.loads(json.dumps(collector.as_json())))
+        made = again.collect([], SAMPLING)
+    assert [each.text for each in made] == ["a`\n<1]\nzzzzzz"] * 2
+    assert caplog.messages == ["Playing an episode of problem 0 anew: its code came to something else"] * 2
+
+
 def test_the_trainers_logprobs_equal_the_engines_over_episodes_that_went_on() -> None:
     model = tiny_qwen2(len(CHAT.tokenizer))
     engine = transformers_engine(model, CHAT, max_num_seqs=5)
@@ -185,18 +221,24 @@ def test_a_group_that_was_faster_does_not_count_before_those_that_stand_before_i
 
 
 def test_a_step_that_is_still_running_when_its_episode_is_cancelled_holds_nobody_up() -> None:
-    go_on = threading.Event()
+    go_on, reached = threading.Event(), threading.Barrier(3)
 
     class Stuck(ScannedCallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-            if self._problem == 2:
+            if self._problem == 2 and not go_on.is_set():
+                reached.wait(60)
                 go_on.wait(60)
             return super().step(action)
 
-    engine = FakeEngine(WORDY, scripted("z"))
+    def two(groups: Sequence[Sequence[Trajectory]]) -> bool:
+        if len(groups) == 2:
+            reached.wait(60)  # both of the third group are at it
+        return len(groups) == 2
+
+    engine = FakeEngine(WORDY, scripted("z"), max_num_seqs=6)
     with pool(Stuck, 6) as envs:
         collector = Collector(envs, engine, WORDY)
-        made = collector.collect(episodes(6), SAMPLING, enough=lambda groups: len(groups) == 2)
+        made = collector.collect(episodes(6), SAMPLING, enough=two)
         assert group_ids(made) == [0, 0, 1, 1]
         assert group_ids(collector.collect(episodes(4), SAMPLING)) == [0, 0, 1, 1]  # in the four that are free
         go_on.set()

@@ -17,11 +17,12 @@ from agents.rollout import Collector, collect
 from agents.types import Trajectory
 from agents.weight_sync import sync_weights
 
-# The first three count polls, but a served engine samples on between them; the last one reads what its scanner was fed,
+# All but the last count polls, but a served engine samples on between them; the last one reads what its scanner was fed,
 # which is a copy on the other side. What they state is tested below.
 NOT_AS_WRITTEN = {
     "a_released_request_is_cancelled",
     "a_running_request_is_not_submitted_again",
+    "a_request_that_runs_is_not_sampled_from_half_loaded_weights",
     "every_token_names_the_weights_that_sampled_it",
     "sampling_ends_where_the_scanner_says",
 }

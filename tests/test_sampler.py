@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from agents_fakes import FakeEngine, ScannedCallEnv, pool, tokenizer
+from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer
 
 from agents.chat import Chat
-from agents.config import PPOConfig, RolloutConfig, TrainConfig
+from agents.config import CompetenceConfig, EnvConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.sampler import Sampler
 from agents.types import Trajectory
 
@@ -105,6 +107,48 @@ def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str,
     with sampler(**settings) as (made, _):
         made.restore(written)
         assert first + play(made, range(2, 5)) == expected
+
+
+def test_a_budget_that_is_earned_is_used_and_survives_a_stop() -> None:
+    class Budgeted(ScannedCallEnv):
+        def _info(self, kept_chars: int) -> dict[str, Any]:
+            left = {"interaction_budget": self._budget, "interactions_left": self._budget - self._made}
+            return super()._info(kept_chars) | left
+
+    easy = CompetenceConfig(first=1, last=3, window=1, exhausted=1.0, accuracy=1.0)
+    config = TrainConfig(
+        env=EnvConfig(interaction_budget="competence", competence=easy),
+        rollout=RolloutConfig(num_problems=2, num_generations=2, max_completion_length=60, max_model_len=96),
+    )
+    budgets, written = [], "null"
+    for step in range(4):
+        with pool(Budgeted, 4) as envs:
+            made = Sampler(envs, FakeEngine(WORDY, scripted("a`\n", "a`\n", "a`\n", "a")), WORDY, config)
+            if json.loads(written):
+                made.restore(json.loads(written))
+            made.take(step, on_end=ignore)
+            made.finish()
+            budgets.append(made.figures["interaction_budget"])
+            written = json.dumps(made.as_json())
+            made.close()
+    assert budgets == [1, 2, 3, 3]
+
+
+def test_closing_breaks_off_what_is_collected_beside() -> None:
+    with sampler() as (made, engine):
+        poll, started = engine.poll, threading.Event()
+
+        def slow() -> Any:
+            started.set()
+            time.sleep(0.01)
+            return poll()
+
+        engine.poll = slow  # type: ignore[method-assign]
+        made.begin(0)
+        started.wait(60)
+        made.close()
+        assert engine.held == set()
+        assert made.as_json()["ahead"] is None
 
 
 class Enough(Exception):

@@ -57,9 +57,8 @@ def test_the_first_groups_that_teach_something_are_chosen() -> None:
     assert group_ids(choose(groups, 9, DIFFERING)) == [1, 1, 3, 3, 4, 4]
 
 
-def test_where_none_teaches_anything_the_first_are_taken() -> None:
-    groups = [*group(0, 1, 1), *group(1, -1, -1), *group(2, 1, 1)]
-    assert group_ids(choose(groups, 2, DIFFERING)) == [0, 0, 1, 1]
+def test_where_none_teaches_anything_none_is_chosen() -> None:
+    assert choose([*group(0, 1, 1), *group(1, -1, -1), *group(2, 1, 1)], 2, DIFFERING) == []
 
 
 def test_of_the_right_episodes_the_cleanest_are_kept_and_of_the_wrong_ones_any() -> None:

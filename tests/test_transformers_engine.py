@@ -70,6 +70,17 @@ def test_without_one_that_waits_a_request_keeps_its_row() -> None:
         complete_turns.append((*complete_turns[-1], *done.token_ids))
 
 
+@pytest.mark.parametrize("max_model_len", [96, 127, 128, 200, 320])
+def test_a_rows_numbers_do_not_depend_on_how_long_its_neighbours_are(max_model_len: int) -> None:
+    outcomes = []
+    for length in (5, max_model_len - 3):
+        engine = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=2, max_model_len=max_model_len)
+        engine.submit(0, PROMPT, Sampling(seed=1, max_tokens=20))
+        engine.submit(1, [7] * length, Sampling(seed=2, max_tokens=2))
+        outcomes.append(finish(engine, 2)[0].logprobs)
+    assert outcomes[0] == outcomes[1]
+
+
 def test_a_sleeping_engine_holds_no_cache_and_wakes_with_new_weights() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT)

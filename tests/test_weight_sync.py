@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from agents_fakes import FakeEngine, tiny_llama, tiny_qwen2, transformers_engine, twin
-from engine_contract import CHAT, complete
+from engine_contract import CHAT, complete, finish
 
-from agents.engines.base import EngineError, EngineFault
+from agents.engines.base import EngineError, EngineFault, Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.policy import Policy
 from agents.weight_sync import TOLERANCE, sync_weights
@@ -56,7 +56,9 @@ def test_it_passes_at_another_temperature_and_in_bfloat16() -> None:
 
 def test_it_passes_while_requests_of_an_episode_are_kept() -> None:
     engine = transformers_engine(tiny_qwen2(V, seed=1), CHAT, max_num_seqs=2)
-    complete(engine, request_id=3)
+    engine.submit(3, PROMPT, Sampling(max_tokens=4))
+    finish(engine, 1)
+    assert engine._rows == {3: 0}
     assert sync(Policy(tiny_qwen2(V, seed=2)), engine) < 1e-5
 
 

@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from agents.engines.base import BROKEN, EngineError, Sampling, Scanner
+from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
 from agents.models import load_model, with_cache
 from agents.types import Completion
@@ -131,8 +131,9 @@ class TransformersEngine:
         self._model.set_attn_implementation("cir_grouped")
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
-        self._scratch = max_model_len  # inactive rows write here
-        self._cache = _RowCache(model, max_num_seqs, max_model_len + 1)
+        capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
+        self._scratch = capacity - 1  # inactive rows write here
+        self._cache = _RowCache(model, max_num_seqs, capacity)
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._rows: dict[int, int] = {}
         self._free = deque(range(max_num_seqs))
@@ -224,6 +225,8 @@ class TransformersEngine:
 
         Where no row is free, the request whose last turn ended first gives up its own, and its cache with it.
         """
+        if not self._is_whole and self.busy:
+            raise EngineFault(BROKEN)
         while self._queue and (self._free or self._idle):
             request = self._queue.pop(next(iter(self._queue)))
             self._rows[request.request_id] = self._free.popleft() if self._free else self._evict()
@@ -295,7 +298,7 @@ class TransformersEngine:
             tokens[row], positions[row], slots[row] = request.context[position], position, position
             self._cached[row].append(tokens[row])
         longest = max(positions) + 1
-        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._scratch + 1)
+        length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
         device = self._model.device
         position_ids = torch.tensor(positions, device=device)
         mask = torch.arange(length, device=device)[None] <= position_ids[:, None]

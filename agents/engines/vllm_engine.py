@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from agents.engines.base import BROKEN, EngineError, Sampling, Scanner
+from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
 from agents.types import Completion
 
@@ -75,6 +75,7 @@ def load_llm(
                 max_num_seqs=max_num_seqs,
                 max_model_len=max_model_len,
                 enable_prefix_caching=True,
+                async_scheduling=False,  # it would sample past the end of a block
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
                 disable_log_stats=True,
                 seed=0,
@@ -178,6 +179,8 @@ class VllmEngine:
         """Let vLLM take one step, and end the requests that have come to their end."""
         if not self._running:
             return []
+        if not self._is_whole:
+            raise EngineFault(BROKEN)
         done: list[Completion] = []
         for output in self._llm.step():
             request = self._running.get(int(output.request_id))
@@ -212,10 +215,9 @@ class VllmEngine:
             whole = ((name, weights[name]) for name in self._shapes)
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
             self._llm.collective_rpc(_repack_output_layer)
+            self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
-            raise EngineError(f"Expect vLLM to take the weights over, but it failed: {error}") from error
-        if not self._llm.reset_prefix_cache(reset_running_requests=True):
-            raise EngineError("Expect vLLM to forget its cached prefixes, but it kept them.")
+            raise EngineFault(f"Expect vLLM to take the weights over, but it failed: {error}") from error
         self._is_whole = True
         self.version = version
 
