@@ -17,8 +17,8 @@ from agents.rollout import Collector, collect
 from agents.types import Trajectory
 from agents.weight_sync import sync_weights
 
-# All but the last count polls, but a served engine samples on between them; the last one reads what its scanner was fed,
-# which is a copy on the other side. What they state is tested below.
+# All but the last count polls, but a served engine samples on between them; the last one reads what its scanner was
+# fed, which is a copy on the other side. What they state is tested below.
 NOT_AS_WRITTEN = {
     "a_released_request_is_cancelled",
     "a_running_request_is_not_submitted_again",

@@ -58,6 +58,25 @@ def test_one_that_waits_takes_the_row_that_has_been_idle_for_longest() -> None:
     assert set(engine._rows) == {1, 2}
 
 
+def test_a_request_that_comes_back_finds_its_cache_again_while_there_is_room() -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=1, max_model_len=50)
+    prompts = {number: [number] * 18 for number in range(4)}
+    for number, prompt in prompts.items():
+        engine.submit(number, prompt, Sampling(max_tokens=3))
+        finish(engine, 1)
+    assert {number: cached[:18] for number, (cached, _) in engine._aside.items()} == {
+        number: prompts[number]
+        for number in (1, 2)  # two of them fit beside the row; the oldest went
+    }
+    engine.submit(2, [*prompts[2], 5, 6, 7], Sampling(max_tokens=3))
+    engine.poll()
+    assert 2 not in engine._aside
+    assert len(engine._cached[0]) == 19  # the prompt was there, and one token was fed
+    engine.release(1)
+    engine.load_weights(1, tiny_qwen2(V).state_dict())
+    assert engine._aside == {}
+
+
 def test_without_one_that_waits_a_request_keeps_its_row() -> None:
     engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=1)
     complete_turns = [PROMPT]

@@ -3,7 +3,7 @@
 Every forward pass that samples has the same shape, ``[max_num_seqs, 1]``, whoever is running: a row's numbers do not
 depend on how many others are. What a row's context has and its cache lacks ("pending") is computed by a pass of its own
 if it is long, and otherwise fed through the sampling passes token by token, beside the rows that sample. Between two
-turns a request keeps its row and the cache in it, unless another one waits for a row.
+turns a request keeps its row; if another one waits for it, what the row holds is laid aside, while there is room.
 """
 
 from __future__ import annotations
@@ -73,6 +73,16 @@ class _RowCache(Cache):
         self._slots = torch.zeros(rows, 1, dtype=torch.long)
         self._length = 0
 
+    def lift(self, row: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return a copy of the first ``length`` positions of a row, layer by layer."""
+        return [(keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in self._store]
+
+    def put(self, row: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Write what :meth:`lift` returned to the beginning of a row."""
+        for stored, lifted in zip(self._store, layers, strict=True):
+            for target, source in zip(stored, lifted, strict=True):
+                target[row, :, : source.shape[1]] = source
+
     def free(self) -> None:
         """Give the memory back; the next pass takes it again."""
         self._store = []
@@ -112,7 +122,8 @@ class TransformersEngine:
         chat: Decodes tokens for the scanners.
         stop_token_ids: Any of these ends a completion.
         max_num_seqs: Rows: how many requests run at once.
-        max_model_len: Tokens a request may hold; the cache has ``max_num_seqs * max_model_len`` positions.
+        max_model_len: Tokens a request may hold; the cache has ``max_num_seqs * max_model_len`` positions, and at most
+            as many are laid aside.
     """
 
     def __init__(
@@ -137,6 +148,7 @@ class TransformersEngine:
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._rows: dict[int, int] = {}
         self._free = deque(range(max_num_seqs))
+        self._aside: dict[int, tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]] = {}  # oldest first
         self._idle: dict[int, None] = {}  # requests that hold a row between two turns, the idlest first
         self._running: dict[int, Request] = {}
         self._queue: dict[int, Request] = {}
@@ -183,7 +195,7 @@ class TransformersEngine:
 
     def release(self, request_id: int) -> None:
         """Free a request's row."""
-        for kept in (self._running, self._queue, self._idle, self._random):
+        for kept in (self._running, self._queue, self._idle, self._random, self._aside):
             kept.pop(request_id, None)
         if request_id in self._rows:
             self._free.append(self._rows.pop(request_id))
@@ -199,14 +211,14 @@ class TransformersEngine:
                 f"Expect the weights of the model in use, got others ({reason}): start the engine with that model."
             ) from error
         self._is_whole, self.version = True, version
-        self._cached = [[] for _ in self._cached]
+        self._forget()
         for request in self._running.values():
             self._start(request)
 
     def sleep(self) -> None:
         """Free the cache; the next pass makes a new one."""
         self._cache.free()
-        self._cached = [[] for _ in self._cached]
+        self._forget()
 
     def close(self) -> None:
         """Free the cache."""
@@ -223,7 +235,7 @@ class TransformersEngine:
     def poll(self) -> list[Completion]:
         """Start waiting requests in free rows, then sample one token for every running one.
 
-        Where no row is free, the request whose last turn ended first gives up its own, and its cache with it.
+        Where no row is free, the request whose last turn ended first gives up its own.
         """
         if not self._is_whole and self.busy:
             raise EngineFault(BROKEN)
@@ -249,19 +261,30 @@ class TransformersEngine:
                 done.append(request.completion(reason))
         return done
 
+    def _forget(self) -> None:
+        self._cached = [[] for _ in self._cached]
+        self._aside.clear()
+
     def _row(self, request: Request) -> int:
         return self._rows[request.request_id]
 
     def _evict(self) -> int:
-        """Take the row of the request that has been idle for longest."""
+        """Take the row of the request that has been idle for longest, and lay aside what is in it."""
         idlest = next(iter(self._idle))
         del self._idle[idlest]
-        return self._rows.pop(idlest)
+        row = self._rows.pop(idlest)
+        self._aside[idlest] = self._cached[row], self._cache.lift(row, len(self._cached[row]))
+        while sum(len(cached) for cached, _ in self._aside.values()) > len(self._cached) * self.max_model_len:
+            del self._aside[next(iter(self._aside))]
+        return row
 
     @torch.inference_mode()
     def _start(self, request: Request) -> None:
         """Fill the row's cache with the context but for its last tokens, which the sampling passes feed."""
         row, context = self._row(request), request.context
+        if request.request_id in self._aside:
+            self._cached[row], layers = self._aside.pop(request.request_id)
+            self._cache.put(row, layers)
         self._running[request.request_id] = request
         wanted = context[:-1]
         shared = [_common_prefix(cached, wanted) for cached in self._cached]
