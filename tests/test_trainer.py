@@ -1,0 +1,111 @@
+"""The loop around a step: what a fault leaves behind, who sleeps when, and what a penalty is measured from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents import PRESETS, Trainer
+from agents.checkpoint import checkpoints
+from agents.config import PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
+from agents.metrics import read_metrics
+from agents.ppo import NonFiniteError
+
+
+def small(folder: Path, **changes: Any) -> TrainConfig:
+    """The tiny preset with few and short episodes, and no validation between steps."""
+    rollout = {"num_problems": 2, "num_generations": 2, "max_num_seqs": 4, "max_completion_length": 24}
+    return TrainConfig(
+        model="tiny",
+        output_dir=folder,
+        autocast=False,
+        env=PRESETS["tiny"]().env,
+        rollout=RolloutConfig(max_model_len=256, dtype="float32", **(rollout | changes.pop("rollout", {}))),
+        ppo=PPOConfig(learning_rate=1e-3, **changes.pop("ppo", {})),
+        validation=ValidationConfig(every=0, num_problems=1),
+        **({"max_steps": 2, "save_every": 100} | changes),
+    )
+
+
+@contextmanager
+def trainer(folder: Path, **changes: Any) -> Iterator[Trainer]:
+    made = Trainer(small(folder, **changes), log=lambda _: None)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "reward" in row]
+
+
+def test_a_fault_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trainer(tmp_path) as made:
+        submit = made.engine.submit
+
+        def fail(request_id: int, *arguments: Any, **more: Any) -> None:
+            if made.step == 1 and request_id >= 0:
+                raise OSError("the sandbox's machine is gone")
+            submit(request_id, *arguments, **more)
+
+        monkeypatch.setattr(made.engine, "submit", fail)
+        with pytest.raises(OSError, match="machine is gone"):
+            made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
+    with trainer(tmp_path, resume=True) as made:
+        assert made.train()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_a_fault_in_the_middle_of_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trainer(tmp_path) as made:
+        step = made.ppo._step
+
+        def fail() -> float:
+            if made.step == 1:
+                raise NonFiniteError("the gradient is none")
+            return step()
+
+        monkeypatch.setattr(made.ppo, "_step", fail)
+        with pytest.raises(NonFiniteError):
+            made.train()
+    assert checkpoints(tmp_path) == []
+
+
+def test_the_engine_sleeps_during_the_update_unless_it_samples_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, overlap, expected in (("alone", False, [0, 1]), ("beside", True, [1])):  # nothing is beside the last
+        slept: list[int] = []
+        with trainer(tmp_path / name, rollout={"overlap": overlap}, ppo={"importance_sampling": "token"}) as made:
+            monkeypatch.setattr(made.engine, "sleep", lambda made=made, slept=slept: slept.append(made.step))
+            made.train()
+        assert slept == expected
+        assert [row["sampling/staleness_max"] for row in rows(tmp_path / name)] == [0, float(overlap)]
+
+
+def test_a_step_without_an_episode_in_the_loss_changes_nothing(tmp_path: Path) -> None:
+    with trainer(tmp_path, selection=SelectionConfig(mask_void_turns=True), max_steps=1) as made:
+        before = [parameter.clone() for parameter in made.policy.parameters()]
+        made.train()
+        assert all(map(torch.equal, before, made.policy.parameters()))
+    (row,) = rows(tmp_path)
+    assert (row["episodes/void_ratio"], row["num_updates"]) == (1, 0)
+
+
+def test_a_kl_penalty_is_measured_from_the_model_that_training_began_with_also_after_a_resume(tmp_path: Path) -> None:
+    penalty = {"kl_coefficient": 0.1}
+    with trainer(tmp_path, ppo=penalty, max_steps=1) as made:
+        first = [parameter.clone() for parameter in made.policy.parameters()]
+        made.train()
+    with trainer(tmp_path, ppo=penalty, resume=True) as made:
+        assert made._reference is not None
+        assert all(map(torch.equal, first, made._reference.parameters()))
+        made.train()
+    assert [row["kl"] >= 0 for row in rows(tmp_path)] == [True, True]
