@@ -8,9 +8,9 @@ turns a request keeps its row; if another one waits for it, what the row holds i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from heapq import heappop, heappush
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,7 @@ class TransformersEngine:
         self._cache = _RowCache(model, max_num_seqs, capacity)
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._rows: dict[int, int] = {}
-        self._free = deque(range(max_num_seqs))
+        self._free = list(range(max_num_seqs))  # a heap: which row is taken depends on no clock
         self._aside: dict[int, tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]] = {}  # oldest first
         self._idle: dict[int, None] = {}  # requests that hold a row between two turns, the idlest first
         self._running: dict[int, Request] = {}
@@ -198,7 +198,7 @@ class TransformersEngine:
         for kept in (self._running, self._queue, self._idle, self._random, self._aside):
             kept.pop(request_id, None)
         if request_id in self._rows:
-            self._free.append(self._rows.pop(request_id))
+            heappush(self._free, self._rows.pop(request_id))
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Copy a state dict into the engine's model and forget every cached key and value."""
@@ -241,7 +241,7 @@ class TransformersEngine:
             raise EngineFault(BROKEN)
         while self._queue and (self._free or self._idle):
             request = self._queue.pop(next(iter(self._queue)))
-            self._rows[request.request_id] = self._free.popleft() if self._free else self._evict()
+            self._rows[request.request_id] = heappop(self._free) if self._free else self._evict()
             self._start(request)
         if not self._running:
             return []
