@@ -131,8 +131,9 @@ class Sampler:
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
 
         def enough(groups: Groups) -> bool:
-            good = sum(teaches(group, self._selection) for group in groups)
-            return rollout.num_extra_problems > 0 and good >= rollout.num_problems
+            if not rollout.num_extra_problems:
+                return False
+            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
 
         episodes, trajectories, seconds = self._episodes(step), list[Trajectory](), 0.0
         while not trajectories:  # there is nothing to train on before a group is whole

@@ -328,9 +328,7 @@ def after_weights_that_do_not_fit_nothing_is_sampled_until_whole_ones_come(make:
     weights = weights_of(engine)
     if not weights:
         return  # has none that could not fit
-    name = next(name for name in weights if name.endswith("q_proj.weight"))
-    with pytest.raises(EngineError, match=r"^Expect the weights of "):
-        engine.load_weights(1, weights | {name: weights[name][:-1]})
+    load_misfits(engine, weights)
     assert engine.version == 0
     with pytest.raises(EngineError, match="last load failed"):
         engine.submit(0, PROMPT, Sampling())
@@ -344,10 +342,8 @@ def a_request_that_runs_is_not_sampled_from_half_loaded_weights(make: MakeEngine
     weights = weights_of(engine)
     if not weights:
         return  # has none that could not fit
-    name = next(name for name in weights if name.endswith("q_proj.weight"))
     engine.submit(0, PROMPT, Sampling(max_tokens=9))
-    with pytest.raises(EngineError, match=r"^Expect the weights of "):
-        engine.load_weights(1, weights | {name: weights[name][:-1]})
+    load_misfits(engine, weights)
     with pytest.raises(EngineFault, match="last load failed"):
         engine.poll()
     engine.load_weights(2, weights)
@@ -369,6 +365,13 @@ def a_closed_engine_has_nothing_to_say(make: MakeEngine) -> None:
     engine.submit(0, PROMPT, Sampling())
     engine.close()
     assert engine.poll() == []
+
+
+def load_misfits(engine: Engine, weights: dict[str, torch.Tensor]) -> None:
+    """Offer weights of which one is too small; they are refused."""
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    with pytest.raises(EngineError, match=r"^Expect the weights of "):
+        engine.load_weights(1, weights | {name: weights[name][:-1]})
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:

@@ -89,6 +89,19 @@ def test_without_one_that_waits_a_request_keeps_its_row() -> None:
         complete_turns.append((*complete_turns[-1], *done.token_ids))
 
 
+def test_a_request_that_was_idle_while_the_engine_slept_has_nothing_to_lay_aside() -> None:
+    model = tiny_qwen2(V)
+    engine = transformers_engine(model, CHAT, max_num_seqs=1)
+    engine.submit(0, PROMPT, Sampling(max_tokens=3))
+    finish(engine, 1)
+    engine.sleep()
+    engine.load_weights(1, model.state_dict())
+    for request_id in (1, 0):
+        engine.submit(request_id, PROMPT, Sampling(max_tokens=3))
+        finish(engine, 1)
+    assert set(engine._aside) == {1}
+
+
 @pytest.mark.parametrize("max_model_len", [96, 127, 128, 200, 320])
 def test_a_rows_numbers_do_not_depend_on_how_long_its_neighbours_are(max_model_len: int) -> None:
     outcomes = []

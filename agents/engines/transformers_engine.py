@@ -273,7 +273,8 @@ class TransformersEngine:
         idlest = next(iter(self._idle))
         del self._idle[idlest]
         row = self._rows.pop(idlest)
-        self._aside[idlest] = self._cached[row], self._cache.lift(row, len(self._cached[row]))
+        if self._cached[row]:
+            self._aside[idlest] = self._cached[row], self._cache.lift(row, len(self._cached[row]))
         while sum(len(cached) for cached, _ in self._aside.values()) > len(self._cached) * self.max_model_len:
             del self._aside[next(iter(self._aside))]
         return row

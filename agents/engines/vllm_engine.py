@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
+from agents.models import load_generation_config
 from agents.types import Completion
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class VllmEngine:
         self.max_model_len = max_model_len
         self.version = 0
         self._llm, self._owns_llm = llm, owns_llm
+        self._vllm = _import_vllm()
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
         self._running: dict[int, Request] = {}
@@ -127,8 +129,6 @@ class VllmEngine:
         gpu_memory_utilization: float = 0.9,
     ) -> VllmEngine:
         """Load a model of the engine's own, and stop where its makers say that it stops."""
-        from agents.models import load_generation_config
-
         llm = load_llm(
             path,
             dtype=dtype,
@@ -156,8 +156,7 @@ class VllmEngine:
         )
         if request_id in self._running:
             raise EngineError(f"Expect a request that is not running, got {request_id} again.")
-        vllm = _import_vllm()
-        params = vllm.SamplingParams(
+        params = self._vllm.SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed & (2**63 - 1),
@@ -165,7 +164,7 @@ class VllmEngine:
             logprobs=0,
             detokenize=False,
             ignore_eos=True,
-            output_kind=vllm.sampling_params.RequestOutputKind.DELTA,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
         )
         self._llm.add_request(str(request_id), {"prompt_token_ids": request.context[:]}, params)
         self._running[request_id] = request
