@@ -2,9 +2,9 @@
 
 It sees the environment through the Gymnasium API only, so that any text environment can take its place::
 
-    from agents import PRESETS, Trainer
+    from agents import Trainer, presets
 
-    trainer = Trainer(PRESETS["tiny"]())
+    trainer = Trainer(presets["tiny"]())
     trainer.train()
     trainer.close()
 
@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from agents.config import PRESETS, TrainConfig
+from agents.callbacks import Callback
+from agents.config import PRESETS as presets
+from agents.config import TrainConfig
 
 if TYPE_CHECKING:
     from agents.trainer import Trainer
 
-__all__ = ["PRESETS", "TrainConfig", "Trainer"]
+__all__ = ["Callback", "TrainConfig", "Trainer", "presets"]
 
 
 def __getattr__(name: str) -> Any:

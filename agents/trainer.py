@@ -19,13 +19,14 @@ from tqdm import tqdm
 from agents import checkpoint
 from agents.advantages import estimate_advantages
 from agents.batching import collate
+from agents.callbacks import Callback
 from agents.chat import Chat
 from agents.config import ConfigError, TrainConfig
 from agents.engines import open_engine
 from agents.engines.base import EngineFault, Sampling
 from agents.envs import EnvPool, accepted, open_pool
 from agents.errors import AgentsError
-from agents.evaluation import best_and_worst, evaluate, transcript
+from agents.evaluation import Evaluation, best_and_worst, evaluate, transcript
 from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
 from agents.models import load_model, load_tokenizer, no_progress_bars, pick_device, resolve_model
 from agents.policy import Policy
@@ -55,11 +56,15 @@ class Trainer:
     Args:
         config: The run.
         log: Takes lines for the user.
+        callbacks: Called in this order at the places that :class:`agents.callbacks.Callback` names.
     """
 
-    def __init__(self, config: TrainConfig, *, log: Callable[[str], Any] = print) -> None:
+    def __init__(
+        self, config: TrainConfig, *, log: Callable[[str], Any] = print, callbacks: Sequence[Callback] = ()
+    ) -> None:
         self.config = config
         self.log = log
+        self.callbacks = tuple(callbacks)
         self.step = 0
         self._stop = False
         self._is_whole = True  # whether the weights are those of the last whole step
@@ -117,17 +122,22 @@ class Trainer:
         with self._signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
             bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
             try:
+                for callback in self.callbacks:
+                    callback.on_train_begin(self)
                 if first == 0:
                     self._validate(metrics, bar, arms=True)
                 while self.step < config.max_steps and not self._stop:
                     begin = time.perf_counter()
-                    figures = self._train_step(bar)
+                    figures, trajectories = self._train_step(bar)
                     self.step += 1
                     self._is_whole = True
                     try:
                         self.sampler.finish()
                     finally:
-                        metrics.write(self.step, figures | {"time/step_s": time.perf_counter() - begin})
+                        figures["time/step_s"] = time.perf_counter() - begin
+                        metrics.write(self.step, figures)
+                    for callback in self.callbacks:
+                        callback.on_step_end(self, figures, trajectories)
                     self._mark_budget(figures["interaction_budget"], bar)
                     bar.update()
                     bar.set_postfix_str(_postfix(figures))
@@ -149,7 +159,13 @@ class Trainer:
         if self.step > first or not self._started:
             path = self.save()
             self.log(f"Checkpoint after step {self.step}: {path}")
+        for callback in self.callbacks:
+            callback.on_train_end(self)
         return not self._stop
+
+    def stop(self) -> None:
+        """End the run after the step in progress, or before it where it has only begun to sample."""
+        self._stop = True
 
     def close(self) -> None:
         """Close environments and engine."""
@@ -160,7 +176,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Write a checkpoint of the last whole step."""
-        return checkpoint.save(
+        path = checkpoint.save(
             self.config.output_dir,
             policy=self.policy,
             tokenizer=self.chat.tokenizer,
@@ -169,6 +185,9 @@ class Trainer:
             rollouts=self.sampler.as_json(),
             keep=self.config.save_total_limit,
         )
+        for callback in self.callbacks:
+            callback.on_save(self, path)
+        return path
 
     def _mark_budget(self, budget: float, bar: tqdm[Any]) -> None:
         """Say when the interaction budget has changed."""
@@ -182,8 +201,8 @@ class Trainer:
         except checkpoint.CheckpointError as error:
             bar.write(f"Warning: {error} Training goes on.")
 
-    def _train_step(self, bar: tqdm[Any]) -> dict[str, float]:
-        """Do one step: from problems to new weights."""
+    def _train_step(self, bar: tqdm[Any]) -> tuple[dict[str, float], list[Trajectory]]:
+        """Do one step, from problems to new weights; return its figures and trajectories."""
         figures: dict[str, float] = {}
         was_ahead = self.sampler.is_ahead
         if not was_ahead:
@@ -201,7 +220,7 @@ class Trainer:
         begin = time.perf_counter()
         figures |= self._update([t for t in trajectories if t.reward_valid and any(t.action_mask)])
         self._record("training", self.step + 1, trajectories)
-        return figures | {"time/update_s": time.perf_counter() - begin}
+        return figures | {"time/update_s": time.perf_counter() - begin}, trajectories
 
     def _update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """Train on trajectories with valid rewards; where none of them is in the loss, do nothing."""
@@ -228,18 +247,24 @@ class Trainer:
         begin = time.perf_counter()
         self._sync()
         sampled = self._sampling(top_p=config.top_p)
-        figures = self._arm(bar, "validation", self.test_envs, sampled)
+        outcomes = {"validation": self._play(bar, "validation", self.test_envs, sampled)}
         if arms and config.greedy:
-            figures |= self._arm(bar, "validation_greedy", self.test_envs, self._sampling(temperature=0))
+            greedy = self._sampling(temperature=0)
+            outcomes["validation_greedy"] = self._play(bar, "validation_greedy", self.test_envs, greedy)
         if arms and config.text_prompt is not None:
             with closing(self._env_pool(**self._held_out, prompt=config.text_prompt, interaction_budget=0)) as envs:
-                figures |= self._arm(bar, "validation_text", envs, sampled)
-        metrics.write(self.step, figures | {"time/validation_s": time.perf_counter() - begin})
+                outcomes["validation_text"] = self._play(bar, "validation_text", envs, sampled)
+        figures = {f"{name}/{k}": v for name, outcome in outcomes.items() for k, v in _of_arm(outcome).items()}
+        figures["time/validation_s"] = time.perf_counter() - begin
+        metrics.write(self.step, figures)
+        trajectories = {name: outcome.trajectories for name, outcome in outcomes.items()}
+        for callback in self.callbacks:
+            callback.on_validation(self, figures, trajectories)
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
 
-    def _arm(self, bar: tqdm[Any], name: str, envs: EnvPool, sampling: Sampling) -> dict[str, float]:
-        """Play the held-out problems once; return the arm's figures, by subject too."""
+    def _play(self, bar: tqdm[Any], name: str, envs: EnvPool, sampling: Sampling) -> Evaluation:
+        """Play the held-out problems once."""
         size = self.config.validation.num_problems
         outcome = evaluate(
             envs,
@@ -251,11 +276,7 @@ class Trainer:
             on_end=self._counter(bar, name),
         )
         self._record(name, self.step, outcome.trajectories)
-        figures = outcome.figures()
-        keep = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
-        subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
-        chosen = {key: figures[key] for key in keep if key in figures} | (subjects if len(subjects) > 1 else {})
-        return {f"{name}/{key}": value for key, value in chosen.items()}
+        return outcome
 
     def _warm_up(self) -> None:
         """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
@@ -377,6 +398,14 @@ def _comparable(config: TrainConfig) -> dict[str, Any]:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
     del settings["rollout"]["engine"]
     return settings
+
+
+def _of_arm(outcome: Evaluation) -> dict[str, float]:
+    """Return the figures of a validation's arm, by subject too."""
+    figures = outcome.figures()
+    keep = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
+    subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
+    return {key: figures[key] for key in keep if key in figures} | (subjects if len(subjects) > 1 else {})
 
 
 def _postfix(figures: dict[str, float]) -> str:

@@ -1,6 +1,6 @@
 """The loop around a step: what a fault leaves behind, who sleeps when, and what a penalty is measured from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from agents import PRESETS, Trainer
+from agents import Callback, Trainer, presets
 from agents.checkpoint import checkpoints
 from agents.config import PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
 from agents.metrics import read_metrics
 from agents.ppo import NonFiniteError
+from agents.types import Trajectory
 
 
 def small(folder: Path, **changes: Any) -> TrainConfig:
@@ -22,7 +23,7 @@ def small(folder: Path, **changes: Any) -> TrainConfig:
         model="tiny",
         output_dir=folder,
         autocast=False,
-        env=PRESETS["tiny"]().env,
+        env=presets["tiny"]().env,
         rollout=RolloutConfig(max_model_len=256, dtype="float32", **(rollout | changes.pop("rollout", {}))),
         ppo=PPOConfig(learning_rate=1e-3, **changes.pop("ppo", {})),
         validation=ValidationConfig(every=0, num_problems=1),
@@ -31,8 +32,8 @@ def small(folder: Path, **changes: Any) -> TrainConfig:
 
 
 @contextmanager
-def trainer(folder: Path, **changes: Any) -> Iterator[Trainer]:
-    made = Trainer(small(folder, **changes), log=lambda _: None)
+def trainer(folder: Path, *, callbacks: Sequence[Callback] = (), **changes: Any) -> Iterator[Trainer]:
+    made = Trainer(small(folder, **changes), log=lambda _: None, callbacks=callbacks)
     try:
         yield made
     finally:
@@ -109,3 +110,42 @@ def test_a_kl_penalty_is_measured_from_the_model_that_training_began_with_also_a
         assert all(map(torch.equal, first, made._reference.parameters()))
         made.train()
     assert [row["kl"] >= 0 for row in rows(tmp_path)] == [True, True]
+
+
+class Notes(Callback):
+    """Writes down what it is called with, and stops the run after its first step."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        self.calls.append(("begin", trainer.step))
+
+    def on_step_end(self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
+        self.calls.append(("step", (trainer.step, "reward" in figures, len(trajectories))))
+        trainer.stop()
+
+    def on_validation(
+        self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+    ) -> None:
+        lengths = {name: len(each) for name, each in trajectories.items()}
+        self.calls.append(("validation", (figures["validation/accuracy"] >= 0, lengths)))
+
+    def on_save(self, trainer: Trainer, path: Path) -> None:
+        self.calls.append(("save", path.name))
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        self.calls.append(("end", trainer.step))
+
+
+def test_callbacks_see_steps_validations_and_checkpoints_in_order_and_may_stop_the_run(tmp_path: Path) -> None:
+    notes = Notes()
+    with trainer(tmp_path, callbacks=[notes]) as made:
+        assert not made.train()
+    assert notes.calls == [
+        ("begin", 0),
+        ("validation", (True, {"validation": 1})),
+        ("step", (1, True, 4)),
+        ("save", "checkpoint-1"),
+        ("end", 1),
+    ]
