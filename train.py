@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from agents.config import PRESETS, ConfigError, TrainConfig
+from agents.config import ConfigError, TrainConfig, presets
 from agents.errors import AgentsError
 
 
@@ -29,8 +29,8 @@ def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
         args.remove("--dry-run")
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
         args.insert(0, "quickstart")
-    presets = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in PRESETS.items()}
-    config = tyro.extras.overridable_config_cli(presets, prog="train.py", description=__doc__, args=args)
+    choices = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in presets.items()}
+    config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=__doc__, args=args)
     return config, dry_run
 
 

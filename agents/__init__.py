@@ -18,8 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin a
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from agents.callbacks import Callback
-from agents.config import PRESETS as presets
-from agents.config import TrainConfig
+from agents.config import TrainConfig, presets
 
 if TYPE_CHECKING:
     from agents.trainer import Trainer

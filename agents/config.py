@@ -426,7 +426,7 @@ def qwen3_8b() -> TrainConfig:
     return replace(qwen2_5_math_7b(), model="Qwen/Qwen3-8B", template="chat", output_dir=Path("runs/qwen3-8b"))
 
 
-PRESETS: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
+presets: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
     {
         "quickstart": quickstart,
         "tiny": tiny,

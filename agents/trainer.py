@@ -122,8 +122,7 @@ class Trainer:
         with self._signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
             bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
             try:
-                for callback in self.callbacks:
-                    callback.on_train_begin(self)
+                self._call("on_train_begin")
                 if first == 0:
                     self._validate(metrics, bar, arms=True)
                 while self.step < config.max_steps and not self._stop:
@@ -136,8 +135,7 @@ class Trainer:
                     finally:
                         figures["time/step_s"] = time.perf_counter() - begin
                         metrics.write(self.step, figures)
-                    for callback in self.callbacks:
-                        callback.on_step_end(self, figures, trajectories)
+                    self._call("on_step_end", figures, trajectories)
                     self._mark_budget(figures["interaction_budget"], bar)
                     bar.update()
                     bar.set_postfix_str(_postfix(figures))
@@ -159,8 +157,7 @@ class Trainer:
         if self.step > first or not self._started:
             path = self.save()
             self.log(f"Checkpoint after step {self.step}: {path}")
-        for callback in self.callbacks:
-            callback.on_train_end(self)
+        self._call("on_train_end")
         return not self._stop
 
     def stop(self) -> None:
@@ -185,9 +182,12 @@ class Trainer:
             rollouts=self.sampler.as_json(),
             keep=self.config.save_total_limit,
         )
-        for callback in self.callbacks:
-            callback.on_save(self, path)
+        self._call("on_save", path)
         return path
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
 
     def _mark_budget(self, budget: float, bar: tqdm[Any]) -> None:
         """Say when the interaction budget has changed."""
@@ -258,8 +258,7 @@ class Trainer:
         figures["time/validation_s"] = time.perf_counter() - begin
         metrics.write(self.step, figures)
         trajectories = {name: outcome.trajectories for name, outcome in outcomes.items()}
-        for callback in self.callbacks:
-            callback.on_validation(self, figures, trajectories)
+        self._call("on_validation", figures, trajectories)
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
 

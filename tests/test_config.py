@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from agents.config import (
-    PRESETS,
     ConfigError,
     EnvConfig,
     PPOConfig,
@@ -16,6 +15,7 @@ from agents.config import (
     TrainConfig,
     ValidationConfig,
     budget_at,
+    presets,
 )
 
 
@@ -132,9 +132,9 @@ def test_a_configuration_error_is_a_value_error() -> None:
     assert issubclass(ConfigError, ValueError)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets)
 def test_a_preset_is_a_documented_whole_configuration(name: str) -> None:
-    preset = PRESETS[name]
+    preset = presets[name]
     assert preset.__doc__
     config = preset()
     assert isinstance(config, TrainConfig)
@@ -143,12 +143,12 @@ def test_a_preset_is_a_documented_whole_configuration(name: str) -> None:
 
 
 def test_the_presets_are_these() -> None:
-    assert {"quickstart", "tiny", "mixed", "qwen2.5-math-7b", "qwen3-8b"} <= set(PRESETS)
-    assert next(iter(PRESETS)) == "quickstart"
+    assert {"quickstart", "tiny", "mixed", "qwen2.5-math-7b", "qwen3-8b"} <= set(presets)
+    assert next(iter(presets)) == "quickstart"
 
 
 def test_presets_write_to_folders_of_their_own() -> None:
-    assert len({preset().output_dir for preset in PRESETS.values()}) == len(PRESETS)
+    assert len({preset().output_dir for preset in presets.values()}) == len(presets)
 
 
 def test_a_configuration_can_not_be_changed() -> None:

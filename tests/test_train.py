@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
-from agents.config import PRESETS
+from agents.config import presets
 from agents.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -29,23 +29,23 @@ def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_arguments_the_quickstart_is_trained() -> None:
-    assert train.parse([]) == (PRESETS["quickstart"](), False)
+    assert train.parse([]) == (presets["quickstart"](), False)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets)
 def test_a_preset_can_be_changed_by_flags(name: str) -> None:
     config, _ = train.parse([name, "--max-steps", "7", "--ppo.learning-rate", "1e-3"])
     assert (config.max_steps, config.ppo.learning_rate) == (7, 1e-3)
-    assert config.model == PRESETS[name]().model
+    assert config.model == presets[name]().model
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets)
 def test_every_preset_says_what_it_is_for(name: str) -> None:
-    assert PRESETS[name].__doc__
+    assert presets[name].__doc__
 
 
 def test_the_papers_run_has_the_papers_figures() -> None:
-    config = PRESETS["qwen2.5-math-7b"]()
+    config = presets["qwen2.5-math-7b"]()
     rollout, ppo = config.rollout, config.ppo
     assert (rollout.num_problems, rollout.num_generations, rollout.max_completion_length) == (128, 16, 4096)
     assert (ppo.learning_rate, ppo.num_minibatches, ppo.num_epochs) == (1e-6, 2, 1)

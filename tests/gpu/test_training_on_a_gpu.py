@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.config import PRESETS
+from agents.config import presets
 from agents.metrics import read_metrics
 from agents.trainer import Trainer
 
@@ -15,7 +15,7 @@ pytestmark = [
 
 
 def test_the_tiny_preset_learns_on_a_gpu(tmp_path: Path) -> None:
-    config = dataclasses.replace(PRESETS["tiny"](), output_dir=tmp_path, device="cuda")
+    config = dataclasses.replace(presets["tiny"](), output_dir=tmp_path, device="cuda")
     trainer = Trainer(config)
     assert trainer.train()
     trainer.close()
@@ -26,7 +26,7 @@ def test_the_tiny_preset_learns_on_a_gpu(tmp_path: Path) -> None:
 
 
 def test_trainer_and_engine_agree_on_a_gpu_in_float32(tmp_path: Path) -> None:
-    config = dataclasses.replace(PRESETS["tiny"](), output_dir=tmp_path, device="cuda", max_steps=1)
+    config = dataclasses.replace(presets["tiny"](), output_dir=tmp_path, device="cuda", max_steps=1)
     trainer = Trainer(config)
     trainer.train()
     trainer.close()
