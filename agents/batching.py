@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from agents.packing import SHARED_TOKENS, common_length
 from agents.types import Batch, Trajectory
 
 
@@ -42,12 +43,26 @@ def collate(
     )
 
 
-def micro_batches(batch: Batch, size: int) -> Iterator[torch.Tensor]:
-    """Yield row indices of at most ``size`` sequences each, sequences of like length together.
+def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
+    """Yield row indices whose packed sequences have about ``max_tokens`` tokens, what rows share counted once.
+
+    Rows that begin alike stand together. A row that is longer by itself is alone.
 
     Args:
         batch: ``B`` sequences.
-        size: At least 1.
+        max_tokens: At least 1.
     """
-    order = torch.argsort(batch.attention_mask.sum(1), stable=True)
-    yield from order.split(size)
+    ids, lengths = batch.token_ids.cpu().numpy(), batch.attention_mask.sum(1).tolist()
+    rows = [ids[row, :length] for row, length in enumerate(lengths)]
+    order = sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
+    members: list[int] = []
+    size = 0
+    for row in order:
+        shared = common_length(rows[members[-1]], rows[row]) if members else 0
+        new = lengths[row] - (shared if shared >= SHARED_TOKENS else 0)
+        if members and size + new > max_tokens:
+            yield torch.tensor(members)
+            members, size, new = [], 0, lengths[row]
+        members.append(row)
+        size += new
+    yield torch.tensor(members)

@@ -212,8 +212,8 @@ class PPOConfig:
     """Passes over each step's trajectories."""
     num_minibatches: int = 2
     """Optimiser steps in each pass."""
-    micro_batch_size: int = 16
-    """Sequences of one forward and backward pass; changes memory, not results."""
+    micro_batch_tokens: int = 2048
+    """Tokens of one forward and backward pass, what sequences share counted once; changes memory, not results."""
     epsilon: float = 0.2
     """Lower clip range of the ratio."""
     epsilon_high: float = 0.28
@@ -234,7 +234,7 @@ class PPOConfig:
     """Weight of the value loss (gae)."""
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "num_minibatches", "micro_batch_size"):
+        for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "max_grad_norm"):
             expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
@@ -386,7 +386,7 @@ def tiny() -> TrainConfig:
         rollout=RolloutConfig(
             num_problems=8, num_generations=16, max_completion_length=128, max_model_len=256, dtype="float32"
         ),
-        ppo=PPOConfig(learning_rate=3e-4, micro_batch_size=64),
+        ppo=PPOConfig(learning_rate=3e-4),
         validation=ValidationConfig(every=10, num_problems=100),
     )
 
@@ -416,7 +416,7 @@ def qwen2_5_math_7b() -> TrainConfig:
             max_model_len=5120,
             max_num_seqs=128,
         ),
-        ppo=PPOConfig(learning_rate=1e-6, num_minibatches=2, micro_batch_size=1),
+        ppo=PPOConfig(learning_rate=1e-6, num_minibatches=2, micro_batch_tokens=16384),
         validation=ValidationConfig(every=10, problems="hub:HuggingFaceH4/MATH-500", num_problems=256, top_p=0.95),
     )
 

@@ -91,7 +91,7 @@ class PPO:
         tokens = int(batch.action_mask.sum())
         weights = token_weights(batch.action_mask, self.config.aggregation, constant=self._constant)
         totals: dict[str, float] = defaultdict(float)
-        for index in micro_batches(batch, self.config.micro_batch_size):
+        for index in micro_batches(batch, self.config.micro_batch_tokens):
             rows = batch.rows(index).trimmed().to(self.policy.device)
             length = rows.token_ids.shape[1]
             parts = old.rows(index).columns(length), targets.rows(index).columns(length)

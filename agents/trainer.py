@@ -229,11 +229,11 @@ class Trainer:
         if not any(in_loss):
             return {"num_updates": 0.0}
         batch = collate(trajectories, in_loss=in_loss)
-        old = self.policy.evaluate(batch, config.ppo.micro_batch_size)
+        old = self.policy.evaluate(batch, config.ppo.micro_batch_tokens)
         figures = describe_mismatch(batch, old) | describe_staleness(trajectories, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
         if self._reference is not None:
-            reference = self._reference.evaluate(batch, config.ppo.micro_batch_size)
+            reference = self._reference.evaluate(batch, config.ppo.micro_batch_tokens)
             targets = dataclasses.replace(targets, reference_logprobs=reference.logprobs)
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, self.step))
         self._is_whole = False

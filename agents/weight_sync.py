@@ -51,7 +51,7 @@ def sync_weights(
     if versions != {version}:
         raise EngineFault(f"Expect the engine to sample from weights {version}, got tokens of {sorted(versions)}.")
     batch = _batch(prompt, completions)
-    output = policy.evaluate(batch, len(batch))
+    output = policy.evaluate(batch, batch.token_ids.numel())
     mask = batch.action_mask
     difference = float((output.logprobs - batch.sampling_logprobs)[mask].abs().mean())
     if not difference <= tolerance:

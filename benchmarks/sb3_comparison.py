@@ -38,7 +38,7 @@ from cir_env.small import END, MAX_TOKENS, OTHER, PATTERN, WORDS, sums
 
 GROUPS, GROUP_SIZE = 16, 16
 PROMPT_TOKENS = 4
-COMMON = PPOConfig(learning_rate=1e-3, num_epochs=4, num_minibatches=4, micro_batch_size=64, epsilon_high=0.2)
+COMMON = PPOConfig(learning_rate=1e-3, num_epochs=4, num_minibatches=4, epsilon_high=0.2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Trajectories to tensors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from agents_fakes import random_batch, trajectory
@@ -68,10 +70,11 @@ def test_a_batch_moves_to_a_device_whole() -> None:
     assert {getattr(moved, name).device.type for name in ("token_ids", "action_mask", "rewards")} == {"meta"}
 
 
-def test_micro_batches_put_like_lengths_together() -> None:
-    batch = collate([trajectory(marks) for marks in ("P s s s", "P", "P s s", "P s")])
-    assert [index.tolist() for index in micro_batches(batch, 2)] == [[1, 3], [2, 0]]
-
-
-def test_a_micro_batch_may_be_larger_than_the_batch() -> None:
-    assert [len(index) for index in micro_batches(random_batch(rows=3), 8)] == [3]
+def test_micro_batches_are_filled_with_tokens_that_rows_share_counted_once() -> None:
+    prompt = torch.arange(20).repeat(4, 1)
+    prompt[2:] += 100
+    ids = torch.cat([prompt, torch.randint(50, (4, 10))], 1)[[0, 2, 1, 3]]
+    batch = replace(random_batch(rows=4), token_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
+    assert [sorted(index.tolist()) for index in micro_batches(batch, 40)] == [[0, 2], [1, 3]]
+    assert [len(index) for index in micro_batches(batch, 39)] == [1, 1, 1, 1]
+    assert [len(index) for index in micro_batches(batch, 80)] == [4]

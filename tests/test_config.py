@@ -64,7 +64,7 @@ Make = Callable[..., Any]
         (RolloutConfig, "max_model_len", 128, "above max_completion_length (128)"),
         (PPOConfig, "num_epochs", 0, "of at least 1"),
         (PPOConfig, "num_minibatches", 0, "of at least 1"),
-        (PPOConfig, "micro_batch_size", 0, "of at least 1"),
+        (PPOConfig, "micro_batch_tokens", 0, "of at least 1"),
         (PPOConfig, "learning_rate", 0.0, "above 0"),
         (PPOConfig, "learning_rate", float("nan"), "above 0"),
         (PPOConfig, "max_grad_norm", -1.0, "above 0"),

@@ -42,11 +42,11 @@ def moved(old: PolicyOutput, batch: Batch) -> PolicyOutput:
 
 @pytest.mark.parametrize("value_head", [False, True])
 @pytest.mark.parametrize("llama", [False, True])
-def test_every_micro_batch_size_gives_the_same_gradients(value_head: bool, llama: bool) -> None:
+def test_every_size_of_micro_batches_gives_the_same_gradients(value_head: bool, llama: bool) -> None:
     batch = random_batch(V, rows=7)
     found = []
-    for size in (1, 2, 3, 7):
-        agent = ppo(value_head=value_head, llama=llama, micro_batch_size=size)
+    for size in (1, 40, 80, 9999):
+        agent = ppo(value_head=value_head, llama=llama, micro_batch_tokens=size)
         old = moved(agent.policy.evaluate(batch, size), batch)
         count, metrics = agent.accumulate(batch, old, targets(batch))
         assert count == int(batch.action_mask.sum())
@@ -62,8 +62,8 @@ def test_every_micro_batch_size_gives_the_same_gradients(value_head: bool, llama
 def test_in_float64_the_gradients_are_equal_to_the_last_digits() -> None:
     batch = random_batch(V, rows=7)
     found = []
-    for size in (1, 2, 3, 7):
-        agent = ppo(micro_batch_size=size)
+    for size in (1, 40, 80, 9999):
+        agent = ppo(micro_batch_tokens=size)
         agent.policy.double()
         old = agent.policy.evaluate(batch, size)
         agent.accumulate(batch, old, targets(batch))
@@ -73,7 +73,7 @@ def test_in_float64_the_gradients_are_equal_to_the_last_digits() -> None:
 
 
 def test_before_any_update_it_is_the_policy_gradient_averaged_over_tokens() -> None:
-    agent, batch = ppo(micro_batch_size=2), random_batch(V)
+    agent, batch = ppo(micro_batch_tokens=2), random_batch(V)
     aims = targets(batch)
     agent.accumulate(batch, agent.policy.evaluate(batch, 2), aims)
     logprobs = agent.policy(batch).logprobs[batch.action_mask]
@@ -90,7 +90,7 @@ def test_a_long_sequence_weighs_by_its_tokens() -> None:
     acts[1] = torch.arange(acts.shape[1]) == int(acts[0].nonzero()[0])
     batch = replace(batch, action_mask=acts)
     ones = acts.float()
-    agent = ppo(micro_batch_size=1)
+    agent = ppo(micro_batch_tokens=1)
     old = agent.policy.evaluate(batch, 1)
     agent.accumulate(batch, old, Advantages(advantages=ones, returns=ones))
     both = gradients(agent)
@@ -156,11 +156,11 @@ def test_an_update_makes_good_tokens_likelier_and_bad_ones_less_likely() -> None
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_the_gradient_is_the_same_however_it_is_cut_whatever_the_loss(aggregation: str, ratio: str) -> None:
     batch, found = random_batch(V, rows=6), []
-    for micro_batch_size in (6, 4, 1):
+    for tokens in (9999, 60, 1):
         agent = ppo(
             aggregation=aggregation,
             ratio=ratio,
-            micro_batch_size=micro_batch_size,
+            micro_batch_tokens=tokens,
             kl_coefficient=0.3,
             entropy_coefficient=0.2,
         )

@@ -1,0 +1,64 @@
+"""Log-probabilities without the logits of all tokens: the numbers and gradients of those with them."""
+
+import pytest
+import torch
+
+from agents import logprobs
+from agents.logprobs import token_logprobs
+
+N, H, V = 11, 6, 9
+
+
+def inputs(*, bias: bool) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    shapes = [(N, H), (V, H), (V,)] if bias else [(N, H), (V, H)]
+    return [torch.randn(*s, generator=random, dtype=torch.float64).requires_grad_() for s in shapes]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.7, -0.3)])
+def test_values_and_gradients_are_those_of_the_whole_logits(
+    monkeypatch: pytest.MonkeyPatch, bias: bool, temperature: float, weights: tuple[float, float]
+) -> None:
+    monkeypatch.setattr(logprobs, "_LOGITS_BYTES", {"cpu": 4 * V * 4})  # four tokens at a time
+    parts, chosen = inputs(bias=bias), torch.arange(N) % V
+    everything = torch.log_softmax(
+        torch.nn.functional.linear(parts[0], parts[1], parts[2] if bias else None) / temperature, -1
+    )
+    expected = everything.gather(1, chosen[:, None])[:, 0], -(everything.exp() * everything).sum(1)
+    found = token_logprobs(parts[0], parts[1], parts[2] if bias else None, chosen, temperature=temperature)
+    pull = torch.linspace(-1, 1, N, dtype=torch.float64)
+    totals = [(pull * (weights[0] * a + weights[1] * b)).sum() for a, b in (found, expected)]
+    assert torch.allclose(torch.stack(found), torch.stack(expected))
+    for one, other in zip(*(torch.autograd.grad(total, parts) for total in totals), strict=True):
+        assert torch.allclose(one, other)
+
+
+def test_a_loss_of_one_of_the_two_is_enough() -> None:
+    parts, chosen = inputs(bias=False), torch.zeros(N, dtype=torch.long)
+    for which in (0, 1):
+        total = token_logprobs(parts[0], parts[1], None, chosen)[which].sum()
+        assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(total, parts))
+
+
+def test_a_frozen_output_layer_gets_no_gradient() -> None:
+    hidden, weight = inputs(bias=False)
+    weight.requires_grad_(False)
+    token_logprobs(hidden, weight, None, torch.zeros(N, dtype=torch.long))[0].sum().backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+def test_no_tokens_are_no_trouble() -> None:
+    _, weight = inputs(bias=False)
+    hidden = torch.zeros(0, H, dtype=torch.float64, requires_grad=True)
+    found, _ = token_logprobs(hidden, weight, None, torch.zeros(0, dtype=torch.long))
+    found.sum().backward()
+    assert found.shape == (0,)
+
+
+def test_what_is_computed_in_bfloat16_is_reported_in_float32() -> None:
+    hidden, weight = (part.detach().bfloat16() for part in inputs(bias=False))
+    found = token_logprobs(hidden, weight.float(), None, torch.zeros(N, dtype=torch.long))
+    assert {part.dtype for part in found} == {torch.float32}
