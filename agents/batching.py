@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from agents.distributed import rank, size
 from agents.packing import SHARED_TOKENS, common_length
 from agents.types import Batch, Trajectory
 
@@ -66,3 +67,15 @@ def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
         members.append(row)
         size += new
     yield torch.tensor(members)
+
+
+def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:
+    """Yield this process's share of the micro-batches, and whether each counts.
+
+    All processes get equally many, since sharded parameters come together for each: where one has none left, it gets
+    the first one again, which does not count.
+    """
+    parts = list(parts)
+    for start in range(0, len(parts), size()):
+        place = start + rank()
+        yield (parts[place], True) if place < len(parts) else (parts[0], False)

@@ -232,11 +232,15 @@ class PPOConfig:
     """Trace decay (gae)."""
     value_coefficient: float = 0.5
     """Weight of the value loss (gae)."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Let the value head read the policy's hidden states, or those of a copy of the model (gae)."""
+    critic_learning_rate: float = 1e-5
+    """AdamW's for a separate critic."""
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
             expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for name in ("kl_coefficient", "entropy_coefficient"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
@@ -248,6 +252,20 @@ class PPOConfig:
         expect(cap >= 1, "importance_sampling_cap", "of at least 1", cap)
         expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
         expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters instead of all weights (needs the extra ``lora``)."""
+
+    rank: int = 0
+    """Inner dimension of an adapter; 0: train all weights, without adapters."""
+    alpha: int = 32
+    """An adapter's product is multiplied by alpha / rank."""
+
+    def __post_init__(self) -> None:
+        expect(self.rank >= 0, "lora.rank", "of at least 0", self.rank)
+        expect(self.alpha > 0, "lora.alpha", "above 0", self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +347,7 @@ class TrainConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:

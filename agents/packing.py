@@ -195,7 +195,7 @@ def attend(
         ValueError: A row is longer than the layer looks back.
     """
     if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     longest = max(layout.key_lengths)
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(f"Expect rows within the model's sliding window of {sliding_window} tokens, got {longest}.")

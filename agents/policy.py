@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agents.batching import micro_batches
+from agents.batching import deal, micro_batches
+from agents.distributed import add_up
 from agents.errors import AgentsError
 from agents.logprobs import token_logprobs
 from agents.packing import ATTENTION, Packed, pack
@@ -37,6 +39,7 @@ class Policy(nn.Module):
         model: The language model, in the dtype to train in.
         temperature: The sampling temperature: log-probabilities are those of ``logits / temperature``.
         value_head: Add a linear value head on the last hidden state, initialised to 0.
+        critic: A language model of its own for the value head; None: it reads the policy's hidden states.
         autocast: dtype of the matrix products, such as ``torch.bfloat16``; None: the parameters' own.
         gradient_checkpointing: Recompute activations in the backward pass.
         entropy_gradient: Let the entropy carry a gradient, for a bonus.
@@ -51,21 +54,16 @@ class Policy(nn.Module):
         *,
         temperature: float = 1.0,
         value_head: bool = False,
+        critic: PreTrainedModel | None = None,
         autocast: torch.dtype | None = None,
         gradient_checkpointing: bool = False,
         entropy_gradient: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        changed = [name for name in _CHANGE_LOGITS if getattr(model.config, name, None) not in (None, 1)]
-        if changed:
-            raise PolicyError(f"Expect a model whose output layer gives the logits, got one with `{changed[0]}`.")
-        try:
-            model.set_attn_implementation(ATTENTION)
-        except ValueError as error:
-            raise PolicyError(
-                f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
-            ) from error
+        self.critic = critic
+        for each in self._models():
+            _prepare(each, gradient_checkpointing)
         self.temperature = temperature
         self.value_head = nn.Linear(model.config.hidden_size, 1) if value_head else None
         if self.value_head is not None:
@@ -74,10 +72,23 @@ class Policy(nn.Module):
             self.value_head.to(model.device)
         self._autocast = autocast
         self._entropy_gradient = entropy_gradient
-        if gradient_checkpointing:
-            # transformers 5.2x has renamed it and warns of the old name
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+
+    def _models(self) -> list[PreTrainedModel]:
+        return [self.model] if self.critic is None else [self.model, self.critic]
+
+    def layers(self) -> list[nn.Module]:
+        """Return the decoder layers, whose parameters are sharded together."""
+        return [
+            each for model in self._models() for each in model.modules() if isinstance(each, GradientCheckpointingLayer)
+        ]
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters that are trained: the policy's, and those of a critic of its own."""
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if self.critic is None:
+            return [list(trained.values())]
+        of_critic = [p for name, p in trained.items() if name.startswith(("critic.", "value_head."))]
+        return [[p for name, p in trained.items() if name.startswith("model.")], of_critic]
 
     @property
     def device(self) -> torch.device:
@@ -94,8 +105,9 @@ class Policy(nn.Module):
         packed = pack(batch)
         before = packed.places[:, :-1][acts[:, 1:]]
         with self._casting():
-            hidden = self._hidden(packed)[before]
-            values = None if self.value_head is None else self.value_head(hidden).squeeze(-1)
+            hidden = _hidden(self.model, packed)[before]
+            states = hidden if self.critic is None else _hidden(self.critic, packed)[before]
+            values = None if self.value_head is None else self.value_head(states).squeeze(-1)
         head = self.model.get_output_embeddings()
         hidden = hidden if self._autocast is None else hidden.to(self._autocast)
         bias = getattr(head, "bias", None)
@@ -115,27 +127,44 @@ class Policy(nn.Module):
         total = {"logprobs": zeros, "entropy": zeros.clone()}
         if self.value_head is not None:
             total["values"] = zeros.clone()
-        for index in micro_batches(batch, max_tokens):
+        for index, counts in deal(micro_batches(batch, max_tokens)):
             rows = batch.rows(index).trimmed().to(self.device)
             output = self(rows)
             for name, tensor in total.items():
-                tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
-        return PolicyOutput(**total)
+                if counts:
+                    tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
+        return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
 
-    def _hidden(self, packed: Packed) -> torch.Tensor:
-        """Return the last hidden states ``[N, H]`` of a packed batch."""
-        decoder = self.model.base_model
-        output = decoder(
-            input_ids=packed.token_ids[None],
-            position_ids=packed.position_ids[None],
-            use_cache=False,
-            layout=packed.layout,
-        )
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
+
+def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
+    changed = [name for name in _CHANGE_LOGITS if getattr(model.config, name, None) not in (None, 1)]
+    if changed:
+        raise PolicyError(f"Expect a model whose output layer gives the logits, got one with `{changed[0]}`.")
+    try:
+        model.set_attn_implementation(ATTENTION)
+    except ValueError as error:
+        raise PolicyError(
+            f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
+        ) from error
+    if gradient_checkpointing:
+        # transformers 5.2x has renamed it and warns of the old name
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+
+def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
+    """Return the last hidden states ``[N, H]`` of a packed batch."""
+    output = model.base_model(
+        input_ids=packed.token_ids[None],
+        position_ids=packed.position_ids[None],
+        use_cache=False,
+        layout=packed.layout,
+    )
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agents.batching import micro_batches
+from agents.batching import deal, micro_batches
+from agents.distributed import add_up_figures, size, whole
 from agents.errors import AgentsError
 from agents.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
 from agents.types import Advantages, Batch, Loss, PolicyOutput
@@ -36,9 +37,9 @@ class PPO:
         self.policy = policy
         self.config = config
         self._constant = max_completion_length
+        rates = (config.learning_rate, config.critic_learning_rate)
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(),
-            lr=config.learning_rate,
+            [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
         )
@@ -91,15 +92,15 @@ class PPO:
         tokens = int(batch.action_mask.sum())
         weights = token_weights(batch.action_mask, self.config.aggregation, constant=self._constant)
         totals: dict[str, float] = defaultdict(float)
-        for index in micro_batches(batch, self.config.micro_batch_tokens):
+        for index, counts in deal(micro_batches(batch, self.config.micro_batch_tokens)):
             rows = batch.rows(index).trimmed().to(self.policy.device)
             length = rows.token_ids.shape[1]
             parts = old.rows(index).columns(length), targets.rows(index).columns(length)
             loss = self._loss(rows, *parts, weights[index, :length].to(self.policy.device))
-            loss.total.backward()
+            (loss.total * (size() * counts)).backward()  # FSDP2 takes the mean over processes
             for name, value in loss.metrics.items():
-                totals[name] += value
-        return tokens, totals
+                totals[name] += value * counts
+        return tokens, add_up_figures(totals)
 
     def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
         config, mask = self.config, batch.action_mask
@@ -146,11 +147,15 @@ class PPO:
             yield from order.chunk(self.config.num_minibatches)
 
     def _step(self) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm))
-        if not math.isfinite(norm):
+        """Take an optimiser step; return the norm of the policy's gradient before it was clipped."""
+        norms = [
+            float(whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)))
+            for group in self.optimizer.param_groups
+        ]
+        if not all(map(math.isfinite, norms)):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
-                f"Expect a finite gradient norm, got {norm}: lower the learning rate; the step was not taken."
+                f"Expect a finite gradient norm, got {norms[0]}: lower the learning rate; the step was not taken."
             )
         self.optimizer.step()
-        return norm
+        return norms[0]

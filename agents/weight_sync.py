@@ -13,6 +13,7 @@ import torch
 
 from agents.engines.base import EngineFault, Sampling
 from agents.types import Batch, Completion
+from agents.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def sync_weights(
         EngineFault: The engine samples from other weights than the policy's.
         EngineError: The engine's model is another one.
     """
-    engine.load_weights(version, policy.model.state_dict())
+    engine.load_weights(version, Weights(policy.model))
     completions = _sample(engine, prompt, temperature=policy.temperature)
     versions = {v for each in completions for v in each.policy_versions}
     if versions != {version}:

@@ -299,3 +299,19 @@ def test_after_a_step_that_was_not_taken_training_can_go_on() -> None:
 
 def test_a_fault_of_numbers_is_a_floating_point_error() -> None:
     assert issubclass(NonFiniteError, FloatingPointError)
+
+
+def test_a_critic_of_its_own_learns_at_its_own_rate_and_leaves_the_policy_alone() -> None:
+    batch = random_batch(V)
+    config = PPOConfig(advantage="gae", critic="separate", learning_rate=1e-9, critic_learning_rate=1e-2, num_epochs=8)
+    policy = Policy(tiny_qwen2(V), value_head=True, critic=tiny_qwen2(V, seed=1))
+    agent, zeros = PPO(policy, config), torch.zeros_like(batch.sampling_logprobs)
+    aims = Advantages(advantages=zeros, returns=batch.action_mask.float())
+    before = policy.evaluate(batch, 100)
+    run_update(agent, batch, aims)
+    after = policy.evaluate(batch, 100)
+    assert torch.allclose(after.logprobs, before.logprobs, atol=1e-3)
+    assert before.values is not None
+    assert after.values is not None
+    assert after.values[batch.action_mask].mean() > 0.1 + before.values[batch.action_mask].mean()
+    assert [len(group) for group in policy.parameter_groups()] == [len(list(policy.model.parameters())), 28]

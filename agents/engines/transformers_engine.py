@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from agents.chat import Chat
 
+_OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
 _PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
 
@@ -202,14 +202,16 @@ class TransformersEngine:
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Copy a state dict into the engine's model and forget every cached key and value."""
+        own = self._model.state_dict()
+        odd = sorted(set(weights) ^ set(own))
+        if odd:
+            raise EngineError(_OTHER_WEIGHTS.format(f"{odd[0]} is in one of the two models"))
         self._is_whole = False
-        try:
-            self._model.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            reason = shorten(str(error).splitlines()[-1].rstrip("."), 200)  # one of many
-            raise EngineError(
-                f"Expect the weights of the model in use, got others ({reason}): start the engine with that model."
-            ) from error
+        for name, tensor in own.items():
+            new = weights[name]
+            if new.shape != tensor.shape:
+                raise EngineError(_OTHER_WEIGHTS.format(f"{name} of shape {list(new.shape)}, not {list(tensor.shape)}"))
+            tensor.copy_(new)
         self._is_whole, self.version = True, version
         self._forget()
         for request in self._running.values():

@@ -1,0 +1,109 @@
+"""One run in several processes: ``torchrun --nproc-per-node 8 train.py ...``, on one node or more.
+
+Each process has an engine and environments of its own and samples its share of the problems. Then all of them hold all
+trajectories, and share the work of the update: parameters, gradients and moments are sharded (FSDP2), micro-batches are
+dealt out. What each token counts was settled for the whole batch before, so that the numbers are those of one process.
+
+In one process everything here does nothing, and needs no process group.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from agents.policy import Policy
+
+T = TypeVar("T")
+
+
+def start(device: torch.device) -> torch.device:
+    """Join the other processes if torchrun started this one; return the device of this process.
+
+    Args:
+        device: ``cuda`` becomes this process's GPU.
+    """
+    if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def size() -> int:
+    """Return how many processes there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def gather(items: Sequence[T]) -> list[T]:
+    """Return the items of all processes, in the order of their numbers."""
+    if size() == 1:
+        return list(items)
+    parts: list[list[T] | None] = [None] * size()
+    distributed.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part or ()]
+
+
+def share(items: Sequence[T]) -> list[T]:
+    """Return what is left to this process: every ``size()``-th item.
+
+    >>> share("abc")
+    ['a', 'b', 'c']
+    """
+    return list(items[rank() :: size()])
+
+
+def add_up(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of all processes' tensors."""
+    if size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def add_up_figures(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return the sums of all processes' figures, which have the same names everywhere."""
+    if size() == 1:
+        return dict(figures)
+    names = sorted(figures)
+    totals = add_up(torch.tensor([figures[name] for name in names], dtype=torch.float64))
+    return dict(zip(names, totals.tolist(), strict=True))
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if size() > 1:
+        distributed.barrier()
+
+
+def shard(policy: Policy) -> None:
+    """Shard a policy's parameters over the processes: layer by layer, and the rest together (FSDP2)."""
+    if size() == 1:
+        return
+    for layer in policy.layers():
+        fully_shard(layer)
+    fully_shard(policy)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that may be sharded as a whole; all processes must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,82 @@
+"""Adapters: few matrices are trained, and everybody else sees a plain model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from agents_fakes import random_batch, tiny_qwen2, twin
+from peft import PeftModel
+
+from agents.config import LoraConfig, PPOConfig
+from agents.lora import add_adapters, save_adapters
+from agents.policy import Policy
+from agents.ppo import PPO
+from agents.types import Advantages
+from agents.weights import Weights
+
+V = 40
+
+
+def trained(config: LoraConfig) -> tuple[Policy, dict[str, torch.Tensor]]:
+    """A policy whose adapters took two steps, and the weights that it began with."""
+    model = tiny_qwen2(V)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    add_adapters(model, config)
+    policy, batch = Policy(model), random_batch(V)
+    acts = batch.action_mask.float()
+    for seed in range(2):
+        old = policy.evaluate(batch, 100)
+        aims = Advantages(advantages=acts, returns=acts)
+        agent = PPO(policy, PPOConfig(learning_rate=1e-2))
+        agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
+    return policy, before
+
+
+def test_a_new_adapter_changes_nothing() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V)
+    expected = Policy(twin(model))(batch).logprobs
+    add_adapters(model, LoraConfig(rank=4))
+    assert torch.equal(Policy(model)(batch).logprobs, expected)
+
+
+def test_only_adapters_are_trained() -> None:
+    policy, before = trained(LoraConfig(rank=4))
+    after = policy.model.state_dict()
+    for name, tensor in before.items():
+        stored = after.get(
+            name, after.get(name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias"))
+        )
+        assert stored is not None
+        assert torch.equal(stored, tensor)
+    assert sum(p.numel() for group in policy.parameter_groups() for p in group) < sum(
+        t.numel() for t in before.values()
+    )
+
+
+def test_exported_weights_are_those_of_a_plain_model_that_says_the_same() -> None:
+    policy, before = trained(LoraConfig(rank=4, alpha=8))
+    plain = tiny_qwen2(V)
+    weights = Weights(policy.model)
+    assert set(weights) == set(before)
+    plain.load_state_dict(dict(weights))
+    batch = random_batch(V)
+    said = policy(batch).logprobs
+    assert torch.allclose(Policy(plain)(batch).logprobs, said, atol=1e-5)
+    assert not torch.allclose(Policy(tiny_qwen2(V))(batch).logprobs, said, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # peft asks for it
+def test_peft_reads_what_is_written(tmp_path: Path) -> None:
+    config = LoraConfig(rank=4, alpha=8)
+    policy, _ = trained(config)
+    save_adapters(policy.model, config, tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_qwen2(V), tmp_path).merge_and_unload()
+    weights = Weights(policy.model)
+    for name, tensor in loaded.state_dict().items():
+        assert torch.allclose(tensor, weights[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(("name", "value"), [("rank", -1), ("alpha", 0)])
+def test_what_makes_no_adapter_is_refused(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"lora.{name}"):
+        LoraConfig(**{name: value})
