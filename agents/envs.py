@@ -13,12 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from agents.engines.base import Scanner
+
+if TYPE_CHECKING:
+    from agents.config import EnvConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +109,18 @@ def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
     if spec.vector_entry_point is not None and hasattr(_load(spec.vector_entry_point), "send_reset"):
         return VectorPool(gymnasium.make_vec(name, num_envs, "vector_entry_point", **kwargs))
     return ThreadedPool(lambda: gymnasium.make(name, **kwargs), num_envs)
+
+
+def open_split(config: EnvConfig, num_envs: int, *, split: str, **overrides: Any) -> EnvPool:
+    """Return copies of the configured environment that set the problems of one split.
+
+    Args:
+        config: Which environment; arguments that its constructor does not have are left out.
+        num_envs: How many.
+        split: ``train`` or ``test``.
+        overrides: Arguments other than the configuration's.
+    """
+    return open_pool(config.id, num_envs, **accepted(config.id, {**config.kwargs(split=split), **overrides}))
 
 
 def find_spec(env_id: str) -> tuple[str, EnvSpec]:

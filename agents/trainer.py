@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import gymnasium
 import torch
 from tqdm import tqdm
 
-from agents import checkpoint
+from agents import checkpoint, run_folder
 from agents.advantages import estimate_advantages
 from agents.batching import collate
 from agents.callbacks import Callback
 from agents.chat import Chat
-from agents.config import ConfigError, TrainConfig
+from agents.config import TrainConfig
 from agents.engines import open_engine
-from agents.engines.base import EngineFault, Sampling
-from agents.envs import EnvPool, accepted, open_pool
+from agents.engines.base import EngineFault
+from agents.envs import accepted, open_split
 from agents.errors import AgentsError
-from agents.evaluation import Evaluation, best_and_worst, evaluate, transcript
+from agents.evaluation import best_and_worst, transcript
 from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
 from agents.models import load_model, load_tokenizer, no_progress_bars, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.sampler import Sampler, seed_of
 from agents.selection import is_in_loss
+from agents.signals import StopRequest
 from agents.tiny import warm_up
 from agents.types import Trajectory
+from agents.validation import Validator, figures_of
 from agents.weight_sync import TOLERANCE, sync_weights
 
 _WARM_UP_PROBLEMS = 2000
 _PROBE = "What is 12 * 34?"
-_MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
 
 
 class _Stop(Exception):
@@ -66,10 +64,10 @@ class Trainer:
         self.log = log
         self.callbacks = tuple(callbacks)
         self.step = 0
-        self._stop = False
+        self._stop = StopRequest(log)
         self._is_whole = True  # whether the weights are those of the last whole step
         self._last_budget: float | None = None
-        self._started = self._claim_output_dir()
+        self._started = run_folder.claim(config)
         model_path = self._started or resolve_model(config.model, log=log)
         self.device = pick_device(config.device)
         log(f"Loading {model_path} on {self.device}.")
@@ -98,16 +96,14 @@ class Trainer:
             gpu_memory_utilization=config.rollout.vllm_gpu_memory_utilization,
             log=log,
         )
-        self.train_envs = self._env_pool(split="train")
+        self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config)
         if self._started:
+            self.step = int(checkpoint.read_json(self._started / checkpoint.STATE)["step"])
             checkpoint.load_training_state(self._started, policy=self.policy, optimizer=self.ppo.optimizer)
             self.sampler.restore(checkpoint.read_json(self._started / checkpoint.ROLLOUTS))
             log(f"Going on after step {self.step}.")
-        self._held_out = {"split": "test"} | (
-            {"problems": held_out} if (held_out := config.validation.problems) else {}
-        )
-        self.test_envs = self._env_pool(**self._held_out)
+        self.validator = Validator(config, self.engine, self.chat)
         if config.warm_up_steps and not self._started:
             self._warm_up()
         self._reference = self._load_reference() if config.ppo.kl_coefficient else None
@@ -119,13 +115,13 @@ class Trainer:
         """
         config = self.config
         first = self.step
-        with self._signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
+        with self._stop.on_signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
             bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
             try:
                 self._call("on_train_begin")
                 if first == 0:
                     self._validate(metrics, bar, arms=True)
-                while self.step < config.max_steps and not self._stop:
+                while self.step < config.max_steps and not self._stop.asked:
                     begin = time.perf_counter()
                     figures, trajectories = self._train_step(bar)
                     self.step += 1
@@ -158,17 +154,17 @@ class Trainer:
             path = self.save()
             self.log(f"Checkpoint after step {self.step}: {path}")
         self._call("on_train_end")
-        return not self._stop
+        return not self._stop.asked
 
     def stop(self) -> None:
         """End the run after the step in progress, or before it where it has only begun to sample."""
-        self._stop = True
+        self._stop.ask()
 
     def close(self) -> None:
         """Close environments and engine."""
         self.sampler.close()
         self.train_envs.close()
-        self.test_envs.close()
+        self.validator.close()
         self.engine.close()
 
     def save(self) -> Path:
@@ -178,7 +174,7 @@ class Trainer:
             policy=self.policy,
             tokenizer=self.chat.tokenizer,
             optimizer=self.ppo.optimizer,
-            state={"step": self.step, "config": _comparable(self.config)},
+            state={"step": self.step, "config": run_folder.settings(self.config)},
             rollouts=self.sampler.as_json(),
             keep=self.config.save_total_limit,
         )
@@ -243,39 +239,17 @@ class Trainer:
 
     def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
-        config = self.config.validation
         begin = time.perf_counter()
         self._sync()
-        sampled = self._sampling(top_p=config.top_p)
-        outcomes = {"validation": self._play(bar, "validation", self.test_envs, sampled)}
-        if arms and config.greedy:
-            greedy = self._sampling(temperature=0)
-            outcomes["validation_greedy"] = self._play(bar, "validation_greedy", self.test_envs, greedy)
-        if arms and config.text_prompt is not None:
-            with closing(self._env_pool(**self._held_out, prompt=config.text_prompt, interaction_budget=0)) as envs:
-                outcomes["validation_text"] = self._play(bar, "validation_text", envs, sampled)
-        figures = {f"{name}/{k}": v for name, outcome in outcomes.items() for k, v in _of_arm(outcome).items()}
-        figures["time/validation_s"] = time.perf_counter() - begin
+        outcomes = self.validator.play(arms=arms, on_end=lambda arm: self._counter(bar, arm))
+        figures = figures_of(outcomes) | {"time/validation_s": time.perf_counter() - begin}
         metrics.write(self.step, figures)
-        trajectories = {name: outcome.trajectories for name, outcome in outcomes.items()}
+        trajectories = {arm: outcome.trajectories for arm, outcome in outcomes.items()}
+        for arm, played in trajectories.items():
+            self._record(arm, self.step, played)
         self._call("on_validation", figures, trajectories)
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
-
-    def _play(self, bar: tqdm[Any], name: str, envs: EnvPool, sampling: Sampling) -> Evaluation:
-        """Play the held-out problems once."""
-        size = self.config.validation.num_problems
-        outcome = evaluate(
-            envs,
-            self.engine,
-            self.chat,
-            sampling,
-            num_problems=size if envs.num_problems is None else min(size, envs.num_problems),
-            seed=self.config.seed,
-            on_end=self._counter(bar, name),
-        )
-        self._record(name, self.step, outcome.trajectories)
-        return outcome
 
     def _warm_up(self) -> None:
         """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
@@ -314,14 +288,6 @@ class Trainer:
             tolerance=TOLERANCE["float32" if exact else "bfloat16"],
         )
 
-    def _sampling(self, *, temperature: float | None = None, top_p: float = 1.0) -> Sampling:
-        rollout = self.config.rollout
-        return Sampling(
-            temperature=rollout.temperature if temperature is None else temperature,
-            top_p=top_p,
-            max_tokens=rollout.max_completion_length,
-        )
-
     def _record(self, name: str, step: int, trajectories: Sequence[Trajectory]) -> None:
         """Append a right and a wrong transcript to ``samples.jsonl``."""
         with (self.config.output_dir / "samples.jsonl").open("a") as file:
@@ -336,75 +302,10 @@ class Trainer:
             nonlocal count
             count += 1
             bar.set_description(f"{what} {count}")
-            if self._stop:
+            if self._stop.asked:
                 raise _Stop
 
         return on_end
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM stop the run between steps; a second one stops at once."""
-
-        def ask_to_stop(number: int, frame: FrameType | None) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            self.log("Stopping: saving the last whole step. Once more to stop at once, without a checkpoint.")
-
-        try:
-            before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: its owner handles signals
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _env_pool(self, *, split: str, **overrides: Any) -> EnvPool:
-        env = self.config.env
-        size = self.config.rollout.pool_size if split == "train" else self.config.rollout.max_num_seqs
-        arguments = accepted(env.id, {**env.kwargs(split=split), **overrides})
-        return open_pool(env.id, size, **arguments)
-
-    def _claim_output_dir(self) -> Path | None:
-        """Return the checkpoint to go on from, if any; refuse to write over a run.
-
-        Raises:
-            ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings.
-        """
-        folder = self.config.output_dir
-        found = checkpoint.checkpoints(folder)
-        if not self.config.resume:
-            if found:
-                raise ConfigError(
-                    f"{folder} holds a run already: add --resume to go on, or choose another --output-dir."
-                )
-            return None
-        if not found:
-            raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
-        state = checkpoint.read_json(found[-1] / checkpoint.STATE)
-        now = json.loads(json.dumps(_comparable(self.config)))
-        changed = sorted(key for key in now if state["config"].get(key) != now[key])
-        if changed:
-            raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
-        self.step = int(state["step"])
-        return found[-1]
-
-
-def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that a resumed run may not change; what samples may, since a server may move."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _MAY_CHANGE}
-    del settings["rollout"]["engine"]
-    return settings
-
-
-def _of_arm(outcome: Evaluation) -> dict[str, float]:
-    """Return the figures of a validation's arm, by subject too."""
-    figures = outcome.figures()
-    keep = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
-    subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
-    return {key: figures[key] for key in keep if key in figures} | (subjects if len(subjects) > 1 else {})
 
 
 def _postfix(figures: dict[str, float]) -> str:

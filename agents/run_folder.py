@@ -1,0 +1,45 @@
+"""A run's output folder: whose it is, and which checkpoint the run goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents import checkpoint
+from agents.config import ConfigError
+
+if TYPE_CHECKING:
+    from agents.config import TrainConfig
+
+_MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
+
+
+def claim(config: TrainConfig) -> Path | None:
+    """Return the checkpoint to go on from, if any; refuse to write over a run.
+
+    Raises:
+        ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings.
+    """
+    folder = config.output_dir
+    found = checkpoint.checkpoints(folder)
+    if not config.resume:
+        if found:
+            raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another --output-dir.")
+        return None
+    if not found:
+        raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
+    before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
+    now = json.loads(json.dumps(settings(config)))
+    changed = sorted(name for name in now if before.get(name) != now[name])
+    if changed:
+        raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
+    return found[-1]
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a resumed run may not change; what samples may, since a server may move."""
+    kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
+    del kept["rollout"]["engine"]
+    return kept

@@ -1,0 +1,47 @@
+"""Asking a run to stop: by Ctrl-C, by SIGTERM, or by a call."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """Whether a run was asked to stop.
+
+    Args:
+        log: Takes a line for the user.
+
+    Attributes:
+        asked: Whether it was.
+    """
+
+    def __init__(self, log: Callable[[str], Any]) -> None:
+        self.asked = False
+        self._log = log
+
+    def ask(self) -> None:
+        """Ask to stop."""
+        self.asked = True
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM ask to stop; a second one stops at once."""
+        try:
+            before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: its owner handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.ask()
+        self._log("Stopping: saving the last whole step. Once more to stop at once, without a checkpoint.")

@@ -1,0 +1,84 @@
+"""Validation between training steps: the same held-out problems each time, played in one or more arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from agents.engines.base import Sampling
+from agents.envs import EnvPool, open_split
+from agents.evaluation import Evaluation, evaluate
+from agents.types import Trajectory
+
+if TYPE_CHECKING:
+    from agents.chat import Chat
+    from agents.config import TrainConfig
+    from agents.engines.base import Engine
+
+_OF_ARM = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
+
+
+class Validator:
+    """Plays held-out problems, which are never trained on.
+
+    Args:
+        config: The run.
+        engine: Samples the tokens; it gets its weights from the caller.
+        chat: Encodes prompts and feedback.
+    """
+
+    def __init__(self, config: TrainConfig, engine: Engine, chat: Chat) -> None:
+        self._config, self._engine, self._chat = config, engine, chat
+        self._envs = self._open()
+
+    def play(self, *, arms: bool, on_end: Callable[[str], Callable[[Trajectory], None]]) -> dict[str, Evaluation]:
+        """Return the outcome of each arm: ``validation``, ``validation_greedy`` and ``validation_text``.
+
+        Args:
+            arms: Play the latter two as well, as far as the configuration has them.
+            on_end: Given an arm's name, returns what is called with each of its trajectories as it ends.
+        """
+        config, temperature = self._config.validation, self._config.rollout.temperature
+        outcomes = {"validation": self._play(self._envs, on_end("validation"), temperature, config.top_p)}
+        if arms and config.greedy:
+            outcomes["validation_greedy"] = self._play(self._envs, on_end("validation_greedy"), 0)
+        if arms and config.text_prompt is not None:
+            with closing(self._open(prompt=config.text_prompt, interaction_budget=0)) as envs:
+                outcomes["validation_text"] = self._play(envs, on_end("validation_text"), temperature, config.top_p)
+        return outcomes
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+    def _open(self, **overrides: str | int) -> EnvPool:
+        problems = self._config.validation.problems
+        held_out = {} if problems is None else {"problems": problems}
+        return open_split(self._config.env, self._config.rollout.max_num_seqs, split="test", **held_out, **overrides)
+
+    def _play(
+        self, envs: EnvPool, on_end: Callable[[Trajectory], None], temperature: float, top_p: float = 1.0
+    ) -> Evaluation:
+        size = self._config.validation.num_problems
+        max_tokens = self._config.rollout.max_completion_length
+        return evaluate(
+            envs,
+            self._engine,
+            self._chat,
+            Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens),
+            num_problems=size if envs.num_problems is None else min(size, envs.num_problems),
+            seed=self._config.seed,
+            on_end=on_end,
+        )
+
+
+def figures_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Return the figures of all arms, by subject too; each name begins with its arm's."""
+    return {f"{arm}/{name}": value for arm, outcome in outcomes.items() for name, value in _of_arm(outcome).items()}
+
+
+def _of_arm(outcome: Evaluation) -> dict[str, float]:
+    figures = outcome.figures()
+    subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
+    return {name: figures[name] for name in _OF_ARM if name in figures} | (subjects if len(subjects) > 1 else {})
