@@ -1,8 +1,12 @@
 """Checkpoints in the layout of transformers: ``output_dir/checkpoint-N`` loads with ``from_pretrained``.
 
 Beside model and tokenizer lie ``optimizer.pt``, ``value_head.pt`` if there is one, ``rollouts.json`` with what was
-sampled and not trained on yet, and ``trainer_state.json``. All randomness of a step is a function of seed and step, so
-that these suffice to go on exactly.
+sampled and not trained on yet, and ``trainer_state.json`` with step, settings, best checkpoint and health. All
+randomness of a step is a function of seed and step, and so is the order of the problems, so that these suffice to go on
+exactly.
+
+A folder becomes ``checkpoint-N`` by one rename, when everything in it is on the disk, and ceases to be one by another:
+whenever the process or the machine dies, every ``checkpoint-N`` is whole.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -41,6 +46,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[11:]))
 
 
+def path_of(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is, once it is written."""
+    return folder / f"checkpoint-{step}"
+
+
 def save(
     folder: Path,
     *,
@@ -51,36 +61,81 @@ def save(
     rollouts: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove all but the newest ``keep``.
+    """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove what need not be kept.
+
+    A step is saved once: where its checkpoint is there already, only ``state`` is written anew.
+
+    Args:
+        folder: The run's.
+        policy: Model and value head.
+        tokenizer: Saved beside the model.
+        optimizer: Its moments are saved.
+        state: What is small; ``step`` is needed, and ``best`` may name the checkpoint that is kept as the best.
+        rollouts: What was sampled and not trained on.
+        keep: How many of the newest checkpoints are kept, beside the best.
 
     Raises:
         CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
     """
-    target = folder / f"checkpoint-{state['step']}"
-    partial = folder / f".{target.name}.partial"
+    target = path_of(folder, state["step"])
+    partial = _partial(target)
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        with no_progress_bars():
-            policy.model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        if policy.value_head is not None:
-            torch.save(policy.value_head.state_dict(), partial / "value_head.pt")
-        (partial / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
-        (partial / STATE).write_text(json.dumps(state, indent=1))
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        if (target / STATE).exists():
+            partial.mkdir()
+            (partial / STATE).write_text(json.dumps(state, indent=1))
+            _to_disk(partial / STATE)
+            (partial / STATE).replace(target / STATE)
+            _to_disk(target)
+            partial.rmdir()
+        else:
+            with no_progress_bars():
+                policy.model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+            if policy.value_head is not None:
+                torch.save(policy.value_head.state_dict(), partial / "value_head.pt")
+            (partial / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
+            (partial / STATE).write_text(json.dumps(state, indent=1))
+            for path in (*partial.rglob("*"), partial):
+                _to_disk(path)
+            partial.rename(target)
+            _to_disk(folder)
     except Exception as error:  # safetensors and torch have error classes of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"Could not write {target}: {error}. Free some space; no older checkpoint is lost."
         ) from error
+    best = (state.get("best") or {}).get("checkpoint")
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old.name != best:
+            _remove(old)
     return target
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed has left half written or half removed."""
+    for path in folder.glob(".checkpoint-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _partial(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.partial")
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; killed half way, it is none any more."""
+    with suppress(OSError):  # what stays takes space, and does no other harm
+        shutil.rmtree(checkpoint.rename(_partial(checkpoint)))
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _plain(value: object) -> object:

@@ -110,7 +110,9 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] < keep_before] if keep_before else []
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial = folder / ".metrics.jsonl.partial"
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.replace(path)
         self._file = path.open("a")
         self._board: Any = SummaryWriter(folder / "tensorboard", purge_step=keep_before or None)
 

@@ -17,7 +17,7 @@ _MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device"
 
 
 def claim(config: TrainConfig) -> Path | None:
-    """Return the checkpoint to go on from, if any; refuse to write over a run.
+    """Return the checkpoint to go on from, if any; refuse to write over a run, and tidy up after one that was killed.
 
     Raises:
         ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings.
@@ -27,19 +27,22 @@ def claim(config: TrainConfig) -> Path | None:
     if not config.resume:
         if found:
             raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another --output-dir.")
+        checkpoint.remove_leftovers(folder)
         return None
     if not found:
         raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
     before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
-    now = json.loads(json.dumps(settings(config)))
+    now = settings(config)
     changed = sorted(name for name in now if before.get(name) != now[name])
     if changed:
         raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
+    checkpoint.remove_leftovers(folder)
     return found[-1]
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that a resumed run may not change; what samples may, since a server may move."""
+    """Return the settings that a resumed run may not change, in JSON; what samples may, since a server may move."""
     kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
     del kept["rollout"]["engine"]
-    return kept
+    as_read: dict[str, Any] = json.loads(json.dumps(kept))
+    return as_read

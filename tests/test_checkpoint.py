@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,34 +100,93 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-11"]
 
 
-def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
+def test_a_step_is_saved_once_and_then_only_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ppo = trained()
-    write(tmp_path, ppo, 1, config="old")
-    assert read_json(write(tmp_path, ppo, 1, config="new") / STATE)["config"] == "new"
-    assert names(tmp_path) == ["checkpoint-1"]
+    path = write(tmp_path, ppo, 1, config="old")
+    files = names(path)
+    monkeypatch.setattr(torch, "save", full_disk)
+    assert write(tmp_path, ppo, 1, config="new") == path
+    assert read_json(path / STATE)["config"] == "new"
+    assert (names(tmp_path), names(path)) == (["checkpoint-1"], files)
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    ppo = trained()
+    for step in (8, 9, 10, 11):
+        best = {"checkpoint": "checkpoint-8" if step < 11 else "checkpoint-11", "value": 0.5}
+        write(tmp_path, ppo, step, keep=1, best=best)
+        if step == 10:
+            assert names(tmp_path) == ["checkpoint-10", "checkpoint-8"]
+    assert names(tmp_path) == ["checkpoint-11"]  # the former best is one of many again
 
 
 def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("step", [1, 2])
 def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ppo = trained()
     before = write(tmp_path, ppo, 1)
     weights = (before / "model.safetensors").read_bytes()
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(CheckpointError) as caught:
-        write(tmp_path, ppo, step)
+        write(tmp_path, ppo, 2)
     assert str(caught.value) == (
-        f"Could not write {tmp_path}/checkpoint-{step}: [Errno 28] No space left on device."
+        f"Could not write {tmp_path}/checkpoint-2: [Errno 28] No space left on device."
         " Free some space; no older checkpoint is lost."
     )
     assert names(tmp_path) == ["checkpoint-1"]
     assert checkpoints(tmp_path) == [before]
     assert (before / "model.safetensors").read_bytes() == weights
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """Let the kernel refuse to write more bytes to any file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_wherever_the_kernel_ends_a_save_the_older_one_is_whole(tmp_path: Path, file: str) -> None:
+    ppo = trained()
+    before = write(tmp_path, ppo, 1)
+    files, size = names(before), (before / file).stat().st_size
+    with no_file_above(size - 1), pytest.raises(CheckpointError, match="no older checkpoint is lost"):
+        write(tmp_path, ppo, 2 if file != STATE else 1, note="x" * size)
+    assert names(tmp_path) == ["checkpoint-1"]
+    assert names(before) == files
+    assert read_json(before / STATE) == {"step": 1}
+    load_training_state(before, policy=ppo.policy, optimizer=ppo.optimizer)
+
+
+def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    path = write(tmp_path, trained(), 1)
+    half = tmp_path / ".checkpoint-1.partial"
+    assert {each.name for each in synced if each.parent == half} == set(names(path))
+    assert synced[-2:] == [half, tmp_path]
+
+
+def test_what_a_killed_run_left_half_written_or_half_removed_goes_and_nothing_else(tmp_path: Path) -> None:
+    path = write(tmp_path, trained(), 1)
+    for name in (".checkpoint-2.partial", ".checkpoint-0.partial", ".other.partial"):
+        (tmp_path / name).mkdir()
+    checkpoint.remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".other.partial", path.name]
 
 
 def test_a_fault_of_any_other_class_is_told_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
