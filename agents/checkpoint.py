@@ -81,26 +81,21 @@ def save(
     partial = _partial(target)
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        if (target / STATE).exists():
-            partial.mkdir()
-            (partial / STATE).write_text(json.dumps(state, indent=1))
-            _to_disk(partial / STATE)
+        partial.mkdir(parents=True)
+        is_there = (target / STATE).exists()
+        if not is_there:
+            _write(partial, policy, tokenizer, optimizer, rollouts)
+        (partial / STATE).write_text(json.dumps(state, indent=1))
+        for path in (*partial.rglob("*"), partial):
+            _to_disk(path)
+        if is_there:
             (partial / STATE).replace(target / STATE)
-            _to_disk(target)
             partial.rmdir()
         else:
-            with no_progress_bars():
-                policy.model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-            if policy.value_head is not None:
-                torch.save(policy.value_head.state_dict(), partial / "value_head.pt")
-            (partial / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
-            (partial / STATE).write_text(json.dumps(state, indent=1))
-            for path in (*partial.rglob("*"), partial):
-                _to_disk(path)
+            shutil.rmtree(target, ignore_errors=True)  # without a state it is no checkpoint
             partial.rename(target)
-            _to_disk(folder)
+        _to_disk(target)
+        _to_disk(folder)
     except Exception as error:  # safetensors and torch have error classes of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
@@ -111,6 +106,22 @@ def save(
         if old.name != best:
             _remove(old)
     return target
+
+
+def _write(
+    folder: Path,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Mapping[str, Any],
+) -> None:
+    with no_progress_bars():
+        policy.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    if policy.value_head is not None:
+        torch.save(policy.value_head.state_dict(), folder / "value_head.pt")
+    (folder / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
 
 
 def remove_leftovers(folder: Path) -> None:

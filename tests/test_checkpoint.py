@@ -178,7 +178,7 @@ def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch:
     path = write(tmp_path, trained(), 1)
     half = tmp_path / ".checkpoint-1.partial"
     assert {each.name for each in synced if each.parent == half} == set(names(path))
-    assert synced[-2:] == [half, tmp_path]
+    assert synced[-3:] == [half, path, tmp_path]
 
 
 def test_what_a_killed_run_left_half_written_or_half_removed_goes_and_nothing_else(tmp_path: Path) -> None:
