@@ -12,13 +12,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 import tyro
 
 from agents.config import ConfigError, TrainConfig, presets
-from agents.errors import AgentsError
+from agents.errors import AgentsError, UnhealthyError
 
 
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
@@ -37,11 +39,16 @@ def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
 def complain(error: Exception) -> int:
     """Print an error in one line; return the exit code."""
     print(f"train.py: {error}", file=sys.stderr)
-    return 2 if isinstance(error, ValueError) else 1
+    return 2 if isinstance(error, ValueError) else 3 if isinstance(error, UnhealthyError) else 1
 
 
 def main(args: Sequence[str]) -> int:
-    """Train; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
+    """Train; return the exit code.
+
+    0: done. 1: failed. 2: bad input. 3: too many optimiser steps in a row were skipped. 130: stopped by Ctrl-C. 143:
+    stopped by SIGTERM, which schedulers and launchers send before they kill. The last two are what a shell reports of a
+    process that the signal ended (128 and its number); after them the same command with ``--resume`` goes on.
+    """
     try:
         config, dry_run = parse(args)
     except ConfigError as error:
@@ -53,22 +60,19 @@ def main(args: Sequence[str]) -> int:
     from agents.trainer import Trainer
     from cir_env.errors import CirEnvError
 
+    trainer = None
     try:
         trainer = Trainer(config)
-        try:
-            finished = trainer.train()
-        finally:
-            trainer.close()
+        with closing(trainer):
+            if trainer.train():
+                return 0
+        again = [arg for arg in args if arg != "--resume"]
+        print(f"Go on with: python train.py {shlex.join([*again, '--resume'])}")
     except (AgentsError, CirEnvError, OSError) as error:
         return complain(error)
     except KeyboardInterrupt:
         print("train.py: stopped at once; the last checkpoint is as it was.", file=sys.stderr)
-        return 130
-    if not finished:
-        again = [arg for arg in args if arg != "--resume"]
-        print(f"Go on with: python train.py {shlex.join([*again, '--resume'])}")
-        return 130
-    return 0
+    return 128 + ((trainer and trainer.stopped_by) or signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -316,6 +316,33 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """Which optimiser steps are skipped, and what is warned of.
+
+    An optimiser step whose loss or gradient is not a number is always skipped.
+    """
+
+    max_approx_kl: float | None = 1.0
+    """Skip the optimiser steps of minibatches on which the update has moved the policy further (nats). None: any."""
+    max_skipped_steps: int = 5
+    """The run stops when so many optimiser steps in a row were skipped."""
+    window: int = 10
+    """Steps whose mean a collapse is measured from."""
+    entropy_collapse: float = 0.1
+    """Warn when the entropy falls below this share of that mean; 0: never."""
+    code_use_collapse: float = 0.25
+    """Warn when the share of episodes with code falls below this share of that mean; 0: never."""
+
+    def __post_init__(self) -> None:
+        bound = self.max_approx_kl
+        expect(bound is None or bound > 0, "max_approx_kl", "above 0", bound)
+        for name in ("max_skipped_steps", "window"):
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        for name in ("entropy_collapse", "code_use_collapse"):
+            expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run."""
 
@@ -334,7 +361,9 @@ class TrainConfig:
     save_every: int = 10
     """Steps between checkpoints; there is always one after the last step."""
     save_total_limit: int = 2
-    """Checkpoints that are kept."""
+    """Newest checkpoints that are kept."""
+    best_metric: str | None = "validation/accuracy"
+    """Figure of a validation by which a best checkpoint is kept as well, the larger the better. None: no such."""
     seed: int = 0
     """Fixes problems, sampling and minibatches."""
     device: str = "auto"
@@ -348,6 +377,7 @@ class TrainConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
@@ -360,6 +390,8 @@ class TrainConfig:
             "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
             self.ppo.importance_sampling,
         )
+        best = self.best_metric
+        expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         for name in ("max_steps", "warm_up_steps"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):

@@ -9,7 +9,7 @@
     ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
-    ├── NonFiniteError   (FloatingPointError)  a gradient is not a number                agents.ppo
+    ├── UnhealthyError   (RuntimeError)        too many optimiser steps were skipped     agents.errors
     └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.trainer
 
 A ``ValueError`` is the user's to mend. Each message says what was expected, what came and what to do.
@@ -18,3 +18,7 @@ A ``ValueError`` is the user's to mend. Each message says what was expected, wha
 
 class AgentsError(Exception):
     """Base class of every exception that ``agents`` raises on purpose."""
+
+
+class UnhealthyError(AgentsError, RuntimeError):
+    """Too many optimiser steps in a row were skipped; the last whole step is saved."""

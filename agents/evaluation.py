@@ -101,6 +101,7 @@ def evaluate(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     on_end: Callable[[Trajectory], None] = lambda _: None,
+    on_poll: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
 
@@ -115,6 +116,7 @@ def evaluate(
         seed: Seed of the sampling.
         options: More reset options, such as ``interaction_budget``.
         on_end: Called with each trajectory as it ends.
+        on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
     """
     available = envs.num_problems
     if available is not None and num_problems > available:
@@ -129,7 +131,7 @@ def evaluate(
         for problem in range(num_problems)
         for sample in range(num_samples)
     ]
-    trajectories = collect(envs, engine, chat, episodes, sampling, on_end=on_end)
+    trajectories = collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll)
     return Evaluation(num_samples=num_samples, trajectories=tuple(trajectories))
 
 

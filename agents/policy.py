@@ -5,6 +5,7 @@ The shift by one token lives here alone: what the model computes at position ``t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -121,8 +122,14 @@ class Policy(nn.Module):
         )
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch, max_tokens: int) -> PolicyOutput:
-        """Return the output for a whole batch without gradients, ``max_tokens`` tokens at a time."""
+    def evaluate(
+        self, batch: Batch, max_tokens: int, *, on_micro_batch: Callable[[], None] = lambda: None
+    ) -> PolicyOutput:
+        """Return the output for a whole batch without gradients, ``max_tokens`` tokens at a time.
+
+        ``on_micro_batch`` is called after each forward pass; what it raises ends the evaluation.
+        """
+        self.eval()
         zeros = torch.zeros_like(batch.sampling_logprobs)
         total = {"logprobs": zeros, "entropy": zeros.clone()}
         if self.value_head is not None:
@@ -133,6 +140,7 @@ class Policy(nn.Module):
             for name, tensor in total.items():
                 if counts:
                     tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
+            on_micro_batch()
         return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:

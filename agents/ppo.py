@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
 from agents.batching import deal, micro_batches
 from agents.distributed import add_up_figures, size, whole
-from agents.errors import AgentsError
 from agents.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
 from agents.types import Advantages, Batch, Loss, PolicyOutput
 
@@ -20,8 +19,13 @@ if TYPE_CHECKING:
     from agents.policy import Policy
 
 
-class NonFiniteError(AgentsError, FloatingPointError):
-    """The gradient is not a number: the step was not taken."""
+Part = tuple[Batch, PolicyOutput, Advantages]
+"""A minibatch: its sequences, the policy's output before the update, and the targets."""
+
+
+def is_finite(figures: Mapping[str, float], _: Part) -> bool:
+    """Return whether a minibatch's loss, gradient and everything else that was measured is a number."""
+    return all(map(math.isfinite, figures.values()))
 
 
 class PPO:
@@ -51,7 +55,8 @@ class PPO:
         targets: Advantages,
         *,
         generator: torch.Generator,
-        on_minibatch: Callable[[], None] = lambda: None,
+        guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
+        on_micro_batch: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """Take ``num_epochs`` passes over the batch, one optimiser step for each minibatch.
 
@@ -60,28 +65,42 @@ class PPO:
             old: The policy's output before the update.
             targets: Advantages and returns; reference log-probabilities for a KL penalty.
             generator: Draws the minibatches.
-            on_minibatch: Called after each optimiser step.
+            guard: Asked before each optimiser step, with the minibatch's means over sampled tokens and its gradient's
+                norm, whether to take it. If not, parameters and moments stay as they are.
+            on_micro_batch: Called after each backward pass; what it raises ends the update.
 
         Returns:
-            Means over the sampled tokens of all minibatches.
-
-        Raises:
-            NonFiniteError: A gradient is infinite or not a number; parameters are as after the last good minibatch.
+            Means over the sampled tokens of all minibatches whose step was taken, the mean of the gradients' norms, and
+            ``num_updates``, how many were taken; where none was, only the latter.
         """
         totals: dict[str, float] = defaultdict(float)
         norms = []
         for index in self._minibatches(len(batch), generator):
-            count, metrics = self.accumulate(batch.rows(index), old.rows(index), targets.rows(index))
-            norms.append(self._step())
+            part = batch.rows(index), old.rows(index), targets.rows(index)
+            count, metrics = self.accumulate(*part, on_micro_batch=on_micro_batch)
+            norm = self._clip()
+            if not guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
+                self.optimizer.zero_grad(set_to_none=True)
+                continue
+            self.optimizer.step()
+            norms.append(norm)
             totals["tokens"] += count
             for name, value in metrics.items():
                 totals[name] += value
-            on_minibatch()
+        if not norms:
+            return {"num_updates": 0.0}
         tokens = totals.pop("tokens")
         means = {name: value / tokens for name, value in totals.items()}
         return means | {"grad_norm": sum(norms) / len(norms), "num_updates": float(len(norms))}
 
-    def accumulate(self, batch: Batch, old: PolicyOutput, targets: Advantages) -> tuple[int, dict[str, float]]:
+    def accumulate(
+        self,
+        batch: Batch,
+        old: PolicyOutput,
+        targets: Advantages,
+        *,
+        on_micro_batch: Callable[[], None] = lambda: None,
+    ) -> tuple[int, dict[str, float]]:
         """Set the parameters' gradients to those of the minibatch's loss.
 
         Returns:
@@ -100,6 +119,7 @@ class PPO:
             (loss.total * (size() * counts)).backward()  # FSDP2 takes the mean over processes
             for name, value in loss.metrics.items():
                 totals[name] += value * counts
+            on_micro_batch()
         return tokens, add_up_figures(totals)
 
     def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
@@ -146,16 +166,10 @@ class PPO:
             order = torch.randperm(size, generator=generator)
             yield from order.chunk(self.config.num_minibatches)
 
-    def _step(self) -> float:
-        """Take an optimiser step; return the norm of the policy's gradient before it was clipped."""
+    def _clip(self) -> float:
+        """Clip the gradient, a critic's own apart; return its norm, and where a critic's is no number, that."""
         norms = [
             float(whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)))
             for group in self.optimizer.param_groups
         ]
-        if not all(map(math.isfinite, norms)):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(
-                f"Expect a finite gradient norm, got {norms[0]}: lower the learning rate; the step was not taken."
-            )
-        self.optimizer.step()
-        return norms[0]
+        return next((norm for norm in norms if not math.isfinite(norm)), norms[0])

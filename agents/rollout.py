@@ -93,6 +93,7 @@ class Collector:
         sampling: Sampling,
         *,
         on_end: Callable[[Trajectory], None] = lambda _: None,
+        on_poll: Callable[[], None] = lambda: None,
         max_new_tokens: int | None = None,
         enough: Callable[[Sequence[Sequence[Trajectory]]], bool] = lambda _: False,
     ) -> list[Trajectory]:
@@ -103,6 +104,7 @@ class Collector:
             sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
                 seed is not used.
             on_end: Called with each trajectory as it ends.
+            on_poll: Called before each of the engine's steps; what it raises ends the collection.
             max_new_tokens: So many tokens at most are sampled of each episode; one that would go on is left over for
                 the next call, with all that was sampled. None: every episode is played to its end.
             enough: Told the first group when it is complete, the first two when both are, and so on; once it returns
@@ -118,6 +120,7 @@ class Collector:
             self._leading: list[list[Trajectory]] = []
             while not self._has_enough(enough) and self._is_playing:
                 self._take_results()
+                on_poll()
                 begin = time.perf_counter()
                 completions = self._engine.poll()
                 clock.sampling += time.perf_counter() - begin
@@ -330,10 +333,11 @@ def collect(
     sampling: Sampling,
     *,
     on_end: Callable[[Trajectory], None] = lambda _: None,
+    on_poll: Callable[[], None] = lambda: None,
 ) -> list[Trajectory]:
     """Play every episode to its end, once; see :class:`Collector`.
 
     Returns:
         The trajectories, group after group, in the order of ``episodes``.
     """
-    return Collector(envs, engine, chat).collect(episodes, sampling, on_end=on_end)
+    return Collector(envs, engine, chat).collect(episodes, sampling, on_end=on_end, on_poll=on_poll)

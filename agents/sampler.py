@@ -63,15 +63,18 @@ class Sampler:
         """Whether the next step's trajectories are there already."""
         return self._ahead is not None
 
-    def take(self, step: int, *, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
+    def take(
+        self, step: int, *, on_end: Callable[[Trajectory], None], on_poll: Callable[[], None] = lambda: None
+    ) -> list[Trajectory]:
         """Return the trajectories that a step is trained on; they are collected now unless they are there.
 
         Args:
             step: Number of the step, from 0.
             on_end: Called with each trajectory that is collected now.
+            on_poll: Called all the time while they are; what it raises ends the collection.
         """
         self._before = self._state()
-        trajectories = self._collect(step, on_end) if self._ahead is None else self._ahead
+        trajectories = self._collect(step, on_end, on_poll) if self._ahead is None else self._ahead
         self._ahead = None
         rollout = self._config.rollout
         chosen = choose(
@@ -90,7 +93,7 @@ class Sampler:
     def begin(self, step: int) -> None:
         """Begin to collect a step's trajectories in a thread, up to :meth:`finish`."""
         self._next = self._state()
-        self._pending = self._threads.submit(self._collect, step, self._stop_if_closed)
+        self._pending = self._threads.submit(self._collect, step, lambda _: None, self._stop_if_closed)
 
     def finish(self) -> None:
         """End a step: wait for what was begun beside it."""
@@ -118,7 +121,7 @@ class Sampler:
         self._is_closed = True
         self._threads.shutdown()
 
-    def _stop_if_closed(self, _: Trajectory) -> None:
+    def _stop_if_closed(self) -> None:
         if self._is_closed:
             raise _Closed
 
@@ -126,7 +129,9 @@ class Sampler:
         budget = None if self._competence is None else self._competence.as_json()
         return {"ahead": self._ahead, "budget": budget, "collector": self._collector.as_json()}
 
-    def _collect(self, step: int, on_end: Callable[[Trajectory], None]) -> list[Trajectory]:
+    def _collect(
+        self, step: int, on_end: Callable[[Trajectory], None], on_poll: Callable[[], None]
+    ) -> list[Trajectory]:
         rollout = self._config.rollout
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
 
@@ -138,7 +143,12 @@ class Sampler:
         episodes, trajectories, seconds = self._episodes(step), list[Trajectory](), 0.0
         while not trajectories:  # there is nothing to train on before a group is whole
             trajectories = self._collector.collect(
-                episodes, sampling, on_end=on_end, max_new_tokens=rollout.max_new_tokens, enough=enough
+                episodes,
+                sampling,
+                on_end=on_end,
+                on_poll=on_poll,
+                max_new_tokens=rollout.max_new_tokens,
+                enough=enough,
             )
             episodes = []
             seconds += self._collector.figures["time/sampling_s"]

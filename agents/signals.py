@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+_ONE_REQUEST_S = 1.0  # a launcher forwards what the terminal or the scheduler has sent to all its processes already
 
 
 class StopRequest:
@@ -17,10 +20,13 @@ class StopRequest:
 
     Attributes:
         asked: Whether it was.
+        signal: The first signal that asked; None where none did.
     """
 
     def __init__(self, log: Callable[[str], Any]) -> None:
         self.asked = False
+        self.signal: signal.Signals | None = None
+        self._asked_at = 0.0
         self._log = log
 
     def ask(self) -> None:
@@ -29,7 +35,7 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM ask to stop; a second one stops at once."""
+        """Let Ctrl-C and SIGTERM ask to stop; a second one stops at once, by a KeyboardInterrupt."""
         try:
             before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:  # not the main thread: its owner handles signals
@@ -41,7 +47,10 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.ask()
+        if self.signal is not None:
+            if time.monotonic() - self._asked_at >= _ONE_REQUEST_S:
+                raise KeyboardInterrupt
+            return
+        self._asked_at = time.monotonic()
+        self.asked, self.signal = True, signal.Signals(number)
         self._log("Stopping: saving the last whole step. Once more to stop at once, without a checkpoint.")

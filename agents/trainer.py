@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ from agents.engines.base import EngineFault
 from agents.envs import accepted, open_split
 from agents.errors import AgentsError
 from agents.evaluation import best_and_worst, transcript
+from agents.health import Health
 from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
 from agents.models import load_model, load_tokenizer, no_progress_bars, pick_device, resolve_model
 from agents.policy import Policy
-from agents.ppo import PPO
+from agents.ppo import PPO, Part
 from agents.sampler import Sampler, seed_of
 from agents.selection import is_in_loss
 from agents.signals import StopRequest
@@ -41,7 +44,7 @@ _PROBE = "What is 12 * 34?"
 
 
 class _Stop(Exception):
-    """The user asked to stop while trajectories were collected."""
+    """The run was asked to stop, and the weights are those of the last whole step."""
 
 
 class TrainingError(AgentsError, RuntimeError):
@@ -50,6 +53,12 @@ class TrainingError(AgentsError, RuntimeError):
 
 class Trainer:
     """Trains a policy with PPO against copies of a text environment.
+
+    Asked to stop, it breaks off what is in hand between two of the engine's steps or two micro-batches, as long as the
+    step has changed no weight: the step does not count, and a resumed run begins it again, with the same outcome. From
+    the first optimiser step of an update on the step is finished instead: going back would take a copy of weights and
+    moments in every step, three times the model's size. That is at most the time of all minibatches but one, and where
+    ``rollout.overlap`` samples beside the update, of the rest of that collection.
 
     Args:
         config: The run.
@@ -66,7 +75,11 @@ class Trainer:
         self.step = 0
         self._stop = StopRequest(log)
         self._is_whole = True  # whether the weights are those of the last whole step
+        self._validated: int | None = None  # the step of the last validation
+        self._best: dict[str, Any] | None = None  # the checkpoint that is the best so far
+        self._saved: dict[str, Any] | None = None  # what the last checkpoint says
         self._last_budget: float | None = None
+        self.health = Health(config.health, config.output_dir / "inspect", log)
         self._started = run_folder.claim(config)
         model_path = self._started or resolve_model(config.model, log=log)
         self.device = pick_device(config.device)
@@ -99,46 +112,30 @@ class Trainer:
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config)
         if self._started:
-            self.step = int(checkpoint.read_json(self._started / checkpoint.STATE)["step"])
-            checkpoint.load_training_state(self._started, policy=self.policy, optimizer=self.ppo.optimizer)
-            self.sampler.restore(checkpoint.read_json(self._started / checkpoint.ROLLOUTS))
-            log(f"Going on after step {self.step}.")
+            self._restore(self._started)
         self.validator = Validator(config, self.engine, self.chat)
         if config.warm_up_steps and not self._started:
             self._warm_up()
         self._reference = self._load_reference() if config.ppo.kl_coefficient else None
 
     def train(self) -> bool:
-        """Run to ``max_steps``; return False if the user stopped it before.
+        """Run to ``max_steps``; return False if the run was asked to stop before.
 
         The last checkpoint is of the last whole step either way.
+
+        Raises:
+            UnhealthyError: Too many optimiser steps in a row were skipped.
         """
-        config = self.config
-        first = self.step
+        config, first = self.config, self.step
         with self._stop.on_signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
             bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
             try:
                 self._call("on_train_begin")
-                if first == 0:
-                    self._validate(metrics, bar, arms=True)
+                self._validate_if_due(metrics, bar)
                 while self.step < config.max_steps and not self._stop.asked:
-                    begin = time.perf_counter()
-                    figures, trajectories = self._train_step(bar)
-                    self.step += 1
-                    self._is_whole = True
-                    try:
-                        self.sampler.finish()
-                    finally:
-                        figures["time/step_s"] = time.perf_counter() - begin
-                        metrics.write(self.step, figures)
-                    self._call("on_step_end", figures, trajectories)
-                    self._mark_budget(figures["interaction_budget"], bar)
-                    bar.update()
-                    bar.set_postfix_str(_postfix(figures))
-                    last = self.step == config.max_steps
-                    if last or (config.validation.every and self.step % config.validation.every == 0):
-                        self._validate(metrics, bar, arms=last)
-                    if not last and self.step % config.save_every == 0:
+                    self._whole_step(metrics, bar)
+                    self._validate_if_due(metrics, bar)
+                    if self.step < config.max_steps and self.step % config.save_every == 0:
                         self._save_or_warn(bar)
             except _Stop:
                 pass
@@ -150,15 +147,18 @@ class Trainer:
                 raise
             finally:
                 bar.close()
-        if self.step > first or not self._started:
-            path = self.save()
-            self.log(f"Checkpoint after step {self.step}: {path}")
+        self.log(f"Checkpoint after step {self.step}: {self.save()}")
         self._call("on_train_end")
         return not self._stop.asked
 
     def stop(self) -> None:
-        """End the run after the step in progress, or before it where it has only begun to sample."""
+        """End the run as Ctrl-C does: before the step in progress, or after it where it has changed a weight."""
         self._stop.ask()
+
+    @property
+    def stopped_by(self) -> signal.Signals | None:
+        """The signal that asked the run to stop, if one did."""
+        return self._stop.signal
 
     def close(self) -> None:
         """Close environments and engine."""
@@ -168,18 +168,37 @@ class Trainer:
         self.engine.close()
 
     def save(self) -> Path:
-        """Write a checkpoint of the last whole step."""
+        """Write a checkpoint of the last whole step, unless it is there already; return where it is."""
+        state = {
+            "step": self.step,
+            "config": run_folder.settings(self.config),
+            "validated": self._validated,
+            "best": self._best,
+            "health": self.health.as_json(),
+        }
+        if state == self._saved:
+            return checkpoint.path_of(self.config.output_dir, self.step)
         path = checkpoint.save(
             self.config.output_dir,
             policy=self.policy,
             tokenizer=self.chat.tokenizer,
             optimizer=self.ppo.optimizer,
-            state={"step": self.step, "config": run_folder.settings(self.config)},
+            state=state,
             rollouts=self.sampler.as_json(),
             keep=self.config.save_total_limit,
         )
+        self._saved = state
         self._call("on_save", path)
         return path
+
+    def _restore(self, path: Path) -> None:
+        state = checkpoint.read_json(path / checkpoint.STATE)
+        self.step, self._validated, self._best = int(state["step"]), state["validated"], state["best"]
+        self.health.restore(state["health"])
+        checkpoint.load_training_state(path, policy=self.policy, optimizer=self.ppo.optimizer)
+        self.sampler.restore(checkpoint.read_json(path / checkpoint.ROLLOUTS))
+        self._saved = state
+        self.log(f"Going on after step {self.step}.")
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
@@ -191,11 +210,30 @@ class Trainer:
             bar.write(f"Interaction budget in step {self.step}: {budget:g}, after {self._last_budget:g}.")
         self._last_budget = budget
 
-    def _save_or_warn(self, bar: tqdm[Any]) -> None:
+    def _save_or_warn(self, bar: tqdm[Any]) -> bool:
         try:
             self.save()
         except checkpoint.CheckpointError as error:
-            bar.write(f"Warning: {error} Training goes on.")
+            bar.write(f"Warning: {error}")
+            return False
+        return True
+
+    def _whole_step(self, metrics: MetricsLog, bar: tqdm[Any]) -> None:
+        begin = time.perf_counter()
+        figures, trajectories = self._train_step(bar)
+        self.step += 1
+        self._is_whole = True
+        figures |= self.health.end_step(self.step, figures, trajectories)
+        try:
+            self.sampler.finish()
+        finally:
+            figures["time/step_s"] = time.perf_counter() - begin
+            metrics.write(self.step, figures)
+        self._call("on_step_end", figures, trajectories)
+        self._mark_budget(figures["interaction_budget"], bar)
+        bar.update()
+        bar.set_postfix_str(_postfix(figures))
+        self.health.check()
 
     def _train_step(self, bar: tqdm[Any]) -> tuple[dict[str, float], list[Trajectory]]:
         """Do one step, from problems to new weights; return its figures and trajectories."""
@@ -203,7 +241,7 @@ class Trainer:
         was_ahead = self.sampler.is_ahead
         if not was_ahead:
             figures = self._sync()
-        trajectories = self.sampler.take(self.step, on_end=self._counter(bar, "sampling"))
+        trajectories = self.sampler.take(self.step, on_end=_counter(bar, "sampling"), on_poll=self._break_off)
         if self.config.rollout.overlap and self.step + 1 < self.config.max_steps:
             if was_ahead:
                 figures = self._sync()
@@ -225,23 +263,33 @@ class Trainer:
         if not any(in_loss):
             return {"num_updates": 0.0}
         batch = collate(trajectories, in_loss=in_loss)
-        old = self.policy.evaluate(batch, config.ppo.micro_batch_tokens)
+        torch.manual_seed(seed_of(config.seed, 3, self.step))  # for dropout, where a model has any
+        old = self.policy.evaluate(batch, config.ppo.micro_batch_tokens, on_micro_batch=self._break_off)
         figures = describe_mismatch(batch, old) | describe_staleness(trajectories, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
         if self._reference is not None:
-            reference = self._reference.evaluate(batch, config.ppo.micro_batch_tokens)
+            reference = self._reference.evaluate(batch, config.ppo.micro_batch_tokens, on_micro_batch=self._break_off)
             targets = dataclasses.replace(targets, reference_logprobs=reference.logprobs)
         generator = torch.Generator().manual_seed(seed_of(config.seed, 2, self.step))
-        self._is_whole = False
         acting = batch.action_mask.any(1).nonzero()[:, 0]  # without them a minibatch would step on nothing
         parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
-        return figures | self.ppo.update(*parts, generator=generator)
+        return figures | self.ppo.update(
+            *parts, generator=generator, guard=self._admits, on_micro_batch=self._break_off
+        )
 
-    def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> None:
+    def _validate_if_due(self, metrics: MetricsLog, bar: tqdm[Any]) -> None:
+        """Validate before the first step, after the last, and at intervals; never twice after the same step."""
+        every, is_end = self.config.validation.every, self.step in (0, self.config.max_steps)
+        if self._validated != self.step and (is_end or (every and self.step % every == 0)):
+            figures = self._validate(metrics, bar, arms=is_end)
+            self._validated = self.step
+            self._keep_if_best(figures, bar)
+
+    def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> dict[str, float]:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
         begin = time.perf_counter()
         self._sync()
-        outcomes = self.validator.play(arms=arms, on_end=lambda arm: self._counter(bar, arm))
+        outcomes = self.validator.play(arms=arms, on_end=lambda arm: _counter(bar, arm), on_poll=self._break_off)
         figures = figures_of(outcomes) | {"time/validation_s": time.perf_counter() - begin}
         metrics.write(self.step, figures)
         trajectories = {arm: outcome.trajectories for arm, outcome in outcomes.items()}
@@ -250,6 +298,21 @@ class Trainer:
         self._call("on_validation", figures, trajectories)
         accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
+        return figures
+
+    def _keep_if_best(self, figures: Mapping[str, float], bar: tqdm[Any]) -> None:
+        """Save a trained policy that is better than all before it; its own checkpoint says that it is the best."""
+        name = self.config.best_metric
+        if name is None or self.step == 0:
+            return
+        if name not in figures:
+            bar.write(f"Warning: expect a figure {name} by which the best checkpoint is kept, got none this time.")
+        elif self._best is None or figures[name] > self._best["value"]:
+            before = self._best
+            path = checkpoint.path_of(self.config.output_dir, self.step)
+            self._best = {"checkpoint": path.name, "metric": name, "value": figures[name]}
+            if not self._save_or_warn(bar):
+                self._best = before
 
     def _warm_up(self) -> None:
         """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
@@ -294,18 +357,21 @@ class Trainer:
             for trajectory in best_and_worst(trajectories):
                 file.write(json.dumps({"step": step, "kind": name, **transcript(trajectory)}) + "\n")
 
-    def _counter(self, bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:
-        """Return a callback that shows how many episodes have ended, and stops where the user asked for it."""
-        count = 0
+    def _break_off(self) -> None:
+        """End what is in hand if the run was asked to stop, and is where a checkpoint is exact."""
+        if self._stop.asked and self._is_whole:
+            raise _Stop
 
-        def on_end(_: Trajectory) -> None:
-            nonlocal count
-            count += 1
-            bar.set_description(f"{what} {count}")
-            if self._stop.asked:
-                raise _Stop
+    def _admits(self, figures: Mapping[str, float], part: Part) -> bool:
+        admitted = self.health.admits(self.step + 1, figures, part)
+        self._is_whole = self._is_whole and not admitted
+        return admitted
 
-        return on_end
+
+def _counter(bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:
+    """Return a callback that shows how many episodes have ended."""
+    numbers = count(1)
+    return lambda _: bar.set_description(f"{what} {next(numbers)}")
 
 
 def _postfix(figures: dict[str, float]) -> str:

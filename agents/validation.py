@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agents.engines.base import Sampling
@@ -32,20 +33,38 @@ class Validator:
         self._config, self._engine, self._chat = config, engine, chat
         self._envs = self._open()
 
-    def play(self, *, arms: bool, on_end: Callable[[str], Callable[[Trajectory], None]]) -> dict[str, Evaluation]:
+    def play(
+        self, *, arms: bool, on_end: Callable[[str], Callable[[Trajectory], None]], on_poll: Callable[[], None]
+    ) -> dict[str, Evaluation]:
         """Return the outcome of each arm: ``validation``, ``validation_greedy`` and ``validation_text``.
 
         Args:
             arms: Play the latter two as well, as far as the configuration has them.
             on_end: Given an arm's name, returns what is called with each of its trajectories as it ends.
+            on_poll: Called all the time; what it raises ends the validation.
         """
-        config, temperature = self._config.validation, self._config.rollout.temperature
-        outcomes = {"validation": self._play(self._envs, on_end("validation"), temperature, config.top_p)}
+        config, rollout = self._config.validation, self._config.rollout
+        greedy = Sampling(temperature=0, max_tokens=rollout.max_completion_length)
+        sampled = replace(greedy, temperature=rollout.temperature, top_p=config.top_p)
+
+        def play(arm: str, envs: EnvPool, sampling: Sampling) -> Evaluation:
+            return evaluate(
+                envs,
+                self._engine,
+                self._chat,
+                sampling,
+                num_problems=min(config.num_problems, envs.num_problems or config.num_problems),
+                seed=self._config.seed,
+                on_end=on_end(arm),
+                on_poll=on_poll,
+            )
+
+        outcomes = {"validation": play("validation", self._envs, sampled)}
         if arms and config.greedy:
-            outcomes["validation_greedy"] = self._play(self._envs, on_end("validation_greedy"), 0)
+            outcomes["validation_greedy"] = play("validation_greedy", self._envs, greedy)
         if arms and config.text_prompt is not None:
             with closing(self._open(prompt=config.text_prompt, interaction_budget=0)) as envs:
-                outcomes["validation_text"] = self._play(envs, on_end("validation_text"), temperature, config.top_p)
+                outcomes["validation_text"] = play("validation_text", envs, sampled)
         return outcomes
 
     def close(self) -> None:
@@ -56,21 +75,6 @@ class Validator:
         problems = self._config.validation.problems
         held_out = {} if problems is None else {"problems": problems}
         return open_split(self._config.env, self._config.rollout.max_num_seqs, split="test", **held_out, **overrides)
-
-    def _play(
-        self, envs: EnvPool, on_end: Callable[[Trajectory], None], temperature: float, top_p: float = 1.0
-    ) -> Evaluation:
-        size = self._config.validation.num_problems
-        max_tokens = self._config.rollout.max_completion_length
-        return evaluate(
-            envs,
-            self._engine,
-            self._chat,
-            Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens),
-            num_problems=size if envs.num_problems is None else min(size, envs.num_problems),
-            seed=self._config.seed,
-            on_end=on_end,
-        )
 
 
 def figures_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from agents import Callback, Trainer, presets
 from agents.checkpoint import checkpoints
 from agents.config import PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
 from agents.metrics import read_metrics
-from agents.ppo import NonFiniteError
 from agents.types import Trajectory
 
 
@@ -66,15 +66,16 @@ def test_a_fault_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
 
 def test_a_fault_in_the_middle_of_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with trainer(tmp_path) as made:
-        step = made.ppo._step
+        accumulate = made.ppo.accumulate
+        calls = count(1)
 
-        def fail() -> float:
-            if made.step == 1:
-                raise NonFiniteError("the gradient is none")
-            return step()
+        def fail(*arguments: Any, **more: Any) -> Any:
+            if next(calls) == 4:  # the second minibatch of the second step
+                raise MemoryError("the GPU's is full")
+            return accumulate(*arguments, **more)
 
-        monkeypatch.setattr(made.ppo, "_step", fail)
-        with pytest.raises(NonFiniteError):
+        monkeypatch.setattr(made.ppo, "accumulate", fail)
+        with pytest.raises(MemoryError):
             made.train()
     assert checkpoints(tmp_path) == []
 
