@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from cir_env.errors import ProblemError
-from cir_env.problems import Fields, Problem, ProblemSet
+from cir_env.problem_set import ProblemSet
+from cir_env.rows import Fields, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

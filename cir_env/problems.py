@@ -1,258 +1,103 @@
-"""Problems: one problem, an immutable set of them, and the places that sets come from.
+"""Where problems come from: a short text names a generator, a data set, a benchmark, a file, or a mixture of them.
 
-A row of a file or data set may say by its field ``answer_type`` how its answer is compared: `cir_env.answer_types`.
+| text | problems |
+|---|---|
+| `products`, `arithmetic`, `mixed`, `reasoning_gym`, `reasoning_gym:TASK` | made by a generator |
+| `still3`, `dapo` | the data sets of `DATA_SETS`, from the Hugging Face hub |
+| `hub:OWNER/NAME` | any other data set there |
+| `benchmark:AIME24?folder=PATH` | a benchmark; without `folder`, in the one that the variable CIR_BENCHMARKS names |
+| `PATH.jsonl`, `PATH.parquet` | a file |
+| `PATH` | a folder with `train` and `test` files of these kinds |
+| `dapo+still3+mixed` | every problem of each, once |
+| `dapo*3+mixed` | of any four problems in a row, three of the first and one of the second |
+
+Behind a data set or a path may stand the names of its `Fields`, as in `hub:OWNER/NAME?statement=question&answer=gold`;
+behind a data set its `revision` and `config`; behind a path, `fields=dapo` for a copy of a data set that has a name. A
+blank is written `%20` there, a plus sign `%2B`.
 """
 
-import hashlib
-import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, overload
 
 from cir_env import generators
 from cir_env.answer_types import find_answer_type
-from cir_env.arguments import parse_spec
+from cir_env.arguments import did_you_mean, parse_spec
+from cir_env.benchmarks import load_benchmark
 from cir_env.errors import ProblemError
-from cir_env.rows import BadRowError, Fields, Problem, decode_row, first_line, problem_from_row
+from cir_env.mixtures import mix, unite
+from cir_env.problem_set import DEFAULT_SIZES, OnBadRow, ProblemSet, check_split
+from cir_env.rows import Fields, Problem
 
-__all__ = ["DEFAULT_SIZES", "Fields", "OnBadRow", "Problem", "ProblemSet", "check_split", "load_problems"]
+__all__ = [
+    "DATA_SETS",
+    "DEFAULT_SIZES",
+    "Fields",
+    "OnBadRow",
+    "Problem",
+    "ProblemSet",
+    "check_split",
+    "load_problems",
+    "with_answer_type",
+]
 
-OnBadRow = Literal["raise", "skip"]
-DEFAULT_SIZES = {"train": 10_000, "test": 500}
-"""How many problems a generator that is given by name alone makes."""
+_PART = re.compile(r"(?P<name>.*?)(?:\*(?P<weight>\d+))?", re.DOTALL)
+Options = tuple[tuple[str, str], ...]
 
-
-class ProblemSet(Sequence[Problem]):
-    """An immutable sequence of problems with distinct ids.
-
-    Slices are problem sets as well. A set that one of our generators made travels to another process as its
-    recipe (a hundred bytes), any other as plain columns of text; copies share it.
-
-    Args:
-        problems: At least one problem; no id twice.
-        name: What errors and ``repr`` call the set.
-        skipped: How many bad rows were left out while reading.
-
-    Raises:
-        ProblemError: The set is empty, holds something else than problems, or repeats an id.
-    """
-
-    __slots__ = ("_name", "_problems", "_recipe", "_skipped")
-
-    def __init__(self, problems: Iterable[Problem], *, name: str = "problems", skipped: int = 0) -> None:
-        self._problems = tuple(problems)
-        self._name = name
-        self._skipped = skipped
-        self._recipe: tuple[Callable[..., ProblemSet], tuple[Any, ...]] | None = None
-        if not self._problems:
-            bad = f" ({skipped} bad rows were skipped)" if skipped else ""
-            raise ProblemError(f"Expect at least one problem in {name!r}, got none{bad}.")
-        seen: set[str] = set()
-        for problem in self._problems:
-            if not isinstance(problem, Problem):
-                raise ProblemError(f"Expect only `Problem` in {name!r}, got {type(problem).__name__}.")
-            if problem.id in seen:
-                raise ProblemError(f"Expect distinct ids in {name!r}, got {problem.id!r} twice.")
-            seen.add(problem.id)
-
-    @property
-    def name(self) -> str:
-        """What errors and ``repr`` call the set."""
-        return self._name
-
-    @property
-    def skipped(self) -> int:
-        """How many bad rows were left out while reading."""
-        return self._skipped
-
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ProblemSet": ...
-    def __getitem__(self, index: int | slice) -> "Problem | ProblemSet":
-        if isinstance(index, slice):
-            return ProblemSet(self._problems[index], name=self._name)
-        return self._problems[operator.index(index)]
-
-    def __len__(self) -> int:
-        return len(self._problems)
-
-    def __iter__(self) -> Iterator[Problem]:
-        return iter(self._problems)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ProblemSet) and self._problems == other._problems
-
-    def __hash__(self) -> int:
-        return hash(self._problems)
-
-    def __repr__(self) -> str:
-        return f"ProblemSet({self._name!r}, {len(self)} problems)"
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._recipe is not None:
-            return self._recipe
-        columns = [tuple(getattr(p, f.name) for p in self._problems) for f in fields(Problem)]
-        return _from_columns, (columns, self._name, self._skipped)
-
-    @classmethod
-    def from_jsonl(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        fields: Fields | Mapping[str, Any] | None = None,
-        on_bad_row: OnBadRow = "raise",
-        name: str | None = None,
-    ) -> "ProblemSet":
-        """Read a file with one JSON object a line; blank lines are passed over.
-
-        Args:
-            path: The file, UTF-8.
-            fields: The names that the file gives to the parts of a problem.
-            on_bad_row: "raise" names the first bad row by file and line; "skip" counts bad rows in `skipped`.
-            name: The set's name, and the source of its problems; by default the file's stem.
-
-        Raises:
-            ProblemError: The file can not be read, has a bad row, or has no problem at all.
-        """
-        path = Path(path)
-        lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        rows = ((f"{path}, line {n}", decode_row(line)) for n, line in enumerate(lines, 1) if line.strip())
-        return _from_rows(rows, name=name or path.stem, fields=fields, on_bad_row=on_bad_row)
-
-    @classmethod
-    def from_parquet(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        fields: Fields | Mapping[str, Any] | None = None,
-        on_bad_row: OnBadRow = "raise",
-    ) -> "ProblemSet":
-        """Read a Parquet file (needs the extra ``parquet``); arguments and errors as in `from_jsonl`."""
-        path = Path(path)
-        try:
-            import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
-            import pyarrow.parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            raise ProblemError(
-                f'Expect the library pyarrow to read {str(path)!r}: pip install "cir-env[parquet]".'
-            ) from None
-        try:
-            table = pyarrow.parquet.read_table(pyarrow.BufferReader(_read_bytes(path)))
-        except pyarrow.ArrowException as error:
-            raise ProblemError(f"Expect a Parquet file, got {str(path)!r}: {first_line(error)}") from None
-        rows = ((f"{path}, row {n}", row) for n, row in enumerate(table.to_pylist(), 1))
-        return _from_rows(rows, name=path.stem, fields=fields, on_bad_row=on_bad_row)
-
-    @classmethod
-    def from_hub(
-        cls,
-        name: str,
-        *,
-        split: str = "train",
-        config: str | None = None,
-        revision: str | None = None,
-        fields: Fields | Mapping[str, Any] | None = None,
-        on_bad_row: OnBadRow = "raise",
-    ) -> "ProblemSet":
-        """Load a data set of the Hugging Face hub (needs the extra ``hub`` and a network or a filled cache).
-
-        Args:
-            name: The data set, ``owner/name``.
-            split: The data set's own split.
-            config: The data set's configuration, where it has several.
-            revision: A commit, to get the same problems next year.
-            fields: The names that the data set gives to the parts of a problem.
-            on_bad_row: As in `from_jsonl`.
-
-        Raises:
-            ProblemError: The library is missing, the data set can not be loaded, or a row is bad.
-        """
-        try:
-            import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            raise ProblemError(
-                f'Expect the library datasets to load {name!r} from the hub: pip install "cir-env[hub]".'
-            ) from None
-        try:
-            table = datasets.load_dataset(name, config, split=split, revision=revision)
-        except Exception as error:  # the library has no common base class; the user gets its first line
-            raise ProblemError(
-                f"Expect the hub to have split {split!r} of {name!r}, and to be reachable; "
-                f"got {type(error).__name__}: {first_line(error)}"
-            ) from None
-        rows = ((f"{name}, row {n}", row) for n, row in enumerate(table, 1))
-        return _from_rows(rows, name=name, fields=fields, on_bad_row=on_bad_row)
-
-    @classmethod
-    def generate(cls, name: str, *, split: str = "train", seed: int = 0, size: int | None = None) -> "ProblemSet":
-        """Make problems: the same arguments give the same problems in every process.
-
-        Args:
-            name: "products", "arithmetic", "mixed", "reasoning_gym", "reasoning_gym:" and a task's name, or several
-                with "+" between them, as in "mixed+reasoning_gym".
-            split: "train" or "test". They never overlap, whatever the seeds and sizes.
-            seed: Any integer.
-            size: How many; by default 10,000 to train on and 500 to test on.
-
-        Raises:
-            ProblemError: An argument is out of its range, or the generator can not make that many.
-
-        >>> ProblemSet.generate("products", split="test", seed=1, size=200)
-        ProblemSet('products/test', 200 problems)
-        """
-        check_split(split)
-        size = DEFAULT_SIZES[split] if size is None else size
-        if not isinstance(size, int) or size < 1:
-            raise ProblemError(f"Expect `size` to be a positive integer, got {size!r}.")
-        if not isinstance(seed, int):
-            raise ProblemError(f"Expect `seed` to be an integer, got {seed!r}.")
-        return _generate(name, split, seed, size)
+DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "still3": (
+        "RUC-AIBOX/STILL-3-RL-90K",
+        {
+            "statement": "prompt.0.content",
+            "answer": "reward_model.ground_truth",
+            "after": "User:",
+            "before": "Assistant:",
+        },
+    ),
+    "dapo": (
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        {
+            "statement": "prompt.0.content",
+            "answer": "reward_model.ground_truth",
+            "after": "is the answer to the problem.",
+            "before": "Remember to put your answer on its own line",
+        },
+    ),
+}
+"""Data sets by short names: where each lies on the hub, and its fields. Both wrap an instruction around the problem."""
 
 
 def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> ProblemSet:
     """Find the problems that a short text names; the same text gives the same object within a process.
 
     Args:
-        spec: A set (returned as it is); a generator's name; ``hub:OWNER/NAME``; the path of a ``.jsonl`` or
-            ``.parquet`` file; or a folder that holds ``train`` and ``test`` files of these kinds. Behind a data set or
-            a path may stand the names of its `Fields`, as in ``hub:OWNER/NAME?statement=question&answer=gold``.
-        split: "train" or "test". A set or a single file is taken whole under either.
+        spec: A set (returned as it is), a path, or a text as in the table above.
+        split: "train" or "test". A set, a benchmark or a single file is taken whole under either.
 
     Raises:
         ProblemError: Nothing has that name, or it can not be read.
+
+    >>> load_problems("products*3+arithmetic", "test").summary()
+    "500 problems of 'products*3+arithmetic'; 375 of 375 of 'products/test'; 125 of 125 of 'arithmetic/test'"
     """
     check_split(split)
     if isinstance(spec, ProblemSet):
         return spec
-    names: tuple[tuple[str, str], ...] = ()
-    if isinstance(spec, str):
-        spec, names = parse_spec(spec)
-        if spec.startswith("hub:"):
-            return _load_hub(spec.removeprefix("hub:"), split, names)
-        if generators.is_name(spec):
-            return ProblemSet.generate(spec, split=split)
-    elif not isinstance(spec, os.PathLike):
+    if isinstance(spec, os.PathLike):
+        return _load_path(Path(spec), (), split, str(spec))
+    if not isinstance(spec, str):
         raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
-    path = Path(spec)
-    if path.is_dir():
-        path = _file_of_split(path, split)
-    if path.suffix not in _READERS or not path.is_file():
-        raise ProblemError(
-            f"Expect `problems` to be {generators.NAMES_IN_WORDS}, 'hub:OWNER/NAME', or the path of "
-            f"a .jsonl or .parquet file that exists, got {str(spec)!r}."
-        )
-    stat = path.stat()
-    return _load_file(path.resolve(), names, stat.st_mtime_ns, stat.st_size)
+    whole = os.path.exists(parse_spec(spec)[0])  # a file's name may have any sign
+    parts = [_PART.fullmatch(part) for part in ([spec] if whole else spec.split("+"))]
+    named = [(part["name"], part["weight"]) for part in parts if part]
+    if any(weight is not None for _, weight in named):
+        return _load_weighted([(name, int(weight or 1)) for name, weight in named], split, spec)
+    if len(named) == 1 or generators.is_name(spec):
+        return _load_one(spec, split)
+    return unite(tuple(_load_one(name, split) for name, _ in named), spec)
 
 
 def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
@@ -269,10 +114,58 @@ def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
     return _with_answer_type(problems, answer_type)
 
 
-def check_split(split: str) -> None:
-    """Refuse every split but "train" and "test"."""
-    if split not in generators.SPLITS:
-        raise ProblemError(f"Expect `split` to be 'train' or 'test', got {split!r}.")
+def _load_weighted(parts: Sequence[tuple[str, int]], split: str, name: str) -> ProblemSet:
+    """Load a mixture; of a generator come as many problems as the other sets allow."""
+    weights = tuple(weight for _, weight in parts)
+    if min(weights) < 1:
+        raise ProblemError(f"Expect weights of at least 1 in `problems`, got {name!r}.")
+    found = {place: _load_one(part, split) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
+    rounds = min((len(there) // weights[place] for place, there in found.items()), default=0)
+    rounds = rounds or max(1, DEFAULT_SIZES[split] // sum(weights))  # a set that is too small is named by `mix`
+    sets = (
+        found[place] if place in found else ProblemSet.generate(part, split=split, size=rounds * weight)
+        for place, (part, weight) in enumerate(parts)
+    )
+    return mix(tuple(sets), weights, name)
+
+
+def _load_one(spec: str, split: str) -> ProblemSet:
+    if generators.is_name(spec):
+        return ProblemSet.generate(spec, split=split)
+    name, options = parse_spec(spec)
+    kind, _, rest = name.partition(":")
+    if kind == "benchmark":
+        return _load_benchmark(rest, options)
+    if kind == "hub":
+        return _load_hub(rest, split, options)
+    if name in DATA_SETS:
+        hub_name, fields = DATA_SETS[name]
+        return _load_hub(hub_name, split, (*fields.items(), *options))
+    return _load_path(Path(name), options, split, spec)
+
+
+def _load_benchmark(name: str, options: Options) -> ProblemSet:
+    given = dict(options)
+    folder = given.pop("folder", None) or os.environ.get("CIR_BENCHMARKS")
+    if given or not folder:
+        raise ProblemError(
+            f"Expect a benchmark's folder, as in 'benchmark:{name}?folder=PATH' or in the environment variable "
+            f"CIR_BENCHMARKS, got {sorted(given) or 'neither'}."
+        )
+    return load_benchmark(name, folder)
+
+
+def _load_path(path: Path, options: Options, split: str, spec: str) -> ProblemSet:
+    if os.path.isdir(path):
+        path = _file_of_split(path, split)
+    if path.suffix not in _READERS or not os.path.isfile(path):
+        raise ProblemError(
+            f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
+            "'hub:OWNER/NAME', 'benchmark:NAME', or the path of a .jsonl or .parquet file that exists, got "
+            f"{spec!r}.{did_you_mean(spec, [*generators.GENERATORS, *DATA_SETS])}"
+        )
+    stat = path.stat()
+    return _load_file(path.resolve(), options, stat.st_mtime_ns, stat.st_size)
 
 
 _READERS = {".jsonl": ProblemSet.from_jsonl, ".parquet": ProblemSet.from_parquet}
@@ -286,32 +179,21 @@ def _file_of_split(folder: Path, split: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _load_file(path: Path, names: tuple[tuple[str, str], ...], mtime_ns: int, size: int) -> ProblemSet:
+def _load_file(path: Path, options: Options, mtime_ns: int, size: int) -> ProblemSet:
     """Read a file once for all environments of the process; a file that changed is read again."""
-    return _READERS[path.suffix](path, fields=dict(names))
+    fields = dict(options)
+    if (like := fields.pop("fields", None)) is not None:
+        if like not in DATA_SETS:
+            raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {like!r}.")
+        fields = {**DATA_SETS[like][1], **fields}
+    return _READERS[path.suffix](path, fields=fields)
 
 
 @lru_cache(maxsize=32)
-def _load_hub(name: str, split: str, names: tuple[tuple[str, str], ...]) -> ProblemSet:
-    return ProblemSet.from_hub(name, split=split, fields=dict(names))
-
-
-@lru_cache(maxsize=32)
-def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
-    problems = [
-        Problem(
-            id=f"{name}-{hashlib.sha256(draft.key.encode()).hexdigest()[:16]}",
-            statement=draft.statement,
-            answer=draft.answer,
-            source=name,
-            subject=draft.subject,
-        )
-        for draft in generators.draw(name, split, seed, size)
-    ]
-    made = ProblemSet(problems, name=f"{name}/{split}")
-    if "reasoning_gym" not in name:
-        made._recipe = (_generate, (name, split, seed, size))
-    return made
+def _load_hub(name: str, split: str, options: Options) -> ProblemSet:
+    fields = dict(options)
+    config, revision = fields.pop("config", None), fields.pop("revision", None)
+    return ProblemSet.from_hub(name, split=split, config=config, revision=revision, fields=fields)
 
 
 @lru_cache(maxsize=32)
@@ -320,45 +202,7 @@ def _with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
         (replace(problem, answer_type=answer_type) for problem in problems),
         name=problems.name,
         skipped=problems.skipped,
+        notes=problems.notes,
     )
     typed._recipe = (with_answer_type, (problems, answer_type))
     return typed
-
-
-def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int) -> ProblemSet:
-    names = [f.name for f in fields(Problem)]
-    problems = (Problem(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
-    return ProblemSet(problems, name=name, skipped=skipped)
-
-
-def _from_rows(
-    rows: Iterable[tuple[str, Any]],
-    *,
-    name: str,
-    fields: Fields | Mapping[str, Any] | None,
-    on_bad_row: OnBadRow,
-) -> ProblemSet:
-    if on_bad_row not in ("raise", "skip"):
-        raise ProblemError(f"Expect `on_bad_row` to be 'raise' or 'skip', got {on_bad_row!r}.")
-    names = Fields.of(fields)
-    problems: dict[str, Problem] = {}
-    skipped = 0
-    for number, (place, row) in enumerate(rows, 1):
-        try:
-            problem = problem_from_row(row, names, source=name, default_id=f"{name}-{number}")
-            if problem.id in problems:
-                raise BadRowError(f"Expect distinct ids, got {problem.id!r} again.")
-        except BadRowError as error:
-            if on_bad_row == "raise":
-                raise ProblemError(f"{place}: {error}") from None
-            skipped += 1
-        else:
-            problems[problem.id] = problem
-    return ProblemSet(problems.values(), name=name, skipped=skipped)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ProblemError(f"Expect a file that can be read, got {str(path)!r}: {error.strerror}.") from None

@@ -29,6 +29,8 @@ class Problem:
     """Where it comes from: a file's stem, a data set's or a generator's name."""
     subject: str = ""
     """Its field, such as "algebra"; empty when unknown."""
+    level: str = ""
+    """How hard it is, such as "3" or "Level 3", more being harder; empty when unknown."""
     answer_type: str = "math"
     """How answers are compared with the gold answer, such as "number?rel_tol=0.01"; see `cir_env.answer_types`."""
 
@@ -43,7 +45,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """The names that a file or data set gives to the parts of a problem."""
+    """The names that a file or data set gives to the parts of a problem.
+
+    What lies deeper in a row is named by its path: ``prompt.0.content`` is the content of the prompt's first message.
+    """
 
     statement: str = "problem"
     """The question: text that is not blank."""
@@ -53,10 +58,16 @@ class Fields:
     """Optional in a row; without it the row's number counts."""
     subject: str = "subject"
     """Optional in a row."""
+    level: str = "level"
+    """Optional in a row."""
     answer_type: str = "answer_type"
     """Optional in a row; where a data set means something else by it, name a field that no row has."""
     boxed: bool = False
     r"""Whether the answer is the last ``\boxed{}`` of its field, as in a worked solution."""
+    after: str = ""
+    """The question begins behind the first occurrence of this text in its field, as behind an instruction."""
+    before: str = ""
+    """The question ends before the last occurrence of this text."""
 
     @classmethod
     def of(cls, value: "Fields | Mapping[str, Any] | None") -> "Fields":
@@ -66,7 +77,10 @@ class Fields:
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(value) - set(known)):
             raise ProblemError(f"Expect `fields` to map some of {known} to names, got {unknown}.")
-        return cls(**value)
+        boxed = value.get("boxed", False)
+        if boxed not in (True, False, "true", "false"):
+            raise ProblemError(f"Expect `boxed` to be true or false, got {boxed!r}.")
+        return cls(**{**value, "boxed": boxed in (True, "true")})
 
 
 class BadRowError(Exception):
@@ -105,18 +119,50 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
     try:
         return Problem(
             id=_text(row, names.id, role="id", default=default_id),
-            statement=_text(row, names.statement, role="statement"),
+            statement=_unwrap(_text(row, names.statement, role="statement"), names),
             answer=answer,
             source=source,
             subject=_text(row, names.subject, role="subject", default=""),
+            level=_text(row, names.level, role="level", default=""),
             answer_type=answer_type,
         )
     except ProblemError as error:
         raise BadRowError(f"{error} The type stands in field {names.answer_type!r}.") from None
 
 
+def _unwrap(text: str, names: Fields) -> str:
+    """Cut off what stands around a question."""
+    begin = text.find(names.after)
+    end = text.rfind(names.before) if names.before else len(text)
+    for marker, place in ((names.after, begin), (names.before, end)):
+        if place < 0:
+            raise BadRowError(f"Expect {marker!r} in field {names.statement!r}, got {text[:60]!r}.")
+    question = text[begin + len(names.after) : end].strip()
+    if not question:
+        raise BadRowError(f"Expect a question between {names.after!r} and {names.before!r}, got none in {text[:60]!r}.")
+    return question
+
+
+def _find(row: Any, path: str) -> Any:
+    """Follow a path into a row; a field that is itself called by the whole path comes first.
+
+    >>> _find({"prompt": [{"content": "1 + 1?"}]}, "prompt.0.content"), _find({"a.b": 1}, "a.b"), _find([], "0")
+    ('1 + 1?', 1, None)
+    """
+    if isinstance(row, Mapping) and path in row:
+        return row[path]
+    name, dot, rest = path.partition(".")
+    if isinstance(row, Mapping):
+        value = row.get(name)
+    elif isinstance(row, list) and name.isdecimal() and int(name) < len(row):
+        value = row[int(name)]
+    else:
+        return None
+    return _find(value, rest) if dot else value
+
+
 def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None = None) -> str:
-    value = row.get(name)
+    value = _find(row, name)
     if value is None:
         if default is not None:
             return default

@@ -15,6 +15,7 @@ from cir_env.errors import ProblemError
 from cir_env.problems import Fields, Problem, ProblemSet, load_problems
 
 ROW = {"problem": "What is 1 + 1?", "answer": "2"}
+OTHER = {"problem": "What is 2 + 2?", "answer": "4"}
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -38,12 +39,12 @@ def problems(*ids: str) -> ProblemSet:
 def test_a_jsonl_row_becomes_a_problem(tmp_path: Path) -> None:
     path = write(tmp_path / "sums.jsonl", {**ROW, "id": 7, "subject": "addition", "level": 3})
     assert ProblemSet.from_jsonl(path)[0] == Problem(
-        id="7", statement="What is 1 + 1?", answer="2", source="sums", subject="addition"
+        id="7", statement="What is 1 + 1?", answer="2", source="sums", subject="addition", level="3"
     )
 
 
 def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
-    assert [p.id for p in ProblemSet.from_jsonl(write(tmp_path / "sums.jsonl", ROW, ROW))] == ["sums-1", "sums-2"]
+    assert [p.id for p in ProblemSet.from_jsonl(write(tmp_path / "sums.jsonl", ROW, OTHER))] == ["sums-1", "sums-2"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_an_answer_can_be_the_last_box_of_a_solution(tmp_path: Path) -> None:
 
 def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(ROW)}\r\n\r\n  \n{json.dumps(ROW)}".encode())
+    path.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(ROW)}\r\n\r\n  \n{json.dumps(OTHER)}".encode())
     assert len(ProblemSet.from_jsonl(path)) == 2
 
 
@@ -77,7 +78,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp
         ({"problem": "?", "answer": ["2"]}, "Expect field 'answer' to be text or a number, got list."),
         ({"problem": "?", "answer": True}, "Expect field 'answer' to be text or a number, got bool."),
         ('{"problem": "?", "answer": NaN}', "Expect field 'answer' to be a finite number, got nan."),
-        ({**ROW, "id": "a"}, "Expect distinct ids, got 'a' again."),
+        ({**OTHER, "id": "a"}, "Expect distinct ids, got 'a' again."),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, expected: str) -> None:
@@ -99,9 +100,52 @@ def test_a_solution_without_a_box_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_bad_rows_are_skipped_and_counted_by_option(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", ROW, "{", {"problem": "?"}, ROW)
+    path = write(tmp_path / "a.jsonl", ROW, "{", {"problem": "?"}, OTHER)
     loaded = ProblemSet.from_jsonl(path, on_bad_row="skip")
-    assert (len(loaded), loaded.skipped) == (2, 2)
+    assert (len(loaded), loaded.skipped, loaded.notes) == (2, 2, ("2 bad rows dropped",))
+
+
+def test_what_a_file_repeats_is_dropped_and_counted(tmp_path: Path) -> None:
+    other_answer, other_type = {**ROW, "answer": "3"}, {**ROW, "answer_type": "number"}
+    path = write(tmp_path / "a.jsonl", ROW, other_answer, {**ROW, "id": 7, "subject": "sums"}, other_type, ROW)
+    loaded = ProblemSet.from_jsonl(path)
+    assert [p.id for p in loaded] == ["a-1", "a-2", "a-4"]
+    assert loaded.summary() == "3 problems of 'a'; 2 exact repetitions dropped"
+    assert pickle.loads(pickle.dumps(loaded)).notes == loaded.notes
+
+
+CHAT_ROW = {
+    "prompt": [{"content": "Solve this. Question: What is 1 + 1? Question: none.\nAnswer:", "role": "user"}],
+    "reward_model": {"ground_truth": "2"},
+}
+CHAT_FIELDS = {"statement": "prompt.0.content", "answer": "reward_model.ground_truth"}
+
+
+def test_fields_may_lie_deeper_in_a_row(tmp_path: Path) -> None:
+    (problem,) = ProblemSet.from_jsonl(write(tmp_path / "a.jsonl", CHAT_ROW), fields=CHAT_FIELDS)
+    assert (problem.statement[:11], problem.answer) == ("Solve this.", "2")
+    named = {"problem": "?", "reward_model.ground_truth": "3", "reward_model": {"ground_truth": "2"}}
+    path = write(tmp_path / "b.jsonl", named)
+    assert ProblemSet.from_jsonl(path, fields={"answer": "reward_model.ground_truth"})[0].answer == "3"
+
+
+@pytest.mark.parametrize("path", ["prompt.1.content", "prompt.0", "prompt.content", "prompt.x.content", "no.0.such"])
+def test_a_path_that_leads_to_no_text_is_a_bad_row(tmp_path: Path, path: str) -> None:
+    file = write(tmp_path / "a.jsonl", CHAT_ROW)
+    text = message(lambda: ProblemSet.from_jsonl(file, fields={**CHAT_FIELDS, "statement": path}))
+    assert f"field {path!r}" in text
+
+
+def test_an_instruction_around_a_problem_is_cut_off(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", CHAT_ROW)
+    fields = {**CHAT_FIELDS, "after": "Question:", "before": "Answer:"}
+    assert ProblemSet.from_jsonl(path, fields=fields)[0].statement == "What is 1 + 1? Question: none."
+    assert "line 1: Expect 'Task:' in field 'prompt.0.content', got 'Solve this." in message(
+        lambda: ProblemSet.from_jsonl(path, fields={**fields, "after": "Task:"})
+    )
+    assert "Expect a question between 'Answer:' and 'Answer:', got none in " in message(
+        lambda: ProblemSet.from_jsonl(path, fields={**fields, "after": "Answer:"})
+    )
 
 
 def test_a_set_without_problems_is_an_error(tmp_path: Path) -> None:
@@ -123,8 +167,8 @@ def test_a_file_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
 def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
-        "Expect `fields` to map some of ['statement', 'answer', 'id', 'subject', 'answer_type', 'boxed'] to names, "
-        "got ['question']."
+        "Expect `fields` to map some of ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', 'boxed', "
+        "'after', 'before'] to names, got ['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
@@ -260,11 +304,11 @@ def test_a_set_and_a_file_are_taken_whole(tmp_path: Path) -> None:
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     load_problems(path, "train")
-    assert len(load_problems(write(path, ROW, ROW), "train")) == 2
+    assert len(load_problems(write(path, ROW, OTHER), "train")) == 2
 
 
 def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
-    write(tmp_path / "train.jsonl", ROW, ROW)
+    write(tmp_path / "train.jsonl", ROW, OTHER)
     assert len(load_problems(tmp_path, "train")) == 2
     assert message(lambda: load_problems(tmp_path, "test")) == (
         f"Expect test.jsonl or test.parquet in the folder {str(tmp_path)!r}, got neither."
@@ -282,7 +326,8 @@ def test_a_hub_name_loads_the_split_of_that_name(monkeypatch: pytest.MonkeyPatch
 def test_a_name_that_names_nothing_lists_the_choices(spec: str) -> None:
     assert message(lambda: load_problems(spec, "train")) == (
         "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 'reasoning_gym:TASK', "
-        f"'hub:OWNER/NAME', or the path of a .jsonl or .parquet file that exists, got {spec!r}."
+        "'still3', 'dapo', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of a .jsonl or .parquet file that exists, "
+        f"got {spec!r}."
     )
 
 
