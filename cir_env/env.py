@@ -9,11 +9,12 @@ from typing import Any, Final, Literal
 import gymnasium
 
 from cir_env.arguments import check_choice, check_integer, check_number, check_reset_options
+from cir_env.contamination import decontaminate as leave_out_benchmarks
 from cir_env.episode import Episode, print_news
 from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
 from cir_env.grading import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
-from cir_env.problems import Problem, ProblemSet, load_problems, with_answer_type
+from cir_env.problems import Problem, ProblemSet, is_procedural, load_problems, with_answer_type
 from cir_env.prompts import (
     EXHAUSTED,
     Prompt,
@@ -118,9 +119,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     ## Arguments
     All by keyword, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
 
-    - `problems` ("arithmetic"): a `ProblemSet`, or what `cir_env.problems.load_problems` takes: the name of a
-      generator, `hub:OWNER/NAME`, or a path.
+    - `problems` ("arithmetic"): a `ProblemSet`, or a text that `cir_env.problems` can read: the name of a generator
+      or of a data set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture of them such as `dapo*3+mixed`.
     - `split` ("train"): "train" or "test".
+    - `decontaminate` (None): a folder with files of benchmarks; problems that are in one of them, by the rules of
+      `cir_env.contamination`, are left out. The attribute `data_summary` says in a line how many there were.
     - `answer_type` (None): how the answers of all problems are compared with the right ones, such as
       "number?rel_tol=0.01", "choice", "set", "interval" or "module:function" (a verifier of your own); see
       `cir_env.answer_types`. By default each problem says so itself, and "math", the paper's semantics, is its default.
@@ -166,6 +169,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         *,
         problems: ProblemSet | str | os.PathLike[str] = "arithmetic",
         split: str = "train",
+        decontaminate: str | os.PathLike[str] | None = None,
         answer_type: str | None = None,
         interaction_budget: int = 2,
         observation: Literal["transcript", "feedback"] = "transcript",
@@ -193,6 +197,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """
         check_prompt(prompt)
         self.problems = load_problems(problems, split)
+        if decontaminate is not None:
+            self.problems = leave_out_benchmarks(self.problems, decontaminate)
+        unchecked = decontaminate is None and not is_procedural(problems)
+        self.data_summary = self.problems.summary() + ("; not checked against benchmarks" if unchecked else "")
         if answer_type is not None:
             self.problems = with_answer_type(self.problems, answer_type)
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)

@@ -28,6 +28,7 @@ from cir_env.answer_types import find_answer_type
 from cir_env.arguments import did_you_mean, parse_spec
 from cir_env.benchmarks import load_benchmark
 from cir_env.errors import ProblemError
+from cir_env.families import GENERATORS
 from cir_env.mixtures import mix, unite
 from cir_env.problem_set import DEFAULT_SIZES, OnBadRow, ProblemSet, check_split
 from cir_env.rows import Fields, Problem
@@ -40,6 +41,7 @@ __all__ = [
     "Problem",
     "ProblemSet",
     "check_split",
+    "is_procedural",
     "load_problems",
     "with_answer_type",
 ]
@@ -87,17 +89,24 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
     if isinstance(spec, ProblemSet):
         return spec
     if isinstance(spec, os.PathLike):
-        return _load_path(Path(spec), (), split, str(spec))
+        return _load_path(os.fspath(spec), (), split)
     if not isinstance(spec, str):
         raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
-    whole = os.path.exists(parse_spec(spec)[0])  # a file's name may have any sign
-    parts = [_PART.fullmatch(part) for part in ([spec] if whole else spec.split("+"))]
-    named = [(part["name"], part["weight"]) for part in parts if part]
-    if any(weight is not None for _, weight in named):
-        return _load_weighted([(name, int(weight or 1)) for name, weight in named], split, spec)
-    if len(named) == 1 or generators.is_name(spec):
+    parts = _parts(spec)
+    if any(weight is not None for _, weight in parts):
+        return _load_weighted([(name, int(weight or 1)) for name, weight in parts], split, spec)
+    if len(parts) == 1 or generators.is_name(spec):
         return _load_one(spec, split)
-    return unite(tuple(_load_one(name, split) for name, _ in named), spec)
+    return unite(tuple(_load_one(name, split) for name, _ in parts), spec)
+
+
+def is_procedural(spec: object) -> bool:
+    """Whether all problems that a text names are made by generators.
+
+    >>> is_procedural("products*3+mixed"), is_procedural("products+dapo")
+    (True, False)
+    """
+    return isinstance(spec, str) and all(generators.is_name(name) for name, _ in _parts(spec))
 
 
 def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
@@ -112,6 +121,13 @@ def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
     """
     find_answer_type(answer_type)
     return _with_answer_type(problems, answer_type)
+
+
+def _parts(spec: str) -> list[tuple[str, str | None]]:
+    """Return the parts of a mixture and their weights, if they have one."""
+    if os.path.exists(parse_spec(spec)[0]):  # a file's name may have any sign
+        return [(spec, None)]
+    return [(part["name"], part["weight"]) for text in spec.split("+") if (part := _PART.fullmatch(text))]
 
 
 def _load_weighted(parts: Sequence[tuple[str, int]], split: str, name: str) -> ProblemSet:
@@ -141,7 +157,7 @@ def _load_one(spec: str, split: str) -> ProblemSet:
     if name in DATA_SETS:
         hub_name, fields = DATA_SETS[name]
         return _load_hub(hub_name, split, (*fields.items(), *options))
-    return _load_path(Path(name), options, split, spec)
+    return _load_path(name, options, split)
 
 
 def _load_benchmark(name: str, options: Options) -> ProblemSet:
@@ -155,14 +171,13 @@ def _load_benchmark(name: str, options: Options) -> ProblemSet:
     return load_benchmark(name, folder)
 
 
-def _load_path(path: Path, options: Options, split: str, spec: str) -> ProblemSet:
-    if os.path.isdir(path):
-        path = _file_of_split(path, split)
+def _load_path(name: str, options: Options, split: str) -> ProblemSet:
+    path = _file_of_split(Path(name), split) if os.path.isdir(name) else Path(name)
     if path.suffix not in _READERS or not os.path.isfile(path):
         raise ProblemError(
             f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
             "'hub:OWNER/NAME', 'benchmark:NAME', or the path of a .jsonl or .parquet file that exists, got "
-            f"{spec!r}.{did_you_mean(spec, [*generators.GENERATORS, *DATA_SETS])}"
+            f"{name!r}.{did_you_mean(name, [*GENERATORS, *DATA_SETS])}"
         )
     stat = path.stat()
     return _load_file(path.resolve(), options, stat.st_mtime_ns, stat.st_size)

@@ -1,0 +1,162 @@
+"""Mixtures of problem sets, and the texts that name data sets and benchmarks."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cir_env.errors import ProblemError
+from cir_env.mixtures import mix, unite
+from cir_env.problems import DATA_SETS, Problem, ProblemSet, load_problems
+
+
+def numbered(name: str, size: int) -> ProblemSet:
+    """Problems that no set of another name has, with ids that all of them have."""
+    return ProblemSet(
+        (Problem(id=str(n), statement=f"{name} {n}?", answer="1", source=name) for n in range(size)), name=name
+    )
+
+
+def file(path: Path, size: int) -> Path:
+    path.write_text("".join(json.dumps({"problem": f"{path.name} {n}?", "answer": n}) + "\n" for n in range(size)))
+    return path
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 30)), min_size=1, max_size=4))
+def test_a_mixture_has_exact_proportions_in_order_and_ends_with_the_first_set(parts: list[tuple[int, int]]) -> None:
+    weights = tuple(weight for weight, _ in parts)
+    sets = tuple(numbered(f"set{n}", max(size, weight)) for n, (weight, size) in enumerate(parts))
+    mixed = mix(sets, weights, "mixed")
+    rounds = len(mixed) // sum(weights)
+    for turn in range(rounds):
+        sources = [p.source for p in mixed[turn * sum(weights) : (turn + 1) * sum(weights)]]
+        assert [sources.count(part.name) for part in sets] == list(weights)
+    for part, weight in zip(sets, weights, strict=True):
+        assert [p.statement for p in mixed if p.source == part.name] == [p.statement for p in part[: rounds * weight]]
+    assert any(len(part) - rounds * weight < weight for part, weight in zip(sets, weights, strict=True))
+
+
+def test_a_union_is_every_problem_once_with_an_id_of_its_own() -> None:
+    both = unite((numbered("a", 2), numbered("b", 3), numbered("a", 4)), "all")
+    assert [p.statement for p in both] == ["a 0?", "a 1?", "b 0?", "b 1?", "b 2?", "a 2?", "a 3?"]
+    assert [p.id for p in both] == ["0", "1", "0-2", "1-2", "2", "2-2", "3"]
+
+
+def test_files_and_generators_are_mixed_by_weight(tmp_path: Path) -> None:
+    spec = f"{file(tmp_path / 'a.jsonl', 7)}*2+products+{file(tmp_path / 'b.jsonl', 50)}*3"
+    mixed = load_problems(spec, "train")
+    assert load_problems(spec, "train") is mixed
+    assert [p.source for p in mixed[:6]] == ["a", "a", "products", "b", "b", "b"]
+    assert mixed.notes == ("6 of 7 of 'a'", "3 of 3 of 'products/train'", "9 of 50 of 'b'")
+
+
+def test_a_sum_without_weights_has_everything(tmp_path: Path) -> None:
+    spec = f"{file(tmp_path / 'a.jsonl', 7)}+products"
+    assert len(load_problems(spec, "test")) == 507
+
+
+def test_the_notes_of_what_is_mixed_are_kept(tmp_path: Path) -> None:
+    path = file(tmp_path / "a.jsonl", 3)
+    path.write_text(path.read_text() * 2)
+    assert load_problems(f"{path}*3+products", "test").notes[0] == "3 of 3 of 'a' (3 exact repetitions dropped)"
+
+
+def test_a_file_may_have_the_signs_of_a_mixture_in_its_name(tmp_path: Path) -> None:
+    assert len(load_problems(str(file(tmp_path / "a+b*2.jsonl", 7)), "train")) == 7
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("products*0+arithmetic", "Expect weights of at least 1 in `problems`, got 'products*0+arithmetic'."),
+        ("products*2+sums", "Expect `problems` to be one of 'products', "),
+        ("products*x", "Expect `problems` to be one of 'products', "),
+        ("products+", "Expect `problems` to be one of 'products', "),
+        ("dapoo", "got 'dapoo'. Did you mean 'dapo'?"),
+        (
+            "products*2+products",
+            "Expect at least 1 problems in 'products/train', its weight in 'products*2+products', ",
+        ),
+        ("FILE*8+products", "Expect at least 8 problems in 'a', its weight in "),
+        ("FILE?fields=still", "Expect `fields` to be one of 'still3', 'dapo', got 'still'."),
+        ("FILE?boxed=1", "Expect `boxed` to be true or false, got '1'."),
+        ("benchmark:AIME24", "Expect a benchmark's folder, as in 'benchmark:AIME24?folder=PATH' or in "),
+        ("benchmark:AIME24?dir=x", "CIR_BENCHMARKS, got ['dir']."),
+        ("benchmark:AIME23?folder=x", "Expect a benchmark's name, one of AIME24, "),
+        ("x" * 5000, "Expect `problems` to be one of 'products', "),
+    ],
+)
+def test_a_spec_that_can_not_be_loaded_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, expected: str
+) -> None:
+    monkeypatch.delenv("CIR_BENCHMARKS", raising=False)
+    with pytest.raises(ProblemError) as error:
+        load_problems(spec.replace("FILE", str(file(tmp_path / "a.jsonl", 7))), "train")
+    assert expected in str(error.value)
+
+
+def test_a_benchmark_is_loaded_by_a_spec_or_from_the_folder_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "AIME24.jsonl").write_text('{"problem": "1 + 1?", "solution": "\\\\boxed{2}"}')
+    monkeypatch.setenv("CIR_BENCHMARKS", str(tmp_path))
+    for spec in ("benchmark:AIME24", f"benchmark:AIME24?folder={tmp_path}"):
+        with pytest.raises(ProblemError, match=r"^Expect the 30 problems of AIME24 .* got 1 with"):
+            load_problems(spec, "test")
+
+
+# --- data sets by name -----------------------------------------------------------------------------------------
+
+
+WRAPPED = {
+    "still3": "A conversation between User and Assistant. The User asks.\n\nUser: {}\nAssistant:\n<think>\n",
+    "dapo": "Solve it. $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its own line.",
+}
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """Two problems in the layout of a data set, one of them twice."""
+    return [
+        {
+            "data_source": name,
+            "prompt": [{"role": "user", "content": WRAPPED[name].format(f"What is 1 + {n}?")}],
+            "ability": "MATH",
+            "reward_model": {"ground_truth": str(n + 1), "style": "rule"},
+            "extra_info": {"index": str(place)},
+        }
+        for place, n in enumerate((1, 2, 1))
+    ]
+
+
+def as_pairs(problems: ProblemSet) -> list[tuple[str, str]]:
+    return [(p.statement, p.answer) for p in problems]
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_data_set_is_known_by_a_short_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(*names: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append((*names, options))
+        return rows(name)
+
+    fake: Any = types.ModuleType("datasets")
+    fake.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    loaded = load_problems(f"{name}?revision=abc", "train")
+    assert as_pairs(loaded) == [("What is 1 + 1?", "2"), ("What is 1 + 2?", "3")]
+    assert loaded.notes == ("1 exact repetitions dropped",)
+    assert asked == [(DATA_SETS[name][0], None, {"split": "train", "revision": "abc"})]
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_copy_of_a_known_data_set_is_read_by_its_fields(name: str, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows(name)), tmp_path / "a.parquet")
+    loaded = load_problems(f"{tmp_path / 'a.parquet'}?fields={name}", "train")
+    assert as_pairs(loaded) == [("What is 1 + 1?", "2"), ("What is 1 + 2?", "3")]
