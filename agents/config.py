@@ -26,11 +26,27 @@ def expect(condition: bool, name: str, expected: str, got: object) -> None:
         raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
 
 
+def parse_schedule(schedule: str) -> list[tuple[int, str]]:
+    """Return the steps and values of ``step:value`` pairs in rising order of steps, the first at step 0; else nothing.
+
+    >>> parse_schedule("0:algebra,100:algebra|geometry"), parse_schedule("100:algebra")
+    ([(0, 'algebra'), (100, 'algebra|geometry')], [])
+    """
+    pairs = [
+        (start.strip(), value.strip()) for start, _, value in (pair.partition(":") for pair in schedule.split(","))
+    ]
+    if not all(start.isdecimal() and value for start, value in pairs):
+        return []
+    steps = [int(start) for start, _ in pairs]
+    in_order = steps[0] == 0 and steps == sorted(set(steps))
+    return [(step, value) for step, (_, value) in zip(steps, pairs, strict=True)] if in_order else []
+
+
 def budget_at(schedule: str, step: int) -> int:
     """Return the interaction budget at a training step.
 
     Args:
-        schedule: ``step:budget`` pairs in rising order of steps, the first at step 0; or one number for all steps.
+        schedule: As for :func:`parse_schedule`; or one number for all steps.
         step: Number of the step, from 0.
 
     Raises:
@@ -41,16 +57,10 @@ def budget_at(schedule: str, step: int) -> int:
     >>> budget_at("2", 50)
     2
     """
-    try:
-        pairs = [
-            tuple(map(int, pair.split(":"))) for pair in (schedule if ":" in schedule else f"0:{schedule}").split(",")
-        ]
-        starts, budgets = zip(*pairs, strict=True)
-    except ValueError:
-        starts, budgets = (), ()
-    valid = starts[:1] == (0,) and list(starts) == sorted(set(starts)) and min(budgets, default=-1) >= 0
+    pairs = parse_schedule(schedule if ":" in schedule else f"0:{schedule}")
+    valid = bool(pairs) and all(budget.isdecimal() for _, budget in pairs)
     expect(valid, "interaction_budget", "like '2' or '0:2,100:3,200:4'", schedule)
-    return int([b for s, b in zip(starts, budgets, strict=True) if s <= step][-1])
+    return int([budget for start, budget in pairs if start <= step][-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +92,9 @@ class EnvConfig:
     id: str = "cir_env:CodeMath-v0"
     """Gymnasium id of a text environment."""
     problems: str = "products"
-    """Generator's name, JSONL or Parquet file, or hub:NAME; names of fields behind it: hub:NAME?statement=question."""
+    """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
+    decontaminate: str | None = None
+    """Folder with benchmark files: their problems are left out of training. None: no check."""
     prompt: str = "cir"
     """Name of the prompt template."""
     interaction_budget: str = "2"
@@ -106,6 +118,7 @@ class EnvConfig:
         return {
             "problems": self.problems,
             "split": split,
+            "decontaminate": self.decontaminate if split == "train" else None,
             "prompt": self.prompt,
             "time_limit_s": self.time_limit_s,
             "max_output_chars": self.max_output_chars,
@@ -113,6 +126,27 @@ class EnvConfig:
             "sandbox": self.sandbox,
             "observation": "feedback",
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """In which order training problems come; by default shuffled anew for each pass over them."""
+
+    subjects: str | None = None
+    """Subjects by training steps, such as 0:algebra,100:algebra|geometry,200:*, where * is all. None: all."""
+    easy_first_steps: int = 0
+    """Sort the problems of so many first steps by level, easy ones first."""
+    window: float = 0.1
+    """How far a problem may move at random from its place by level, as a share of what is sorted."""
+
+    def __post_init__(self) -> None:
+        subjects = self.subjects
+        valid = subjects is None or bool(parse_schedule(subjects))
+        expect(valid, "curriculum.subjects", "like '0:algebra,100:algebra|geometry'", subjects)
+        expect(self.easy_first_steps >= 0, "curriculum.easy_first_steps", "of at least 0", self.easy_first_steps)
+        expect(0 <= self.window <= 1, "curriculum.window", "in [0, 1]", self.window)
+        both = bool(subjects and self.easy_first_steps)
+        expect(not both, "curriculum.easy_first_steps", "0 beside curriculum.subjects", self.easy_first_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,6 +407,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     env: EnvConfig = field(default_factory=EnvConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -456,7 +491,7 @@ def qwen2_5_math_7b() -> TrainConfig:
         max_steps=300,
         gradient_checkpointing=True,
         env=EnvConfig(
-            problems="hub:RUC-AIBOX/STILL-3-RL-90K?statement=question",
+            problems="still3",
             prompt="cir",
             interaction_budget="0:2,100:3,200:4",
         ),

@@ -64,6 +64,16 @@ class EnvPool(ABC):
         env = self.envs[0]
         return len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else None
 
+    def traits(self, name: str) -> list[str]:
+        """Return an attribute of each problem in the problem set, such as ``subject``; "" where it has none."""
+        return [str(getattr(problem, name, "")) for problem in self.envs[0].get_wrapper_attr("problems")]
+
+    @property
+    def data_summary(self) -> str | None:
+        """What the environment says of its problems in one line, for the log; None if it says nothing."""
+        env = self.envs[0]
+        return str(env.get_wrapper_attr("data_summary")) if env.has_wrapper_attr("data_summary") else None
+
     @abstractmethod
     def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
         """Start an episode in one copy."""

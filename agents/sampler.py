@@ -11,6 +11,7 @@ import numpy as np
 
 from agents.budget import ByCompetence
 from agents.config import TrainConfig, budget_at
+from agents.curriculum import ProblemOrder
 from agents.engines.base import Sampling
 from agents.metrics import describe
 from agents.rollout import Collector
@@ -50,7 +51,7 @@ class Sampler:
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
         earned = config.env.interaction_budget == "competence"
         self._competence = ByCompetence(config.env.competence) if earned else None
-        self._num_problems = envs.num_problems
+        self._order = ProblemOrder.of(envs, config)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._is_closed = False
         self._pending: Future[list[Trajectory]] | None = None
@@ -156,20 +157,16 @@ class Sampler:
         return trajectories
 
     def _episodes(self, step: int) -> list[Episode]:
-        """Return a step's episodes: the next problems of a shuffled order, each for a whole group."""
-        rollout, seed = self._config.rollout, self._config.seed
-        size, schedule = self._num_problems, self._config.env.interaction_budget
+        """Return a step's episodes: its problems by `ProblemOrder`, each for a whole group."""
+        rollout, seed, schedule = self._config.rollout, self._config.seed, self._config.env.interaction_budget
         budget = budget_at(schedule, step) if self._competence is None else self._competence.budget
         count = rollout.num_problems + rollout.num_extra_problems
-        orders: dict[int, Any] = {}
+        choices: list[dict[str, Any]] = [{}] * count
+        if self._order is not None:
+            indices = self._order.indices(step)
+            choices = [{"problem_index": index, "interaction_budget": budget} for index in indices]
         episodes = []
-        for group in range(step * count, (step + 1) * count):
-            options: dict[str, Any] = {}
-            if size is not None:
-                epoch, place = divmod(group, size)
-                if epoch not in orders:
-                    orders[epoch] = np.random.default_rng([seed, epoch]).permutation(size)
-                options = {"problem_index": int(orders[epoch][place]), "interaction_budget": budget}
+        for group, options in enumerate(choices, step * count):
             episodes += [
                 Episode(
                     group_id=group,

@@ -110,6 +110,8 @@ class Trainer:
             log=log,
         )
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
+        if self.train_envs.data_summary:
+            log(f"Training on {self.train_envs.data_summary}.")
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config)
         if self._started:
             self._restore(self._started)

@@ -12,7 +12,8 @@ One shared run, the usual rule (GPT-3: 13 words; s1 and Open-R1: 8), is wrong fo
 phrases such as "m and n are relatively prime positive integers. Find m + n". Of the 800 problems of our six benchmarks,
 which have no problem in common, it takes 166 (8 words) or 45 (13 words) for another benchmark's; of the 270 problems of
 the data set CHAMP 54 or 6; of 10,000 that the generator "mixed" makes 1,177 or 0. A share of 0.6 takes none of them.
-Runs have 8 words rather than 13 since half of MATH500 has at most 33: one changed word is in 13 of their 21 longer runs.
+Runs have 8 words rather than 13 since half of MATH500's problems have at most 33: one changed word is in 8 of their 26
+runs, or in 13 of the 21 longer ones.
 """
 
 import os
