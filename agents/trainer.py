@@ -177,6 +177,7 @@ class Trainer:
             "validated": self._validated,
             "best": self._best,
             "health": self.health.as_json(),
+            "data": self.train_envs.data_summary,
         }
         if state == self._saved:
             return checkpoint.path_of(self.config.output_dir, self.step)

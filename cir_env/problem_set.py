@@ -295,9 +295,8 @@ def _from_rows(
         else:
             problems[content] = problem
             ids.add(problem.id)
-    notes = [
-        f"{count:,} {what} dropped" for count, what in ((repeated, "exact repetitions"), (skipped, "bad rows")) if count
-    ]
+    counts = {"exact repetitions dropped": repeated, "bad rows dropped": skipped}
+    notes = [f"{what}: {count:,}" for what, count in counts.items() if count]
     return ProblemSet(problems.values(), name=name, skipped=skipped, notes=notes)
 
 

@@ -1,6 +1,7 @@
 """Training problems that are a benchmark's: which are found, by which rule, and what is never taken for one."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,21 @@ def test_what_is_kept_keeps_its_order_and_is_clean(rows: list[tuple[bool, str, s
     assert [p.statement for p in kept] == clean
     assert len(matches) == len(statements) - len(clean)
     assert split_off(kept, INDEX) == (kept, {})
+
+
+FOLDER = Path(os.environ.get("CIR_BENCHMARKS", Path(__file__).parents[2] / "shared" / "benchmarks"))
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmark files: name their folder in CIR_BENCHMARKS")
+def test_no_benchmark_is_taken_for_another_and_all_are_found() -> None:
+    loaded = {name: load_benchmark(name, FOLDER) for name in BENCHMARKS}
+    for name, problems in loaded.items():
+        others = BenchmarkIndex({other: rest for other, rest in loaded.items() if other != name})
+        assert split_off(problems, others) == (problems, {})
+        mine = BenchmarkIndex({name: problems})
+        assert all(
+            mine.find(f"Solve this: {problem.statement}") or mine.find(problem.statement) for problem in problems
+        )
 
 
 def test_a_set_that_is_all_a_benchmarks_is_refused() -> None:

@@ -63,7 +63,7 @@ def test_a_sum_without_weights_has_everything(tmp_path: Path) -> None:
 def test_the_notes_of_what_is_mixed_are_kept(tmp_path: Path) -> None:
     path = file(tmp_path / "a.jsonl", 3)
     path.write_text(path.read_text() * 2)
-    assert load_problems(f"{path}*3+products", "test").notes[0] == "3 of 3 of 'a' (3 exact repetitions dropped)"
+    assert load_problems(f"{path}*3+products", "test").notes[0] == "3 of 3 of 'a' (exact repetitions dropped: 3)"
 
 
 def test_a_file_may_have_the_signs_of_a_mixture_in_its_name(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_data_set_is_known_by_a_short_name(name: str, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "datasets", fake)
     loaded = load_problems(f"{name}?revision=abc", "train")
     assert as_pairs(loaded) == [("What is 1 + 1?", "2"), ("What is 1 + 2?", "3")]
-    assert loaded.notes == ("1 exact repetitions dropped",)
+    assert loaded.notes == ("exact repetitions dropped: 1",)
     assert asked == [(DATA_SETS[name][0], None, {"split": "train", "revision": "abc"})]
 
 

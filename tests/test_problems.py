@@ -102,7 +102,7 @@ def test_a_solution_without_a_box_is_a_bad_row(tmp_path: Path) -> None:
 def test_bad_rows_are_skipped_and_counted_by_option(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW, "{", {"problem": "?"}, OTHER)
     loaded = ProblemSet.from_jsonl(path, on_bad_row="skip")
-    assert (len(loaded), loaded.skipped, loaded.notes) == (2, 2, ("2 bad rows dropped",))
+    assert (len(loaded), loaded.skipped, loaded.notes) == (2, 2, ("bad rows dropped: 2",))
 
 
 def test_what_a_file_repeats_is_dropped_and_counted(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_a_file_repeats_is_dropped_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW, other_answer, {**ROW, "id": 7, "subject": "sums"}, other_type, ROW)
     loaded = ProblemSet.from_jsonl(path)
     assert [p.id for p in loaded] == ["a-1", "a-2", "a-4"]
-    assert loaded.summary() == "3 problems of 'a'; 2 exact repetitions dropped"
+    assert loaded.summary() == "3 problems of 'a'; exact repetitions dropped: 2"
     assert pickle.loads(pickle.dumps(loaded)).notes == loaded.notes
 
 
