@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -17,6 +16,10 @@ from cir_env.rows import BadRowError, Fields, Problem, decode_row, first_line, p
 OnBadRow = Literal["raise", "skip"]
 DEFAULT_SIZES = {"train": 10_000, "test": 500}
 """How many problems a generator that is given by name alone makes."""
+
+
+_BATCH = 10_000
+"""How many rows are read at once."""
 
 
 class ProblemSet(Sequence[Problem]):
@@ -166,8 +169,8 @@ class ProblemSet(Sequence[Problem]):
             table = pyarrow.parquet.read_table(pyarrow.BufferReader(_read_bytes(path)))
         except pyarrow.ArrowException as error:
             raise ProblemError(f"Expect a Parquet file, got {str(path)!r}: {first_line(error)}") from None
-        batches = (batch.to_pylist() for batch in table.to_batches(max_chunksize=10_000))
-        rows = ((f"{path}, row {n}", row) for n, row in enumerate(chain.from_iterable(batches), 1))
+        batches = table.to_batches(max_chunksize=_BATCH)
+        rows = ((f"{path}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
         return _from_rows(rows, name=path.stem, fields=fields, on_bad_row=on_bad_row)
 
     @classmethod
@@ -207,7 +210,8 @@ class ProblemSet(Sequence[Problem]):
                 f"Expect the hub to have split {split!r} of {name!r}, and to be reachable; "
                 f"got {type(error).__name__}: {first_line(error)}"
             ) from None
-        rows = ((f"{name}, row {n}", row) for n, row in enumerate(table, 1))
+        batches = table.with_format("arrow").iter(_BATCH)  # five times as fast as row by row
+        rows = ((f"{name}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
         return _from_rows(rows, name=name, fields=fields, on_bad_row=on_bad_row)
 
     @classmethod
@@ -264,6 +268,12 @@ def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int, not
     names = [f.name for f in fields(Problem)]
     problems = (Problem(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
     return ProblemSet(problems, name=name, skipped=skipped, notes=notes)
+
+
+def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the rows of Arrow tables; a large set is never in memory as Python objects at once."""
+    for batch in batches:
+        yield from batch.to_pylist()
 
 
 def _from_rows(

@@ -1,7 +1,7 @@
 """Working stand-ins for what is slow to start: they do the job, simply, inside the process of the test."""
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -179,3 +179,20 @@ def _done(work: Callable[[], T]) -> "Future[T]":
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+class FakeTable:
+    """Stands for a data set from the hub, and for its Arrow table."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def with_format(self, kind: str) -> "FakeTable":
+        assert kind == "arrow"
+        return self
+
+    def iter(self, batch_size: int) -> Iterator["FakeTable"]:
+        yield from (FakeTable(self.rows[n : n + batch_size]) for n in range(0, len(self.rows), batch_size))
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        return self.rows

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeTable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,9 +142,9 @@ def as_pairs(problems: ProblemSet) -> list[tuple[str, str]]:
 def test_a_data_set_is_known_by_a_short_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(*names: Any, **options: Any) -> list[dict[str, Any]]:
+    def load_dataset(*names: Any, **options: Any) -> FakeTable:
         asked.append((*names, options))
-        return rows(name)
+        return FakeTable(rows(name))
 
     fake: Any = types.ModuleType("datasets")
     fake.load_dataset = load_dataset

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeTable
 
 from cir_env.errors import ProblemError
 from cir_env.problems import Fields, Problem, ProblemSet, load_problems
@@ -230,7 +231,7 @@ class FakeDatasets(types.ModuleType):
         self.asked.append((name, config, split, revision))
         if isinstance(self.rows, Exception):
             raise self.rows
-        return self.rows
+        return FakeTable(self.rows)
 
 
 def test_a_hub_set_is_loaded_by_name_split_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
