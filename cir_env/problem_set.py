@@ -305,7 +305,12 @@ def _from_rows(
         else:
             problems[content] = problem
             ids.add(problem.id)
-    counts = {"exact repetitions dropped": repeated, "bad rows dropped": skipped}
+    counts = {
+        "exact repetitions dropped": repeated,
+        "bad rows dropped": skipped,
+        "questions repeated with another answer": len(problems)
+        - len({problem.statement for problem in problems.values()}),
+    }
     notes = [f"{what}: {count:,}" for what, count in counts.items() if count]
     return ProblemSet(problems.values(), name=name, skipped=skipped, notes=notes)
 

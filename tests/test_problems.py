@@ -111,7 +111,9 @@ def test_what_a_file_repeats_is_dropped_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW, other_answer, {**ROW, "id": 7, "subject": "sums"}, other_type, ROW)
     loaded = ProblemSet.from_jsonl(path)
     assert [p.id for p in loaded] == ["a-1", "a-2", "a-4"]
-    assert loaded.summary() == "3 problems of 'a'; exact repetitions dropped: 2"
+    assert loaded.summary() == (
+        "3 problems of 'a'; exact repetitions dropped: 2; questions repeated with another answer: 2"
+    )
     assert pickle.loads(pickle.dumps(loaded)).notes == loaded.notes
 
 

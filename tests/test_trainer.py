@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from agents import Callback, Trainer, presets
-from agents.checkpoint import checkpoints
-from agents.config import PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
+from agents.checkpoint import STATE, checkpoints, read_json
+from agents.config import CurriculumConfig, PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
 from agents.metrics import read_metrics
 from agents.types import Trajectory
 
@@ -150,3 +150,21 @@ def test_callbacks_see_steps_validations_and_checkpoints_in_order_and_may_stop_t
         ("save", "checkpoint-1"),
         ("end", 1),
     ]
+
+
+def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -> None:
+    class Subjects(Callback):
+        def on_step_end(
+            self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]
+        ) -> None:
+            seen.append({str(t.info["subject"]) for t in trajectories})
+
+    seen: list[set[str]] = []
+    lines: list[str] = []
+    config = small(tmp_path, curriculum=CurriculumConfig(subjects="0:addition,1:subtraction"))
+    made = Trainer(config, log=lines.append, callbacks=[Subjects()])
+    made.train()
+    made.close()
+    assert seen == [{"addition"}, {"subtraction"}]
+    assert "Training on 10,000 problems of 'arithmetic/train'." in lines
+    assert read_json(tmp_path / "checkpoint-2" / STATE)["data"] == "10,000 problems of 'arithmetic/train'"
