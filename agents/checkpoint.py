@@ -1,9 +1,13 @@
 """Checkpoints in the layout of transformers: ``output_dir/checkpoint-N`` loads with ``from_pretrained``.
 
-Beside model and tokenizer lie ``optimizer.pt``, ``value_head.pt`` if there is one, ``rollouts.json`` with what was
-sampled and not trained on yet, and ``trainer_state.json`` with step, settings, best checkpoint and health. All
-randomness of a step is a function of seed and step, and so is the order of the problems, so that these suffice to go on
-exactly.
+Beside model and tokenizer lie ``training_state`` (the optimiser's moments, and trained parameters that are not the
+model's own: value head, critic, adapters), ``rollouts.json`` with what each process has sampled and not trained on yet,
+and ``trainer_state.json`` with step, settings, best checkpoint and health; with adapters also ``adapter``, in peft's
+layout. All randomness of a step is a function of seed and step, and so is the order of the problems, so that these
+suffice to go on exactly.
+
+Several processes write one checkpoint: the first one the model, each its own part of ``training_state``
+(``torch.distributed.checkpoint``). It loads on any number of processes. The folder must be the same for all of them.
 
 A folder becomes ``checkpoint-N`` by one rename, when everything in it is on the disk, and ceases to be one by another:
 whenever the process or the machine dies, every ``checkpoint-N`` is whole.
@@ -14,26 +18,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
+from agents import distributed
 from agents.errors import AgentsError
+from agents.lora import save_adapters
 from agents.models import no_progress_bars
+from agents.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from agents.config import LoraConfig
     from agents.policy import Policy
 
 
 STATE = "trainer_state.json"
 ROLLOUTS = "rollouts.json"
+TRAINING_STATE = "training_state"
 
 
 class CheckpointError(AgentsError, OSError):
@@ -58,12 +69,14 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
-    rollouts: Mapping[str, Any],
+    rollouts: Sequence[Mapping[str, Any]],
     keep: int,
+    lora: LoraConfig | None = None,
 ) -> Path:
     """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove what need not be kept.
 
-    A step is saved once: where its checkpoint is there already, only ``state`` is written anew.
+    All processes must come here. A step is saved once: where its checkpoint is there already, only ``state`` is
+    written anew.
 
     Args:
         folder: The run's.
@@ -71,20 +84,22 @@ def save(
         tokenizer: Saved beside the model.
         optimizer: Its moments are saved.
         state: What is small; ``step`` is needed, and ``best`` may name the checkpoint that is kept as the best.
-        rollouts: What was sampled and not trained on.
+        rollouts: What each process has sampled and not trained on.
         keep: How many of the newest checkpoints are kept, beside the best.
+        lora: The adapters' configuration, if there are any.
 
     Raises:
         CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
     """
     target = path_of(folder, state["step"])
     partial = _partial(target)
-    try:
+    is_there = distributed.any_of(distributed.rank() == 0 and (target / STATE).exists())
+
+    def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        is_there = (target / STATE).exists()
-        if not is_there:
-            _write(partial, policy, tokenizer, optimizer, rollouts)
+
+    def finish() -> None:
         (partial / STATE).write_text(json.dumps(state, indent=1))
         for path in (*partial.rglob("*"), partial):
             _to_disk(path)
@@ -96,32 +111,81 @@ def save(
             partial.rename(target)
         _to_disk(target)
         _to_disk(folder)
+
+    try:
+        distributed.succeed_together(begin, on_first=True)
+        if not is_there:
+            _write(partial, policy, tokenizer, optimizer, rollouts, lora)
+        distributed.succeed_together(finish, on_first=True)
     except Exception as error:  # safetensors and torch have error classes of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"Could not write {target}: {error}. Free some space; no older checkpoint is lost."
         ) from error
-    best = (state.get("best") or {}).get("checkpoint")
-    for old in checkpoints(folder)[:-keep]:
-        if old.name != best:
-            _remove(old)
+    if distributed.rank() == 0:
+        best = (state.get("best") or {}).get("checkpoint")
+        for old in checkpoints(folder)[:-keep]:
+            if old.name != best:
+                _remove(old)
     return target
 
 
-def _write(
+def _write(  # noqa: PLR0917 - it is `save`, continued
     folder: Path,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
-    rollouts: Mapping[str, Any],
+    rollouts: Sequence[Mapping[str, Any]],
+    lora: LoraConfig | None,
 ) -> None:
-    with no_progress_bars():
-        policy.model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    if policy.value_head is not None:
-        torch.save(policy.value_head.state_dict(), folder / "value_head.pt")
-    (folder / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
+    is_first = distributed.rank() == 0
+    weights = {name: tensor.cpu() for name, tensor in _model_weights(policy) if is_first}
+
+    def write_model() -> None:
+        with no_progress_bars():
+            policy.model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+        (folder / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
+
+    distributed.succeed_together(write_model, on_first=True)
+    if lora is not None:
+        save_adapters(policy.model, lora, folder / "adapter")
+    state = _training_state(policy, optimizer)
+    with _alone_or_not():
+        save_shards(state, checkpoint_id=folder / TRAINING_STATE)
+
+
+@contextmanager
+def _alone_or_not() -> Iterator[None]:
+    """Keep torch from warning that there is one process only."""
+    with catch_warnings():
+        filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+
+
+def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the model's weights, those that it has under two names once."""
+    model = policy.model
+    output = model.get_output_embeddings()
+    is_tied = output.weight is model.get_input_embeddings().weight
+    tied = {f"{name}.weight" for name, module in model.named_modules() if is_tied and module is output}
+    weights = Weights(model)
+    for name in weights:
+        if name not in tied:
+            yield name, weights[name]
+
+
+def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what the model's own files do not hold, by parameter; before the first step, moments are 0."""
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, parameter in policy.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        states[name] = dict(optimizer.state.get(parameter) or zeros | {"step": torch.zeros(())})
+        if not name.startswith("model.") or ".lora_" in name:
+            states[name]["weight"] = parameter.detach()
+    return states
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -154,27 +218,36 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     """Return what lies in one of a checkpoint's JSON files.
 
     Raises:
         CheckpointError: There is no such file, or no JSON in it.
     """
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Expect JSON in {path}, got: {error}.") from error
-    return data
 
 
 def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Load what ``from_pretrained`` does not: the optimiser's moments and the value head."""
-    parts = {"optimizer.pt": optimizer} | ({} if policy.value_head is None else {"value_head.pt": policy.value_head})
-    for name, part in parts.items():
-        try:
-            part.load_state_dict(torch.load(path / name, map_location=policy.device, weights_only=True))
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(
-                f"Expect the training state in {path / name}, got: {reason}. Remove {path}."
-            ) from error
+    """Load what ``from_pretrained`` does not: the optimiser's moments, and trained parameters beside the model's own.
+
+    All processes must come here.
+
+    Raises:
+        CheckpointError: It is not there, not readable, or of another model.
+    """
+    states = _training_state(policy, optimizer)
+    try:
+        with _alone_or_not():
+            load_shards(states, checkpoint_id=path / TRAINING_STATE)
+    except Exception as error:  # it has classes of its own for each way to fail
+        reason = str(error).strip().rpartition("\n")[2]
+        raise CheckpointError(
+            f"Expect the training state in {path / TRAINING_STATE}, got: {reason}. Remove {path}."
+        ) from error
+    parameters = dict(policy.named_parameters())
+    for name, state in states.items():
+        state.pop("weight", None)  # loaded in place
+        optimizer.state[parameters[name]] = state

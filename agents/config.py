@@ -427,6 +427,8 @@ class TrainConfig:
         )
         best = self.best_metric
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
+        both = self.lora.rank and self.warm_up_steps
+        expect(not both, "lora.rank", "0 for a model that is warmed up (its weights would not be kept)", self.lora.rank)
         for name in ("max_steps", "warm_up_steps"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):

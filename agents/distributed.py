@@ -10,7 +10,9 @@ In one process everything here does nothing, and needs no process group.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -18,10 +20,14 @@ from torch import distributed
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from agents.errors import Stopped
+
 if TYPE_CHECKING:
     from agents.policy import Policy
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=2)  # the slowest process may be downloading a model, or sampling the longest answer
 
 
 def start(device: torch.device) -> torch.device:
@@ -35,7 +41,7 @@ def start(device: torch.device) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     return device
 
 
@@ -62,6 +68,55 @@ def gather(items: Sequence[T]) -> list[T]:
     parts: list[list[T] | None] = [None] * size()
     distributed.all_gather_object(parts, list(items))
     return [item for part in parts for item in part or ()]
+
+
+def gather_from(work: Callable[[], Sequence[T]]) -> list[T]:
+    """Return what the work of all processes gives, in the order of their numbers.
+
+    Raises:
+        Stopped: One of them was asked to stop; then all of them do.
+    """
+    mine: Sequence[T] = ()
+    stopped = False
+    try:
+        mine = work()
+    except Stopped:
+        stopped = True
+    if any_of(stopped):
+        raise Stopped
+    return gather(mine)
+
+
+def any_of(flag: bool) -> bool:
+    """Return whether any process says so."""
+    return bool(add_up(torch.tensor(int(flag)))) if size() > 1 else flag
+
+
+def succeed_together(work: Callable[[], object], *, on_first: bool = False) -> None:
+    """Do something in all processes, or only in the first; what goes wrong in one of them is raised in all."""
+    error: Exception | None = None
+    try:
+        if not on_first or rank() == 0:
+            work()
+    except Exception as caught:
+        error = caught
+    reasons = gather([None if error is None else str(error)])
+    if error is not None:
+        raise error
+    reason = next((reason for reason in reasons if reason is not None), None)
+    if reason is not None:
+        raise RuntimeError(reason)
+
+
+@contextmanager
+def first_of_node_first() -> Iterator[None]:
+    """Let the first process of each node through before the others, which find on the disk what it has put there."""
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not is_first:
+        wait()
+    yield
+    if is_first:
+        wait()
 
 
 def share(items: Sequence[T]) -> list[T]:
@@ -96,9 +151,14 @@ def wait() -> None:
 
 
 def shard(policy: Policy) -> None:
-    """Shard a policy's parameters over the processes: layer by layer, and the rest together (FSDP2)."""
+    """Shard a policy's parameters over the processes: layer by layer, and the rest together (FSDP2).
+
+    All processes get those of the first.
+    """
     if size() == 1:
         return
+    for parameter in policy.parameters():
+        distributed.broadcast(parameter.data, 0)
     for layer in policy.layers():
         fully_shard(layer)
     fully_shard(policy)

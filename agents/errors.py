@@ -22,3 +22,7 @@ class AgentsError(Exception):
 
 class UnhealthyError(AgentsError, RuntimeError):
     """Too many optimiser steps in a row were skipped; the last whole step is saved."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and the weights are those of the last whole step."""

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents.config import ConfigError, expect
+from agents.distributed import gather_from, share
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, open_pool
 from agents.metrics import describe, is_correct
@@ -128,10 +129,11 @@ def evaluate(
             sampling_seed=int(np.random.SeedSequence([seed, problem, sample]).generate_state(1, np.uint64)[0]),
             options={**(options or {}), **({} if available is None else {"problem_index": problem})},
         )
-        for problem in range(num_problems)
+        for problem in share(range(num_problems))
         for sample in range(num_samples)
     ]
-    trajectories = collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll)
+    trajectories = gather_from(lambda: collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll))
+    trajectories.sort(key=lambda t: t.group_id)
     return Evaluation(num_samples=num_samples, trajectories=tuple(trajectories))
 
 

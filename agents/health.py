@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from agents.distributed import rank
 from agents.errors import UnhealthyError
 from agents.evaluation import transcript
 from agents.types import Trajectory
@@ -123,6 +124,8 @@ class Health:
 
     def _keep(self, name: str, write: Callable[[Path], Any]) -> None:
         """Write a file for inspection unless there are enough; a full disk must not end the run."""
+        if rank() > 0:
+            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if len(list(self._folder.iterdir())) < _MAX_FILES:

@@ -12,6 +12,7 @@ import numpy as np
 from agents.budget import ByCompetence
 from agents.config import TrainConfig, budget_at
 from agents.curriculum import ProblemOrder
+from agents.distributed import gather, gather_from, rank, share, size
 from agents.engines.base import Sampling
 from agents.metrics import describe
 from agents.rollout import Collector
@@ -75,7 +76,8 @@ class Sampler:
             on_poll: Called all the time while they are; what it raises ends the collection.
         """
         self._before = self._state()
-        trajectories = self._collect(step, on_end, on_poll) if self._ahead is None else self._ahead
+        trajectories = gather_from(lambda: self._collect(step, on_end, on_poll) if self._ahead is None else self._ahead)
+        trajectories.sort(key=lambda t: t.group_id)
         self._ahead = None
         rollout = self._config.rollout
         chosen = choose(
@@ -103,14 +105,15 @@ class Sampler:
             self._ahead = pending.result()
         self._before = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what was sampled and not trained on, ready for JSON; in the middle of a step, as it began with it."""
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return what each process has sampled and not trained on, ready for JSON; in mid-step, as it began with it."""
         state = self._before or self._state()
         ahead = state["ahead"]
-        return state | {"ahead": None if ahead is None else [asdict(each) for each in ahead]}
+        return gather([state | {"ahead": None if ahead is None else [asdict(each) for each in ahead]}])
 
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Take over what another sampler had sampled."""
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what the samplers of as many or another number of processes had sampled."""
+        data = states[rank()] if len(states) == size() else _dealt(states)
         ahead = data["ahead"]
         self._ahead = None if ahead is None else [Trajectory.from_json(each) for each in ahead]
         if self._competence is not None:
@@ -139,7 +142,7 @@ class Sampler:
         def enough(groups: Groups) -> bool:
             if not rollout.num_extra_problems:
                 return False
-            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
+            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems // size()
 
         episodes, trajectories, seconds = self._episodes(step), list[Trajectory](), 0.0
         while not trajectories:  # there is nothing to train on before a group is whole
@@ -157,7 +160,7 @@ class Sampler:
         return trajectories
 
     def _episodes(self, step: int) -> list[Episode]:
-        """Return a step's episodes: its problems by `ProblemOrder`, each for a whole group."""
+        """Return this process's episodes of a step: its problems by `ProblemOrder`, each for a whole group."""
         rollout, seed, schedule = self._config.rollout, self._config.seed, self._config.env.interaction_budget
         budget = budget_at(schedule, step) if self._competence is None else self._competence.budget
         count = rollout.num_problems + rollout.num_extra_problems
@@ -166,7 +169,7 @@ class Sampler:
             indices = self._order.indices(step)
             choices = [{"problem_index": index, "interaction_budget": budget} for index in indices]
         episodes = []
-        for group, options in enumerate(choices, step * count):
+        for group, options in share(list(enumerate(choices, step * count))):
             episodes += [
                 Episode(
                     group_id=group,
@@ -177,6 +180,35 @@ class Sampler:
                 for sample in range(rollout.num_generations)
             ]
         return episodes
+
+
+def _dealt(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return this process's share of what other processes had left: group by group, under numbers of its own."""
+    ahead: list[Any] = []
+    groups: dict[str, dict[int, Any]] = {}
+    plays: list[Any] = []
+    numbers: dict[tuple[int, int], int] = {}
+
+    def is_mine(group_id: int) -> bool:
+        return group_id % size() == rank()
+
+    for place, state in enumerate(states):
+        ahead += [each for each in state["ahead"] or () if is_mine(each["group_id"])]
+        for group_id, members in state["collector"]["groups"].items():
+            if is_mine(int(group_id)):
+                groups[group_id] = {
+                    numbers.setdefault((place, int(number)), len(numbers)): each for number, each in members.items()
+                }
+        for play in state["collector"]["plays"]:
+            if is_mine(play["episode"]["group_id"]):
+                number, begun = numbers[place, play["number"]], play["completion"]
+                plays.append(play | {"number": number, "completion": begun and begun | {"request_id": number}})
+    collector = {"count": len(numbers), "groups": groups, "plays": plays, "figures": states[0]["collector"]["figures"]}
+    return {
+        "ahead": None if states[0]["ahead"] is None else ahead,
+        "budget": states[0]["budget"],
+        "collector": collector,
+    }
 
 
 def seed_of(*parts: int) -> int:

@@ -7,44 +7,38 @@ import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 from tqdm import tqdm
 
-from agents import checkpoint, run_folder
+from agents import checkpoint, distributed, run_folder
 from agents.advantages import estimate_advantages
 from agents.batching import collate
+from agents.build import build_policy, load_reference
 from agents.callbacks import Callback
 from agents.chat import Chat
-from agents.config import TrainConfig
+from agents.config import TrainConfig, expect
 from agents.engines import open_engine
 from agents.engines.base import EngineFault
-from agents.envs import accepted, open_split
-from agents.errors import AgentsError
+from agents.envs import open_split
+from agents.errors import AgentsError, Stopped
 from agents.evaluation import best_and_worst, transcript
 from agents.health import Health
 from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
-from agents.models import load_model, load_tokenizer, no_progress_bars, pick_device, resolve_model
-from agents.policy import Policy
+from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.ppo import PPO, Part
 from agents.sampler import Sampler, seed_of
 from agents.selection import is_in_loss
 from agents.signals import StopRequest
-from agents.tiny import warm_up
 from agents.types import Trajectory
 from agents.validation import Validator, figures_of
 from agents.weight_sync import TOLERANCE, sync_weights
 
-_WARM_UP_PROBLEMS = 2000
 _PROBE = "What is 12 * 34?"
-
-
-class _Stop(Exception):
-    """The run was asked to stop, and the weights are those of the last whole step."""
 
 
 class TrainingError(AgentsError, RuntimeError):
@@ -70,7 +64,9 @@ class Trainer:
         self, config: TrainConfig, *, log: Callable[[str], Any] = print, callbacks: Sequence[Callback] = ()
     ) -> None:
         self.config = config
-        self.log = log
+        self.device = distributed.start(pick_device(config.device))
+        _check_shares(config)
+        self.log = log = log if distributed.rank() == 0 else lambda _: None
         self.callbacks = tuple(callbacks)
         self.step = 0
         self._stop = StopRequest(log)
@@ -80,23 +76,14 @@ class Trainer:
         self._saved: dict[str, Any] | None = None  # what the last checkpoint says
         self._last_budget: float | None = None
         self.health = Health(config.health, config.output_dir / "inspect", log)
-        self._started = run_folder.claim(config)
-        model_path = self._started or resolve_model(config.model, log=log)
-        self.device = pick_device(config.device)
+        with distributed.first_of_node_first():
+            started = run_folder.claim(config)
+            adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
+            model_path = started if started and not adapts else resolve_model(config.model, log=log)
         log(f"Loading {model_path} on {self.device}.")
-        tokenizer = load_tokenizer(model_path)
-        model = load_model(model_path, "float32")
-        torch.nn.Module.to(model, self.device)
-        self.chat = Chat(tokenizer, config.template)
+        self.chat = Chat(load_tokenizer(model_path), config.template)
         self._probe = self.chat.encode_prompt(_PROBE)
-        self.policy = Policy(
-            model,
-            temperature=config.rollout.temperature,
-            value_head=config.ppo.advantage == "gae",
-            autocast=torch.bfloat16 if config.autocast else None,
-            gradient_checkpointing=config.gradient_checkpointing,
-            entropy_gradient=config.ppo.entropy_coefficient > 0,
-        )
+        self.policy = build_policy(config, model_path, self.chat, self.device, is_new=started is None, log=log)
         self.ppo = PPO(self.policy, config.ppo, max_completion_length=config.rollout.max_completion_length)
         self.engine = open_engine(
             config.rollout.engine,
@@ -113,12 +100,10 @@ class Trainer:
         if self.train_envs.data_summary:
             log(f"Training on {self.train_envs.data_summary}.")
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config)
-        if self._started:
-            self._restore(self._started)
+        if started is not None:
+            self._restore(started)
         self.validator = Validator(config, self.engine, self.chat)
-        if config.warm_up_steps and not self._started:
-            self._warm_up()
-        self._reference = self._load_reference() if config.ppo.kl_coefficient else None
+        self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the run was asked to stop before.
@@ -129,20 +114,21 @@ class Trainer:
             UnhealthyError: Too many optimiser steps in a row were skipped.
         """
         config, first = self.config, self.step
-        with self._stop.on_signals(), MetricsLog(config.output_dir, keep_before=first + 1 if first else 0) as metrics:
-            bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True)
+        with self._stop.on_signals(), self._open_log() as metrics:
+            is_quiet = distributed.rank() > 0
+            bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True, disable=is_quiet)
             try:
                 self._call("on_train_begin")
                 self._validate_if_due(metrics, bar)
-                while self.step < config.max_steps and not self._stop.asked:
+                while self.step < config.max_steps and not self._is_asked_to_stop():
                     self._whole_step(metrics, bar)
                     self._validate_if_due(metrics, bar)
                     if self.step < config.max_steps and self.step % config.save_every == 0:
                         self._save_or_warn(bar)
-            except _Stop:
+            except Stopped:
                 pass
             except Exception as error:
-                if self._is_whole:
+                if self._is_whole and distributed.size() == 1:  # the others would not come to save
                     self._save_or_warn(bar)
                 if isinstance(error, EngineFault):
                     bar.write("The engine is lost: once there is one again, go on with --resume.")
@@ -189,6 +175,7 @@ class Trainer:
             state=state,
             rollouts=self.sampler.as_json(),
             keep=self.config.save_total_limit,
+            lora=self.config.lora if self.config.lora.rank else None,
         )
         self._saved = state
         self._call("on_save", path)
@@ -204,7 +191,7 @@ class Trainer:
         self.log(f"Going on after step {self.step}.")
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.callbacks if distributed.rank() == 0 else ():
             getattr(callback, hook)(self, *arguments)
 
     def _mark_budget(self, budget: float, bar: tqdm[Any]) -> None:
@@ -221,7 +208,7 @@ class Trainer:
             return False
         return True
 
-    def _whole_step(self, metrics: MetricsLog, bar: tqdm[Any]) -> None:
+    def _whole_step(self, metrics: MetricsLog | None, bar: tqdm[Any]) -> None:
         begin = time.perf_counter()
         figures, trajectories = self._train_step(bar)
         self.step += 1
@@ -231,7 +218,8 @@ class Trainer:
             self.sampler.finish()
         finally:
             figures["time/step_s"] = time.perf_counter() - begin
-            metrics.write(self.step, figures)
+            if metrics is not None:
+                metrics.write(self.step, figures)
         self._call("on_step_end", figures, trajectories)
         self._mark_budget(figures["interaction_budget"], bar)
         bar.update()
@@ -244,7 +232,7 @@ class Trainer:
         was_ahead = self.sampler.is_ahead
         if not was_ahead:
             figures = self._sync()
-        trajectories = self.sampler.take(self.step, on_end=_counter(bar, "sampling"), on_poll=self._break_off)
+        trajectories = self.sampler.take(self.step, on_end=_counter(bar, "sampling"), on_poll=self._break_off_alone)
         if self.config.rollout.overlap and self.step + 1 < self.config.max_steps:
             if was_ahead:
                 figures = self._sync()
@@ -280,7 +268,7 @@ class Trainer:
             *parts, generator=generator, guard=self._admits, on_micro_batch=self._break_off
         )
 
-    def _validate_if_due(self, metrics: MetricsLog, bar: tqdm[Any]) -> None:
+    def _validate_if_due(self, metrics: MetricsLog | None, bar: tqdm[Any]) -> None:
         """Validate before the first step, after the last, and at intervals; never twice after the same step."""
         every, is_end = self.config.validation.every, self.step in (0, self.config.max_steps)
         if self._validated != self.step and (is_end or (every and self.step % every == 0)):
@@ -288,13 +276,14 @@ class Trainer:
             self._validated = self.step
             self._keep_if_best(figures, bar)
 
-    def _validate(self, metrics: MetricsLog, bar: tqdm[Any], *, arms: bool) -> dict[str, float]:
+    def _validate(self, metrics: MetricsLog | None, bar: tqdm[Any], *, arms: bool) -> dict[str, float]:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
         begin = time.perf_counter()
         self._sync()
-        outcomes = self.validator.play(arms=arms, on_end=lambda arm: _counter(bar, arm), on_poll=self._break_off)
+        outcomes = self.validator.play(arms=arms, on_end=lambda arm: _counter(bar, arm), on_poll=self._break_off_alone)
         figures = figures_of(outcomes) | {"time/validation_s": time.perf_counter() - begin}
-        metrics.write(self.step, figures)
+        if metrics is not None:
+            metrics.write(self.step, figures)
         trajectories = {arm: outcome.trajectories for arm, outcome in outcomes.items()}
         for arm, played in trajectories.items():
             self._record(arm, self.step, played)
@@ -317,32 +306,6 @@ class Trainer:
             if not self._save_or_warn(bar):
                 self._best = before
 
-    def _warm_up(self) -> None:
-        """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
-        config = self.config.env
-        env = gymnasium.make(config.id, **accepted(config.id, config.kwargs(split="train")))
-        pairs = []
-        for index in range(min(_WARM_UP_PROBLEMS, self.train_envs.num_problems or _WARM_UP_PROBLEMS)):
-            prompt, _ = env.reset(seed=index, options={"problem_index": index})
-            *_, info = env.step("")
-            pairs.append((prompt, str(info["answer"])))
-        env.close()
-        report = warm_up(
-            self.policy.model, self.chat, pairs, seed=self.config.seed, steps=self.config.warm_up_steps, log=self.log
-        )
-        self.log(f"Warmed up in {report.seconds:.0f} s.")
-
-    def _load_reference(self) -> Policy:
-        """Return the policy that training began with; it is kept beside the checkpoints."""
-        folder = self.config.output_dir / "reference"
-        if not self._started:
-            with no_progress_bars():
-                self.policy.model.save_pretrained(folder)
-        model = load_model(folder, "float32").requires_grad_(False)
-        torch.nn.Module.to(model, self.device)
-        autocast = torch.bfloat16 if self.config.autocast else None
-        return Policy(model, temperature=self.config.rollout.temperature, autocast=autocast)
-
     def _sync(self) -> dict[str, float]:
         """Give the engine the policy's weights, and check that it has them."""
         exact = self.config.rollout.dtype == "float32" and not self.config.autocast
@@ -356,19 +319,44 @@ class Trainer:
 
     def _record(self, name: str, step: int, trajectories: Sequence[Trajectory]) -> None:
         """Append a right and a wrong transcript to ``samples.jsonl``."""
+        if distributed.rank() > 0:
+            return
         with (self.config.output_dir / "samples.jsonl").open("a") as file:
             for trajectory in best_and_worst(trajectories):
                 file.write(json.dumps({"step": step, "kind": name, **transcript(trajectory)}) + "\n")
 
     def _break_off(self) -> None:
-        """End what is in hand if the run was asked to stop, and is where a checkpoint is exact."""
+        """End what is in hand if the run was asked to stop, and is where a checkpoint is exact; in all processes."""
+        if self._is_asked_to_stop() and self._is_whole:
+            raise Stopped
+
+    def _break_off_alone(self) -> None:
+        """Do so in this process, where each works by itself; what gathers the outcomes tells the others."""
         if self._stop.asked and self._is_whole:
-            raise _Stop
+            raise Stopped
+
+    def _is_asked_to_stop(self) -> bool:
+        if distributed.any_of(self._stop.asked):
+            self._stop.ask()
+        return self._stop.asked
+
+    def _open_log(self) -> AbstractContextManager[MetricsLog | None]:
+        """Open the log, which the first process keeps; a resumed run writes its steps again."""
+        if distributed.rank() > 0:
+            return nullcontext()
+        return MetricsLog(self.config.output_dir, keep_before=self.step + 1 if self.step else 0)
 
     def _admits(self, figures: Mapping[str, float], part: Part) -> bool:
         admitted = self.health.admits(self.step + 1, figures, part)
         self._is_whole = self._is_whole and not admitted
         return admitted
+
+
+def _check_shares(config: TrainConfig) -> None:
+    """Refuse a run whose problems can not be shared evenly among the processes."""
+    for name in ("num_problems", "num_extra_problems"):
+        value, count = getattr(config.rollout, name), distributed.size()
+        expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
 
 
 def _counter(bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:

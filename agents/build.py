@@ -1,0 +1,95 @@
+"""What a run begins with: a policy, warmed up where it was made on the spot, and the reference that a penalty needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import torch
+
+from agents import distributed
+from agents.config import TrainConfig
+from agents.envs import accepted
+from agents.lora import add_adapters
+from agents.models import load_model, no_progress_bars
+from agents.policy import Policy
+from agents.tiny import warm_up
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from agents.chat import Chat
+
+_WARM_UP_PROBLEMS = 2000
+REFERENCE = "reference"
+
+
+def build_policy(
+    config: TrainConfig, path: Path, chat: Chat, device: torch.device, *, is_new: bool, log: Callable[[str], Any]
+) -> Policy:
+    """Return the policy of a run, on its device, sharded if there are several processes.
+
+    Args:
+        config: The run.
+        path: The folder of the model, or of a checkpoint of all its weights.
+        chat: Encodes prompts and feedback.
+        device: Where to.
+        is_new: The run begins here: warm up, and keep the reference if a penalty needs one.
+        log: Takes lines for the user.
+    """
+    model = _load(path, device)
+    if is_new and config.warm_up_steps:
+        _warm_up(model, config, chat, log)
+    if is_new and config.ppo.kl_coefficient:
+        distributed.succeed_together(lambda: _keep(model, config.output_dir / REFERENCE), on_first=True)
+    if config.lora.rank:
+        torch.manual_seed(config.seed)
+        add_adapters(model, config.lora)
+    needs_values = config.ppo.advantage == "gae"
+    policy = Policy(
+        model,
+        temperature=config.rollout.temperature,
+        value_head=needs_values,
+        critic=_load(path, device) if needs_values and config.ppo.critic == "separate" else None,
+        autocast=torch.bfloat16 if config.autocast else None,
+        gradient_checkpointing=config.gradient_checkpointing,
+        entropy_gradient=config.ppo.entropy_coefficient > 0,
+    )
+    distributed.shard(policy)
+    return policy
+
+
+def load_reference(config: TrainConfig, device: torch.device) -> Policy:
+    """Return the policy that a run began with; it is kept beside the checkpoints."""
+    model = _load(config.output_dir / REFERENCE, device).requires_grad_(False)
+    autocast = torch.bfloat16 if config.autocast else None
+    policy = Policy(model, temperature=config.rollout.temperature, autocast=autocast)
+    distributed.shard(policy)
+    return policy
+
+
+def _load(path: Path, device: torch.device) -> PreTrainedModel:
+    model = load_model(path, "float32")
+    torch.nn.Module.to(model, device)
+    return model
+
+
+def _keep(model: PreTrainedModel, folder: Path) -> None:
+    with no_progress_bars():
+        model.save_pretrained(folder)
+
+
+def _warm_up(model: PreTrainedModel, config: TrainConfig, chat: Chat, log: Callable[[str], Any]) -> None:
+    """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
+    env = gymnasium.make(config.env.id, **accepted(config.env.id, config.env.kwargs(split="train")))
+    count = len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else _WARM_UP_PROBLEMS
+    pairs = []
+    for index in range(min(_WARM_UP_PROBLEMS, count)):
+        prompt, _ = env.reset(seed=index, options={"problem_index": index})
+        *_, info = env.step("")
+        pairs.append((prompt, str(info["answer"])))
+    env.close()
+    report = warm_up(model, chat, pairs, seed=config.seed, steps=config.warm_up_steps, log=log)
+    log(f"Warmed up in {report.seconds:.0f} s.")
