@@ -181,6 +181,7 @@ class Collector:
         self._free = deque(range(len(self._envs)))
 
     def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
+        self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
         for episode in episodes:
             play = Play(number=self._count, episode=episode)
             self._groups.setdefault(episode.group_id, {})[play.number] = None

@@ -26,7 +26,7 @@ def small(folder: Path, **changes: Any) -> TrainConfig:
         env=presets["tiny"]().env,
         rollout=RolloutConfig(max_model_len=256, dtype="float32", **(rollout | changes.pop("rollout", {}))),
         ppo=PPOConfig(learning_rate=1e-3, **changes.pop("ppo", {})),
-        validation=ValidationConfig(every=0, num_problems=1),
+        validation=ValidationConfig(num_problems=1, **({"every": 0} | changes.pop("validation", {}))),
         **({"max_steps": 2, "save_every": 100} | changes),
     )
 
@@ -168,3 +168,30 @@ def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -
     assert seen == [{"addition"}, {"subtraction"}]
     assert "Training on 10,000 problems of 'arithmetic/train'." in lines
     assert read_json(tmp_path / "checkpoint-2" / STATE)["data"] == "10,000 problems of 'arithmetic/train'"
+
+
+def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1])  # before training there is nothing to keep
+    monkeypatch.setattr("agents.trainer.figures_of", lambda _: {"validation/accuracy": next(accuracies)})
+    every = {"validation": {"every": 1}, "save_total_limit": 1}
+    with trainer(tmp_path, max_steps=4, **every) as made:
+        made.train()
+    with trainer(tmp_path, max_steps=5, resume=True, **every) as made:
+        made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-5"]
+    best = {"checkpoint": "checkpoint-3", "metric": "validation/accuracy", "value": 0.6}
+    assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [best, best]
+    assert list(accuracies) == []  # the last step of the first run was not validated twice
+
+
+def test_a_best_one_that_could_not_be_saved_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trainer(tmp_path, max_steps=1) as made:
+        save = torch.save
+
+        def full_once(*arguments: Any, **more: Any) -> None:
+            monkeypatch.setattr(torch, "save", save)
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(torch, "save", full_once)
+        made.train()
+    assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [None]
