@@ -108,7 +108,7 @@ class Health:
 
     def as_json(self) -> dict[str, Any]:
         """Return what the next step's judgement rests on."""
-        return {"skipped_in_a_row": self._skipped_in_a_row, "recent": self._recent}
+        return {"skipped_in_a_row": self._skipped_in_a_row, "recent": dict(self._recent)}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Go on from what another run's health was."""

@@ -114,6 +114,23 @@ def test_a_stop_waits_for_no_more_than_it_must_and_a_resumed_run_ends_the_same(
     assert_the_same(tmp_path, whole)
 
 
+def test_a_validation_that_was_broken_off_is_repeated(tmp_path: Path, whole: Path) -> None:
+    with trainer(tmp_path, **CHANGES) as made:
+        play = made.validator.play
+
+        def stopped(**arguments: Any) -> Any:
+            if made.step == 2:
+                stop()
+            return play(**arguments)
+
+        made.validator.play = stopped  # type: ignore[method-assign]
+        assert not made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
+    with trainer(tmp_path, resume=True, **CHANGES) as made:
+        assert made.train()
+    assert_the_same(tmp_path, whole)
+
+
 def test_a_second_signal_stops_at_once_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_ONE_REQUEST_S", 0.0)
     with trainer(tmp_path, **CHANGES) as made:
