@@ -362,7 +362,7 @@ class HealthConfig:
     """The run stops when so many optimiser steps in a row were skipped."""
     window: int = 10
     """Steps whose mean a collapse is measured from."""
-    entropy_collapse: float = 0.1
+    entropy_collapse: float = 0.01
     """Warn when the entropy falls below this share of that mean; 0: never."""
     code_use_collapse: float = 0.25
     """Warn when the share of episodes with code falls below this share of that mean; 0: never."""

@@ -95,7 +95,7 @@ def test_too_many_in_a_row_stop_the_run_with_a_checkpoint_and_a_code_of_their_ow
 
 def watched(folder: Path, **changes: Any) -> tuple[Health, list[str]]:
     lines: list[str] = []
-    return Health(HealthConfig(**({"window": 3} | changes)), folder, lines.append), lines
+    return Health(HealthConfig(**({"window": 3, "entropy_collapse": 0.1} | changes)), folder, lines.append), lines
 
 
 def after(health: Health, name: str, values: list[float]) -> list[float]:
