@@ -26,6 +26,7 @@ from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
@@ -119,8 +120,9 @@ def save(
         distributed.succeed_together(finish, on_first=True)
     except Exception as error:  # safetensors and torch have error classes of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"Could not write {target}: {error}. Free some space; no older checkpoint is lost."
+            f"Could not write {target}: {reason}. Free some space; no older checkpoint is lost."
         ) from error
     if distributed.rank() == 0:
         best = (state.get("best") or {}).get("checkpoint")
@@ -151,16 +153,19 @@ def _write(  # noqa: PLR0917 - it is `save`, continued
     if lora is not None:
         save_adapters(policy.model, lora, folder / "adapter")
     state = _training_state(policy, optimizer)
-    with _alone_or_not():
+    with _shards():
         save_shards(state, checkpoint_id=folder / TRAINING_STATE)
 
 
 @contextmanager
-def _alone_or_not() -> Iterator[None]:
-    """Keep torch from warning that there is one process only."""
+def _shards() -> Iterator[None]:
+    """Keep torch from warning that there is one process only, and raise what went wrong in one of them."""
     with catch_warnings():
         filterwarnings("ignore", "torch.distributed is disabled")
-        yield
+        try:
+            yield
+        except CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from error
 
 
 def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
@@ -240,10 +245,10 @@ def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Op
     """
     states = _training_state(policy, optimizer)
     try:
-        with _alone_or_not():
+        with _shards():
             load_shards(states, checkpoint_id=path / TRAINING_STATE)
     except Exception as error:  # it has classes of its own for each way to fail
-        reason = str(error).strip().rpartition("\n")[2]
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"Expect the training state in {path / TRAINING_STATE}, got: {reason}. Remove {path}."
         ) from error

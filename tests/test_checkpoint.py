@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents import checkpoint
 from agents.checkpoint import STATE, CheckpointError, checkpoints, load_training_state, read_json, save
-from agents.config import PPOConfig
+from agents.config import LoraConfig, PPOConfig
+from agents.lora import add_adapters
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.types import Advantages
@@ -43,7 +43,7 @@ def write(folder: Path, ppo: PPO, step: int, *, keep: int = 9, **state: Any) -> 
         tokenizer=TOKENIZER,
         optimizer=ppo.optimizer,
         state={"step": step, **state},
-        rollouts={"ahead": None},
+        rollouts=[{"ahead": None}],
         keep=keep,
     )
 
@@ -76,6 +76,32 @@ def test_training_goes_on_exactly_where_it_was(tmp_path: Path, value_head: bool)
         assert torch.equal(one, two)
 
 
+def test_a_checkpoint_with_adapters_is_a_plain_model_and_the_adapters_go_on_exactly(tmp_path: Path) -> None:
+    batch, lora = random_batch(V), LoraConfig(rank=2)
+    ones = batch.action_mask.float()
+
+    def adapted() -> PPO:
+        model = tiny_qwen2(V)
+        add_adapters(model, lora)
+        return PPO(Policy(model, value_head=True, critic=tiny_qwen2(V, seed=1)), PPOConfig(critic="separate"))
+
+    def update(each: PPO) -> None:
+        old = each.policy.evaluate(batch, 99)
+        each.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+
+    one, two = adapted(), adapted()
+    update(one)
+    state = {"state": {"step": 1}, "rollouts": [], "keep": 1, "lora": lora}
+    path = save(tmp_path, policy=one.policy, tokenizer=TOKENIZER, optimizer=one.optimizer, **state)
+    load_training_state(path, policy=two.policy, optimizer=two.optimizer)
+    for each in (one, two):
+        update(each)
+    for first, second in zip(one.policy.parameters(), two.policy.parameters(), strict=True):
+        assert torch.equal(first, second)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(names(path / "adapter"))
+    AutoModelForCausalLM.from_pretrained(path)
+
+
 def test_the_state_comes_back(tmp_path: Path) -> None:
     path = write(tmp_path, trained(), 2, config={"seed": 7})
     assert read_json(path / STATE) == {"step": 2, "config": {"seed": 7}}
@@ -93,6 +119,9 @@ def test_a_folder_that_is_not_there_has_no_checkpoints(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "none") == []
 
 
+SHARD = "training_state/__0_0.distcp"  # what one process writes
+
+
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     ppo = trained()
     for step in (8, 9, 10, 11):
@@ -104,7 +133,7 @@ def test_a_step_is_saved_once_and_then_only_marked(tmp_path: Path, monkeypatch: 
     ppo = trained()
     path = write(tmp_path, ppo, 1, config="old")
     files = names(path)
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(checkpoint, "save_shards", full_disk)
     assert write(tmp_path, ppo, 1, config="new") == path
     assert read_json(path / STATE)["config"] == "new"
     assert (names(tmp_path), names(path)) == (["checkpoint-1"], files)
@@ -130,7 +159,7 @@ def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
     ppo = trained()
     before = write(tmp_path, ppo, 1)
     weights = (before / "model.safetensors").read_bytes()
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(checkpoint, "save_shards", full_disk)
     with pytest.raises(CheckpointError) as caught:
         write(tmp_path, ppo, 2)
     assert str(caught.value) == (
@@ -153,7 +182,7 @@ def no_file_above(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", SHARD, "trainer_state.json"])
 def test_wherever_the_kernel_ends_a_save_the_older_one_is_whole(tmp_path: Path, file: str) -> None:
     ppo = trained()
     before = write(tmp_path, ppo, 1)
@@ -177,7 +206,9 @@ def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", spy)
     path = write(tmp_path, trained(), 1)
     half = tmp_path / ".checkpoint-1.partial"
-    assert {each.name for each in synced if each.parent == half} == set(names(path))
+    assert {each.relative_to(path) for each in path.rglob("*")} <= {
+        each.relative_to(half) for each in synced if half in each.parents
+    }
     assert synced[-3:] == [half, path, tmp_path]
 
 
@@ -203,7 +234,7 @@ def test_a_fault_of_any_other_class_is_told_in_the_same_way(tmp_path: Path, monk
 def test_the_step_succeeds_once_there_is_space_again(tmp_path: Path) -> None:
     ppo = trained()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
+        patch.setattr(checkpoint, "save_shards", full_disk)
         with pytest.raises(CheckpointError):
             write(tmp_path, ppo, 1)
     assert write(tmp_path, ppo, 1) == tmp_path / "checkpoint-1"
@@ -237,6 +268,6 @@ def test_the_state_is_json_for_people_too(tmp_path: Path) -> None:
 def test_a_training_state_that_is_missing_or_broken_is_named(tmp_path: Path, fault: Callable[[Path], object]) -> None:
     ppo = trained()
     path = write(tmp_path, ppo, 1)
-    fault(path / "optimizer.pt")
-    with pytest.raises(CheckpointError, match=f"Expect the training state in {re.escape(str(path))}/optimizer.pt, got"):
+    fault(path / SHARD)
+    with pytest.raises(CheckpointError, match="/training_state, got"):
         load_training_state(path, policy=ppo.policy, optimizer=ppo.optimizer)

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from distributed_update import CASES, update
+from test_train import SMALL
+
+import train
+from agents import distributed
+from agents.metrics import read_metrics
 
 FOLDER = Path(__file__).parent
 
@@ -44,3 +49,43 @@ def test_two_processes_take_the_steps_of_one(
     assert shared.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.allclose(shared[name], tensor, rtol=0, atol=1e-6), name
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """Metrics that do not depend on a clock, or on which process had which episode in its engine."""
+    names = ("reward", "policy_loss", "entropy", "grad_norm", "completions/mean_length", "validation/accuracy")
+    return [{name: row[name] for name in names if name in row} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_others_checkpoints(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    args = [
+        *SMALL,
+        "--rollout.max-completion-length",
+        "24",
+        "--device",
+        "cpu",
+        "--save-every",
+        "1",
+        "--ppo.num-minibatches",
+        "1",
+    ]
+    assert train.main([*args, "--max-steps", "2", "--output-dir", str(one)]) == 0
+    done = torchrun("train.py", *args, "--max-steps", "2", "--output-dir", str(two))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Checkpoint after step 2") == 1
+    assert [sorted(row) for row in figures(two)] == [sorted(row) for row in figures(one)]
+    for row, expected in zip(figures(two), figures(one), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert train.main([*args, "--max-steps", "3", "--output-dir", str(two), "--resume"]) == 0
+    done = torchrun("train.py", *args, "--max-steps", "3", "--output-dir", str(one), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert figures(two)[-1] == pytest.approx(figures(one)[-1], rel=1e-3, abs=1e-5)
+
+
+def test_problems_that_can_not_be_shared_evenly_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    assert train.main([*SMALL, "--rollout.num-problems", "3", "--output-dir", str(tmp_path)]) == 2
+    assert "Expect `rollout.num_problems` a multiple of the 2 processes, got 3." in capsys.readouterr().err

@@ -148,7 +148,7 @@ def test_closing_breaks_off_what_is_collected_beside() -> None:
         started.wait(60)
         made.close()
         assert engine.held == set()
-        assert made.as_json()["ahead"] is None
+        assert made.as_json()[0]["ahead"] is None
 
 
 class Enough(Exception):
@@ -184,7 +184,7 @@ def test_a_fault_beside_the_update_leaves_what_its_collection_began_with() -> No
         made.begin(2)
         with pytest.raises(OSError, match="the engine broke"):
             made.finish()
-        assert json.dumps(made.as_json()["collector"]) == collector
+        assert json.dumps(made.as_json()[0]["collector"]) == collector
 
 
 def test_older_weights_may_sample_only_where_the_ratio_is_corrected() -> None:

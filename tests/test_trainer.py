@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents import Callback, Trainer, presets
+from agents import Callback, Trainer, checkpoint, presets
 from agents.checkpoint import STATE, checkpoints, read_json
 from agents.config import CurriculumConfig, PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
 from agents.metrics import read_metrics
@@ -186,12 +186,12 @@ def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, mo
 
 def test_a_best_one_that_could_not_be_saved_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with trainer(tmp_path, max_steps=1) as made:
-        save = torch.save
+        save = checkpoint.save_shards
 
         def full_once(*arguments: Any, **more: Any) -> None:
-            monkeypatch.setattr(torch, "save", save)
+            monkeypatch.setattr(checkpoint, "save_shards", save)
             raise OSError("No space left on device")
 
-        monkeypatch.setattr(torch, "save", full_once)
+        monkeypatch.setattr(checkpoint, "save_shards", full_once)
         made.train()
     assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [None]
