@@ -95,8 +95,8 @@ def policy_loss(
         metrics = {
             "policy_loss": float((loss * action_mask).sum()),
             "approx_kl": float((ratios - 1 - log_ratio).sum()),
-            "clip_fraction_high": float(up.sum()),
-            "clip_fraction_low": float(down.sum()),
+            "clip_ratio/high_mean": float(up.sum()),
+            "clip_ratio/low_mean": float(down.sum()),
         }
     return Loss(total=(loss * weights).sum(), metrics=metrics)
 

@@ -63,8 +63,8 @@ def describe_mismatch(batch: Batch, old: PolicyOutput) -> dict[str, float]:
     difference = (old.logprobs - batch.sampling_logprobs)[batch.action_mask]
     ratio = difference.exp()
     return {
-        "sampling/logprob_difference_mean": float(difference.abs().mean()),
-        "sampling/logprob_difference_max": float(difference.abs().max()),
+        "sampling/sampling_logp_difference/mean": float(difference.abs().mean()),
+        "sampling/sampling_logp_difference/max": float(difference.abs().max()),
         "sampling/importance_sampling_ratio/min": float(ratio.min()),
         "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
         "sampling/importance_sampling_ratio/max": float(ratio.max()),

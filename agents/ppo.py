@@ -91,7 +91,11 @@ class PPO:
             return {"num_updates": 0.0}
         tokens = totals.pop("tokens")
         means = {name: value / tokens for name, value in totals.items()}
-        return means | {"grad_norm": sum(norms) / len(norms), "num_updates": float(len(norms))}
+        return means | {
+            "grad_norm": sum(norms) / len(norms),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "num_updates": float(len(norms)),
+        }
 
     def accumulate(
         self,

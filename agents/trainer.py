@@ -217,7 +217,7 @@ class Trainer:
         try:
             self.sampler.finish()
         finally:
-            figures["time/step_s"] = time.perf_counter() - begin
+            figures["step_time"] = time.perf_counter() - begin
             if metrics is not None:
                 metrics.write(self.step, figures)
         self._call("on_step_end", figures, trajectories)

@@ -80,8 +80,8 @@ def test_the_metrics_count_clipped_tokens_on_each_side() -> None:
     advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0]])
     everyone = torch.ones(1, 5, dtype=torch.bool)
     metrics = policy_loss(ratios.log(), torch.zeros(1, 5), advantages, everyone, everyone.float()).metrics
-    assert metrics["clip_fraction_high"] == 1
-    assert metrics["clip_fraction_low"] == 1
+    assert metrics["clip_ratio/high_mean"] == 1
+    assert metrics["clip_ratio/low_mean"] == 1
 
 
 def test_the_kl_estimate_is_schulmans_third() -> None:
@@ -150,8 +150,8 @@ def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens_and_moves_them_al
     assert loss.total.item() == pytest.approx(-1.1)  # sqrt(4 * 0.25 * 1.21), within the clip range that 4 is not
     assert logprobs.grad is not None
     assert logprobs.grad.tolist()[0] == pytest.approx([-0.55, -0.55, 0.0])
-    assert loss.metrics["clip_fraction_high"] == 0
-    assert policy_loss(logprobs, *arguments).metrics["clip_fraction_high"] == 1
+    assert loss.metrics["clip_ratio/high_mean"] == 0
+    assert policy_loss(logprobs, *arguments).metrics["clip_ratio/high_mean"] == 1
 
 
 @pytest.mark.parametrize(

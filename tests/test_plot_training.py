@@ -11,8 +11,8 @@ from benchmarks import plot_training
 
 ROWS: Sequence[Mapping[str, float]] = (
     {"step": 0, "validation/accuracy": 0.25, "validation_greedy/accuracy": 0.5, "time/validation_s": 30.0},
-    {"step": 1, "accuracy": 0.2, "tools/use_ratio": 0.5, "completions/mean_length": 60.0, "time/step_s": 45.0},
-    {"step": 2, "accuracy": 0.8, "tools/use_ratio": 1.0, "completions/mean_length": 40.0, "time/step_s": 45.0},
+    {"step": 1, "accuracy": 0.2, "tools/use_ratio": 0.5, "completions/mean_length": 60.0, "step_time": 45.0},
+    {"step": 2, "accuracy": 0.8, "tools/use_ratio": 1.0, "completions/mean_length": 40.0, "step_time": 45.0},
     {"step": 2, "validation/accuracy": 0.875, "validation_greedy/accuracy": 1.0, "time/validation_s": 30.0},
 )
 

@@ -57,7 +57,7 @@ def test_every_size_of_micro_batches_gives_the_same_gradients(value_head: bool, 
     for each, metrics in found:
         assert len(each) == names
         assert metrics == pytest.approx(found[0][1], rel=1e-4)
-        assert metrics["clip_fraction_high"] > 0
+        assert metrics["clip_ratio/high_mean"] > 0
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(each, found[0][0], strict=True))
 
 
@@ -234,10 +234,11 @@ def test_the_metrics_have_these_names() -> None:
     names = {
         "policy_loss",
         "approx_kl",
-        "clip_fraction_high",
-        "clip_fraction_low",
+        "clip_ratio/high_mean",
+        "clip_ratio/low_mean",
         "entropy",
         "grad_norm",
+        "learning_rate",
         "num_updates",
     }
     batch = random_batch(V)
@@ -253,7 +254,7 @@ def test_the_metrics_are_means_over_sampled_tokens() -> None:
     assert metrics["entropy"] == pytest.approx(output.entropy[batch.action_mask].mean().item(), rel=1e-5)
     assert metrics["policy_loss"] == pytest.approx(-aims.advantages[batch.action_mask].mean().item(), rel=1e-4)
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
-    assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == 0
+    assert metrics["clip_ratio/high_mean"] == metrics["clip_ratio/low_mean"] == 0
 
 
 def test_the_same_generator_gives_the_same_update() -> None:

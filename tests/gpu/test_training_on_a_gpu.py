@@ -31,4 +31,4 @@ def test_trainer_and_engine_agree_on_a_gpu_in_float32(tmp_path: Path) -> None:
     trainer.train()
     trainer.close()
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert max(row["sampling/logprob_difference_max"] for row in rows if "reward" in row) < 1e-3
+    assert max(row["sampling/sampling_logp_difference/max"] for row in rows if "reward" in row) < 1e-3
