@@ -332,10 +332,10 @@ class ValidationConfig:
 
     every: int = 10
     """Steps between validations; there is always one before the first and one after the last step. 0: only these."""
-    problems: str | None = None
-    """Named as for env.problems; None: the test split of those."""
-    num_problems: int = 64
-    """Held-out problems of one validation."""
+    problems: tuple[str, ...] = ()
+    """Sets, each named as for env.problems; none: the test split of those. The first has the arms below."""
+    num_problems: int | tuple[int, ...] = 64
+    """Problems of one validation, at most: one number for all sets, or one for each."""
     top_p: float = 1.0
     """Nucleus of the samples."""
     text_prompt: str | None = None
@@ -345,8 +345,35 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         expect(self.every >= 0, "validation.every", "of at least 0", self.every)
-        expect(self.num_problems >= 1, "validation.num_problems", "of at least 1", self.num_problems)
+        sizes = self.num_problems if isinstance(self.num_problems, tuple) else (self.num_problems,)
+        expect(min(sizes, default=0) >= 1, "validation.num_problems", "of at least 1", self.num_problems)
+        count = max(1, len(self.problems))
+        one_each = isinstance(self.num_problems, int) or len(sizes) == count
+        expect(one_each, "validation.num_problems", f"as one number or as {count}, one for each set", sizes)
+        names = [short_name(problems) for problems in self.problems]
+        expect(len(set(names)) == len(names), "validation.problems", "of different names", tuple(names))
         expect(0 < self.top_p <= 1, "validation.top_p", "in (0, 1]", self.top_p)
+
+    def sets(self) -> dict[str, tuple[str | None, int]]:
+        """Return problems (None: the test split) and their number by what stands before the metrics of each set.
+
+        >>> ValidationConfig(problems=("products", "hub:HuggingFaceH4/MATH-500"), num_problems=(64, 500)).sets()
+        {'validation': ('products', 64), 'validation/MATH-500': ('hub:HuggingFaceH4/MATH-500', 500)}
+        """
+        problems = self.problems or (None,)
+        keys = ["validation", *(f"validation/{short_name(each)}" for each in self.problems[1:])]
+        sizes = self.num_problems if isinstance(self.num_problems, tuple) else [self.num_problems] * len(problems)
+        return dict(zip(keys, zip(problems, sizes, strict=True), strict=True))
+
+
+def short_name(problems: str) -> str:
+    """Return what metrics call a set of problems: the last part of its name, without an ending and without fields.
+
+    >>> [short_name(name) for name in ("mixed", "data/my set.jsonl", "hub:HuggingFaceH4/MATH-500?statement=problem")]
+    ['mixed', 'my set', 'MATH-500']
+    """
+    name = problems.partition("?")[0].rpartition(":")[2].rpartition("/")[2]
+    return name.removesuffix(".jsonl").removesuffix(".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -505,7 +532,7 @@ def qwen2_5_math_7b() -> TrainConfig:
             max_num_seqs=128,
         ),
         ppo=PPOConfig(learning_rate=1e-6, num_minibatches=2, micro_batch_tokens=16384),
-        validation=ValidationConfig(every=10, problems="hub:HuggingFaceH4/MATH-500", num_problems=256, top_p=0.95),
+        validation=ValidationConfig(every=10, problems=("hub:HuggingFaceH4/MATH-500",), num_problems=256, top_p=0.95),
     )
 
 

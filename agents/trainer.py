@@ -288,7 +288,7 @@ class Trainer:
         for arm, played in trajectories.items():
             self._record(arm, self.step, played)
         self._call("on_validation", figures, trajectories)
-        accuracies = [f"{k.split('/')[0]} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
+        accuracies = [f"{k.removesuffix('/accuracy')} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
         return figures
 

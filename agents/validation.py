@@ -1,4 +1,4 @@
-"""Validation between training steps: the same held-out problems each time, played in one or more arms."""
+"""Validation between training steps: the same held-out problems each time, of one or more sets."""
 
 from __future__ import annotations
 
@@ -31,54 +31,56 @@ class Validator:
 
     def __init__(self, config: TrainConfig, engine: Engine, chat: Chat) -> None:
         self._config, self._engine, self._chat = config, engine, chat
-        self._envs = self._open()
+        self._sets = {key: (self._open(problems), size) for key, (problems, size) in config.validation.sets().items()}
 
     def play(
         self, *, arms: bool, on_end: Callable[[str], Callable[[Trajectory], None]], on_poll: Callable[[], None]
     ) -> dict[str, Evaluation]:
-        """Return the outcome of each arm: ``validation``, ``validation_greedy`` and ``validation_text``.
+        """Return the outcome of each set, and of the first one's arms ``validation_greedy`` and ``validation_text``.
 
         Args:
             arms: Play the latter two as well, as far as the configuration has them.
-            on_end: Given an arm's name, returns what is called with each of its trajectories as it ends.
+            on_end: Given a set's or an arm's name, returns what is called with each of its trajectories as it ends.
             on_poll: Called all the time; what it raises ends the validation.
         """
         config, rollout = self._config.validation, self._config.rollout
         greedy = Sampling(temperature=0, max_tokens=rollout.max_completion_length)
         sampled = replace(greedy, temperature=rollout.temperature, top_p=config.top_p)
 
-        def play(arm: str, envs: EnvPool, sampling: Sampling) -> Evaluation:
+        def play(arm: str, envs: EnvPool, sampling: Sampling, size: int) -> Evaluation:
             return evaluate(
                 envs,
                 self._engine,
                 self._chat,
                 sampling,
-                num_problems=min(config.num_problems, envs.num_problems or config.num_problems),
+                num_problems=min(size, envs.num_problems or size),
                 seed=self._config.seed,
                 on_end=on_end(arm),
                 on_poll=on_poll,
             )
 
-        outcomes = {"validation": play("validation", self._envs, sampled)}
+        outcomes = {key: play(key, envs, sampled, size) for key, (envs, size) in self._sets.items()}
+        first, size = self._sets["validation"]
         if arms and config.greedy:
-            outcomes["validation_greedy"] = play("validation_greedy", self._envs, greedy)
+            outcomes["validation_greedy"] = play("validation_greedy", first, greedy, size)
         if arms and config.text_prompt is not None:
-            with closing(self._open(prompt=config.text_prompt, interaction_budget=0)) as envs:
-                outcomes["validation_text"] = play("validation_text", envs, sampled)
+            problems, _ = config.sets()["validation"]
+            with closing(self._open(problems, prompt=config.text_prompt, interaction_budget=0)) as envs:
+                outcomes["validation_text"] = play("validation_text", envs, sampled, size)
         return outcomes
 
     def close(self) -> None:
         """Close the environments."""
-        self._envs.close()
+        for envs, _ in self._sets.values():
+            envs.close()
 
-    def _open(self, **overrides: str | int) -> EnvPool:
-        problems = self._config.validation.problems
+    def _open(self, problems: str | None, **overrides: str | int) -> EnvPool:
         held_out = {} if problems is None else {"problems": problems}
         return open_split(self._config.env, self._config.rollout.max_num_seqs, split="test", **held_out, **overrides)
 
 
 def figures_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Return the figures of all arms, by subject too; each name begins with its arm's."""
+    """Return the figures of all sets and arms, by subject too; each name begins with the set's or the arm's."""
     return {f"{arm}/{name}": value for arm, outcome in outcomes.items() for name, value in _of_arm(outcome).items()}
 
 

@@ -19,7 +19,10 @@ def commands(text: str) -> list[str]:
 
 COMMANDS = commands(README)
 ROLLOUTS = commands((ROOT / "docs/rollouts.md").read_text())
-TRAIN = [shlex.split(c)[2:] for c in COMMANDS + ROLLOUTS if c.startswith("python train.py") and "--help" not in c]
+TRAINING = commands((ROOT / "docs/training.md").read_text())
+TRAIN = [
+    shlex.split(c)[2:] for c in COMMANDS + ROLLOUTS + TRAINING if c.startswith("python train.py") and "--help" not in c
+]
 EVALUATE = [shlex.split(c)[2:] for c in COMMANDS if c.startswith("python evaluate.py")]
 
 
