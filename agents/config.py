@@ -433,6 +433,12 @@ class TrainConfig:
     """Compute matrix products in bfloat16; parameters stay float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Trackers that get what metrics.jsonl gets; none: only that file."""
+    samples_every: int = 1
+    """Steps between transcripts in samples.jsonl; validations always leave some. 0: only they."""
+    samples_per_step: int = 2
+    """Transcripts of a step, and of each arm of a validation: right and wrong ones of the same problem first."""
     env: EnvConfig = field(default_factory=EnvConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -456,7 +462,7 @@ class TrainConfig:
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         both = self.lora.rank and self.warm_up_steps
         expect(not both, "lora.rank", "0 for a model that is warmed up (its weights would not be kept)", self.lora.rank)
-        for name in ("max_steps", "warm_up_steps"):
+        for name in ("max_steps", "warm_up_steps", "samples_every", "samples_per_step"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))

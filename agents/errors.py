@@ -10,6 +10,7 @@
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
     ├── UnhealthyError   (RuntimeError)        too many optimiser steps were skipped     agents.errors
+    ├── TrackerError     (OSError)             a tracker of the run does not start       agents.trackers
     └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.trainer
 
 A ``ValueError`` is the user's to mend. Each message says what was expected, what came and what to do.
@@ -26,3 +27,12 @@ class UnhealthyError(AgentsError, RuntimeError):
 
 class Stopped(Exception):
     """The run was asked to stop, and the weights are those of the last whole step."""
+
+
+def one_line(error: Exception) -> str:
+    """Return an error as one line that ends in a full stop.
+
+    >>> one_line(OSError("no   network today"))
+    'no network today.'
+    """
+    return (" ".join(str(error).split()) or type(error).__name__).removesuffix(".") + "."

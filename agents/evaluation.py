@@ -154,13 +154,6 @@ def transcript(trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def best_and_worst(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Return one correct and one wrong trajectory, as far as there are."""
-    right = [t for t in trajectories if is_correct(t)]
-    wrong = [t for t in trajectories if not is_correct(t)]
-    return right[:1] + wrong[:1]
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """An evaluation of one model on one or more sets of problems."""

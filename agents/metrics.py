@@ -1,20 +1,16 @@
-"""What is worth knowing about a step: figures of its trajectories, and where they are written.
+"""What is worth knowing about a step: figures of its trajectories.
 
-Names are TRL's where it has one. Lengths are in tokens.
+Names are TRL's where it has one. Lengths are in tokens. docs/training.md has the table of all metrics.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 from agents.types import Batch, PolicyOutput, Trajectory
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -94,48 +90,6 @@ def is_correct(trajectory: Trajectory) -> bool:
     """Return whether the environment says ``correct``, or, where it does not say, whether the reward is positive."""
     correct = trajectory.info.get("correct")
     return trajectory.reward > 0 if correct is None else bool(correct)
-
-
-class MetricsLog:
-    """Appends figures to ``metrics.jsonl`` and to TensorBoard's event files.
-
-    Args:
-        folder: Where both go; made if it is missing.
-        keep_before: Rows of an earlier run from this step on are dropped, so that a resumed run has each step once.
-    """
-
-    def __init__(self, folder: Path, *, keep_before: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] < keep_before] if keep_before else []
-        partial = folder / ".metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(path)
-        self._file = path.open("a")
-        self._board: Any = SummaryWriter(folder / "tensorboard", purge_step=keep_before or None)
-
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write one row; a step may have several."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
-        self._board.flush()
-
-    def close(self) -> None:
-        """Close both files."""
-        self._file.close()
-        self._board.close()
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

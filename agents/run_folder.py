@@ -13,7 +13,10 @@ from agents.config import ConfigError
 if TYPE_CHECKING:
     from agents.config import TrainConfig
 
-_MAY_CHANGE = ("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation")
+_MAY_CHANGE = (
+    *("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation", "report_to"),
+    *("samples_every", "samples_per_step"),
+)
 
 
 def claim(config: TrainConfig) -> Path | None:

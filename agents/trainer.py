@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,14 +25,15 @@ from agents.engines import open_engine
 from agents.engines.base import EngineFault
 from agents.envs import open_split
 from agents.errors import AgentsError, Stopped
-from agents.evaluation import best_and_worst, transcript
 from agents.health import Health
-from agents.metrics import MetricsLog, describe_mismatch, describe_staleness
+from agents.metrics import describe_mismatch, describe_staleness
 from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.ppo import PPO, Part
+from agents.sample_log import SampleLog
 from agents.sampler import Sampler, seed_of
 from agents.selection import is_in_loss
 from agents.signals import StopRequest
+from agents.trackers import MetricsLog, check_installed
 from agents.types import Trajectory
 from agents.validation import Validator, figures_of
 from agents.weight_sync import TOLERANCE, sync_weights
@@ -57,17 +57,18 @@ class Trainer:
     Args:
         config: The run.
         log: Takes lines for the user.
-        callbacks: Called in this order at the places that :class:`agents.callbacks.Callback` names.
+        callbacks: Called in this order at the places that :class:`agents.callbacks.Callback` names, after those that
+            write samples.
     """
 
     def __init__(
         self, config: TrainConfig, *, log: Callable[[str], Any] = print, callbacks: Sequence[Callback] = ()
     ) -> None:
         self.config = config
+        check_installed(config.report_to)
         self.device = distributed.start(pick_device(config.device))
         _check_shares(config)
         self.log = log = log if distributed.rank() == 0 else lambda _: None
-        self.callbacks = tuple(callbacks)
         self.step = 0
         self._stop = StopRequest(log)
         self._is_whole = True  # whether the weights are those of the last whole step
@@ -80,6 +81,7 @@ class Trainer:
             started = run_folder.claim(config)
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             model_path = started if started and not adapts else resolve_model(config.model, log=log)
+        self.callbacks = (SampleLog(config), *callbacks) if distributed.rank() == 0 else ()
         log(f"Loading {model_path} on {self.device}.")
         self.chat = Chat(load_tokenizer(model_path), config.template)
         self._probe = self.chat.encode_prompt(_PROBE)
@@ -115,11 +117,19 @@ class Trainer:
         """
         config, first = self.config, self.step
         with self._stop.on_signals(), self._open_log() as metrics:
-            is_quiet = distributed.rank() > 0
-            bar = tqdm(total=config.max_steps, initial=first, unit="step", dynamic_ncols=True, disable=is_quiet)
+            # the time left is by the mean of all steps of this process, validations between them included
+            bar = tqdm(
+                total=config.max_steps,
+                initial=first,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0,
+                disable=distributed.rank() > 0,
+            )
             try:
                 self._call("on_train_begin")
                 self._validate_if_due(metrics, bar)
+                bar.unpause()
                 while self.step < config.max_steps and not self._is_asked_to_stop():
                     self._whole_step(metrics, bar)
                     self._validate_if_due(metrics, bar)
@@ -135,7 +145,7 @@ class Trainer:
                 raise
             finally:
                 bar.close()
-        self.log(f"Checkpoint after step {self.step}: {self.save()}")
+            self.log(f"Checkpoint after step {self.step}: {self.save()}")
         self._call("on_train_end")
         return not self._stop.asked
 
@@ -191,7 +201,7 @@ class Trainer:
         self.log(f"Going on after step {self.step}.")
 
     def _call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks if distributed.rank() == 0 else ():
+        for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
 
     def _mark_budget(self, budget: float, bar: tqdm[Any]) -> None:
@@ -244,7 +254,6 @@ class Trainer:
             raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
         begin = time.perf_counter()
         figures |= self._update([t for t in trajectories if t.reward_valid and any(t.action_mask)])
-        self._record("training", self.step + 1, trajectories)
         return figures | {"time/update_s": time.perf_counter() - begin}, trajectories
 
     def _update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -285,8 +294,6 @@ class Trainer:
         if metrics is not None:
             metrics.write(self.step, figures)
         trajectories = {arm: outcome.trajectories for arm, outcome in outcomes.items()}
-        for arm, played in trajectories.items():
-            self._record(arm, self.step, played)
         self._call("on_validation", figures, trajectories)
         accuracies = [f"{k.removesuffix('/accuracy')} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
         bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
@@ -317,14 +324,6 @@ class Trainer:
             tolerance=TOLERANCE["float32" if exact else "bfloat16"],
         )
 
-    def _record(self, name: str, step: int, trajectories: Sequence[Trajectory]) -> None:
-        """Append a right and a wrong transcript to ``samples.jsonl``."""
-        if distributed.rank() > 0:
-            return
-        with (self.config.output_dir / "samples.jsonl").open("a") as file:
-            for trajectory in best_and_worst(trajectories):
-                file.write(json.dumps({"step": step, "kind": name, **transcript(trajectory)}) + "\n")
-
     def _break_off(self) -> None:
         """End what is in hand if the run was asked to stop, and is where a checkpoint is exact; in all processes."""
         if self._is_asked_to_stop() and self._is_whole:
@@ -344,7 +343,7 @@ class Trainer:
         """Open the log, which the first process keeps; a resumed run writes its steps again."""
         if distributed.rank() > 0:
             return nullcontext()
-        return MetricsLog(self.config.output_dir, keep_before=self.step + 1 if self.step else 0)
+        return MetricsLog.of_run(self.config, self.step, warn=tqdm.write)
 
     def _admits(self, figures: Mapping[str, float], part: Part) -> bool:
         admitted = self.health.admits(self.step + 1, figures, part)

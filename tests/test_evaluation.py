@@ -16,7 +16,7 @@ from agents.chat import Chat
 from agents.config import ConfigError
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, ThreadedPool
-from agents.evaluation import EvalConfig, Evaluation, best_and_worst, evaluate, pass_at_k, run, transcript
+from agents.evaluation import EvalConfig, Evaluation, evaluate, pass_at_k, run, transcript
 from agents.types import Trajectory, Turn
 
 Write = Callable[[int, int, int], str]
@@ -120,12 +120,6 @@ def test_accuracy_by_subject_is_over_the_samples_that_could_be_judged() -> None:
         sampled(0, True, None, subject="gcd"), sampled(1, True, False, subject="primes")
     ).accuracy_by("subject")
     assert by_subject == {"gcd": 1.0, "primes": 0.5}
-
-
-def test_a_right_and_a_wrong_sample_are_chosen_to_be_read() -> None:
-    right, wrong = sampled(0, True, False)
-    assert best_and_worst([right, right, wrong, wrong]) == [right, wrong]
-    assert best_and_worst([wrong]) == [wrong]
 
 
 # ---------------------------------------------------------------------------------------------------------- episodes

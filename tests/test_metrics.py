@@ -1,14 +1,11 @@
-"""Figures of a step, and where they are written."""
+"""Figures of a step."""
 
-import importlib
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from agents_fakes import trajectory
 
-from agents.metrics import MetricsLog, describe, describe_staleness, is_correct, read_metrics
+from agents.metrics import describe, describe_staleness, is_correct
 from agents.types import Trajectory, Turn
 
 
@@ -119,50 +116,3 @@ def test_the_environment_says_what_is_correct_and_else_the_reward(
     info: dict[str, Any], reward: float, correct: bool
 ) -> None:
     assert is_correct(trajectory(reward=reward, turns=(turn(**info),))) is correct
-
-
-def test_rows_are_written_one_on_a_line(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path / "run", keep_before=0) as log:
-        log.write(0, {"reward": 0.5})
-        log.write(1, {"reward": 1.0})
-        log.write(1, {"validation/accuracy": 0.25})
-        rows = read_metrics(tmp_path / "run" / "metrics.jsonl")  # readable while the run goes on
-    assert rows == [{"step": 0, "reward": 0.5}, {"step": 1, "reward": 1.0}, {"step": 1, "validation/accuracy": 0.25}]
-
-
-def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
-    reader: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
-    with MetricsLog(tmp_path, keep_before=0) as log:
-        log.write(3, {"reward": 0.5})
-    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("reward")] == [(3, 0.5)]
-
-
-def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
-    for reward in (0.1, 0.2):
-        with MetricsLog(tmp_path, keep_before=0) as log:
-            log.write(0, {"reward": reward})
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "reward": 0.2}]
-
-
-def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path, keep_before=0) as log:
-        for step in range(5):
-            log.write(step, {"reward": step})
-    with MetricsLog(tmp_path, keep_before=3) as log:
-        log.write(3, {"reward": 30})
-    assert [row["reward"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 30]
-
-
-def test_a_last_line_that_a_killed_run_left_unfinished_is_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0, "reward": 1}\n{"step": 1, "rew')
-    assert read_metrics(path) == [{"step": 0, "reward": 1}]
-    with MetricsLog(tmp_path, keep_before=2) as log:
-        log.write(2, {"reward": 2})
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 2]
-
-
-def test_a_file_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path / "metrics.jsonl") == []

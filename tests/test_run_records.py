@@ -1,0 +1,94 @@
+"""What a run leaves behind: metrics under the names of docs/training.md, and samples."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from agents import Trainer, presets
+from agents.config import ConfigError, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.metrics import read_metrics
+from benchmarks.plot_training import load_run
+
+PAGE = (Path(__file__).parent.parent / "docs/training.md").read_text()
+PLACES = {"<validation>": "validation(_greedy|_text|/[^/]+)?", "<subject>": ".+"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step with every kind of figure."""
+    folder = tmp_path_factory.mktemp("runs") / "everything"
+    config = TrainConfig(
+        model="tiny",
+        output_dir=folder,
+        max_steps=1,
+        autocast=False,
+        env=presets["tiny"]().env,
+        rollout=RolloutConfig(
+            num_problems=2,
+            num_generations=2,
+            max_completion_length=8,
+            max_model_len=256,
+            max_num_seqs=4,
+            dtype="float32",
+        ),
+        ppo=PPOConfig(advantage="gae", kl_coefficient=0.1),
+        validation=ValidationConfig(
+            problems=("mixed", "arithmetic"), num_problems=(3, 1), greedy=True, text_prompt="text"
+        ),
+    )
+    trainer = Trainer(config, log=lambda _: None)
+    trainer.train()
+    trainer.close()
+    return folder
+
+
+def documented() -> dict[str, str]:
+    """Name of each metric on the page, and the pattern of what it stands for."""
+    table = PAGE.partition("### Metrics")[2].partition("## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    names = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
+    patterns = {}
+    for name in names:
+        patterns[name] = re.escape(name)
+        for place, pattern in PLACES.items():
+            patterns[name] = patterns[name].replace(re.escape(place), pattern)
+    return patterns
+
+
+def test_every_metric_is_on_the_page_and_the_page_has_no_other(folder: Path) -> None:
+    written = {name for row in read_metrics(folder / "metrics.jsonl") for name in row} - {"step"}
+    page = documented()
+    assert [name for name in written if not any(re.fullmatch(each, name) for each in page.values())] == []
+    assert [name for name, each in page.items() if not any(re.fullmatch(each, known) for known in written)] == []
+
+
+def test_each_set_of_problems_is_validated_under_its_own_name_with_its_own_number(folder: Path) -> None:
+    first = read_metrics(folder / "metrics.jsonl")[0]
+    accuracies = {name.removesuffix("/accuracy") for name in first if name.endswith("/accuracy")}
+    assert accuracies == {"validation", "validation/arithmetic", "validation_greedy", "validation_text"}
+    subjects = [name for name in first if name.startswith("validation/accuracy/")]
+    assert len(subjects) == 3  # one of each, of three problems
+
+
+def test_transcripts_of_the_step_and_of_every_set_and_arm_are_kept(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    kinds = {(row["step"], row["kind"]) for row in rows}
+    arms = {"validation", "validation/arithmetic", "validation_greedy", "validation_text"}
+    assert kinds == {(1, "training")} | {(step, arm) for step in (0, 1) for arm in arms}
+    assert len(rows) <= 2 * len(kinds)
+
+
+def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:
+    run = load_run(folder)
+    assert (run.steps, len(run.subjects)) == (1, 3)
+    assert run.minutes > 0
+
+
+def test_a_tracker_without_its_library_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    names: tuple[str, ...] = ("tensorboard", "no_tracker")
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match="pip install no_tracker"):
+        Trainer(TrainConfig(output_dir=tmp_path, report_to=names), log=lines.append)  # type: ignore[arg-type]
+    assert lines == []
