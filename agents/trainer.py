@@ -27,6 +27,7 @@ from agents.envs import open_split
 from agents.errors import AgentsError, Stopped
 from agents.health import Health
 from agents.metrics import describe_mismatch, describe_staleness
+from agents.model_card import ModelCardWriter
 from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.ppo import PPO, Part
 from agents.sample_log import SampleLog
@@ -58,7 +59,7 @@ class Trainer:
         config: The run.
         log: Takes lines for the user.
         callbacks: Called in this order at the places that :class:`agents.callbacks.Callback` names, after those that
-            write samples.
+            write samples and model card.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Trainer:
             started = run_folder.claim(config)
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             model_path = started if started and not adapts else resolve_model(config.model, log=log)
-        self.callbacks = (SampleLog(config), *callbacks) if distributed.rank() == 0 else ()
+        self.callbacks = (SampleLog(config), ModelCardWriter(), *callbacks) if distributed.rank() == 0 else ()
         log(f"Loading {model_path} on {self.device}.")
         self.chat = Chat(load_tokenizer(model_path), config.template)
         self._probe = self.chat.encode_prompt(_PROBE)

@@ -1,10 +1,11 @@
-"""What a run leaves behind: metrics under the names of docs/training.md, and samples."""
+"""What a run leaves behind: metrics under the names of docs/training.md, samples, and a model card."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from agents import Trainer, presets
 from agents.config import ConfigError, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
@@ -78,6 +79,18 @@ def test_transcripts_of_the_step_and_of_every_set_and_arm_are_kept(folder: Path)
     arms = {"validation", "validation/arithmetic", "validation_greedy", "validation_text"}
     assert kinds == {(1, "training")} | {(step, arm) for step in (0, 1) for arm in arms}
     assert len(rows) <= 2 * len(kinds)
+
+
+def test_the_checkpoint_has_a_card_with_what_was_measured(folder: Path) -> None:
+    card = ModelCard.load(folder / "checkpoint-1" / "README.md")
+    last = read_metrics(folder / "metrics.jsonl")[-1]
+    results = [(each.dataset_name, each.metric_name, each.metric_value) for each in card.data.eval_results]
+    assert sorted(results) == [
+        ("arithmetic", "accuracy", last["validation/arithmetic/accuracy"]),
+        ("mixed", "accuracy", last["validation/accuracy"]),
+        ("mixed", "accuracy, greedy", last["validation_greedy/accuracy"]),
+        ("mixed", "accuracy, without code", last["validation_text/accuracy"]),
+    ]
 
 
 def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:

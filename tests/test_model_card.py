@@ -1,0 +1,82 @@
+"""The model card: only what the run has measured, in the metadata as in the text."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from agents.config import EnvConfig, PPOConfig, TrainConfig, ValidationConfig
+from agents.model_card import ModelCardWriter, draw_curve, model_card
+
+CONFIG = TrainConfig(
+    model="Qwen/Qwen2.5-Math-7B",
+    output_dir=Path("runs/mine"),
+    env=EnvConfig(problems="hub:RUC-AIBOX/STILL-3-RL-90K?statement=question"),
+    ppo=PPOConfig(learning_rate=3e-6),
+    validation=ValidationConfig(problems=("mixed", "hub:HuggingFaceH4/MATH-500"), greedy=True),
+)
+ROWS: Sequence[Mapping[str, float]] = (
+    {"step": 0, "validation/accuracy": 0.25, "validation/MATH-500/accuracy": 0.5, "validation_greedy/accuracy": 0.375},
+    {"step": 1, "accuracy": 0.2},
+    {"step": 2, "accuracy": 0.8},
+    {"step": 2, "validation/accuracy": 0.875, "validation/accuracy/gcd": 1.0, "validation/MATH-500/accuracy": 0.625},
+)
+
+
+def card(rows: Sequence[Mapping[str, float]] = ROWS, *, step: int = 2, drawn: bool = False) -> ModelCard:
+    return model_card(CONFIG, rows, step=step, command="python train.py --seed 3", drawn=drawn)
+
+
+def test_the_metadata_are_what_the_hub_reads() -> None:
+    data = card().data
+    assert (data.base_model, data.datasets, data.model_name) == (CONFIG.model, ["RUC-AIBOX/STILL-3-RL-90K"], "mine")
+    results = {(each.dataset_name, each.dataset_type): each.metric_value for each in data.eval_results}
+    assert results == {("mixed", "mixed"): 0.875, ("MATH-500", "hub:HuggingFaceH4/MATH-500"): 0.625}
+
+
+def test_the_text_has_figures_before_and_after_the_command_and_the_configuration() -> None:
+    text = card().text
+    assert "| mixed         |   25.0 |         87.5 |\n" in text
+    assert "| MATH-500      |   50.0 |         62.5 |\n" in text
+    assert "| mixed, greedy |   37.5 |            - |\n" in text
+    assert "```bash\npython train.py --seed 3\n```" in text
+    assert json.loads(text.partition("```json\n")[2].partition("```")[0])["ppo"]["learning_rate"] == 3e-6
+    assert "https://arxiv.org/abs/2505.24480" in text
+
+
+def test_what_was_not_measured_at_the_checkpoint_is_no_result_of_it() -> None:
+    between = card(ROWS[:2], step=1)
+    assert not between.data.eval_results
+    assert "|   25.0 |            - |" in between.text
+    assert "The run has measured none at this step." in card(ROWS[1:2], step=1).text
+
+
+@pytest.mark.parametrize("model", ["tiny", "."])
+def test_a_model_that_is_not_on_the_hub_is_no_base_model(model: str) -> None:
+    local = TrainConfig(model=model)
+    assert model_card(local, ROWS, step=2, command="", drawn=False).data.base_model is None
+
+
+def test_the_learning_curve_is_a_picture_or_else_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*ROWS, {"step": 3, "validation/accuracy": 1.0}]
+    picture = tmp_path / "learning_curve.png"
+    assert not draw_curve(ROWS, picture)  # two points are in the table of figures
+    assert draw_curve(rows, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "(learning_curve.png)" in card(rows, step=3, drawn=True).text
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not draw_curve(rows, picture)
+    assert "| 2    |                 87.5 |\n" in card(rows, step=3).text
+
+
+def test_a_card_that_can_not_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    (tmp_path / "README.md").mkdir()
+    lines: list[str] = []
+    trainer: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append)
+    ModelCardWriter().on_save(trainer, tmp_path)
+    assert [line.startswith(f"Warning: could not write the model card in {tmp_path}: ") for line in lines] == [True]
