@@ -439,6 +439,12 @@ class TrainConfig:
     """Steps between transcripts in samples.jsonl; validations always leave some. 0: only they."""
     samples_per_step: int = 2
     """Transcripts of a step, and of each arm of a validation: right and wrong ones of the same problem first."""
+    push_to_hub: bool = False
+    """Upload the last checkpoint with its model card to the hub, at the end or when the run is stopped."""
+    hub_model_id: str | None = None
+    """The hub's NAME or OWNER/NAME to upload to; None: the name of output_dir."""
+    hub_private_repo: bool = False
+    """Make the hub's repository private if it is new."""
     env: EnvConfig = field(default_factory=EnvConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)

@@ -11,6 +11,7 @@
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
     ├── UnhealthyError   (RuntimeError)        too many optimiser steps were skipped     agents.errors
     ├── TrackerError     (OSError)             a tracker of the run does not start       agents.trackers
+    ├── HubError         (OSError)             nothing can be uploaded to the hub        agents.hub
     └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.trainer
 
 A ``ValueError`` is the user's to mend. Each message says what was expected, what came and what to do.

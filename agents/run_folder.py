@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MAY_CHANGE = (
     *("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation", "report_to"),
-    *("samples_every", "samples_per_step"),
+    *("samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
 

@@ -26,6 +26,7 @@ from agents.engines.base import EngineFault
 from agents.envs import open_split
 from agents.errors import AgentsError, Stopped
 from agents.health import Health
+from agents.hub import HubUpload
 from agents.metrics import describe_mismatch, describe_staleness
 from agents.model_card import ModelCardWriter
 from agents.models import load_tokenizer, pick_device, resolve_model
@@ -59,7 +60,7 @@ class Trainer:
         config: The run.
         log: Takes lines for the user.
         callbacks: Called in this order at the places that :class:`agents.callbacks.Callback` names, after those that
-            write samples and model card.
+            write samples and model card, and before the upload to the hub.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class Trainer:
         self.health = Health(config.health, config.output_dir / "inspect", log)
         with distributed.first_of_node_first():
             started = run_folder.claim(config)
+            self.callbacks = self._with_ours(callbacks) if distributed.rank() == 0 else ()
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             model_path = started if started and not adapts else resolve_model(config.model, log=log)
-        self.callbacks = (SampleLog(config), ModelCardWriter(), *callbacks) if distributed.rank() == 0 else ()
         log(f"Loading {model_path} on {self.device}.")
         self.chat = Chat(load_tokenizer(model_path), config.template)
         self._probe = self.chat.encode_prompt(_PROBE)
@@ -200,6 +201,10 @@ class Trainer:
         self.sampler.restore(checkpoint.read_json(path / checkpoint.ROLLOUTS))
         self._saved = state
         self.log(f"Going on after step {self.step}.")
+
+    def _with_ours(self, callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
+        hub = [HubUpload(self.config)] if self.config.push_to_hub else []
+        return (SampleLog(self.config), ModelCardWriter(), *callbacks, *hub)
 
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
