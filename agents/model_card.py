@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +71,7 @@ def model_card(config: TrainConfig, rows: Rows, *, step: int, command: str, draw
     base = None if config.model == "tiny" or Path(config.model).exists() else config.model
     data = ModelCardData(
         base_model=base,
-        datasets=[config.env.problems[4:].partition("?")[0]] if config.env.problems.startswith("hub:") else None,
+        datasets=re.findall(r"hub:([\w.-]+/[\w.-]+)", config.env.problems) or None,
         eval_results=_eval_results(config, rows, step),
         library_name="transformers",
         metrics=["accuracy"],

@@ -16,7 +16,7 @@ from agents.model_card import ModelCardWriter, draw_curve, model_card
 CONFIG = TrainConfig(
     model="Qwen/Qwen2.5-Math-7B",
     output_dir=Path("runs/mine"),
-    env=EnvConfig(problems="hub:RUC-AIBOX/STILL-3-RL-90K?statement=question"),
+    env=EnvConfig(problems="hub:RUC-AIBOX/STILL-3-RL-90K?statement=question+mixed"),
     ppo=PPOConfig(learning_rate=3e-6),
     validation=ValidationConfig(problems=("mixed", "hub:HuggingFaceH4/MATH-500"), greedy=True),
 )
