@@ -120,7 +120,7 @@ class MetricsLog:
         self._file = path.open("a")
         run_id = _run_id(folder / "run_id", resumed=keep_before > 0)
         try:
-            for name in report_to:
+            for name in dict.fromkeys(report_to):
                 opened = open_tracker(name, folder, config or {}, run_id=run_id, keep_before=keep_before)
                 self._trackers[name] = opened
         except BaseException:

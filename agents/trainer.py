@@ -116,6 +116,8 @@ class Trainer:
 
         Raises:
             UnhealthyError: Too many optimiser steps in a row were skipped.
+            TrackerError: A tracker does not start; nothing was trained.
+            HubError: The last checkpoint is saved, and could not be pushed.
         """
         config, first = self.config, self.step
         with self._stop.on_signals(), self._open_log() as metrics:

@@ -128,6 +128,26 @@ def test_the_clip_range_is_the_papers() -> None:
     assert config.advantage == "reinforce_plus_plus_baseline"
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"problems": ("a/test.jsonl", "b/test.jsonl")},
+            "Expect `validation.problems` of different names, got ('test', 'test').",
+        ),
+        (
+            {"problems": ("mixed", "products"), "num_problems": (1, 2, 3)},
+            "Expect `validation.num_problems` as one number or as 2, one for each set, got (1, 2, 3).",
+        ),
+        ({"num_problems": (8, 0)}, "Expect `validation.num_problems` of at least 1, got (8, 0)."),
+    ],
+)
+def test_sets_of_a_validation_have_names_and_numbers_of_their_own(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ValidationConfig(**values)
+    assert str(caught.value) == message
+
+
 def test_a_configuration_error_is_a_value_error() -> None:
     assert issubclass(ConfigError, ValueError)
 

@@ -1,13 +1,16 @@
 """What a run leaves behind: metrics under the names of docs/training.md, samples, and a model card."""
 
+import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from tqdm import tqdm
 
-from agents import Trainer, presets
+from agents import Callback, Trainer, presets
 from agents.config import ConfigError, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.metrics import read_metrics
 from benchmarks.plot_training import load_run
@@ -16,14 +19,12 @@ PAGE = (Path(__file__).parent.parent / "docs/training.md").read_text()
 PLACES = {"<validation>": "validation(_greedy|_text|/[^/]+)?", "<subject>": ".+"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step with every kind of figure."""
-    folder = tmp_path_factory.mktemp("runs") / "everything"
-    config = TrainConfig(
+def small(folder: Path, **changes: Any) -> TrainConfig:
+    """The tiny preset with few and short episodes and a validation after each step."""
+    arguments: dict[str, Any] = {"validation": ValidationConfig(every=1, num_problems=1)}
+    return TrainConfig(
         model="tiny",
         output_dir=folder,
-        max_steps=1,
         autocast=False,
         env=presets["tiny"]().env,
         rollout=RolloutConfig(
@@ -34,14 +35,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_num_seqs=4,
             dtype="float32",
         ),
-        ppo=PPOConfig(advantage="gae", kl_coefficient=0.1),
-        validation=ValidationConfig(
-            problems=("mixed", "arithmetic"), num_problems=(3, 1), greedy=True, text_prompt="text"
-        ),
+        **(arguments | changes),
     )
-    trainer = Trainer(config, log=lambda _: None)
-    trainer.train()
-    trainer.close()
+
+
+def train(config: TrainConfig, **arguments: Any) -> None:
+    trainer = Trainer(config, log=lambda _: None, **arguments)
+    try:
+        trainer.train()
+    finally:
+        trainer.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step with every kind of figure."""
+    folder = tmp_path_factory.mktemp("runs") / "everything"
+    validation = ValidationConfig(
+        problems=("mixed", "arithmetic"), num_problems=(3, 1), greedy=True, text_prompt="text"
+    )
+    ppo = PPOConfig(advantage="gae", kl_coefficient=0.1)
+    train(small(folder, max_steps=1, ppo=ppo, validation=validation))
     return folder
 
 
@@ -97,6 +111,39 @@ def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:
     run = load_run(folder)
     assert (run.steps, len(run.subjects)) == (1, 3)
     assert run.minutes > 0
+
+
+def test_the_time_left_is_by_the_mean_step_without_the_first_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, per_step = 0.0, []
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        """A bar whose time is ours."""
+
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, file=io.StringIO(), **more)
+            self._time = lambda: now
+            self.start_t = self.last_print_t = now
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            shows = self.format_dict
+            per_step.append(1 / shows["rate"] if shows["rate"] else shows["elapsed"] / self.n)
+            return shown
+
+    class Clock(Callback):
+        def on_validation(self, *_: Any) -> None:
+            nonlocal now
+            now += 100
+
+        def on_step_end(self, *_: Any) -> None:
+            nonlocal now
+            now += 2 if now < 150 else 6
+
+    monkeypatch.setattr("agents.trainer.tqdm", Bar)
+    train(small(tmp_path / "run", max_steps=2), callbacks=[Clock()])
+    assert per_step == [2, pytest.approx((2 + 100 + 6) / 2)]  # there is a validation between the steps
 
 
 def test_a_tracker_without_its_library_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
