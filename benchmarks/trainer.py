@@ -1,0 +1,492 @@
+"""Measure one update of ours, of TRL's GRPOTrainer and of a plain padded loop: time, memory, and the same gradient.
+
+python benchmarks/trainer.py --output trainer.json
+python benchmarks/trainer.py --model HuggingFaceTB/SmolLM2-135M-Instruct --dtype bfloat16 --repeats 1
+python benchmarks/trainer.py --device cuda --model Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 --groups 32
+
+An update is what follows the sampling in the paper's setting: old log-probabilities of all sequences, then two
+optimiser steps on a half each. All have the same weights, token ids, masks, advantages, sequences in a forward pass,
+clipping and AdamW. Completions have 16 to 1,024 tokens (log-uniform) with a stretch of feedback that does not count; a
+group shares its prompt, and all prompts begin with the same instruction, as in training.
+
+Contenders, each in a process of its own, interleaved; after one update to warm up, the second is timed:
+
+- `ours`: `Policy.evaluate` and `PPO.update`.
+- `TRL`: `GRPOTrainer.train()`, given the sampled tokens by its `rollout_func`. It pads a step's sequences to the
+  longest, and neither sorts nor packs. Its fused output layer is in use; that scores the completions' tokens on a GPU,
+  and every position on a CPU. Gradient checkpointing, on by default, is off, as it is for all. Liger's and the hub's
+  kernels, for GPUs alone, are not in use.
+- `padded`: all sequences padded to the longest, logits of all positions, log-softmax.
+
+Losses and gradient norms of both optimiser steps must agree, or the comparison is void and ends with an error. Memory
+is the most that an update holds beyond the loaded model. The machine's limit is a product of two square matrices in the
+same dtype; the share of it counts what everybody must compute, padding and repetitions left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import tyro
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from agents.batching import collate
+from agents.config import PPOConfig
+from agents.models import load_model, pick_device, resolve_model
+from agents.policy import Policy
+from agents.ppo import PPO
+from agents.report import table, write_json
+from agents.tiny import byte_tokenizer
+from agents.types import Advantages, Batch, Trajectory
+from benchmarks.rollouts_load import peak_mb
+
+Contender = Literal["ours", "TRL", "padded"]
+GENERATIONS = 4
+INSTRUCTION = 40
+UPDATES = 2
+STEPS = 2
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+PPO_CONFIG = PPOConfig(learning_rate=1e-4, weight_decay=0.0, num_minibatches=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure."""
+
+    model: str = "random"
+    """Folder or hub name, or random: a Qwen2 with fresh weights, of the sizes below."""
+    hidden_size: int = 256
+    """Of the random model."""
+    num_layers: int = 6
+    """Of the random model."""
+    vocab_size: int = 49_152
+    """Of the random model."""
+    groups: int = 4
+    """Problems, each with 4 sequences; an even number."""
+    shortest: int = 16
+    """Tokens of the shortest completion."""
+    longest: int = 1024
+    """Tokens of the longest completion."""
+    micro_batch_size: int = 4
+    """Sequences of one forward and backward pass."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products; parameters are float32."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    contenders: tuple[Contender, ...] = ("ours", "TRL", "padded")
+    """Who is measured."""
+    repeats: int = 3
+    """Measurements of each contender; the table has the medians."""
+    threads: int = 2
+    """Torch's threads."""
+    seed: int = 0
+    """Fixes weights and sequences."""
+    output: Path | None = None
+    """Where to write the figures as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.groups < 2 or self.groups % 2:
+            raise ValueError(f"Expect an even number of `groups`, got {self.groups}.")
+        if 2 * self.groups % self.micro_batch_size:
+            raise ValueError(
+                f"Expect a `micro_batch_size` that divides {2 * self.groups}, got {self.micro_batch_size}."
+            )
+        if not 1 <= self.shortest <= self.longest:
+            raise ValueError(f"Expect 1 <= shortest <= longest, got {self.shortest} and {self.longest}.")
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What autocast computes in, if it is on."""
+        return None if self.dtype == "float32" else torch.bfloat16
+
+
+class Meter:
+    """Times updates, and keeps the most memory that was held since the first began."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: list[float] = []
+        self._device = device
+        self._base: float | None = None
+
+    def begin(self) -> None:
+        """Begin an update."""
+        if self._base is None:
+            self._base = self._forget_peak()
+        self._synchronize()
+        self._begin = time.perf_counter()
+
+    def end(self) -> None:
+        """End it."""
+        self._synchronize()
+        self.seconds.append(time.perf_counter() - self._begin)
+
+    @property
+    def peak_mb(self) -> float:
+        """Most MB held since the first update began, beyond what was held then."""
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self._device.type == "cuda" else peak_mb()
+        return peak - (self._base or 0.0)
+
+    def _forget_peak(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated() / 2**20
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+        return peak_mb()
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def make_load(config: Config, vocab_size: int) -> tuple[Batch, list[int]]:
+    """Draw the sequences; return them and their prompts' lengths. Both halves have completions of the same lengths."""
+    draw = random.Random(config.seed)
+    half = config.groups // 2 * GENERATIONS
+    ratio = (config.longest / config.shortest) ** (1 / max(1, half - 1))
+    lengths = [round(config.shortest * ratio**i) for i in range(half)]
+    lengths = draw.sample(lengths, half) + draw.sample(lengths, half)
+
+    def ids(count: int) -> list[int]:
+        return [draw.randrange(vocab_size) for _ in range(count)]
+
+    instruction, rows = ids(INSTRUCTION), []
+    for group in range(config.groups):
+        prompt = instruction + ids(draw.randint(1, 160))
+        for number, length in enumerate(lengths[group * GENERATIONS : (group + 1) * GENERATIONS]):
+            feedback = length // 8 if length >= 2 * config.shortest else 0
+            begin = (length - feedback) // 2
+            acts = [not begin <= t < begin + feedback for t in range(length)]
+            right = number == 0 or (number < GENERATIONS - 1 and draw.random() < 0.5)
+            rows.append(_trajectory(group, prompt, ids(length), acts, 1.0 if right else -1.0))
+    return collate(rows), [row.prompt_length for row in rows]
+
+
+def _trajectory(
+    group: int, prompt: Sequence[int], completion: Sequence[int], acts: Sequence[bool], reward: float
+) -> Trajectory:
+    length = len(prompt) + len(completion)
+    return Trajectory(
+        problem_id=str(group),
+        group_id=group,
+        token_ids=(*prompt, *completion),
+        action_mask=(*[False] * len(prompt), *acts),
+        logprobs=(0.0,) * length,
+        prompt_length=len(prompt),
+        reward=reward,
+        reward_valid=True,
+        terminated=True,
+        truncated=False,
+        turns=(),
+        boundary_cuts=0,
+        policy_versions=(0,) * length,
+    )
+
+
+def make_targets(batch: Batch) -> Advantages:
+    """Return each reward less its group's mean."""
+    advantages = (batch.rewards - batch.rewards.view(-1, GENERATIONS).mean(1).repeat_interleave(GENERATIONS))[:, None]
+    advantages = advantages * batch.action_mask
+    return Advantages(advantages=advantages, returns=advantages)
+
+
+def make_model(config: Config) -> PreTrainedModel:
+    """Load the model, or make the random one."""
+    if config.model != "random":
+        return load_model(resolve_model(config.model, log=lambda _: None), "float32")
+    torch.manual_seed(config.seed)
+    heads = max(2, config.hidden_size // 64)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=3 * config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+
+
+def halves(batch: Batch) -> tuple[torch.Tensor, ...]:
+    """Return the row numbers of each optimiser step."""
+    return torch.arange(len(batch)).chunk(STEPS)
+
+
+def update_ours(config: Config, model: PreTrainedModel, meter: Meter) -> list[tuple[float, float]]:
+    """Update with `agents`; return loss and gradient norm of each optimiser step."""
+    batch, _ = make_load(config, model.config.vocab_size)
+    targets = make_targets(batch)
+    policy = Policy(model, autocast=config.autocast)
+    settings = PPO_CONFIG.__dict__ | {"micro_batch_size": config.micro_batch_size}
+    ppo, generator, steps = PPO(policy, PPOConfig(**settings)), torch.Generator(), []
+    for _ in range(UPDATES):
+        meter.begin()
+        old = policy.evaluate(batch, config.micro_batch_size)
+        for index in halves(batch):
+            figures = ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator)
+            steps.append((figures["policy_loss"], figures["grad_norm"]))
+        meter.end()
+    return steps
+
+
+def update_padded(config: Config, model: PreTrainedModel, meter: Meter) -> list[tuple[float, float]]:
+    """Update with a plain loop; return loss and gradient norm of each optimiser step."""
+    batch, _ = make_load(config, model.config.vocab_size)
+    targets = make_targets(batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PPO_CONFIG.learning_rate, weight_decay=0.0)
+    steps = []
+
+    def logprobs(rows: Batch) -> torch.Tensor:
+        with torch.autocast(model.device.type, dtype=config.autocast, enabled=config.autocast is not None):
+            outputs = model(input_ids=rows.token_ids, attention_mask=rows.attention_mask, use_cache=False)
+        return outputs.logits[:, :-1].float().log_softmax(-1).gather(2, rows.token_ids[:, 1:, None]).squeeze(2)
+
+    for _ in range(UPDATES):
+        meter.begin()
+        parts = torch.arange(len(batch)).split(config.micro_batch_size)
+        with torch.no_grad():
+            old = torch.cat([logprobs(batch.rows(part).to(model.device)) for part in parts])
+        for half in halves(batch):
+            total = 0.0
+            for part in half.split(config.micro_batch_size):
+                rows, advantages = batch.rows(part).to(model.device), targets.advantages[part, 1:].to(model.device)
+                ratio = (logprobs(rows) - old[part.to(old.device)]).exp()
+                clipped = ratio.clamp(1 - PPO_CONFIG.epsilon, 1 + PPO_CONFIG.epsilon_high)
+                losses = -torch.minimum(ratio.clamp(max=PPO_CONFIG.dual_clip) * advantages, clipped * advantages)
+                loss = losses[rows.action_mask[:, 1:]].sum() / batch.action_mask[half].sum()
+                loss.backward()
+                total += float(loss.detach())
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), PPO_CONFIG.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            steps.append((total, float(norm)))
+        meter.end()
+    return steps
+
+
+def update_trl(config: Config, model: PreTrainedModel, meter: Meter) -> list[tuple[float, float]]:
+    """Update with TRL's GRPOTrainer; return loss and gradient norm of each optimiser step."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the rollout_func warns of itself
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer import grpo_trainer
+
+    batch, prompts = make_load(config, model.config.vocab_size)
+    accumulation = len(batch) // STEPS // config.micro_batch_size
+
+    def rollout(*_: Any) -> dict[str, list[list[int]] | None]:
+        """Give the sequences as if they had been sampled; from here on TRL is timed."""
+        rows = [ids[mask].tolist() for ids, mask in zip(batch.token_ids, batch.attention_mask, strict=True)]
+        acts = [acts[mask].tolist() for acts, mask in zip(batch.action_mask.long(), batch.attention_mask, strict=True)]
+        sampled = {
+            "prompt_ids": [row[:n] for row, n in zip(rows, prompts, strict=True)],
+            "completion_ids": [row[n:] for row, n in zip(rows, prompts, strict=True)],
+            "env_mask": [row[n:] for row, n in zip(acts, prompts, strict=True)],
+            "logprobs": None,
+        }
+        meter.begin()
+        return sampled
+
+    class StopWatch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % STEPS == 0:
+                meter.end()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GRPOTrainer(
+            model=model,
+            processing_class=byte_tokenizer(),
+            reward_funcs=lambda completions, **_: batch.rewards.tolist(),
+            train_dataset=Dataset.from_list([{"prompt": "-"}] * config.groups),
+            rollout_func=rollout,
+            callbacks=[StopWatch()],
+            args=GRPOConfig(
+                output_dir=folder,
+                max_steps=UPDATES * STEPS,
+                per_device_train_batch_size=config.micro_batch_size,
+                gradient_accumulation_steps=accumulation,
+                steps_per_generation=STEPS * accumulation,
+                num_generations=GENERATIONS,
+                max_completion_length=config.longest,
+                beta=0.0,
+                loss_type="dapo",
+                scale_rewards="none",
+                epsilon=PPO_CONFIG.epsilon,
+                epsilon_high=PPO_CONFIG.epsilon_high,
+                delta=PPO_CONFIG.dual_clip,
+                learning_rate=PPO_CONFIG.learning_rate,
+                lr_scheduler_type="constant",
+                weight_decay=0.0,
+                max_grad_norm=PPO_CONFIG.max_grad_norm,
+                gradient_checkpointing=False,
+                bf16=config.dtype == "bfloat16",
+                use_cpu=model.device.type == "cpu",
+                dataloader_pin_memory=False,
+                logging_steps=1,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            ),
+        )
+        trainer.remove_callback(PrinterCallback)
+        with patch.object(grpo_trainer, "shuffle_sequence_dict", lambda rows: rows):  # the same halves for everybody
+            trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    return [(float(entry["loss"]), float(entry["grad_norm"])) for entry in logged]
+
+
+UPDATE: dict[Contender, Callable[[Config, PreTrainedModel, Meter], list[tuple[float, float]]]] = {
+    "ours": update_ours,
+    "TRL": update_trl,
+    "padded": update_padded,
+}
+
+
+def measure(config: Config, contender: Contender) -> dict[str, Any]:
+    """Let one contender update, and return its figures."""
+    torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    model = torch.nn.Module.to(make_model(config), device)
+    batch, _ = make_load(config, model.config.vocab_size)
+    needed, tokens, meter = needed_flops(model, batch), int(batch.attention_mask.sum()), Meter(device)
+    limit = matmul_flops(config, device)
+    steps = UPDATE[contender](config, model, meter)
+    seconds = meter.seconds[-1]
+    return {
+        "contender": contender,
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_s": tokens / seconds,
+        "peak_mb": meter.peak_mb,
+        "state_mb": 12 * sum(p.numel() for p in model.parameters()) / 2**20,
+        "limit_flops_per_s": limit,
+        "of_limit": needed / seconds / limit,
+        "losses": [loss for loss, _ in steps],
+        "gradient_norms": [norm for _, norm in steps],
+    }
+
+
+def needed_flops(model: PreTrainedModel, batch: Batch) -> float:
+    """Count what an update must compute: a pass for old log-probabilities, and a forward and a backward pass.
+
+    A forward pass has 2 operations for each weight of the layers and token, 2 for each weight of the output layer and
+    sampled token, and attention's to the tokens before; a backward pass has twice as many.
+    """
+    shape = model.config
+    layers = sum(p.numel() for p in model.base_model.layers.parameters() if p.ndim == 2)
+    lengths = batch.attention_mask.sum(1).double()
+    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    attention = 2 * shape.num_hidden_layers * shape.num_attention_heads * head_dim * float(lengths.square().sum())
+    head = shape.vocab_size * shape.hidden_size * int(batch.action_mask.sum())
+    return 4 * (2 * layers * float(lengths.sum()) + 2 * head + attention)
+
+
+def matmul_flops(config: Config, device: torch.device) -> float:
+    """Return the most operations a second of a product of two square matrices."""
+    size = 2048 if device.type == "cpu" else 8192
+    matrix = torch.randn(size, size, device=device, dtype=config.autocast or torch.float32)
+    watch = Meter(device)
+    while len(watch.seconds) < 3 or sum(watch.seconds) < 1:
+        watch.begin()
+        torch.matmul(matrix, matrix)
+        watch.end()
+    return 2 * size**3 / min(watch.seconds)
+
+
+def check_agreement(rows: Sequence[dict[str, Any]], tolerance: float) -> None:
+    """Compare losses and gradient norms of all optimiser steps of the first update.
+
+    Raises:
+        RuntimeError: Two contenders have computed different things.
+    """
+    for name in ("losses", "gradient_norms"):
+        for step in range(STEPS):
+            found = {row["contender"]: row[name][step] for row in rows}
+            first = next(iter(found.values()))
+            if not all(math.isclose(value, first, rel_tol=tolerance, abs_tol=tolerance) for value in found.values()):
+                raise RuntimeError(f"Expect the same {name} of everybody in optimiser step {step}, got {found}.")
+
+
+def medians(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one contender over all repeats."""
+    names = ("seconds", "tokens_per_s", "peak_mb", "limit_flops_per_s", "of_limit")
+    return rows[0] | {name: median(row[name] for row in rows) for name in names}
+
+
+def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each row its speed and its memory as multiples of TRL's; None without TRL."""
+    trl = next((row for row in rows if row["contender"] == "TRL"), None)
+    return [
+        row
+        | {
+            "speed_to_trl": None if trl is None else row["tokens_per_s"] / trl["tokens_per_s"],
+            "memory_to_trl": None if trl is None else row["peak_mb"] / trl["peak_mb"],
+        }
+        for row in rows
+    ]
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a table."""
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "contender": lambda r: str(r["contender"]),
+        "seconds": lambda r: f"{r['seconds']:.2f}",
+        "tokens/s": lambda r: f"{r['tokens_per_s']:.0f}",
+        "speed to TRL": lambda r: _ratio(r["speed_to_trl"]),
+        "peak MB": lambda r: f"{r['peak_mb']:.0f}",
+        "to TRL": lambda r: _ratio(r["memory_to_trl"]),
+        "gradients, moments MB": lambda r: f"{r['state_mb']:.0f}",
+        "of the limit, %": lambda r: f"{100 * r['of_limit']:.1f}",
+        "loss": lambda r: f"{fmean(r['losses'][:STEPS]):.5f}",
+        "gradient norm": lambda r: f"{fmean(r['gradient_norms'][:STEPS]):.5f}",
+    }
+    return table(list(columns), [[show(row) for show in columns.values()] for row in rows])
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main(config: Config) -> list[dict[str, Any]]:
+    """Measure, print a table, write the figures and return them."""
+    contenders = list(config.contenders)
+    if "TRL" in contenders and importlib.util.find_spec("trl") is None:
+        print('TRL: left out, not installed. Get it by `pip install "cir-env[trl]"`.')
+        contenders.remove("TRL")
+    found: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders}
+    for _ in range(config.repeats):
+        for contender in contenders:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                row = process.submit(measure, config, contender).result()
+            found[contender].append(row)
+            print(f"{contender}: {row['seconds']:.2f} s, {row['peak_mb']:.0f} MB", flush=True)
+    rows = with_ratios([medians(each) for each in found.values()])
+    check_agreement(rows, TOLERANCE[config.dtype])
+    print("\n" + report(rows))
+    limit = median(row["limit_flops_per_s"] for row in rows)
+    print(f"\n{rows[0]['tokens']} tokens; the machine's limit in {config.dtype}: {limit / 1e9:.0f} GFLOP/s")
+    if config.output is not None:
+        write_json(config.output, {"config": config.__dict__, "results": rows})
+    return rows
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
