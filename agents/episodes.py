@@ -55,6 +55,34 @@ def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str],
     )
 
 
+def encode_again(
+    completion: Completion, kept_chars: int, encode: Callable[[str], list[int]], *, ended: bool
+) -> KeptTokens:
+    """Return the encoding of the kept text as if it had been sampled, as a pipeline does that hands texts on.
+
+    Log-probabilities keep their places, whatever tokens now stand there; 0 behind the last.
+
+    Args:
+        completion: What the engine sampled.
+        kept_chars: How much of its text the environment keeps.
+        encode: Turns text to token ids.
+        ended: Whether the episode ends here; a closing end-of-sequence token then stays.
+
+    Returns:
+        The tokens, all of them trained on; ``cuts`` is 1 if they differ from those that were sampled.
+    """
+    end = len(completion.token_ids) - (completion.finish_reason == "stop")
+    encoded = encode(completion.text[:kept_chars])
+    token_ids = (*encoded, *(completion.token_ids[end:] if ended else ()))
+    count = len(token_ids)
+    return KeptTokens(
+        token_ids=token_ids,
+        action_mask=(True,) * count,
+        logprobs=(*completion.logprobs, *[0.0] * count)[:count],
+        cuts=int(tuple(encoded) != completion.token_ids[:end]),
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class Play:
     """An episode in progress."""
@@ -83,6 +111,8 @@ class Play:
     """Whether the prompt leaves no room for a token."""
     completion: Completion | None = None
     """The turn in progress, as far as it was sampled."""
+    by_text: bool = False
+    """Whether each turn's text is encoded again, in place of the sampled tokens."""
     scanner: Scanner | None = None
     """Finds the end of the turn in progress; as new."""
     allowance: int | None = None
@@ -110,7 +140,12 @@ class Play:
         ended = result.terminated or result.truncated or completion is None
         text = completion.text if completion is not None else ""
         kept_chars = len(text) if ended else int(result.info.get("kept_chars", len(text)))
-        if completion is not None and ended:
+        if completion is not None and self.by_text:
+            kept = encode_again(completion, kept_chars, encode, ended=ended)
+            versions = completion.policy_versions[:1] * len(kept.token_ids)
+            self._append(kept.token_ids, kept.action_mask, kept.logprobs, versions)
+            self.cuts += kept.cuts
+        elif completion is not None and ended:
             ids = completion.token_ids
             self._append(ids, [True] * len(ids), completion.logprobs, completion.policy_versions)
         elif completion is not None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from agents.config import ConfigError, expect
+from agents.config import Boundary, ConfigError, expect
 from agents.distributed import gather_from, share
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, open_pool
@@ -103,6 +103,7 @@ def evaluate(
     options: Mapping[str, Any] | None = None,
     on_end: Callable[[Trajectory], None] = lambda _: None,
     on_poll: Callable[[], None] = lambda: None,
+    boundary: Boundary = "exact",
 ) -> Evaluation:
     """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
 
@@ -118,6 +119,7 @@ def evaluate(
         options: More reset options, such as ``interaction_budget``.
         on_end: Called with each trajectory as it ends.
         on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
+        boundary: As for :func:`agents.rollout.collect`.
     """
     available = envs.num_problems
     if available is not None and num_problems > available:
@@ -132,8 +134,10 @@ def evaluate(
         for problem in share(range(num_problems))
         for sample in range(num_samples)
     ]
-    trajectories = gather_from(lambda: collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll))
-    trajectories.sort(key=lambda t: t.group_id)
+    def play() -> list[Trajectory]:
+        return collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll, boundary=boundary)
+
+    trajectories = sorted(gather_from(play), key=lambda t: t.group_id)
     return Evaluation(num_samples=num_samples, trajectories=tuple(trajectories))
 
 

@@ -21,10 +21,12 @@ import numpy as np
 
 from agents.engines.base import Sampling
 from agents.episodes import Play
+from agents.stop_string import StopString, cut_text
 from agents.types import Completion, Episode, Trajectory
 
 if TYPE_CHECKING:
     from agents.chat import Chat
+    from agents.config import Boundary
     from agents.engines.base import Engine
     from agents.envs import EnvPool, EnvResult
 
@@ -67,6 +69,7 @@ class Collector:
         envs: Copies of the environment; their number bounds the episodes in flight.
         engine: Samples the tokens.
         chat: Encodes prompts and feedback.
+        boundary: See :attr:`agents.config.RolloutConfig.boundary`.
 
     Attributes:
         figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends
@@ -75,9 +78,10 @@ class Collector:
             (``engine/waiting_s``), and the seconds in all (``time/sampling_s``).
     """
 
-    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat) -> None:
+    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, *, boundary: Boundary = "exact") -> None:
         self.figures: dict[str, float] = {}
         self._envs, self._engine, self._chat = envs, engine, chat
+        self._by_text = boundary == "stop_string"
         self._free = deque(range(len(envs)))
         self._waiting: deque[Play] = deque()
         self._in_env: dict[int, Play | None] = {}  # None: of an episode that was cancelled
@@ -168,7 +172,7 @@ class Collector:
                     turn.info.get("problem_id"),
                 )
                 self._free.append(env_id)
-                self._waiting.append(Play(number=play.number, episode=play.episode))
+                self._waiting.append(Play(number=play.number, episode=play.episode, by_text=play.by_text))
                 return
         play.scanner = result.scanner
         self._paused.append((env_id, play))
@@ -183,7 +187,7 @@ class Collector:
     def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
         self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
         for episode in episodes:
-            play = Play(number=self._count, episode=episode)
+            play = Play(number=self._count, episode=episode, by_text=self._by_text)
             self._groups.setdefault(episode.group_id, {})[play.number] = None
             self._waiting.append(play)
             self._count += 1
@@ -274,13 +278,16 @@ class Collector:
         seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
         sampling = replace(self._sampling, max_tokens=max_tokens, seed=int(seed))
         self._in_engine[play.number] = (env_id, play)
-        self._engine.submit(play.number, play.token_ids, sampling, deepcopy(play.scanner), begun=play.completion)
+        scanner = StopString() if play.by_text and play.scanner is not None else deepcopy(play.scanner)
+        self._engine.submit(play.number, play.token_ids, sampling, scanner, begun=play.completion)
 
     def _take_completion(self, completion: Completion) -> None:
         env_id, play = self._in_engine.pop(completion.request_id)
         if play.allowance is not None:
             play.allowance -= len(completion.token_ids) - play.begun
-        play.completion = completion
+        play.completion = (
+            cut_text(completion) if completion.finish_reason == "boundary" and play.by_text else completion
+        )
         if completion.finish_reason == "length" and self._room(play) > 0:
             self._engine.release(play.number)  # new weights will come, and make its cache worthless
             self._paused.append((env_id, play))
@@ -335,10 +342,12 @@ def collect(
     *,
     on_end: Callable[[Trajectory], None] = lambda _: None,
     on_poll: Callable[[], None] = lambda: None,
+    boundary: Boundary = "exact",
 ) -> list[Trajectory]:
     """Play every episode to its end, once; see :class:`Collector`.
 
     Returns:
         The trajectories, group after group, in the order of ``episodes``.
     """
-    return Collector(envs, engine, chat).collect(episodes, sampling, on_end=on_end, on_poll=on_poll)
+    collector = Collector(envs, engine, chat, boundary=boundary)
+    return collector.collect(episodes, sampling, on_end=on_end, on_poll=on_poll)

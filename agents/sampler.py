@@ -46,7 +46,7 @@ class Sampler:
 
     def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig) -> None:
         self.figures: dict[str, float] = {}
-        self._collector = Collector(envs, engine, chat)
+        self._collector = Collector(envs, engine, chat, boundary=config.rollout.boundary)
         self._config = config
         extra = config.rollout.num_extra_problems
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)

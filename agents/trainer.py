@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from agents import checkpoint, distributed, run_folder
 from agents.advantages import estimate_advantages
-from agents.batching import collate
+from agents.batching import collate, with_feedback
 from agents.build import build_policy, load_reference
 from agents.callbacks import Callback
 from agents.chat import Chat
@@ -270,10 +270,12 @@ class Trainer:
         in_loss = [is_in_loss(t, config.selection) for t in trajectories]
         if not any(in_loss):
             return {"num_updates": 0.0}
-        batch = collate(trajectories, in_loss=in_loss)
+        batch = sampled = collate(trajectories, in_loss=in_loss)
+        if config.ppo.train_on_feedback:
+            batch = with_feedback(sampled, [t.prompt_length for t in trajectories])
         torch.manual_seed(seed_of(config.seed, 3, self.step))  # for dropout, where a model has any
         old = self.policy.evaluate(batch, config.ppo.micro_batch_tokens, on_micro_batch=self._break_off)
-        figures = describe_mismatch(batch, old) | describe_staleness(trajectories, self.step)
+        figures = describe_mismatch(sampled, old) | describe_staleness(trajectories, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
         if self._reference is not None:
             reference = self._reference.evaluate(batch, config.ppo.micro_batch_tokens, on_micro_batch=self._break_off)

@@ -57,6 +57,7 @@ class Validator:
                 seed=self._config.seed,
                 on_end=on_end(arm),
                 on_poll=on_poll,
+                boundary=rollout.boundary,
             )
 
         outcomes = {key: play(key, envs, sampled, size) for key, (envs, size) in self._sets.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from agents_fakes import trajectory
 
 from agents import Callback, Trainer, checkpoint, presets
 from agents.checkpoint import STATE, checkpoints, read_json
@@ -111,6 +112,31 @@ def test_a_kl_penalty_is_measured_from_the_model_that_training_began_with_also_a
         assert all(map(torch.equal, first, made._reference.parameters()))
         made.train()
     assert [row["kl"] >= 0 for row in rows(tmp_path)] == [True, True]
+
+
+def test_training_on_feedback_changes_the_update_but_not_what_is_said_of_the_sampled_tokens(tmp_path: Path) -> None:
+    found = []
+    for name, on in (("off", False), ("on", True)):
+        with trainer(tmp_path / name, ppo={"train_on_feedback": on}, max_steps=1) as made:
+            tokens = made.chat.encode_feedback("ab12")
+            episode = {"token_ids": tuple(tokens), "action_mask": (False, True, False, True), "prompt_length": 1}
+            rest = {"logprobs": (0.0, -1.0, 0.0, -1.0), "policy_versions": (-1, 0, -1, 0)}
+            played = [trajectory("P s f s", **episode, **rest, reward=reward) for reward in (1.0, -1.0)]
+            found.append(made._update(played))
+    off, on = found
+    assert off["sampling/logprob_difference_mean"] == on["sampling/logprob_difference_mean"]
+    assert off["entropy"] != on["entropy"]
+    assert off["grad_norm"] != on["grad_norm"]
+
+
+def test_the_boundary_holds_for_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("agents.rollout.StopString", lambda: seen.append(1))
+    with trainer(tmp_path, rollout={"boundary": "stop_string"}, max_steps=0) as made:
+        made.train()
+        validated = len(seen)
+        made.sampler.take(0, on_end=lambda _: None)
+    assert len(seen) > validated > 0
 
 
 class Notes(Callback):
