@@ -76,8 +76,10 @@ class Validator:
             envs.close()
 
     def _open(self, problems: str | None, **overrides: str | int) -> EnvPool:
-        held_out = {} if problems is None else {"problems": problems}
-        return open_split(self._config.env, self._config.rollout.max_num_seqs, split="test", **held_out, **overrides)
+        env, named = self._config.env, {} if problems is None else {"problems": problems}
+        if env.interaction_budget == "0":  # what never runs code in training is not to run it here
+            overrides = {"interaction_budget": 0} | overrides
+        return open_split(env, self._config.rollout.max_num_seqs, split="test", **named, **overrides)
 
 
 def figures_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:

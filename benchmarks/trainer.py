@@ -29,9 +29,7 @@ import importlib.util
 import math
 import multiprocessing
 import os
-import random
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -42,21 +40,18 @@ from unittest.mock import patch
 
 import torch
 import tyro
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel
 
-from agents.batching import collate
-from agents.config import PPOConfig
+from agents.config import PPOConfig, expect
 from agents.models import load_model, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO
 from agents.report import table, write_json
 from agents.tiny import byte_tokenizer
-from agents.types import Advantages, Batch, Trajectory
-from benchmarks.rollouts_load import peak_mb
+from agents.types import Batch
+from benchmarks.trainer_load import GENERATIONS, Load, Meter, make_load, matmul_flops, needed_flops, random_model
 
 Contender = Literal["ours", "TRL", "padded"]
-GENERATIONS = 4
-INSTRUCTION = 40
 UPDATES = 2
 STEPS = 2
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -99,14 +94,11 @@ class Config:
     """Where to write the figures as JSON."""
 
     def __post_init__(self) -> None:
-        if self.groups < 2 or self.groups % 2:
-            raise ValueError(f"Expect an even number of `groups`, got {self.groups}.")
-        if 2 * self.groups % self.micro_batch_size:
-            raise ValueError(
-                f"Expect a `micro_batch_size` that divides {2 * self.groups}, got {self.micro_batch_size}."
-            )
-        if not 1 <= self.shortest <= self.longest:
-            raise ValueError(f"Expect 1 <= shortest <= longest, got {self.shortest} and {self.longest}.")
+        half = self.groups // 2 * GENERATIONS
+        expect(self.groups >= 2 and self.groups % 2 == 0, "groups", "even", self.groups)
+        expect(half % self.micro_batch_size == 0, "micro_batch_size", f"a divisor of {half}", self.micro_batch_size)
+        expect(1 <= self.shortest <= self.longest, "shortest", f"from 1 to longest ({self.longest})", self.shortest)
+        expect(self.repeats >= 1, "repeats", "of at least 1", self.repeats)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -114,125 +106,14 @@ class Config:
         return None if self.dtype == "float32" else torch.bfloat16
 
 
-class Meter:
-    """Times updates, and keeps the most memory that was held since the first began."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: list[float] = []
-        self._device = device
-        self._base: float | None = None
-
-    def begin(self) -> None:
-        """Begin an update."""
-        if self._base is None:
-            self._base = self._forget_peak()
-        self._synchronize()
-        self._begin = time.perf_counter()
-
-    def end(self) -> None:
-        """End it."""
-        self._synchronize()
-        self.seconds.append(time.perf_counter() - self._begin)
-
-    @property
-    def peak_mb(self) -> float:
-        """Most MB held since the first update began, beyond what was held then."""
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self._device.type == "cuda" else peak_mb()
-        return peak - (self._base or 0.0)
-
-    def _forget_peak(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            return torch.cuda.memory_allocated() / 2**20
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
-        return peak_mb()
-
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-
-
-def make_load(config: Config, vocab_size: int) -> tuple[Batch, list[int]]:
-    """Draw the sequences; return them and their prompts' lengths. Both halves have completions of the same lengths."""
-    draw = random.Random(config.seed)
-    half = config.groups // 2 * GENERATIONS
-    ratio = (config.longest / config.shortest) ** (1 / max(1, half - 1))
-    lengths = [round(config.shortest * ratio**i) for i in range(half)]
-    lengths = draw.sample(lengths, half) + draw.sample(lengths, half)
-
-    def ids(count: int) -> list[int]:
-        return [draw.randrange(vocab_size) for _ in range(count)]
-
-    instruction, rows = ids(INSTRUCTION), []
-    for group in range(config.groups):
-        prompt = instruction + ids(draw.randint(1, 160))
-        for number, length in enumerate(lengths[group * GENERATIONS : (group + 1) * GENERATIONS]):
-            feedback = length // 8 if length >= 2 * config.shortest else 0
-            begin = (length - feedback) // 2
-            acts = [not begin <= t < begin + feedback for t in range(length)]
-            right = number == 0 or (number < GENERATIONS - 1 and draw.random() < 0.5)
-            rows.append(_trajectory(group, prompt, ids(length), acts, 1.0 if right else -1.0))
-    return collate(rows), [row.prompt_length for row in rows]
-
-
-def _trajectory(
-    group: int, prompt: Sequence[int], completion: Sequence[int], acts: Sequence[bool], reward: float
-) -> Trajectory:
-    length = len(prompt) + len(completion)
-    return Trajectory(
-        problem_id=str(group),
-        group_id=group,
-        token_ids=(*prompt, *completion),
-        action_mask=(*[False] * len(prompt), *acts),
-        logprobs=(0.0,) * length,
-        prompt_length=len(prompt),
-        reward=reward,
-        reward_valid=True,
-        terminated=True,
-        truncated=False,
-        turns=(),
-        boundary_cuts=0,
-        policy_versions=(0,) * length,
-    )
-
-
-def make_targets(batch: Batch) -> Advantages:
-    """Return each reward less its group's mean."""
-    advantages = (batch.rewards - batch.rewards.view(-1, GENERATIONS).mean(1).repeat_interleave(GENERATIONS))[:, None]
-    advantages = advantages * batch.action_mask
-    return Advantages(advantages=advantages, returns=advantages)
-
-
-def make_model(config: Config) -> PreTrainedModel:
-    """Load the model, or make the random one."""
-    if config.model != "random":
-        return load_model(resolve_model(config.model, log=lambda _: None), "float32")
-    torch.manual_seed(config.seed)
-    heads = max(2, config.hidden_size // 64)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=3 * config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads // 2,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
-
-
 def halves(batch: Batch) -> tuple[torch.Tensor, ...]:
     """Return the row numbers of each optimiser step."""
     return torch.arange(len(batch)).chunk(STEPS)
 
 
-def update_ours(config: Config, model: PreTrainedModel, meter: Meter) -> list[tuple[float, float]]:
+def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
     """Update with `agents`; return loss and gradient norm of each optimiser step."""
-    batch, _ = make_load(config, model.config.vocab_size)
-    targets = make_targets(batch)
+    batch, targets = load.batch, load.targets
     policy = Policy(model, autocast=config.autocast)
     settings = PPO_CONFIG.__dict__ | {"micro_batch_size": config.micro_batch_size}
     ppo, generator, steps = PPO(policy, PPOConfig(**settings)), torch.Generator(), []
@@ -246,10 +127,9 @@ def update_ours(config: Config, model: PreTrainedModel, meter: Meter) -> list[tu
     return steps
 
 
-def update_padded(config: Config, model: PreTrainedModel, meter: Meter) -> list[tuple[float, float]]:
+def update_padded(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
     """Update with a plain loop; return loss and gradient norm of each optimiser step."""
-    batch, _ = make_load(config, model.config.vocab_size)
-    targets = make_targets(batch)
+    batch, targets = load.batch, load.targets
     optimizer = torch.optim.AdamW(model.parameters(), lr=PPO_CONFIG.learning_rate, weight_decay=0.0)
     steps = []
 
@@ -281,7 +161,7 @@ def update_padded(config: Config, model: PreTrainedModel, meter: Meter) -> list[
     return steps
 
 
-def update_trl(config: Config, model: PreTrainedModel, meter: Meter) -> list[tuple[float, float]]:
+def update_trl(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
     """Update with TRL's GRPOTrainer; return loss and gradient norm of each optimiser step."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the rollout_func warns of itself
     from datasets import Dataset
@@ -289,7 +169,7 @@ def update_trl(config: Config, model: PreTrainedModel, meter: Meter) -> list[tup
     from trl import GRPOConfig, GRPOTrainer
     from trl.trainer import grpo_trainer
 
-    batch, prompts = make_load(config, model.config.vocab_size)
+    batch, prompts = load.batch, load.prompt_lengths
     accumulation = len(batch) // STEPS // config.micro_batch_size
 
     def rollout(*_: Any) -> dict[str, list[list[int]] | None]:
@@ -353,11 +233,19 @@ def update_trl(config: Config, model: PreTrainedModel, meter: Meter) -> list[tup
     return [(float(entry["loss"]), float(entry["grad_norm"])) for entry in logged]
 
 
-UPDATE: dict[Contender, Callable[[Config, PreTrainedModel, Meter], list[tuple[float, float]]]] = {
+UPDATE: dict[Contender, Callable[[Config, PreTrainedModel, Load, Meter], list[tuple[float, float]]]] = {
     "ours": update_ours,
     "TRL": update_trl,
     "padded": update_padded,
 }
+
+
+def make_model(config: Config) -> PreTrainedModel:
+    """Load the model, or make the random one."""
+    if config.model != "random":
+        return load_model(resolve_model(config.model, log=lambda _: None), "float32")
+    sizes = {name: getattr(config, name) for name in ("vocab_size", "hidden_size", "num_layers", "seed")}
+    return random_model(**sizes)
 
 
 def measure(config: Config, contender: Contender) -> dict[str, Any]:
@@ -365,10 +253,11 @@ def measure(config: Config, contender: Contender) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     model = torch.nn.Module.to(make_model(config), device)
-    batch, _ = make_load(config, model.config.vocab_size)
-    needed, tokens, meter = needed_flops(model, batch), int(batch.attention_mask.sum()), Meter(device)
-    limit = matmul_flops(config, device)
-    steps = UPDATE[contender](config, model, meter)
+    sizes = {name: getattr(config, name) for name in ("groups", "shortest", "longest", "seed")}
+    load, meter = make_load(model.config.vocab_size, **sizes), Meter(device)
+    needed, tokens = needed_flops(model, load.batch), int(load.batch.attention_mask.sum())
+    limit = matmul_flops(config.autocast or torch.float32, device)
+    steps = UPDATE[contender](config, model, load, meter)
     seconds = meter.seconds[-1]
     return {
         "contender": contender,
@@ -382,33 +271,6 @@ def measure(config: Config, contender: Contender) -> dict[str, Any]:
         "losses": [loss for loss, _ in steps],
         "gradient_norms": [norm for _, norm in steps],
     }
-
-
-def needed_flops(model: PreTrainedModel, batch: Batch) -> float:
-    """Count what an update must compute: a pass for old log-probabilities, and a forward and a backward pass.
-
-    A forward pass has 2 operations for each weight of the layers and token, 2 for each weight of the output layer and
-    sampled token, and attention's to the tokens before; a backward pass has twice as many.
-    """
-    shape = model.config
-    layers = sum(p.numel() for p in model.base_model.layers.parameters() if p.ndim == 2)
-    lengths = batch.attention_mask.sum(1).double()
-    head_dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    attention = 2 * shape.num_hidden_layers * shape.num_attention_heads * head_dim * float(lengths.square().sum())
-    head = shape.vocab_size * shape.hidden_size * int(batch.action_mask.sum())
-    return 4 * (2 * layers * float(lengths.sum()) + 2 * head + attention)
-
-
-def matmul_flops(config: Config, device: torch.device) -> float:
-    """Return the most operations a second of a product of two square matrices."""
-    size = 2048 if device.type == "cpu" else 8192
-    matrix = torch.randn(size, size, device=device, dtype=config.autocast or torch.float32)
-    watch = Meter(device)
-    while len(watch.seconds) < 3 or sum(watch.seconds) < 1:
-        watch.begin()
-        torch.matmul(matrix, matrix)
-        watch.end()
-    return 2 * size**3 / min(watch.seconds)
 
 
 def check_agreement(rows: Sequence[dict[str, Any]], tolerance: float) -> None:
@@ -478,6 +340,8 @@ def main(config: Config) -> list[dict[str, Any]]:
                 row = process.submit(measure, config, contender).result()
             found[contender].append(row)
             print(f"{contender}: {row['seconds']:.2f} s, {row['peak_mb']:.0f} MB", flush=True)
+    if not contenders:
+        return []
     rows = with_ratios([medians(each) for each in found.values()])
     check_agreement(rows, TOLERANCE[config.dtype])
     print("\n" + report(rows))

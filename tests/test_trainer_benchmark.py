@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from agents_fakes import tiny_llama
 
+from agents.config import ConfigError
 from benchmarks import trainer
-from benchmarks.trainer import Config, make_load
+from benchmarks.trainer import Config
+from benchmarks.trainer_load import INSTRUCTION, make_load, needed_flops
 
 SMALL = Config(vocab_size=300, hidden_size=32, num_layers=1, groups=2, longest=40, device="cpu", repeats=1, threads=1)
 
@@ -54,7 +56,8 @@ def test_ratios_are_to_trl() -> None:
 
 
 def test_the_sequences_are_of_mixed_lengths_and_both_halves_have_the_same() -> None:
-    batch, prompts = make_load(Config(), 1000)
+    load = make_load(1000, groups=4, shortest=16, longest=1024, seed=0)
+    batch, prompts = load.batch, load.prompt_lengths
     lengths = batch.attention_mask.sum(1)
     completions = (lengths - lengths.new_tensor(prompts)).tolist()
     assert (min(completions), max(completions)) == (16, 1024)
@@ -63,17 +66,19 @@ def test_the_sequences_are_of_mixed_lengths_and_both_halves_have_the_same() -> N
     acting = batch.action_mask.sum(1)
     assert acting[:8].sum() == acting[8:].sum()
     assert bool((acting < lengths.new_tensor(completions)).any())
-    assert bool((batch.token_ids[:, : trainer.INSTRUCTION] == batch.token_ids[:1, : trainer.INSTRUCTION]).all())
+    assert bool((batch.token_ids[:, :INSTRUCTION] == batch.token_ids[:1, :INSTRUCTION]).all())
 
 
 def test_what_is_needed_grows_with_the_tokens_but_not_with_the_padding() -> None:
-    batch, _ = make_load(SMALL, 50)
+    batch = make_load(50, groups=2, shortest=16, longest=40, seed=0).batch
     model = tiny_llama(50)
-    rows = [trainer.needed_flops(model, batch.rows(index)) for index in trainer.halves(batch)]
-    assert math.isclose(sum(rows), trainer.needed_flops(model, batch))
+    rows = [needed_flops(model, batch.rows(index)) for index in trainer.halves(batch)]
+    assert math.isclose(sum(rows), needed_flops(model, batch))
 
 
-@pytest.mark.parametrize("changes", [{"groups": 3}, {"micro_batch_size": 5}, {"shortest": 9, "longest": 8}])
+@pytest.mark.parametrize(
+    "changes", [{"groups": 3}, {"micro_batch_size": 5}, {"shortest": 9, "longest": 8}, {"repeats": 0}]
+)
 def test_sizes_that_can_not_be_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"^Expect .*, got"):
+    with pytest.raises(ConfigError, match=r"^Expect .*, got"):
         Config(**changes)

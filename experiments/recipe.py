@@ -1,0 +1,276 @@
+"""Repeat the paper's ablations in small: the recipe against variants that differ from it in one thing each.
+
+python experiments/recipe.py                                       nine arms, three seeds, about 6 hours on 2 cores
+python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
+python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
+python experiments/recipe.py --report-only                         table and figure of the runs that are done
+
+Runs follow one another. What is done is not repeated when the command is given again, and a run that was stopped or
+killed goes on from its last checkpoint. After each run `recipe.md`, `recipe.json` and `recipe.png` in the output folder
+are written anew from the runs' `metrics.jsonl`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import tyro
+from matplotlib.figure import Figure
+
+from agents.checkpoint import checkpoints
+from agents.config import TrainConfig, expect, presets
+from agents.errors import AgentsError
+from agents.report import table, write_json
+from benchmarks.plot_training import Run, load_run
+from cir_env.errors import CirEnvError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Arm = Literal["recipe", "budget-2", "budget-4", "feedback", "stop-string", "kl", "entropy", "clip-equal", "text"]
+DONE = "done.json"
+
+
+def _in(part: str, **changes: Any) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda config: replace(config, **{part: replace(getattr(config, part), **changes)})
+
+
+def _text_only(config: TrainConfig) -> TrainConfig:
+    prompt = config.validation.text_prompt or config.env.prompt
+    return replace(config, env=replace(config.env, interaction_budget="0", prompt=prompt))
+
+
+ARMS: Mapping[Arm, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
+    "recipe": ("a budget of 1, 2 and 3 in thirds of the run, and everything as in the paper", lambda config: config),
+    "budget-2": ("a budget of 2 throughout", _in("env", interaction_budget="2")),
+    "budget-4": ("a budget of 4 throughout", _in("env", interaction_budget="4")),
+    "feedback": ("feedback is trained on", _in("ppo", train_on_feedback=True)),
+    "stop-string": ("turns end at a stop string and are encoded again", _in("rollout", boundary="stop_string")),
+    "kl": ("a KL penalty of 0.01", _in("ppo", kl_coefficient=0.01)),
+    "entropy": ("an entropy bonus of 0.01", _in("ppo", entropy_coefficient=0.01)),
+    "clip-equal": ("the upper clip range is the lower one", lambda c: _in("ppo", epsilon_high=c.ppo.epsilon)(c)),
+    "text": ("no code: a budget of 0 and the text prompt, in validation too", _text_only),
+}
+QUESTIONS: Mapping[str, Sequence[Arm]] = {
+    "Budget": ("recipe", "budget-2", "budget-4"),
+    "Feedback in the loss": ("recipe", "feedback"),
+    "Where a turn ends": ("recipe", "stop-string"),
+    "KL penalty": ("recipe", "kl"),
+    "Entropy bonus": ("recipe", "entropy"),
+    "Clip-higher": ("recipe", "clip-equal"),
+    "Code": ("recipe", "text"),
+}
+COLUMNS: Mapping[str, tuple[str, float]] = {
+    "before": ("held out before, %", 100),
+    "after": ("after, %", 100),
+    "tools/use_ratio": ("code use, %", 100),
+    "reward": ("reward", 1),
+    "entropy": ("entropy", 1),
+    "completions/mean_length": ("tokens", 1),
+    "approx_kl": ("approx_kl, 1e-3", 1000),
+}
+"""What the table has of each run: heading and factor. The last five are of the last quarter of the training steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which runs to make."""
+
+    preset: Literal["quickstart", "tiny"] = "quickstart"
+    """Model, problems and sizes: about 13 minutes a run, or 2."""
+    arms: tuple[Arm, ...] = get_args(Arm)
+    """What to compare."""
+    seeds: int = 3
+    """Runs of each arm."""
+    output: Path = Path("runs/recipe")
+    """Folder of the runs, the table and the figure."""
+    report_only: bool = False
+    """Train nothing."""
+
+    def __post_init__(self) -> None:
+        expect(self.seeds >= 1, "seeds", "of at least 1", self.seeds)
+
+
+def configure(base: TrainConfig, arm: Arm, seed: int, folder: Path) -> TrainConfig:
+    """Return the configuration of one run."""
+    third = max(1, round(base.max_steps / 3))
+    progressive = replace(base, env=replace(base.env, interaction_budget=f"0:1,{third}:2,{2 * third}:3"))
+    config = ARMS[arm][1](progressive)
+    return replace(
+        config,
+        seed=seed,
+        output_dir=folder / f"{arm}-seed{seed}",
+        save_every=base.validation.every or base.save_every,
+        save_total_limit=1,
+        validation=replace(config.validation, greedy=False, text_prompt=None),
+    )
+
+
+def is_done(config: TrainConfig) -> bool:
+    """Return whether a run has ended.
+
+    Raises:
+        ValueError: It has, with other settings.
+    """
+    path = config.output_dir / DONE
+    if not path.exists():
+        return False
+    if json.loads(path.read_text()) != _settings(config):
+        raise ValueError(f"Expect a run with the same settings in {config.output_dir}: choose another --output.")
+    return True
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    settings = dataclasses.asdict(config) | {"resume": False, "output_dir": None}
+    return dict(json.loads(json.dumps(settings)))
+
+
+def train(config: TrainConfig) -> bool:
+    """Begin a run or go on with it; return whether it has ended. Of one that has, weights are not kept."""
+    from agents.trainer import Trainer
+
+    folder = config.output_dir
+    trainer = Trainer(replace(config, resume=bool(checkpoints(folder))))
+    try:
+        ended = trainer.train()
+    finally:
+        trainer.close()
+    if ended:
+        write_json(folder / DONE, _settings(config))
+        for path in (*checkpoints(folder), folder / "reference"):
+            shutil.rmtree(path, ignore_errors=True)
+    return ended
+
+
+def figures_of(run: Run) -> dict[str, float]:
+    """Return what the table has of a run, as far as it is known.
+
+    >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "time/step_s": 1.0, "reward": 0.5}]
+    >>> figures_of(Run(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
+    {'before': 0.25, 'after': 0.75, 'reward': 0.5}
+    """
+    before, after = run.before_after("validation/accuracy")
+    found = {"before": before, "after": after}
+    for key in list(COLUMNS)[2:]:
+        values = [value for step, value in run.series(key) if step > run.steps * 3 / 4]
+        found[key] = fmean(values) if values else None
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation over seeds.
+
+    >>> spread([1.0, 2.0, 3.0]), spread([0.5]), spread([])
+    ('2.00 ± 1.00', '0.50', '-')
+    """
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else "-"
+    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
+
+
+def report(runs: Mapping[Arm, Sequence[Run]]) -> str:
+    """Return the table with what it says, as markdown."""
+    rows = []
+    for arm, each in runs.items():
+        figures = [figures_of(run) for run in each]
+        cells = [spread([f[key] * factor for f in figures if key in f]) for key, (_, factor) in COLUMNS.items()]
+        rows.append([arm, str(len(each)), *cells])
+    lines = [f"- `{arm}`: {ARMS[arm][0]}." for arm in runs]
+    return "\n".join(
+        [
+            table(["arm", "seeds", *(heading for heading, _ in COLUMNS.values())], rows),
+            "",
+            "Mean ± standard deviation over seeds, which is all that is known of the noise. Accuracy is on held-out",
+            "problems, sampled, with a budget of 2 (`text`: 0); what follows it is of the last quarter of the training",
+            "steps. With feedback in the loss, entropy and approx_kl count its tokens, too.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+def plot(runs: Mapping[Arm, Sequence[Run]], path: Path) -> None:
+    """Draw held-out accuracy by step, a panel for each question; bands reach from the worst seed to the best.
+
+    The recipe's changes of the budget are marked.
+    """
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = list(figure.subplots(2, 4, sharex=True, sharey=True).flat)
+    for axis, (question, arms) in zip(axes, QUESTIONS.items(), strict=False):
+        for arm in arms:
+            _curve(axis, arm, runs.get(arm, ()))
+        for step, budget in runs["recipe"][0].budget_changes if "recipe" in runs else ():
+            axis.axvline(step, color="black", linestyle=":", linewidth=1)
+            axis.annotate(f"budget {budget:g}", (step, 1.0), rotation=90, va="top", ha="right", fontsize="x-small")
+        axis.set_title(question, fontsize="medium")
+        axis.set_ylim(-0.03, 1.03)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelbottom=True)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize="small", loc="lower right")
+    for axis in axes[len(QUESTIONS) :]:
+        axis.remove()
+    figure.supxlabel("step", fontsize="medium")
+    figure.supylabel("accuracy on held-out problems", fontsize="medium")
+    figure.savefig(path, dpi=120)
+
+
+def _curve(axis: Axes, arm: Arm, runs: Sequence[Run]) -> None:
+    """Draw an arm's mean and band at the steps at which all seeds were validated."""
+    series = [dict(run.series("validation/accuracy")) for run in runs]
+    steps = sorted(set.intersection(*map(set, series))) if series else []
+    if not steps:
+        return
+    values = [[each[step] for each in series] for step in steps]
+    color = f"C{list(ARMS).index(arm)}"
+    axis.plot(steps, [fmean(v) for v in values], "o-", markersize=3, color=color, label=arm)
+    axis.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.2, linewidth=0)
+
+
+def write_report(config: Config, base: TrainConfig) -> str | None:
+    """Write table, figures as JSON and picture of the runs that are done; return the table, None where none is."""
+    runs: dict[Arm, list[Run]] = {}
+    for arm in config.arms:
+        made = [configure(base, arm, seed, config.output) for seed in range(config.seeds)]
+        if done := [load_run(each.output_dir) for each in made if is_done(each)]:
+            runs[arm] = done
+    if not runs:
+        return None
+    text = report(runs)
+    (config.output / "recipe.md").write_text(text)
+    figures = {arm: {run.name: figures_of(run) for run in each} for arm, each in runs.items()}
+    write_json(config.output / "recipe.json", {"preset": config.preset, "steps": base.max_steps, "runs": figures})
+    plot(runs, config.output / "recipe.png")
+    return text
+
+
+def main(config: Config, base: TrainConfig) -> bool:
+    """Make the runs that are missing, and report; return whether all are done or none was to be made."""
+    plan = [configure(base, arm, seed, config.output) for seed in range(config.seeds) for arm in config.arms]
+    missing = [] if config.report_only else [each for each in plan if not is_done(each)]
+    for number, run in enumerate(missing, 1):
+        print(f"== {run.output_dir.name}, {number} of {len(missing)}", flush=True)
+        if not train(run):
+            print("Stopped: the same command goes on.")
+            return False
+        write_report(config, base)
+    print(write_report(config, base) or f"No run in {config.output} is done.")
+    return True
+
+
+if __name__ == "__main__":
+    settings = tyro.cli(Config, description=__doc__)
+    try:
+        sys.exit(0 if main(settings, presets[settings.preset]()) else 130)
+    except (AgentsError, CirEnvError, OSError, ValueError) as error:
+        print(f"recipe.py: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)

@@ -1,0 +1,110 @@
+"""The paper's ablations: which runs are made, that none is made twice, and what is written about them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import Callback, Trainer, presets
+from agents.config import ConfigError, RolloutConfig, TrainConfig, ValidationConfig
+from agents.metrics import read_metrics
+from experiments import recipe
+from experiments.recipe import ARMS, QUESTIONS, Config, configure
+
+BASE = replace(
+    presets["tiny"](),
+    warm_up_steps=0,
+    max_steps=2,
+    rollout=RolloutConfig(
+        num_problems=2, num_generations=2, max_num_seqs=4, max_completion_length=24, max_model_len=256, dtype="float32"
+    ),
+    validation=ValidationConfig(every=1, num_problems=2),
+)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "time/step_s" in row]
+
+
+class StopAfterOne(Callback):
+    def on_step_end(self, trainer: Trainer, figures: Mapping[str, float], trajectories: Any) -> None:
+        trainer.stop()
+
+
+def test_runs_are_made_once_and_go_on_where_they_were_stopped_and_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(arms=("recipe", "text"), seeds=1, output=tmp_path)
+    stopped = configure(BASE, "recipe", 0, tmp_path)
+    trainer = Trainer(stopped, log=lambda _: None, callbacks=[StopAfterOne()])
+    assert not trainer.train()
+    trainer.close()
+    (first,) = rows(stopped.output_dir)
+
+    assert recipe.main(config, BASE)
+    again, second = rows(stopped.output_dir)
+    assert (again, second["step"]) == (first, 2)
+    assert [row["interaction_budget"] for row in (first, second)] == [1, 2]
+    assert [row["interaction_budget"] for row in rows(tmp_path / "text-seed0")] == [0, 0]
+    assert not list(tmp_path.rglob("*.safetensors"))
+    table = (tmp_path / "recipe.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["recipe", "text"]
+    assert (tmp_path / "recipe.png").stat().st_size > 10_000
+    figures = json.loads((tmp_path / "recipe.json").read_text())["runs"]
+    assert figures["text"]["text-seed0"].keys() == recipe.COLUMNS.keys()
+
+    monkeypatch.delattr("agents.trainer.Trainer")
+    (tmp_path / "recipe.md").unlink()
+    assert recipe.main(config, BASE)
+    assert (tmp_path / "recipe.md").read_text() == table
+    with pytest.raises(ValueError, match="choose another --output"):
+        recipe.main(config, replace(BASE, max_steps=3))
+
+
+def test_without_a_finished_run_there_is_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe.main(Config(report_only=True, output=tmp_path), BASE)
+    assert capsys.readouterr().out == f"No run in {tmp_path} is done.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings by their path, such as `ppo.epsilon`."""
+    flat = {}
+    for name, value in recipe._settings(config).items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+@pytest.mark.parametrize(
+    ("arm", "changed"),
+    [
+        ("budget-2", {"env.interaction_budget": "2"}),
+        ("budget-4", {"env.interaction_budget": "4"}),
+        ("feedback", {"ppo.train_on_feedback": True}),
+        ("stop-string", {"rollout.boundary": "stop_string"}),
+        ("kl", {"ppo.kl_coefficient": 0.01}),
+        ("entropy", {"ppo.entropy_coefficient": 0.01}),
+        ("clip-equal", {"ppo.epsilon_high": 0.2}),
+        ("text", {"env.interaction_budget": "0", "env.prompt": "text_one_shot"}),
+    ],
+)
+def test_an_arm_differs_from_the_recipe_in_what_it_is_about(
+    arm: recipe.Arm, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    reference, other = (settings(configure(presets["quickstart"](), name, 1, tmp_path)) for name in ("recipe", arm))
+    assert {key: other[key] for key in other if other[key] != reference[key]} == changed
+    assert reference["env.interaction_budget"] == "0:1,4:2,8:3"
+
+
+def test_every_arm_is_compared_with_the_recipe_in_one_panel() -> None:
+    assert [arms[0] for arms in QUESTIONS.values()] == ["recipe"] * len(QUESTIONS)
+    assert ["recipe", *(arm for arms in QUESTIONS.values() for arm in arms[1:])] == list(ARMS)
+
+
+def test_no_seeds_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Expect `seeds` of at least 1, got 0"):
+        Config(seeds=0)
