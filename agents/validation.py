@@ -78,7 +78,7 @@ class Validator:
     def _open(self, problems: str | None, **overrides: str | int) -> EnvPool:
         env, named = self._config.env, {} if problems is None else {"problems": problems}
         if env.interaction_budget == "0":  # what never runs code in training is not to run it here
-            overrides = {"interaction_budget": 0} | overrides
+            overrides.setdefault("interaction_budget", 0)
         return open_split(env, self._config.rollout.max_num_seqs, split="test", **named, **overrides)
 
 

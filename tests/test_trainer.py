@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def small(folder: Path, **changes: Any) -> TrainConfig:
         model="tiny",
         output_dir=folder,
         autocast=False,
-        env=presets["tiny"]().env,
+        env=changes.pop("env", presets["tiny"]().env),
         rollout=RolloutConfig(max_model_len=256, dtype="float32", **(rollout | changes.pop("rollout", {}))),
         ppo=PPOConfig(learning_rate=1e-3, **changes.pop("ppo", {})),
         validation=ValidationConfig(num_problems=1, **({"every": 0} | changes.pop("validation", {}))),
@@ -137,6 +138,22 @@ def test_the_boundary_holds_for_training_and_validation(tmp_path: Path, monkeypa
         validated = len(seen)
         made.sampler.take(0, on_end=lambda _: None)
     assert len(seen) > validated > 0
+
+
+def test_a_run_without_code_is_validated_without_code(tmp_path: Path) -> None:
+    budgets = []
+
+    class Look(Callback):
+        def on_validation(
+            self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+        ) -> None:
+            budgets.extend(t.info["interaction_budget"] for each in trajectories.values() for t in each)
+
+    env = replace(presets["tiny"]().env, interaction_budget="0")
+    both = {"text_prompt": "question"}
+    with trainer(tmp_path, callbacks=[Look()], max_steps=0, env=env, validation=both) as made:
+        made.train()
+    assert budgets == [0, 0]
 
 
 class Notes(Callback):
