@@ -19,8 +19,9 @@ Contenders, each in a process of its own, interleaved; after one update to warm 
 - `padded`: all sequences padded to the longest, logits of all positions, log-softmax.
 
 Losses and gradient norms of both optimiser steps must agree, or the comparison is void and ends with an error. Memory
-is the most that an update holds beyond the loaded model. The machine's limit is a product of two square matrices in the
-same dtype; the share of it counts what everybody must compute, padding and repetitions left out.
+is the most that an update holds beyond the loaded model; on a CPU that includes what malloc keeps, which
+`MALLOC_MMAP_THRESHOLD_=1048576` before the command leaves out for everybody. The machine's limit is a product of two
+square matrices in the same dtype; the share of it counts what everybody must compute, padding and repetitions left out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
@@ -115,8 +116,8 @@ def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter
     """Update with `agents`; return loss and gradient norm of each optimiser step."""
     batch, targets = load.batch, load.targets
     policy = Policy(model, autocast=config.autocast)
-    settings = PPO_CONFIG.__dict__ | {"micro_batch_size": config.micro_batch_size}
-    ppo, generator, steps = PPO(policy, PPOConfig(**settings)), torch.Generator(), []
+    ppo = PPO(policy, replace(PPO_CONFIG, micro_batch_size=config.micro_batch_size))
+    generator, steps = torch.Generator(), []
     for _ in range(UPDATES):
         meter.begin()
         old = policy.evaluate(batch, config.micro_batch_size)

@@ -274,3 +274,6 @@ if __name__ == "__main__":
     except (AgentsError, CirEnvError, OSError, ValueError) as error:
         print(f"recipe.py: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
+    except KeyboardInterrupt:
+        print("recipe.py: stopped at once; the same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
