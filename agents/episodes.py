@@ -176,6 +176,7 @@ class Play:
             turns=tuple(self.turns),
             boundary_cuts=self.cuts,
             policy_versions=tuple(self.policy_versions),
+            sample=self.episode.sample,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from agents.envs import EnvPool, open_pool
 from agents.metrics import describe, is_correct
 from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.rollout import collect
+from agents.samples import transcript
 from agents.types import Episode, Trajectory
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def evaluate(
             env_seed=problem,
             sampling_seed=int(np.random.SeedSequence([seed, problem, sample]).generate_state(1, np.uint64)[0]),
             options={**(options or {}), **({} if available is None else {"problem_index": problem})},
+            sample=sample,
         )
         for problem in share(range(num_problems))
         for sample in range(num_samples)
@@ -139,23 +141,6 @@ def evaluate(
 
     trajectories = sorted(gather_from(play), key=lambda t: t.group_id)
     return Evaluation(num_samples=num_samples, trajectories=tuple(trajectories))
-
-
-def transcript(trajectory: Trajectory) -> dict[str, Any]:
-    """Return what a person wants to read of a trajectory, ready for JSON."""
-    info = trajectory.info
-    return {
-        "problem_id": trajectory.problem_id,
-        "subject": info.get("subject"),
-        "text": trajectory.text,
-        "predicted": info.get("predicted"),
-        "answer": info.get("answer"),
-        "reward": trajectory.reward,
-        "reward_valid": trajectory.reward_valid,
-        "correct": is_correct(trajectory),
-        "truncated": trajectory.truncated,
-        "sampled_tokens": sum(trajectory.action_mask),
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +324,7 @@ def _recorder(name: str, file: TextIO, bar: tqdm[Any]) -> Callable[[Trajectory],
     bar.set_description(name)
 
     def on_end(trajectory: Trajectory) -> None:
-        row = {"set": name, "problem_index": trajectory.group_id, **transcript(trajectory)}
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps(transcript(trajectory, set_name=name)) + "\n")
         file.flush()
         judged.extend([is_correct(trajectory)] if trajectory.reward_valid else [])
         bar.set_postfix_str(f"accuracy {fmean(judged):.3f}" if judged else "")

@@ -15,7 +15,7 @@ import torch
 
 from agents.distributed import rank
 from agents.errors import UnhealthyError
-from agents.evaluation import transcript
+from agents.samples import transcript
 from agents.types import Trajectory
 
 if TYPE_CHECKING:

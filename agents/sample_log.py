@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from agents.callbacks import Callback
-from agents.evaluation import transcript
+from agents.samples import transcript
 from agents.metrics import is_correct
 from agents.trackers import drop_rows
 from agents.types import Trajectory

@@ -176,6 +176,7 @@ class Sampler:
                     env_seed=seed_of(seed, 0, group),
                     sampling_seed=seed_of(seed, 1, group, sample),
                     options=options,
+                    sample=sample,
                 )
                 for sample in range(rollout.num_generations)
             ]

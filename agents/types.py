@@ -31,6 +31,8 @@ class Episode:
     """Seed of every token that is sampled in this episode."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options given to ``env.reset``, such as ``problem_index`` and ``interaction_budget``."""
+    sample: int = 0
+    """Its number in its group."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +119,8 @@ class Trajectory:
     """Tokens that held a block's end and later text, and were replaced by the encoding of what was kept."""
     policy_versions: tuple[int, ...]
     """For each token the version of the weights that sampled it; -1 where the mask is False."""
+    sample: int = 0
+    """Its number in its group."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -105,7 +105,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     - `messages` (`tuple` of `dict`): the prompt as a chat, each message with `role` and `content`, for models with a
       chat template. The transcript holds their contents with a blank line between them.
-    - `problem_id`, `source`, `subject` (`str`): of the problem.
+    - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): of the problem.
+    - `problem_index` (`int`): its place in the problem set.
     - `interaction_budget`, `interactions_left` (`int`): how many blocks this episode may and still may execute.
     - `n_code_blocks` (`int`): complete Python blocks in what was kept so far, executed or not.
     - `execution_status` (`str` or `None`): how this step's block ended, a value of `cir_env.sandbox.Status`.
@@ -113,6 +114,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `kept_chars` (`int`): how many characters of the action stay in the transcript.
     - `predicted` (`str` or `None`): the answer that was graded; `None` before the end, or without a box.
     - `correct` (`bool`): whether it is right; `False` before the end.
+    - `reason` (`str`): why, in a few words; empty before the end, or without a box.
     - `reward_valid` (`bool`): `False` if a fault of ours decided the reward.
     - `answer` (`str` or `None`): the right answer; `None` before the end.
 
@@ -256,7 +258,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         options = check_reset_options(options, _RESET_OPTIONS)
         budget = check_integer("interaction_budget", options.get("interaction_budget", self.interaction_budget), 0)
         super().reset(seed=seed)
-        problem = self._choose_problem(options)
+        index = self._choose_problem(options)
+        problem = self.problems[index]
         messages = render_messages(self.prompt, problem)
         if self.show_budget:
             messages = say_budget(messages, budget)
@@ -268,7 +271,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             )
         self._end_session()
         self._episode = Episode(
-            problem=problem, messages=messages, budget=budget, interactions_left=budget, transcript=prompt
+            problem=problem,
+            problem_index=index,
+            messages=messages,
+            budget=budget,
+            interactions_left=budget,
+            transcript=prompt,
         )
         self._print_news()
         return prompt, self._episode.info()
@@ -391,14 +399,14 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             return True
         return self.on_exhausted == "end" or (self.on_exhausted == "tell" and not episode.told)
 
-    def _choose_problem(self, options: Mapping[str, Any]) -> Problem:
+    def _choose_problem(self, options: Mapping[str, Any]) -> int:
         if "problem_index" not in options:
-            return self.problems[int(self.np_random.integers(len(self.problems)))]
+            return int(self.np_random.integers(len(self.problems)))
         index = check_integer("problem_index", options["problem_index"])
         if not 0 <= index < len(self.problems):
             last = len(self.problems) - 1
             raise ProblemError(f"Expect `problem_index` to be from 0 to {last}, got {index}.")
-        return self.problems[index]
+        return index
 
     def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
         """Run a block; a sandbox that can not is a fault like any other of its faults."""
@@ -418,7 +426,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         episode.reward_valid = not fault
         if not fault and (answer := episode.answer()) is not None:
             episode.predicted = answer
-            episode.correct, episode.reward_valid = yield from self._grade(episode.problem, answer)
+            verdict = yield from self._grade(episode.problem, answer)
+            episode.correct, episode.reward_valid = verdict.correct and verdict.valid, verdict.valid
+            episode.reason = verdict.reason
         reward = self._reward(episode, truncated=truncated) if episode.reward_valid else 0.0
         episode.outcome = f"\n[reward {reward:+g}: answer {episode.predicted!r}, right {episode.problem.answer!r}]\n"
         self._end_session()
@@ -431,8 +441,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         episode.reward_valid = reward is not None
         return 0.0 if reward is None else check_number("reward", reward)
 
-    def _grade(self, problem: Problem, answer: str) -> Generator["Future[Verdict]", None, tuple[bool, bool]]:
-        """Return whether the answer is right, and whether that could be judged."""
+    def _grade(self, problem: Problem, answer: str) -> Generator["Future[Verdict]", None, Verdict]:
+        """Judge an answer; a grader that can not be asked is a fault like any other of its faults."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
             future = grader.submit(problem.answer, answer, problem.answer_type)
@@ -447,7 +457,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
                 problem.answer,
                 verdict.reason,
             )
-        return verdict.correct and verdict.valid, verdict.valid
+        return verdict
 
     def _observe(self, episode: Episode) -> str:
         if self.observation == "transcript":

@@ -19,6 +19,8 @@ class Episode:
 
     problem: Problem
     """What is asked."""
+    problem_index: int
+    """Its place in the problem set."""
     messages: tuple[dict[str, str], ...]
     """The prompt as a chat."""
     budget: int
@@ -51,6 +53,8 @@ class Episode:
     """The answer that was graded."""
     correct: bool = False
     """Whether it is right."""
+    reason: str = ""
+    """Why, as the grader says."""
     reward_valid: bool = True
     """False if a fault of ours decided the reward."""
     outcome: str = ""
@@ -94,8 +98,11 @@ class Episode:
         return {
             "messages": tuple(dict(message) for message in self.messages),  # new ones: users keep infos
             "problem_id": self.problem.id,
+            "problem_index": self.problem_index,
+            "statement": self.problem.statement,
             "source": self.problem.source,
             "subject": self.problem.subject,
+            "level": self.problem.level,
             "interaction_budget": self.budget,
             "interactions_left": self.interactions_left,
             "n_code_blocks": self.n_code_blocks,
@@ -104,6 +111,7 @@ class Episode:
             "kept_chars": self.kept_chars,
             "predicted": self.predicted,
             "correct": self.correct,
+            "reason": self.reason,
             "reward_valid": self.reward_valid,
             "answer": self.problem.answer if self.over else None,
         }

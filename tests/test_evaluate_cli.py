@@ -77,7 +77,10 @@ def test_held_out_problems_are_evaluated_with_a_table_a_report_and_samples(
 def test_greedy_decoding_gives_the_same_samples_every_time(tmp_path: Path, model: str) -> None:
     greedy = ["--temperature", "0", "--num-samples", "1"]
     texts = [
-        [row["text"] for row in sorted(evaluated(tmp_path / name, model, *greedy)[1], key=lambda r: r["problem_index"])]
+        [
+            row["turns"][0]["text"]
+            for row in sorted(evaluated(tmp_path / name, model, *greedy)[1], key=lambda r: r["problem_index"])
+        ]
         for name in ("a.json", "b.json")
     ]
     assert texts[0] == texts[1]

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
-from fakes import CODE, fakes, make, products
+from fakes import CODE, FEEDBACK, fakes, make, products
 
 from agents import report
 from agents.chat import Chat
 from agents.config import ConfigError
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, ThreadedPool
-from agents.evaluation import EvalConfig, Evaluation, evaluate, pass_at_k, run, transcript
+from agents.evaluation import EvalConfig, Evaluation, evaluate, pass_at_k, run
+from agents.samples import best_and_worst, transcript
 from agents.types import Trajectory, Turn
 
 Write = Callable[[int, int, int], str]
@@ -155,7 +156,7 @@ def test_reset_options_reach_the_environment() -> None:
 def test_every_trajectory_is_handed_over_as_it_ends() -> None:
     seen: list[Trajectory] = []
     outcome = scores(scripted("a"), on_end=seen.append)
-    assert sorted(seen, key=lambda t: t.group_id) == list(outcome.trajectories)
+    assert sorted(seen, key=lambda t: (t.group_id, t.sample)) == list(outcome.trajectories)
 
 
 def test_more_problems_than_there_are_are_refused() -> None:
@@ -185,16 +186,28 @@ def test_each_sample_is_written_with_all_that_a_reader_wants(tmp_path: Path) -> 
         {
             "set": "products",
             "problem_index": 0,
+            "sample": 0,
             "problem_id": "product-2",
             "subject": "products",
-            "text": CODE + "```output\n6\n```\n" + r"It is \boxed{6}.",
+            "level": None,
+            "problem": "What is 2 * 3?",
+            "turns": [
+                {"text": CODE, "feedback": FEEDBACK, "status": "ok", "finish_reason": "boundary"},
+                {"text": r"It is \boxed{6}.", "feedback": "", "status": None, "finish_reason": "stop"},
+            ],
             "predicted": "6",
             "answer": "6",
+            "reason": "compared as strings",
             "reward": 1.0,
             "reward_valid": True,
             "correct": True,
+            "terminated": True,
             "truncated": False,
+            "void": False,
+            "interactions": 1,
             "sampled_tokens": len(CODE + r"It is \boxed{6}.") + 1,
+            "feedback_tokens": len(FEEDBACK),
+            "boundary_cuts": 0,
         }
     ]
 

@@ -45,8 +45,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_metrics(folder / "metrics.jsonl") if "reward" in row]
 
 
-def transcripts(folder: Path) -> list[str]:
-    return [json.loads(line)["text"] for line in (folder / "samples.jsonl").read_text().splitlines()]
+def transcripts(folder: Path) -> list[Any]:
+    return [json.loads(line)["turns"] for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
 def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(tmp_path: Path) -> None:
