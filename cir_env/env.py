@@ -17,6 +17,7 @@ from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems import Problem, ProblemSet, is_procedural, load_problems, with_answer_type
 from cir_env.prompts import (
     EXHAUSTED,
+    NEUTRAL_ERROR,
     Prompt,
     check_prompt,
     join_messages,
@@ -147,7 +148,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `max_output_chars` (400): how many characters of a block's result are fed back.
     - `max_transcript_chars` (65536): how long a transcript may get in characters, prompt included.
     - `error_format` ("last_line"): how much of a failed block's traceback is fed back; or "full", without frames that
-      are not the block's.
+      are not the block's; or "neutral": in its place always "The code did not run to its end.", to measure what
+      policies make of error messages. What the block printed before stays.
     - `sandbox` ("local"): what `cir_env.sandbox.shared_sandbox` takes ("unsafe", addresses of servers), shared by all
       environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which the caller
       closes.
@@ -186,7 +188,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         memory_limit_mb: int = 512,
         max_output_chars: int = 400,
         max_transcript_chars: int = 65_536,
-        error_format: Literal["last_line", "full"] = "last_line",
+        error_format: Literal["last_line", "full", "neutral"] = "last_line",
         sandbox: Sandbox | str = "local",
         grader: AnswerGrader | None = None,
         render_mode: Literal["ansi", "human"] | None = None,
@@ -224,7 +226,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             memory_limit_mb=check_integer("memory_limit_mb", memory_limit_mb, 1),
             wall_limit_s=max(Limits().wall_limit_s, _WALL_PER_CPU_SECOND * time_limit_s),
         )
-        self.error_format = check_choice("error_format", error_format, ("last_line", "full"))
+        self.error_format = check_choice("error_format", error_format, ("last_line", "full", "neutral"))
         if not isinstance(sandbox, Sandbox | str):
             raise OptionError(f"Expect `sandbox` to be a `Sandbox` or a name, got {type(sandbox).__name__}.")
         if isinstance(sandbox, str):
@@ -334,8 +336,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
                 )
                 return (yield from self._end(episode, truncated=True, fault=True))
             episode.run_block(result.status)
-            full = self.error_format == "full" and result.traceback
-            printed = render_result(result.stdout, result.traceback if full else result.error)
+            printed = render_result(result.stdout, self._error_text(result))
         elif self.on_exhausted == "tell":
             printed, episode.told = EXHAUSTED, True
         else:
@@ -458,6 +459,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
                 verdict.reason,
             )
         return verdict
+
+    def _error_text(self, result: ExecutionResult) -> str:
+        """Return what the policy sees of a block's error; empty where there was none."""
+        if self.error_format == "neutral" and result.error:
+            return NEUTRAL_ERROR
+        return result.traceback if self.error_format == "full" and result.traceback else result.error
 
     def _observe(self, episode: Episode) -> str:
         if self.observation == "transcript":

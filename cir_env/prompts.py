@@ -177,6 +177,9 @@ def say_left(left: int) -> str:
 EXHAUSTED = "This was not run: no code blocks are left to run. Give the final answer."
 """What stands in place of a result when the budget is used up, if the policy is to be told."""
 
+NEUTRAL_ERROR = "The code did not run to its end."
+"""What stands in place of a failed block's error, if the policy is not to learn what went wrong."""
+
 
 def shorten(text: str, max_chars: int) -> str:
     """Cut the middle out of a text that is too long; three dots stand for it and are not counted.

@@ -81,6 +81,7 @@ def test_a_right_answer_is_worth_one_and_ends_the_episode() -> None:
     assert (reward, terminated, truncated) == (1.0, True, False)
     assert observation == PROMPT + "It is \\boxed{6}."
     assert (info["predicted"], info["correct"], info["answer"]) == ("6", True, "6")
+    assert info["reason"] == "compared as strings"
 
 
 @pytest.mark.parametrize(("action", "predicted"), [("\\boxed{7}", "7"), ("Six.", None), ("", None)])
@@ -134,6 +135,14 @@ def test_an_error_is_fed_back_behind_what_was_printed() -> None:
     *_, info = begun().step("```python\nprint(1)\n1 / 0\n```\n")
     assert info["feedback"] == "```output\n1\nZeroDivisionError: division by zero\n```\n"
     assert (info["execution_status"], info["interactions_left"]) == ("error", 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"), [("print(1)\n1 / 0", "1\nThe code did not run to its end."), ("print(2)", "2")]
+)
+def test_an_error_can_be_fed_back_without_its_message(code: str, shown: str) -> None:
+    *_, info = begun(error_format="neutral").step(f"```python\n{code}\n```\n")
+    assert info["feedback"] == f"```output\n{shown}\n```\n"
 
 
 def test_a_long_result_is_cut_in_its_middle() -> None:

@@ -97,7 +97,7 @@ def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
         ),
         ({"on_exhausted": "stop"}, "Expect `on_exhausted` to be 'silent', 'tell' or 'end', got 'stop'."),
         ({"show_budget": 1}, "Expect `show_budget` to be False or True, got 1."),
-        ({"error_format": "short"}, "Expect `error_format` to be 'last_line' or 'full', got 'short'."),
+        ({"error_format": "short"}, "Expect `error_format` to be 'last_line', 'full' or 'neutral', got 'short'."),
         ({"grader": "strict"}, "Expect `grader` to be a `Grader` or None, got str."),
         (
             {"prompt": "txt"},
