@@ -1,25 +1,30 @@
-"""Measure how well a language model solves mathematics by writing Python.
+"""Measure how well language models solve mathematics by writing Python.
 
-$ python evaluate.py --model M                                  held-out problems of a generator
-$ python evaluate.py --model M --benchmarks DIR                 the five benchmarks of the paper
-$ python evaluate.py --model M --prompt text --interaction-budget 0               without code
-$ python evaluate.py --model M --temperature 0 --num-samples 1                          greedy
+$ python evaluate.py --model M                                 a first look: held-out problems of a generator
+$ python evaluate.py paper --model M --benchmarks DIR          the paper's table: five benchmarks, 16 samples
+$ python evaluate.py --model BASE RL --arms code text neutral  two models in three arms
+$ python evaluate.py compare A B                               two runs (folders), paired by problem
+$ python evaluate.py report FOLDER ... --k 1 4 16              runs that are done, shards put together
+
+The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
 """
 
 from __future__ import annotations
 
-import dataclasses
+import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-import tyro
-
 from agents import report
+from agents.commands import Command, Compare, Report, parse
+from agents.comparison import compare, comparison_as_json
 from agents.config import ConfigError
 from agents.errors import AgentsError
-from agents.evaluation import EvalConfig, run
+from agents.protocols import EvalConfig
+from agents.runs import SUMMARY, find_runs, read_run
+from agents.summary import summarise
 
 if TYPE_CHECKING:
     from cir_env.problems import ProblemSet
@@ -27,41 +32,56 @@ if TYPE_CHECKING:
 
 def load_sets(config: EvalConfig) -> Mapping[str, ProblemSet]:
     """Return the problems that the configuration asks for, by the name of their set."""
-    from cir_env.benchmarks import BENCHMARKS, load_benchmark
+    from cir_env.benchmarks import PAPER, load_benchmark
     from cir_env.problems import load_problems
 
-    if config.benchmarks is None:
-        if config.names or config.limit:
-            raise ConfigError("Expect `names` and `limit` beside `benchmarks`: add --benchmarks FOLDER.")
-        return {config.problems: load_problems(config.problems, "test")[: config.num_problems]}
-    names = config.names or list(BENCHMARKS)[:5]  # the paper's main table
-    return {name: load_benchmark(name, config.benchmarks)[: config.limit] for name in names}
+    if config.benchmarks is not None:
+        names = config.names or PAPER
+        return {name: load_benchmark(name, config.benchmarks)[: config.num_problems] for name in names}
+    if config.names:
+        raise ConfigError("Expect `benchmarks`, the folder with the files of `names`: add --benchmarks FOLDER.")
+    return {config.problems: load_problems(config.problems, "test")[: config.num_problems]}
+
+
+def execute(command: Command, args: Sequence[str]) -> None:
+    """Do what was asked for, and print what came of it."""
+    if isinstance(command, Compare):
+        one, other = map(read_run, command.runs)
+        print(report.comparison(comparison_as_json(one, other, compare(one, other))))
+        return
+    k: Sequence[int] = ()
+    if isinstance(command, Report):
+        folders, k = [folder for path in command.runs for folder in find_runs(path)], command.k
+    else:
+        from agents.evaluation import run
+        from cir_env.fingerprint import fingerprint
+
+        sets = load_sets(command)
+        again = shlex.join(["python", "evaluate.py", *args])
+        folders = run(command, sets, about=partial(fingerprint, sets), command=again)
+        if command.shard_of[1] > 1:
+            print(f"Shard {command.shard} is done. When all are: python evaluate.py report {command.output}")
+            return
+    summaries = [summarise(read_run(folder)) for folder in folders]
+    print("\n" + report.report(summaries, k=k) + "\n")
+    for folder, summary in zip(folders, summaries, strict=True):
+        report.write_json(folder / SUMMARY, summary)
+        print(f"Run: {folder}")
 
 
 def main(args: Sequence[str]) -> int:
     """Evaluate; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
-    config = tyro.cli(EvalConfig, prog="evaluate.py", description=__doc__, args=args)
+    command = parse(args, __doc__ or "")
     from cir_env.errors import CirEnvError
 
     try:
-        output = config.output or report.new_path(config.model)
-        samples = output.with_suffix(".samples.jsonl")
-        if output.exists():
-            raise ConfigError(f"Expect `output` to be a new file, but {output} is there: choose another --output.")
-        print("Starting: loading the problems.", flush=True)
-        sets = load_sets(config)
-        begin = time.perf_counter()
-        evaluations = run(config, sets, samples=samples)
-        data = {"config": dataclasses.asdict(config), "samples": samples, "seconds": time.perf_counter() - begin}
-        report.write_json(output, data | report.as_json(evaluations))
+        execute(command, args)
     except (AgentsError, CirEnvError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        print(f"evaluate.py: stopped; the samples so far are in {samples}.", file=sys.stderr)
+        print("evaluate.py: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    print("\n\n".join(filter(None, ["", report.summary(evaluations), report.by_subject(evaluations)])))
-    print(f"\nReport: {output}\nSamples: {samples}")
     return 0
 
 

@@ -6,6 +6,7 @@
     ├── ConfigError      (ValueError)          a setting is out of its range             agents.config
     ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
     ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
+    ├── SamplesError     (ValueError)          samples of a run can not be used          agents.samples
     ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint

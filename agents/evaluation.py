@@ -1,87 +1,57 @@
 """Accuracy of a policy on a set of problems: every problem gets the same number of episodes.
 
-``evaluate`` plays one set with an engine that is there already, as the trainer does between steps; ``run`` loads a
-model and plays several, as ``evaluate.py`` does. What comes out is put into words by :mod:`agents.report`.
+``evaluate`` plays one set with an engine that is there already, as the trainer does between steps. ``run`` plays what
+an :class:`agents.protocols.EvalConfig` asks for, as ``evaluate.py`` does: it writes each sample as it finishes, and
+goes on where an earlier process was killed. :mod:`agents.summary` makes figures of them, :mod:`agents.report` words.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from math import comb
+from itertools import groupby, product
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from agents.config import Boundary, ConfigError, expect
+from agents.config import Boundary, expect
 from agents.distributed import gather_from, share
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, open_pool
+from agents.manifest import describe_run, describe_session, weights_revision
 from agents.metrics import describe, is_correct
 from agents.models import load_tokenizer, pick_device, resolve_model
+from agents.protocols import EvalConfig
 from agents.rollout import collect
-from agents.samples import transcript
+from agents.runs import RunFiles
+from agents.samples import Sample, SampleFile, transcript
 from agents.types import Episode, Trajectory
 
 if TYPE_CHECKING:
     from agents.chat import Chat
     from agents.engines.base import Engine
 
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the unbiased chance that at least one of ``k`` samples is correct, given ``c`` correct ones of ``n``.
-
-    (arXiv 2107.03374, eq. 1.)
-
-    Raises:
-        ValueError: ``k`` is not in 1..n, or ``c`` not in 0..n.
-
-    >>> pass_at_k(4, 1, 2)
-    0.5
-    """
-    if not 1 <= k <= n or not 0 <= c <= n:
-        raise ValueError(f"Expect 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}.")
-    return 1.0 - comb(n - c, k) / comb(n, k)
+Place = tuple[str, int, int]
+"""A sample's set, problem and number."""
+OpenEnvs = Callable[..., EnvPool]
+Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """The outcome of :func:`evaluate`."""
 
-    num_samples: int
-    """Episodes of each problem."""
     trajectories: tuple[Trajectory, ...]
     """All of them, problem by problem."""
 
-    def correct_by_problem(self) -> list[tuple[int, int]]:
-        """Return (valid episodes, correct episodes) of each problem."""
-        groups: dict[int, list[Trajectory]] = {}
-        for t in self.trajectories:
-            groups.setdefault(t.group_id, []).append(t)
-        return [
-            (sum(t.reward_valid for t in group), sum(t.reward_valid and is_correct(t) for t in group))
-            for group in groups.values()
-        ]
-
     def figures(self) -> dict[str, float]:
-        """Return ``avg@n``, ``pass@k`` for the powers of two up to n, and :func:`agents.metrics.describe`'s figures.
-
-        A problem with fewer than k valid episodes is left out of ``pass@k``.
-        """
-        counts = self.correct_by_problem()
-        n = self.num_samples
-        ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
-        rates = {f"pass@{k}": [pass_at_k(v, c, k) for v, c in counts if v >= k] for k in sorted({*ks, n})}
-        figures = {name: fmean(values) for name, values in rates.items() if values}
-        average = [c / v for v, c in counts if v]
-        if average:
-            figures[f"avg@{n}"] = fmean(average)
-        return figures | describe(self.trajectories)
+        """Return :func:`agents.metrics.describe`'s figures."""
+        return describe(self.trajectories)
 
     def accuracy_by(self, key: str) -> dict[str, float]:
         """Return the accuracy of the valid episodes by a string in the environment's info, such as ``subject``."""
@@ -102,6 +72,7 @@ def evaluate(
     num_samples: int = 1,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    wanted: Callable[[int, int], bool] = lambda problem, sample: True,
     on_end: Callable[[Trajectory], None] = lambda _: None,
     on_poll: Callable[[], None] = lambda: None,
     boundary: Boundary = "exact",
@@ -118,6 +89,8 @@ def evaluate(
         num_samples: Episodes of each problem.
         seed: Seed of the sampling.
         options: More reset options, such as ``interaction_budget``.
+        wanted: Asked with a problem and the number of an episode of it whether it is to be played. What an episode
+            samples depends on no other.
         on_end: Called with each trajectory as it ends.
         on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
         boundary: As for :func:`agents.rollout.collect`.
@@ -135,106 +108,13 @@ def evaluate(
         )
         for problem in share(range(num_problems))
         for sample in range(num_samples)
+        if wanted(problem, sample)
     ]
+
     def play() -> list[Trajectory]:
         return collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll, boundary=boundary)
 
-    trajectories = sorted(gather_from(play), key=lambda t: t.group_id)
-    return Evaluation(num_samples=num_samples, trajectories=tuple(trajectories))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """An evaluation of one model on one or more sets of problems."""
-
-    model: str
-    """Folder, hub name, or "tiny"."""
-    template: Literal["chat", "raw"] = "chat"
-    """Put prompts into the model's chat template, or take them as they are."""
-    benchmarks: Path | None = None
-    """Folder with the benchmarks' files; without it, the held-out problems of --problems."""
-    names: tuple[str, ...] = ()
-    """Benchmarks to take; none named: the five of the paper."""
-    limit: int | None = None
-    """Only the first so many problems of each benchmark; None: all."""
-    problems: str = "products"
-    """Without --benchmarks: generator's name, JSONL or Parquet file, or hub:NAME; its test split."""
-    num_problems: int = 100
-    """How many of --problems, at most."""
-    num_samples: str = "16"
-    """Samples of each problem: a number, and others for single sets, such as 16,MATH500:1."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 takes the likeliest token, with one sample of each problem."""
-    top_p: float = 0.95
-    """Nucleus of the samples."""
-    prompt: str = "cir"
-    """Name of the prompt template; "text" and a budget of 0 for the chain-of-thought arm."""
-    interaction_budget: int = 5
-    """Executions per episode."""
-    time_limit_s: float = 5.0
-    """CPU seconds that one block may take."""
-    max_output_chars: int = 400
-    """Characters of an execution's result that the policy sees."""
-    error_format: Literal["last_line", "full"] = "last_line"
-    """How much of a failed block's traceback the policy sees."""
-    sandbox: str = "local"
-    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
-    max_completion_length: int = 1024
-    """Tokens after the prompt, feedback included."""
-    max_model_len: int = 2048
-    """Tokens of a whole episode, prompt included."""
-    max_num_seqs: int = 32
-    """Episodes in flight; each holds a row of the engine's cache."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """dtype of the weights."""
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""
-    seed: int = 0
-    """Fixes the sampling."""
-    output: Path | None = None
-    """The JSON report; the samples go beside it. None: a new file in runs/evaluation."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_problems", "max_completion_length", "max_num_seqs"):
-            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
-        expect(self.limit is None or self.limit >= 1, "limit", "of at least 1", self.limit)
-        expect(self.interaction_budget >= 0, "interaction_budget", "of at least 0", self.interaction_budget)
-        expect(self.temperature >= 0, "temperature", "of at least 0", self.temperature)
-        expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        expect(self.seed >= 0, "seed", "of at least 0", self.seed)
-        counts = _sample_counts(self.num_samples)
-        greedy_repeats = self.temperature == 0 and max(counts.values()) > 1
-        expect(not greedy_repeats, "num_samples", "1 with temperature 0 (all would be the same)", self.num_samples)
-        room = f"above max_completion_length ({self.max_completion_length})"
-        expect(self.max_model_len > self.max_completion_length, "max_model_len", room, self.max_model_len)
-
-    def samples_of(self, names: Iterable[str]) -> dict[str, int]:
-        """Return the samples of each problem for the sets called ``names``.
-
-        Raises:
-            ConfigError: ``num_samples`` speaks of another set.
-
-        >>> EvalConfig(model="tiny", num_samples="16,MATH500:1").samples_of(["AIME24", "MATH500"])
-        {'AIME24': 16, 'MATH500': 1}
-        """
-        names = list(names)
-        counts = _sample_counts(self.num_samples)
-        for name in counts.keys() - {*names, ""}:
-            raise ConfigError(f"Expect `num_samples` to speak of {', '.join(names)}, got {name!r}.")
-        return {name: counts.get(name, counts[""]) for name in names}
-
-    def env_kwargs(self) -> dict[str, Any]:
-        """Return the keyword arguments of ``gymnasium.make``, but for the problems."""
-        return {
-            "prompt": self.prompt,
-            "interaction_budget": self.interaction_budget,
-            "time_limit_s": self.time_limit_s,
-            "max_output_chars": self.max_output_chars,
-            "error_format": self.error_format,
-            "sandbox": self.sandbox,
-            "max_transcript_chars": 32 * self.max_model_len,  # far beyond: length is limited in tokens alone
-            "observation": "feedback",
-        }
+    return Evaluation(trajectories=tuple(sorted(gather_from(play), key=lambda t: t.group_id)))
 
 
 def _open_envs(num_envs: int, **kwargs: Any) -> EnvPool:
@@ -245,66 +125,195 @@ def run(
     config: EvalConfig,
     sets: Mapping[str, Sequence[Any]],
     *,
-    samples: Path,
-    open_envs: Callable[..., EnvPool] = _open_envs,
-    load: Callable[[EvalConfig], tuple[Engine, Chat]] | None = None,
-) -> dict[str, Evaluation]:
-    """Load a model and play every problem of every set.
+    about: Callable[[str], Mapping[str, Any]] = lambda prompt: {},
+    command: str = "",
+    open_envs: OpenEnvs = _open_envs,
+    load: Load | None = None,
+    log: Callable[[str], Any] = print,
+) -> list[Path]:
+    """Play every problem of every set with every model in every arm; what an earlier process played is kept.
 
     Args:
-        config: The model, the sampling and the environment.
+        config: The models, the arms, the sampling and the environment.
         sets: Problem sets by name, as the environment takes them for ``problems``.
-        samples: A new JSONL file; each transcript is appended as soon as its episode ends.
-        open_envs: Called as ``open_envs(num_envs, problems=..., **config.env_kwargs())``; by default CodeMath-v0.
-        load: Loads the model; by default :func:`load_engine`. The engine is closed at the end.
+        about: Says for a prompt's name what else the samples depend on, for the manifest.
+        command: What goes on with these runs, for the manifest.
+        open_envs: Called as ``open_envs(num_envs, problems=..., **config.env_kwargs(arm))``; by default CodeMath-v0.
+        load: Loads the model of a folder; by default :func:`load_engine`. The engine is closed at the end.
+        log: Takes lines for the user.
+
+    Returns:
+        The runs' folders.
 
     Raises:
-        ConfigError: The samples' file is there already, or ``num_samples`` speaks of a set that is not in ``sets``.
-        ModelError, ChatError: The model can not be loaded, or not be used as a chat.
+        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``.
+        SamplesError: A run that is there was made with something else, or another process works on it.
+        ModelError, ChatError: A model can not be loaded, or not be used as a chat.
     """
+    sizes = {name: len(problems) for name, problems in sets.items()}
+    config.samples_of(sizes), config.temperatures_of(sizes)
+    with ExitStack() as opened:  # bad arguments are refused before a model is looked for
+        for arm, problems in product(config.arms, sets.values()):
+            opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))
+    plans = []
+    for model in config.model:
+        path = resolve_model(model, log=log)
+        revision = weights_revision(path)
+        for arm in config.arms:
+            more = about(config.env_kwargs(arm)["prompt"])
+            made_with = describe_run(config, model=model, revision=revision, arm=arm, sizes=sizes, about=more)
+            plans.append(_Plan(model=model, path=path, arm=arm, about=made_with))
+    folders = [plan.files(config).folder for plan in plans]
+    expect(len(set(folders)) == len(folders), "model and arms", "to give each run a folder of its own", folders)
+    for plan in plans:
+        plan.files(config).claim(plan.about)
+    for _, arms in groupby(plans, key=lambda plan: plan.model):
+        _run_model(config, sets, list(arms), command=command, open_envs=open_envs, load=load or load_engine, log=log)
+    return folders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    """One run."""
+
+    model: str
+    path: Path
+    arm: str
+    about: Mapping[str, Any]
+
+    def files(self, config: EvalConfig) -> RunFiles:
+        return RunFiles.of(config, self.model, self.arm)
+
+
+def _run_model(
+    config: EvalConfig,
+    sets: Mapping[str, Sequence[Any]],
+    plans: Sequence[_Plan],
+    *,
+    command: str,
+    open_envs: OpenEnvs,
+    load: Load,
+    log: Callable[[str], Any],
+) -> None:
+    """Play what is missing of one model's runs; a model of which nothing is missing is not loaded."""
+    places = _places(config, sets)
+    plans = [plan for plan in plans if plan.files(config).num_samples() < len(places)]
+    if not plans:
+        return
+    engine, chat = load(config, plans[0].path)
+    with closing(engine):
+        for plan in plans:
+            files = plan.files(config)
+            with SampleFile(files.samples) as file:
+                files.write_manifest(plan.about, describe_session(command))
+                if file.dropped:
+                    log(f"Dropped a half-written sample at the end of {files.samples}; it is played again.")
+                record = _Record(file, places)
+                log(f"{files.folder}: {len(file.rows)} samples are there, {len(record.missing)} are to be played.")
+                with record.bar(f"{plan.model} {plan.arm}"):
+                    for name, problems in sets.items():
+                        if any(place[0] == name for place in record.missing):
+                            kwargs = config.env_kwargs(plan.arm)
+                            with closing(open_envs(config.max_num_seqs, problems=problems, **kwargs)) as envs:
+                                _play_set(name, config, sets, envs=envs, engine=engine, chat=chat, record=record)
+
+
+def _play_set(
+    name: str,
+    config: EvalConfig,
+    sets: Mapping[str, Sequence[Any]],
+    *,
+    envs: EnvPool,
+    engine: Engine,
+    chat: Chat,
+    record: _Record,
+) -> None:
+    missing = frozenset(record.missing)
+    temperature = config.temperatures_of(sets)[name]
+    evaluate(
+        envs,
+        engine,
+        chat,
+        Sampling(temperature=temperature, top_p=config.top_p, max_tokens=config.max_completion_length),
+        num_problems=len(sets[name]),
+        num_samples=config.samples_of(sets)[name],
+        seed=config.seed,
+        wanted=lambda problem, sample: (name, problem, sample) in missing,
+        on_end=lambda trajectory: record.add(transcript(trajectory, set_name=name)),
+    )
+
+
+def _places(config: EvalConfig, sets: Mapping[str, Sequence[Any]]) -> set[Place]:
+    """Return the samples that this process is to see to."""
+    index, count = config.shard_of
     counts = config.samples_of(sets)
-    if samples.exists():
-        raise ConfigError(f"Expect `output` to be a new file, but {samples} is there: choose another --output.")
-    sampling = Sampling(temperature=config.temperature, top_p=config.top_p, max_tokens=config.max_completion_length)
-    episodes = {name: counts[name] * len(problems) for name, problems in sets.items()}
-    outcome: dict[str, Evaluation] = {}
-    with ExitStack() as stack:
-        pools: dict[str, EnvPool] = {}
-        for name, problems in sets.items():
-            num_envs = min(config.max_num_seqs, episodes[name])
-            pool = open_envs(num_envs, problems=problems, **config.env_kwargs())
-            pools[name] = stack.enter_context(closing(pool))
-        engine, chat = (load or load_engine)(config)
-        stack.callback(engine.close)
-        samples.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(samples.open("x"))
-        bar = stack.enter_context(tqdm(total=sum(episodes.values()), unit="sample", dynamic_ncols=True))
-        for name, problems in sets.items():
-            outcome[name] = evaluate(
-                pools[name],
-                engine,
-                chat,
-                sampling,
-                num_problems=len(problems),
-                num_samples=counts[name],
-                seed=config.seed,
-                on_end=_recorder(name, file, bar),
-            )
-    return outcome
+    return {
+        (name, problem, sample)
+        for name, problems in sets.items()
+        for problem in range(index, len(problems), count)
+        for sample in range(counts[name])
+    }
 
 
-def load_engine(config: EvalConfig, *, log: Callable[[str], Any] = print) -> tuple[Engine, Chat]:
-    """Return an engine with the configuration's model, and the chat that encodes for it.
+class _Record:
+    """Writes samples as they finish, and shows how far a run has come.
+
+    Args:
+        file: Where they go; it may hold some.
+        wanted: All that are to be there in the end.
+    """
+
+    def __init__(self, file: SampleFile, wanted: Collection[Place]) -> None:
+        self.missing = set(wanted)
+        self._file, self._total = file, len(wanted)
+        self._problems: dict[tuple[str, int], int] = Counter((name, problem) for name, problem, _ in wanted)
+        self._played: dict[tuple[str, int], list[Sample]] = {}
+        for row in file.rows:
+            self._count(row)
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[None]:
+        """Show a bar, with the time that is left."""
+        done = self._total - len(self.missing)
+        with tqdm(total=self._total, initial=done, desc=title, unit="sample", dynamic_ncols=True) as self._bar:
+            self._bar.set_postfix_str(self.progress())
+            yield
+
+    def add(self, row: Sample) -> None:
+        """Write a sample."""
+        self._file.append(row)
+        self._count(row)
+        self._bar.set_postfix_str(self.progress(), refresh=False)
+        self._bar.update()
+
+    def progress(self) -> str:
+        """Return how many problems are done, and the accuracy so far with its interval (normal, over problems)."""
+        done = sum(len(rows) == self._problems.get(problem) for problem, rows in self._played.items())
+        judged = [[row["correct"] for row in rows if row["reward_valid"]] for rows in self._played.values()]
+        means = [fmean(rows) for rows in judged if rows]
+        text = f"{done}/{len(self._problems)} problems"
+        if means:
+            text += f", accuracy {100 * fmean(means):.1f}%"
+        if len(means) > 1:
+            text += f" ± {100 * 1.96 * stdev(means) / len(means) ** 0.5:.1f}"
+        return text
+
+    def _count(self, row: Sample) -> None:
+        self.missing.discard((row["set"], row["problem_index"], row["sample"]))
+        self._played.setdefault((row["set"], row["problem_index"]), []).append(row)
+
+
+def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
+    """Return an engine with the model of a folder, and the chat that encodes for it.
 
     Raises:
         ModelError, ChatError: The model can not be loaded, or not be used as a chat.
     """
-    path = resolve_model(config.model, log=log)
     from agents.chat import Chat
     from agents.engines import open_engine
 
     device = pick_device("auto")
-    log(f"Loading {path} on {device}.")
+    print(f"Loading {path} on {device}.", flush=True)
     chat = Chat(load_tokenizer(path), config.template)
     engine = open_engine(
         config.engine,
@@ -316,28 +325,3 @@ def load_engine(config: EvalConfig, *, log: Callable[[str], Any] = print) -> tup
         max_model_len=config.max_model_len,
     )
     return engine, chat
-
-
-def _recorder(name: str, file: TextIO, bar: tqdm[Any]) -> Callable[[Trajectory], None]:
-    """Return a callback that appends a trajectory to the samples and shows the accuracy so far."""
-    judged: list[bool] = []
-    bar.set_description(name)
-
-    def on_end(trajectory: Trajectory) -> None:
-        file.write(json.dumps(transcript(trajectory, set_name=name)) + "\n")
-        file.flush()
-        judged.extend([is_correct(trajectory)] if trajectory.reward_valid else [])
-        bar.set_postfix_str(f"accuracy {fmean(judged):.3f}" if judged else "")
-        bar.update()
-
-    return on_end
-
-
-def _sample_counts(spec: str) -> dict[str, int]:
-    """Read ``num_samples``; the number for all is under the empty name."""
-    pairs = [part.strip().rpartition(":") for part in spec.split(",")]
-    valid = all(count.isdecimal() and int(count) >= 1 for _, _, count in pairs)
-    names = [name for name, _, _ in pairs]
-    whole = valid and names[0] == "" and len(set(names)) == len(names)
-    expect(whole, "num_samples", "like '16' or '16,MATH500:1'", spec)
-    return {name: int(count) for name, _, count in pairs}

@@ -1,4 +1,4 @@
-"""Evaluations in words: tables for the terminal, and JSON for programs.
+"""Evaluations in words: tables for the terminal.
 
 Tables are GitHub's markdown with the columns padded, so that they read well in a terminal and can be pasted into a
 page.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from agents.evaluation import Evaluation
+from agents.config import expect
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,61 +33,54 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line(cells) for cells in [header, rules, *rows])
 
 
-def summary(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the figures of each set as a table: rates in percent, lengths in sampled tokens.
+def report(summaries: Sequence[Mapping[str, Any]], *, k: Sequence[int] = ()) -> str:
+    """Return tables of the runs: what was scored, how the samples ended, and accuracy by subject, level and blocks.
 
-    "unjudged" counts samples that a fault of ours spoilt; no figure but the length, code use and cut counts them.
-    Several sets get a row with their means, each set counting the same.
+    Rates are in percent with their 95% intervals, lengths in tokens of a sample.
+
+    Args:
+        summaries: Of :func:`agents.summary.summarise`.
+        k: For which k pass@k is shown; none: the number of samples.
+
+    Raises:
+        ConfigError: No set has so many samples of each problem.
     """
-    rows = [_row(name, evaluation) for name, evaluation in evaluations.items()]
-    if len(rows) > 1:
-        means = mean(evaluations)
-        rows.append(["mean", "", "", percent(means.get("avg@k")), percent(means.get("pass@k")), "", "", "", ""])
-    header = ["set", "problems", "k", "avg@k", "pass@k", "code use", "tokens", "cut off", "unjudged"]
-    return table(header, rows)
+    most = max(figures["num_samples"] for each in summaries for figures in each["sets"].values())
+    for number in k:
+        expect(1 <= number <= most, "k", f"from 1 to {most}, the samples of each problem", number)
+    parts = [_overview(summaries)] if len(summaries) > 1 else []
+    for each in summaries:
+        tables = [_scores(each, k), _endings(each), _groups(each, "subject"), _groups(each, "level"), _blocks(each)]
+        parts.append("\n\n".join([each["name"], *filter(None, tables)]))
+    return "\n\n".join(parts)
 
 
-def by_subject(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return accuracy by subject as a table; empty where no set has several subjects."""
-    rows = []
-    for name, evaluation in evaluations.items():
-        accuracies = evaluation.accuracy_by("subject")
-        rows += [[subject, name, percent(value)] for subject, value in accuracies.items() if len(accuracies) > 1]
-    return table(["subject", "set", "accuracy"], rows) if rows else ""
+def comparison(data: Mapping[str, Any]) -> str:
+    """Return tables of two runs on the same problems; ``data`` is :func:`agents.comparison.comparison_as_json`'s."""
+    one, other = data["runs"]
+    lines = [f"A: {one}", f"B: {other}", *(f"   {line}" for line in data["differences"])]
+    scores = [
+        [name, str(part["problems"]), *map(percent, part["avg"]), percent(part["gain"])]
+        for name, part in data["sets"].items()
+    ]
+    lengths = [
+        [name, *(_number(part["token_ratio"][kind], 2) for kind in _LENGTHS)] for name, part in data["sets"].items()
+    ]
+    return "\n\n".join(
+        [
+            "\n".join(lines),
+            table(["set", "problems", "avg A", "avg B", "B - A"], scores),
+            table(["tokens, B / A", *_LENGTHS.values()], lengths),
+        ]
+    )
 
 
-def mean(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Return the means of ``avg@k`` and ``pass@k`` over the sets; k is each set's number of samples.
-
-    A figure that a set lacks, since none of its samples could be judged, has no mean either.
-    """
-    figures = [(evaluation.num_samples, evaluation.figures()) for evaluation in evaluations.values()]
-    return {
-        f"{kind}@k": fmean(f[f"{kind}@{n}"] for n, f in figures)
-        for kind in ("avg", "pass")
-        if figures and all(f"{kind}@{n}" in f for n, f in figures)
-    }
-
-
-def as_json(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """Return everything that the tables say, and pass@k for the other k, as fractions and ready for JSON."""
-    sets = {
-        name: {
-            "problems": len(evaluation.correct_by_problem()),
-            "num_samples": evaluation.num_samples,
-            "unjudged": _unjudged(evaluation),
-            "figures": evaluation.figures(),
-            "accuracy_by_subject": evaluation.accuracy_by("subject"),
-        }
-        for name, evaluation in evaluations.items()
-    }
-    return {"mean": mean(evaluations), "sets": sets}
-
-
-def new_path(model: str) -> Path:
-    """Return where the report on a model goes: a file of runs/evaluation named by the model and the time."""
-    name = re.sub(r"[^\w.]+", "-", model).strip("-.")[-60:]
-    return Path("runs/evaluation") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+_LENGTHS = {
+    "sampled": "written",
+    "total": "with feedback",
+    "sampled_correct": "written, right ones",
+    "total_correct": "with feedback, right ones",
+}
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -101,29 +91,90 @@ def write_json(path: Path, data: Any) -> None:
     os.replace(partial, path)
 
 
-def percent(fraction: float | None) -> str:
-    """Return a rate as people read it.
+def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = True) -> str:
+    """Return a rate as people read it, an estimate with its interval.
 
-    >>> percent(0.5236), percent(None)
-    ('52.4', '-')
+    >>> percent(0.5236), percent(None), percent({"value": 0.5, "low": 0.4, "high": 0.625})
+    ('52.4', '-', '50.0 [40.0, 62.5]')
     """
+    if isinstance(fraction, Mapping):
+        return _number(fraction, 1, factor=100, interval=interval)
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _row(name: str, evaluation: Evaluation) -> list[str]:
-    figures, k = evaluation.figures(), evaluation.num_samples
-    return [
-        name,
-        str(len(evaluation.correct_by_problem())),
-        str(k),
-        percent(figures.get(f"avg@{k}")),
-        percent(figures.get(f"pass@{k}")),
-        percent(figures["tools/use_ratio"]),
-        f"{figures['completions/mean_length']:.0f}",
-        percent(figures["completions/clipped_ratio"]),
-        str(_unjudged(evaluation)),
+def _overview(summaries: Sequence[Mapping[str, Any]]) -> str:
+    names = list(summaries[0]["sets"])
+    means = len(names) > 1
+    rows = [
+        [
+            each["name"],
+            *(percent(each["sets"].get(name, {}).get("avg")) for name in names),
+            *([percent(each["mean"]["avg"])] if means else []),
+        ]
+        for each in summaries
     ]
+    return table(["accuracy", *names, *(["mean"] if means else [])], rows)
 
 
-def _unjudged(evaluation: Evaluation) -> int:
-    return sum(not t.reward_valid for t in evaluation.trajectories)
+def _scores(summary: Mapping[str, Any], k: Sequence[int]) -> str:
+    sets = summary["sets"]
+    rows = []
+    for name, figures in sets.items():
+        n = figures["num_samples"]
+        passes = [percent(figures["pass_at_k"].get(str(number))) for number in k or [n]]
+        scores = [figures["avg"], figures["avg_fixed_problems"], figures["majority_at_k"][str(n)]]
+        rows.append([name, str(figures["problems"]), str(n), *map(percent, scores), *passes])
+    width = len(rows[0])
+    if len(sets) > 1:
+        means = [percent(summary["mean"][name]) for name in ("avg", "avg_fixed_problems")]
+        rows.append(["mean", "", "", *means, *[""] * (width - 5)])
+    passes = [f"pass@{number}" for number in k] or ["pass@n"]
+    return table(["set", "problems", "n", "avg@n", "problems fixed", "majority@n", *passes], rows)
+
+
+def _endings(summary: Mapping[str, Any]) -> str:
+    rates = ("finished", "truncated", "void", "invalid", "used_code")
+    lengths = ("sampled", "sampled_correct", "feedback", "feedback_correct")
+    rows = [
+        [
+            name,
+            *(percent(figures["rates"][rate], interval=False) for rate in rates),
+            *(_number(figures["tokens"][length], 0, interval=False) for length in lengths),
+        ]
+        for name, figures in summary["sets"].items()
+    ]
+    heads = ["finished", "cut off", "void", "unjudged", "use code", "tokens", "of right", "feedback", "of right"]
+    return table(["set", *heads], rows)
+
+
+def _groups(summary: Mapping[str, Any], what: str) -> str:
+    rows = [
+        [group, name, str(figures["problems"]), str(figures["samples"]), percent(figures["accuracy"])]
+        for name, of_set in summary["sets"].items()
+        if len(of_set[f"by_{what}"]) > 1
+        for group, figures in of_set[f"by_{what}"].items()
+    ]
+    return table([what, "set", "problems", "samples", "accuracy"], rows) if rows else ""
+
+
+def _blocks(summary: Mapping[str, Any]) -> str:
+    rows = [
+        [kind.replace("_", " "), name, str(figures["samples"]), percent(figures["accuracy"])]
+        for name, of_set in summary["sets"].items()
+        for kind, figures in of_set["by_blocks"].items()
+        if figures["samples"] and kind != "none"
+    ]
+    recovered = [
+        ["recovered", name, str(of_set["recovery"]["samples"]), percent(of_set["recovery"]["rate"])]
+        for name, of_set in summary["sets"].items()
+        if of_set["recovery"]["samples"]
+    ]
+    return table(["code blocks", "set", "samples", "accuracy"], rows + recovered) if rows else ""
+
+
+def _number(estimate: Mapping[str, float] | None, digits: int, *, factor: float = 1, interval: bool = True) -> str:
+    """Return an estimate as people read it."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{factor * estimate[part]:.{digits}f}" for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]" if interval else value

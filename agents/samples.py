@@ -6,11 +6,22 @@ beside these fields.
 
 from __future__ import annotations
 
+import fcntl
+import json
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from agents.errors import AgentsError
 from agents.metrics import is_correct, is_void
 from agents.types import FinishReason, Trajectory
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class SamplesError(AgentsError, ValueError):
+    """A file of samples, or what belongs to it, can not be used."""
 
 
 class SampleTurn(TypedDict):
@@ -111,8 +122,66 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
     }
 
 
-def best_and_worst(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Return one correct and one wrong trajectory, as far as there are."""
-    right = [t for t in trajectories if is_correct(t)]
-    wrong = [t for t in trajectories if not is_correct(t)]
-    return right[:1] + wrong[:1]
+def read_samples(path: Path) -> tuple[list[Sample], int]:
+    """Return the rows of a file, and how many bytes their lines have.
+
+    What stands behind the last line's end was being written when a process was killed; it is left out.
+
+    Raises:
+        SamplesError: A whole line is no row.
+    """
+    whole = path.read_bytes()
+    size = whole.rfind(b"\n") + 1
+    rows: list[Sample] = []
+    for number, line in enumerate(whole[:size].split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not Sample.__required_keys__ <= row.keys():
+            raise SamplesError(f"{path}, line {number}: Expect a sample's JSON object, got {line[:40]!r}.")
+        rows.append(row)  # type: ignore[arg-type]
+    return rows, size
+
+
+class SampleFile:
+    """A file that rows are appended to, and that a later process goes on with.
+
+    Args:
+        path: The file; made, with its folder, if it is missing.
+
+    Attributes:
+        rows: What it held when it was opened.
+        dropped: Whether a half-written last line was dropped then.
+
+    Raises:
+        SamplesError: Another process writes to it, or a line of it is no row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.rows, size = read_samples(path)
+        except BlockingIOError:
+            self._file.close()
+            raise SamplesError(f"Expect {path} to be free, but another evaluation writes to it.") from None
+        except BaseException:
+            self._file.close()
+            raise
+        self.dropped = size < path.stat().st_size
+        self._file.truncate(size)
+
+    def append(self, row: Sample) -> None:
+        """Write a row; it outlives the process from here on."""
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
+
+    def __enter__(self) -> SampleFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()

@@ -1,6 +1,7 @@
 """The program evaluate.py: what it prints and writes, and what it says to bad input."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import evaluate
 from cir_env.benchmarks import BENCHMARKS
 
 ROOT = Path(evaluate.__file__).parent
+BENCHMARK_FILES = Path(os.environ.get("CIR_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
 SMALL = ["--num-problems", "2", "--num-samples", "2", "--max-num-seqs", "4", "--dtype", "float32"]
 SHORT = ["--max-completion-length", "8", "--max-model-len", "700"]
 Fails = Callable[..., str]
@@ -38,101 +40,137 @@ def fails(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> Fai
     """Runs the program on bad input and returns its complaint, which is one line; nothing is left behind."""
 
     def run(*args: str | Path, model: str | Path = model) -> str:
-        capsys.readouterr()  # what making the input printed
-        output = tmp_path / "new" / "report.json"
-        code = evaluate.main(["--model", str(model), "--output", str(output), *SMALL, *SHORT, *map(str, args)])
-        error = capsys.readouterr().err
-        assert code == 2
-        assert error.startswith("evaluate.py: ")
-        assert error.count("\n") == 1
-        assert not output.parent.exists()
-        return error.removeprefix("evaluate.py: ").removesuffix("\n")
+        output = tmp_path / "new"
+        error = complaint(capsys, "--model", model, "--output", output, *SMALL, *SHORT, *args)
+        assert not output.exists()
+        return error
 
     return run
 
 
-def evaluated(output: Path, model: str, *args: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run the program; return its report and its samples."""
+def complaint(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
+    """Run the program on bad input; return the one line that it says."""
+    capsys.readouterr()  # what making the input printed
+    code = evaluate.main([str(arg) for arg in args])
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("evaluate.py: ")
+    assert error.count("\n") == 1
+    return error.removeprefix("evaluate.py: ").removesuffix("\n")
+
+
+def evaluated(output: Path, model: str, *args: str, arm: str = "code") -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the program; return the summary and the samples of one arm."""
     assert evaluate.main(["--model", model, "--output", str(output), *SMALL, *SHORT, *args]) == 0
-    samples = output.with_suffix(".samples.jsonl").read_text().splitlines()
-    return json.loads(output.read_text()), [json.loads(line) for line in samples]
+    (folder,) = output.glob(f"*/{arm}")
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    rows.sort(key=lambda row: (row["problem_index"], row["sample"]))
+    return json.loads((folder / "summary.json").read_text()), rows
 
 
 # ---------------------------------------------------------------------------------------------------------- it works
 
 
-def test_held_out_problems_are_evaluated_with_a_table_a_report_and_samples(
+def test_two_arms_are_evaluated_reported_and_compared(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report, samples = evaluated(tmp_path / "report.json", model)
+    summary, rows = evaluated(tmp_path, model, "--arms", "code", "text")
     out = capsys.readouterr().out
-    assert "| set      | problems |  k | avg@k | pass@k |" in out
-    assert "| products |        2 |  2 |   0.0 |    0.0 |" in out
-    assert f"Report: {tmp_path}/report.json\nSamples: {tmp_path}/report.samples.jsonl\n" in out
-    assert {"avg@2", "pass@1", "pass@2", "accuracy"} <= report["sets"]["products"]["figures"].keys()
-    assert report["config"]["model"] == model
-    assert sorted(row["problem_index"] for row in samples) == [0, 0, 1, 1]
+    assert f"| {model} (text) | 0.0 [0.0, 84.2] |\n" in out
+    assert "| products |        2 |  2 | 0.0 [0.0, 84.2] |" in out
+    (code,), (text,) = tmp_path.glob("*/code"), tmp_path.glob("*/text")
+    assert f"Run: {code}\nRun: {text}\n" in out
+    assert (summary["arm"], summary["sets"]["products"]["problems"]) == ("code", 2)
+    assert [(row["problem_index"], row["sample"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    manifest = json.loads((text / "manifest.json").read_text())["run"]
+    assert manifest["arguments"]["interaction_budget"] == 0
+    assert len(manifest["problems"]["products"]) == len(manifest["prompt"]) == len(manifest["grader"]["sha256"]) == 64
+    assert evaluate.main(["compare", str(code), str(text)]) == 0
+    assert "   arguments.prompt: cir -> text\n" in capsys.readouterr().out
 
 
-def test_greedy_decoding_gives_the_same_samples_every_time(tmp_path: Path, model: str) -> None:
-    greedy = ["--temperature", "0", "--num-samples", "1"]
-    texts = [
-        [
-            row["turns"][0]["text"]
-            for row in sorted(evaluated(tmp_path / name, model, *greedy)[1], key=lambda r: r["problem_index"])
-        ]
-        for name in ("a.json", "b.json")
-    ]
+def test_a_killed_evaluation_goes_on_with_the_same_command_and_ends_the_same(tmp_path: Path, model: str) -> None:
+    whole = evaluated(tmp_path, model)
+    (path,) = tmp_path.rglob("samples.jsonl")
+    path.write_bytes(path.read_bytes()[:-300])
+    assert evaluated(tmp_path, model) == whole
+
+
+def test_shards_are_put_together_by_the_report(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = evaluated(tmp_path / "whole", model)
+    args = ["--model", model, "--output", str(tmp_path / "parts"), *SMALL, *SHORT]
+    for shard in ("0/2", "1/2"):
+        assert evaluate.main([*args, "--shard", shard]) == 0
+    assert f"When all are: python evaluate.py report {tmp_path}/parts\n" in capsys.readouterr().out
+    assert evaluate.main(["report", str(tmp_path / "parts"), "--k", "1", "2"]) == 0
+    assert "|          pass@1 |          pass@2 |" in capsys.readouterr().out
+    (summary,) = (tmp_path / "parts").rglob("summary.json")
+    assert json.loads(summary.read_text()) == whole
+
+
+def test_greedy_decoding_of_a_single_set_gives_the_same_samples_every_time(tmp_path: Path, model: str) -> None:
+    greedy = ["--temperature", "1.0,products:0", "--num-samples", "2,products:1"]
+    texts = [[row["turns"][0]["text"] for row in evaluated(tmp_path / n, model, *greedy)[1]] for n in ("a", "b")]
     assert texts[0] == texts[1]
     assert all(texts[0])
 
 
-def test_the_chain_of_thought_arm_needs_two_flags(tmp_path: Path, model: str) -> None:
-    report, _ = evaluated(tmp_path / "report.json", model, "--prompt", "text", "--interaction-budget", "0")
-    assert (report["config"]["prompt"], report["config"]["interaction_budget"]) == ("text", 0)
-    assert report["sets"]["products"]["figures"]["tools/call_frequency"] == 0
-
-
 def test_a_model_without_a_chat_template_takes_prompts_as_they_are(tmp_path: Path) -> None:
     model = str(save_model(tmp_path / "model", template=None))
-    report, _ = evaluated(tmp_path / "report.json", model, "--template", "raw")
-    assert report["sets"]["products"]["unjudged"] == 0
+    summary, _ = evaluated(tmp_path / "runs", model, "--template", "raw")
+    assert summary["sets"]["products"]["unjudged"] == 0
 
 
 def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: str) -> None:
     problems = tmp_path / "mine.jsonl"
     problems.write_text(
-        '{"problem": "What is 1 + 1?", "answer": "2", "subject": "sums"}\n'
-        '{"problem": "What is 2 * 3?", "answer": "6", "subject": "products"}\n'
+        '{"problem": "What is 1 + 1?", "answer": "2", "subject": "sums", "level": 1}\n'
+        '{"problem": "What is 2 * 3?", "answer": "6", "subject": "products", "level": 2}\n'
     )
-    report, samples = evaluated(tmp_path / "report.json", model, "--problems", str(problems))
-    assert report["sets"][str(problems)]["accuracy_by_subject"] == {"products": 0.0, "sums": 0.0}
-    assert {row["answer"] for row in samples} == {"2", "6"}
+    summary, rows = evaluated(tmp_path / "runs", model, "--problems", str(problems))
+    figures = summary["sets"][str(problems)]
+    assert list(figures["by_subject"]) == ["products", "sums"]
+    assert list(figures["by_level"]) == ["1", "2"]
+    assert {row["answer"] for row in rows} == {"2", "6"}
 
 
 def test_prompts_that_leave_no_room_are_reported_as_unjudged(tmp_path: Path, model: str) -> None:
-    report, _ = evaluated(tmp_path / "report.json", model, "--max-model-len", "20")
-    assert report["sets"]["products"]["unjudged"] == 4
-    assert report["mean"] == {}
+    summary, _ = evaluated(tmp_path, model, "--max-model-len", "20")
+    assert (summary["sets"]["products"]["unjudged"], summary["mean"]["avg"]) == (4, None)
 
 
-def test_a_stopped_evaluation_says_where_its_samples_are(
-    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.skipif(not BENCHMARK_FILES.is_dir(), reason=f"no benchmark files in {BENCHMARK_FILES}")
+def test_benchmarks_have_subjects_levels_and_pinned_problems(tmp_path: Path, model: str) -> None:
+    args = [
+        "--benchmarks",
+        str(BENCHMARK_FILES),
+        "--names",
+        "MATH500",
+        "--num-problems",
+        "3",
+        "--max-model-len",
+        "1024",
+    ]
+    summary, rows = evaluated(tmp_path, model, *args)
+    assert summary["sets"]["MATH500"]["by_level"]
+    assert all(row["problem"] and row["subject"] and row["level"] for row in rows)
+
+
+def test_a_stopped_evaluation_says_how_to_go_on(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: Any, **__: Any) -> None:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "run", stop)
-    assert evaluate.main(["--model", model, "--output", str(tmp_path / "report.json")]) == 130
-    assert (
-        capsys.readouterr().err == f"evaluate.py: stopped; the samples so far are in {tmp_path}/report.samples.jsonl.\n"
-    )
+    monkeypatch.setattr(evaluate, "load_sets", stop)
+    assert evaluate.main(["--model", model]) == 130
+    assert capsys.readouterr().err == "evaluate.py: stopped; the same command goes on from here.\n"
 
 
 def test_help_does_not_load_what_is_slow() -> None:
     code = (
         "import contextlib, sys, evaluate\n"
-        "with contextlib.suppress(SystemExit): evaluate.main(['--help'])\n"
+        "with contextlib.suppress(SystemExit): evaluate.main(['quick', '--help'])\n"
         "print(sorted({'torch', 'transformers', 'sympy', 'cir_env'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -191,9 +229,16 @@ def test_a_file_of_other_problems_in_place_of_a_benchmark(fails: Fails, tmp_path
     assert "results would not compare" in fails("--benchmarks", tmp_path, "--names", "AIME25")
 
 
-@pytest.mark.parametrize("flags", [("--names", "AIME24"), ("--limit", "3")])
-def test_flags_for_benchmarks_without_benchmarks(fails: Fails, flags: tuple[str, str]) -> None:
-    assert fails(*flags) == "Expect `names` and `limit` beside `benchmarks`: add --benchmarks FOLDER."
+def test_a_benchmarks_row_without_an_answer(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "AIME25.jsonl").write_text('{"problem": "What is 1 + 1?"}\n')
+    error = fails("--benchmarks", tmp_path, "--names", "AIME25")
+    assert error.startswith(f"{tmp_path}/AIME25.jsonl, line 1: Expect the answer in field 'solution', got a row with")
+
+
+def test_benchmarks_without_their_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, "paper", "--model", "tiny") == (
+        "Expect `benchmarks`, the folder with the files of `names`: add --benchmarks FOLDER."
+    )
 
 
 def test_problems_that_nobody_knows(fails: Fails) -> None:
@@ -218,17 +263,45 @@ def test_a_prompt_that_nobody_knows(fails: Fails) -> None:
 
 
 def test_a_number_of_samples_for_a_set_that_is_not_played(fails: Fails) -> None:
-    assert fails("--num-samples", "2,AIME24:4") == "Expect `num_samples` to speak of products, got 'AIME24'."
+    assert fails("--num-samples", "2,sums:4") == "Expect `num_samples` to speak of products, got 'sums'."
 
 
-def test_a_report_that_is_there_already(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "report.json"
-    output.write_text("precious")
-    assert evaluate.main(["--model", model, "--output", str(output)]) == 2
-    assert capsys.readouterr().err == (
-        f"evaluate.py: Expect `output` to be a new file, but {output} is there: choose another --output.\n"
+def test_other_settings_than_those_of_the_run_that_is_there(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tmp_path, model)
+    (path,) = tmp_path.rglob("samples.jsonl")
+    before = path.read_bytes()
+    args = ["--model", model, "--output", str(tmp_path), *SMALL, *SHORT, "--seed", "1"]
+    assert complaint(capsys, *args) == (
+        f"Expect the settings of the run in {path.parent}, got others: sampling.seed: 0 -> 1. Choose another --output."
     )
-    assert output.read_text() == "precious"
+    assert path.read_bytes() == before
+
+
+def test_a_line_in_the_middle_that_is_no_sample(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated(tmp_path, model)
+    (path,) = tmp_path.rglob("samples.jsonl")
+    path.write_text("{}\n" + path.read_text())
+    before = path.read_bytes()
+    args = ["--model", model, "--output", str(tmp_path), *SMALL, *SHORT]
+    assert complaint(capsys, *args) == f"{path}, line 1: Expect a sample's JSON object, got b'{{}}'."
+    assert path.read_bytes() == before
+
+
+def test_runs_that_do_not_compare_or_have_too_few_samples(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tmp_path / "a", model)
+    evaluated(tmp_path / "b", model, "--num-problems", "1")
+    (one,), (other,) = (tmp_path / "a").glob("*/code"), (tmp_path / "b").glob("*/code")
+    assert complaint(capsys, "compare", one, other) == (
+        f"Expect two runs on the same problems, got 2 of products in {one} and 1 of products in {other}."
+    )
+    assert complaint(capsys, "report", one, "--k", "3") == "Expect `k` from 1 to 2, the samples of each problem, got 3."
+    (one / "samples.jsonl").write_text("")
+    assert "got 0 of 4 samples. Go on with: python evaluate.py --model" in complaint(capsys, "compare", one, other)
+    assert complaint(capsys, "report", tmp_path / "none").startswith("Expect a run's folder")
 
 
 @pytest.mark.parametrize(

@@ -1,27 +1,27 @@
-"""Scores of a set of problems, evaluations of several sets, and how they are put into words."""
+"""Episodes of an evaluation, runs of several models, arms and sets, and how a run that was killed goes on."""
 
-import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
+from eval_fakes import row
 from fakes import CODE, FEEDBACK, fakes, make, products
 
-from agents import report
 from agents.chat import Chat
 from agents.config import ConfigError
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, ThreadedPool
-from agents.evaluation import EvalConfig, Evaluation, evaluate, pass_at_k, run
-from agents.samples import best_and_worst, transcript
+from agents.evaluation import Evaluation, _Record, evaluate, run
+from agents.protocols import EvalConfig
+from agents.runs import Run, read_run
+from agents.samples import Sample, SampleFile, SamplesError, transcript
+from agents.summary import summarise
 from agents.types import Trajectory, Turn
 
 Write = Callable[[int, int, int], str]
-ANSWERS = [r"\boxed{6}", r"\boxed{12}", r"\boxed{20}", r"\boxed{30}", r"\boxed{42}"]
 
 
 def sampled(group_id: int, *outcomes: bool | None, **info: str) -> list[Trajectory]:
@@ -35,10 +35,6 @@ def sampled(group_id: int, *outcomes: bool | None, **info: str) -> list[Trajecto
         )
         for outcome in outcomes
     ]
-
-
-def evaluation(*problems: list[Trajectory]) -> Evaluation:
-    return Evaluation(num_samples=max(map(len, problems)), trajectories=tuple(t for p in problems for t in p))
 
 
 def scores(write: Write, **changes: Any) -> Evaluation:
@@ -59,68 +55,51 @@ def open_fakes(**fake: Any) -> Callable[..., EnvPool]:
     return open_envs
 
 
-def played(tmp_path: Path, write: Write, **changes: Any) -> tuple[dict[str, Evaluation], list[dict[str, Any]]]:
-    """What an evaluation of one or more sets returns, and the samples that it wrote."""
-    chat = Chat(byte_tokenizer(), "raw")
-    values: dict[str, Any] = {"model": "none", "num_samples": "2", "max_num_seqs": 4, "max_completion_length": 200}
-    sets = changes.pop("sets", {"products": products()})
-    engine = FakeEngine(chat, write, max_model_len=2000)
-    samples = tmp_path / "folder" / "samples.jsonl"
-
-    outcome = run(
-        EvalConfig(**(values | changes)), sets, samples=samples, open_envs=open_fakes(), load=lambda _: (engine, chat)
-    )
-    return outcome, [json.loads(line) for line in samples.read_text().splitlines()]
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A folder that looks like a model's."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "a.safetensors"):
+        (folder / name).write_text("{}")
+    return str(folder)
 
 
-# ------------------------------------------------------------------------------------------------------------ scores
+@pytest.fixture
+def play(tmp_path: Path, model: str) -> Callable[..., list[Run]]:
+    """Evaluates a scripted policy in `tmp_path / "runs"` and returns the runs."""
+
+    def played(write: Write, **changes: Any) -> list[Run]:
+        chat = Chat(byte_tokenizer(), "raw")
+        values: dict[str, Any] = {"model": (model,), "num_samples": "2", "max_num_seqs": 4}
+        values |= {"max_completion_length": 200, "output": tmp_path / "runs"}
+        sets = changes.pop("sets", {"products": products()})
+        open_envs = changes.pop("open_envs", open_fakes())
+        folders = run(
+            EvalConfig(**(values | changes)),
+            sets,
+            command="again",
+            open_envs=open_envs,
+            load=lambda config, path: (FakeEngine(chat, write, max_model_len=2000), chat),
+            log=lambda line: None,
+        )
+        return [read_run(folder) for folder in folders]
+
+    return played
 
 
-@pytest.mark.parametrize(("n", "c"), [(1, 0), (1, 1), (4, 1), (6, 2), (6, 6), (7, 3)])
-def test_pass_at_k_is_the_share_of_k_subsets_that_hold_a_correct_sample(n: int, c: int) -> None:
-    outcomes = [True] * c + [False] * (n - c)
-    for k in range(1, n + 1):
-        share = fmean(any(subset) for subset in itertools.combinations(outcomes, k))
-        assert pass_at_k(n, c, k) == pytest.approx(share)
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 5, 2), (4, 1, 0), (4, -1, 2)])
-def test_pass_at_k_refuses_numbers_that_make_no_sense(n: int, c: int, k: int) -> None:
-    with pytest.raises(ValueError, match=f"Expect 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}."):
-        pass_at_k(n, c, k)
-
-
-def test_the_figures_average_over_problems() -> None:
-    figures = evaluation(sampled(0, True, True, False, False), sampled(1, False, False, False, False)).figures()
-    assert (figures["avg@4"], figures["pass@1"]) == (0.25, 0.25)
-    assert figures["pass@2"] == pytest.approx((5 / 6 + 0) / 2)
-    assert figures["pass@4"] == 0.5
-
-
-def test_pass_at_k_is_given_for_powers_of_two_and_the_number_of_samples() -> None:
-    figures = evaluation(sampled(0, *[True] * 6)).figures()
-    assert [name for name in figures if name.startswith("pass@")] == ["pass@1", "pass@2", "pass@4", "pass@6"]
-
-
-def test_samples_that_we_spoilt_count_neither_way() -> None:
-    spoilt = evaluation(sampled(0, True, None), sampled(1, False, False), sampled(2, None, None))
-    assert spoilt.correct_by_problem() == [(1, 1), (2, 0), (0, 0)]
-    figures = spoilt.figures()
-    assert figures["avg@2"] == 0.5
-    assert figures["pass@2"] == 0.0  # of the second problem alone: the first has one sample only
-    assert figures["episodes/invalid_ratio"] == 0.5
-
-
-def test_nothing_but_spoilt_samples_has_no_scores() -> None:
-    figures = evaluation(sampled(0, None, None)).figures()
-    assert not [name for name in figures if "@" in name or name == "accuracy"]
+def rows_of(run: Run, name: str = "products") -> list[Sample]:
+    return [each for problem in run.samples[name] for each in problem]
 
 
 def test_accuracy_by_subject_is_over_the_samples_that_could_be_judged() -> None:
-    by_subject = evaluation(
-        sampled(0, True, None, subject="gcd"), sampled(1, True, False, subject="primes")
-    ).accuracy_by("subject")
-    assert by_subject == {"gcd": 1.0, "primes": 0.5}
+    trajectories = [*sampled(0, True, None, subject="gcd"), *sampled(1, True, False, subject="primes")]
+    assert Evaluation(trajectories=tuple(trajectories)).accuracy_by("subject") == {"gcd": 1.0, "primes": 0.5}
+
+
+def test_a_transcript_of_any_environment_is_ready_for_json() -> None:
+    (plain,) = sampled(0, True)
+    assert json.loads(json.dumps(transcript(plain)))["correct"] is True
 
 
 # ---------------------------------------------------------------------------------------------------------- episodes
@@ -164,25 +143,42 @@ def test_more_problems_than_there_are_are_refused() -> None:
         scores(scripted("a"), num_problems=1 + len(CallEnv.problems))
 
 
-# ------------------------------------------------------------------------------------------------------ several sets
+def test_only_the_episodes_that_are_wanted_are_played_and_they_are_the_same() -> None:
+    def write(request: int, turn: int, stream: int) -> str:
+        return f"{stream % 10**9}"
+
+    whole = scores(write).trajectories
+    part = scores(write, wanted=lambda problem, sample: (problem, sample) in {(0, 1), (2, 0)}).trajectories
+    assert [(t.group_id, t.sample, t.text) for t in part] == [
+        (t.group_id, t.sample, t.text) for t in whole if (t.group_id, t.sample) in {(0, 1), (2, 0)}
+    ]
 
 
-def test_code_that_gives_the_answer_scores_and_a_wrong_answer_does_not(tmp_path: Path) -> None:
-    outcome, _ = played(tmp_path, scripted(CODE, r"\boxed{6}"))  # right for the first of five problems
-    figures = outcome["products"].figures()
-    assert (figures["avg@2"], figures["pass@2"], figures["tools/use_ratio"]) == (0.2, 0.2, 1.0)
+# -------------------------------------------------------------------------------------------------------------- runs
+
+Play = Callable[..., list[Run]]
 
 
-def test_every_set_has_its_own_number_of_samples(tmp_path: Path) -> None:
+def test_code_that_gives_the_answer_scores_and_a_wrong_answer_does_not(play: Play) -> None:
+    (outcome,) = play(scripted(CODE, r"\boxed{6}"))  # right for the first of five problems
+    figures = summarise(outcome)["sets"]["products"]
+    assert (figures["avg"]["value"], figures["pass_at_k"]["2"]["value"]) == (0.2, 0.2)
+    assert figures["rates"]["used_code"]["value"] == 1.0
+
+
+def test_every_set_has_its_own_number_of_samples_and_temperature(play: Play) -> None:
     sets = {"one": products(2), "two": products(3)}
-    outcome, rows = played(tmp_path, scripted(r"\boxed{6}"), sets=sets, num_samples="3,two:1")
-    assert [(e.num_samples, len(e.trajectories)) for e in outcome.values()] == [(3, 6), (1, 3)]
-    assert [row["set"] for row in rows] == ["one"] * 6 + ["two"] * 3
+    (outcome,) = play(scripted(r"\boxed{6}"), sets=sets, num_samples="3,two:1", temperature="0.7,two:0")
+    assert {name: [len(rows) for rows in problems] for name, problems in outcome.samples.items()} == {
+        "one": [3, 3],
+        "two": [1, 1, 1],
+    }
+    assert [each["temperature"] for each in outcome.about["sets"].values()] == [0.7, 0.0]
 
 
-def test_each_sample_is_written_with_all_that_a_reader_wants(tmp_path: Path) -> None:
-    _, rows = played(tmp_path, scripted(CODE, r"It is \boxed{6}."), sets={"products": products(1)}, num_samples="1")
-    assert rows == [
+def test_each_sample_is_written_with_all_that_a_reader_wants(play: Play) -> None:
+    (outcome,) = play(scripted(CODE, r"It is \boxed{6}."), sets={"products": products(1)}, num_samples="1")
+    assert rows_of(outcome) == [
         {
             "set": "products",
             "problem_index": 0,
@@ -212,153 +208,155 @@ def test_each_sample_is_written_with_all_that_a_reader_wants(tmp_path: Path) -> 
     ]
 
 
-def test_samples_are_on_disk_while_the_evaluation_goes_on(tmp_path: Path) -> None:
-    def stop(request_id: int, turn: int, seed: int) -> str:
-        if request_id == 8:  # the last of two in flight
-            raise KeyboardInterrupt
-        return r"\boxed{6}"
-
-    with pytest.raises(KeyboardInterrupt):
-        played(tmp_path, stop, max_num_seqs=2)
-    lines = (tmp_path / "folder" / "samples.jsonl").read_text().splitlines()
-    assert 6 <= len([json.loads(line) for line in lines]) < 10
-
-
-def test_without_a_budget_no_code_runs(tmp_path: Path) -> None:
-    outcome, _ = played(tmp_path, scripted(CODE + r"\boxed{6}"), prompt="text", interaction_budget=0)
-    first = outcome["products"].trajectories[0]
-    assert [turn.feedback for turn in first.turns] == [""]
-    assert first.info["interactions_left"] == 0
-
-
-def test_a_policy_that_writes_nothing_but_backticks_ends_no_evaluation(tmp_path: Path) -> None:
-    outcome, rows = played(tmp_path, scripted("`" * 300))
-    assert outcome["products"].figures()["avg@2"] == 0
-    assert all(row["truncated"] for row in rows)
-
-
-def test_a_sandbox_that_fails_spoils_samples_and_says_so(tmp_path: Path) -> None:
-    broken = fakes()
-    broken["sandbox"].broken = True
-    chat = Chat(byte_tokenizer(), "raw")
-    engine = FakeEngine(chat, scripted(CODE), max_model_len=2000)
-    outcome = run(
-        EvalConfig(model="none", num_samples="1"),
-        {"products": products(2)},
-        samples=tmp_path / "samples.jsonl",
-        open_envs=open_fakes(**broken),
-        load=lambda _: (engine, chat),
-    )
-    assert report.summary(outcome).splitlines()[-1] == (
-        f"| products |        2 |  1 |     - |      - |    100.0 |     {len(CODE)} |   100.0 |        2 |"
-    )
-
-
-def test_samples_of_an_earlier_evaluation_are_never_mixed_with_new_ones(tmp_path: Path) -> None:
-    played(tmp_path, scripted("a"))
-    with pytest.raises(ConfigError, match=r"samples.jsonl is there: choose another --output"):
-        played(tmp_path, scripted("a"))
-
-
-def test_the_number_of_samples_of_a_set_that_is_not_played_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Expect `num_samples` to speak of products, got 'AIME24'."):
-        played(tmp_path, scripted("a"), num_samples="4,AIME24:1")
-
-
-# ----------------------------------------------------------------------------------------------------- configuration
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("arm", "error", "calls"),
     [
-        ({"num_samples": "many"}, "Expect `num_samples` like '16' or '16,MATH500:1', got 'many'."),
-        ({"num_samples": "MATH500:1"}, "Expect `num_samples` like '16' or '16,MATH500:1', got 'MATH500:1'."),
-        ({"num_samples": "0"}, "Expect `num_samples` like '16' or '16,MATH500:1', got '0'."),
-        ({"num_samples": "4,a:1,a:2"}, "Expect `num_samples` like '16' or '16,MATH500:1', got '4,a:1,a:2'."),
-        ({"temperature": 0.0}, "Expect `num_samples` 1 with temperature 0 (all would be the same), got '16'."),
-        ({"temperature": -1.0}, "Expect `temperature` of at least 0, got -1.0."),
-        ({"top_p": 0.0}, "Expect `top_p` in (0, 1], got 0.0."),
-        ({"limit": 0}, "Expect `limit` of at least 1, got 0."),
-        ({"num_problems": 0}, "Expect `num_problems` of at least 1, got 0."),
-        ({"interaction_budget": -1}, "Expect `interaction_budget` of at least 0, got -1."),
-        ({"max_completion_length": 0}, "Expect `max_completion_length` of at least 1, got 0."),
-        ({"max_num_seqs": 0}, "Expect `max_num_seqs` of at least 1, got 0."),
-        ({"seed": -1}, "Expect `seed` of at least 0, got -1."),
-        ({"max_model_len": 1024}, "Expect `max_model_len` above max_completion_length (1024), got 1024."),
+        ("code", "ZeroDivisionError: division by zero", 2),
+        ("neutral", "The code did not run to its end.", 2),
+        ("code:1", "ZeroDivisionError: division by zero", 1),
+        ("neutral:1", "The code did not run to its end.", 1),
+        ("text", "", 0),
     ],
 )
-def test_a_value_out_of_its_range_is_named(changes: Mapping[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        EvalConfig(model="tiny", **changes)
-    assert str(raised.value) == message
+def test_an_arm_says_what_code_does_for_a_policy(play: Play, arm: str, error: str, calls: int) -> None:
+    failing = "```python\n1 / 0\n```\n"
+    (outcome,) = play(scripted(failing, failing, r"\boxed{6}"), sets={"products": products(1)}, arms=(arm,))
+    feedbacks = [turn["feedback"] for turn in rows_of(outcome)[0]["turns"]]
+    assert feedbacks == [f"```output\n{error}\n```\n"] * calls + [""]
+    assert outcome.about["arguments"]["prompt"] == ("text" if arm == "text" else "cir")
 
 
-def test_a_set_whose_name_has_a_colon_can_have_its_own_number_of_samples() -> None:
-    config = EvalConfig(model="tiny", num_samples="8, reasoning_gym:gcd:2")
-    assert config.samples_of(["reasoning_gym:gcd", "x"]) == {"reasoning_gym:gcd": 2, "x": 8}
+def test_each_arm_is_a_run_of_its_own(play: Play) -> None:
+    runs = play(scripted("a"), arms=("code", "text", "code:8"))
+    assert [run.folder.name for run in runs] == ["code", "text", "code-8"]
+    assert [run.about["arguments"]["interaction_budget"] for run in runs] == [5, 0, 8]
 
 
-# ------------------------------------------------------------------------------------------------------------- words
+def test_several_models_are_runs_of_their_own_and_each_is_named(play: Play, model: str, tmp_path: Path) -> None:
+    other = tmp_path / "trained"
+    other.mkdir()
+    for path in Path(model).iterdir():
+        (other / path.name).write_bytes(path.read_bytes() + b" ")
+    base, trained = play(scripted("a"), model=(model, str(other)), num_samples="1")
+    assert base.about["model"]["revision"] != trained.about["model"]["revision"]
+    assert base.folder != trained.folder
+    assert trained.name == f"{other} (code)"
 
 
-def test_the_summary_shows_each_set_and_their_mean() -> None:
-    sets = {
-        "AIME24": evaluation(sampled(0, True, False), sampled(1, False, False)),
-        "AMC": evaluation(sampled(0, True)),
-    }
-    assert report.summary(sets).splitlines() == [
-        "| set    | problems |  k | avg@k | pass@k | code use | tokens | cut off | unjudged |",
-        "| :----- | -------: | -: | ----: | -----: | -------: | -----: | ------: | -------: |",
-        "| AIME24 |        2 |  2 |  25.0 |   50.0 |      0.0 |      3 |     0.0 |        0 |",
-        "| AMC    |        1 |  1 | 100.0 |  100.0 |      0.0 |      3 |     0.0 |        0 |",
-        "| mean   |          |    |  62.5 |   75.0 |          |        |         |          |",
+def test_the_same_model_twice_is_refused(play: Play, model: str) -> None:
+    with pytest.raises(ConfigError, match="Expect `model and arms` to give each run a folder of its own"):
+        play(scripted("a"), arms=("code", "code"))
+
+
+def test_a_policy_that_writes_nothing_but_backticks_ends_no_evaluation(play: Play) -> None:
+    (outcome,) = play(scripted("`" * 300))
+    assert all(each["truncated"] and not each["correct"] for each in rows_of(outcome))
+
+
+def test_a_sandbox_that_fails_spoils_samples_and_says_so(play: Play) -> None:
+    broken = fakes()
+    broken["sandbox"].broken = True
+    (outcome,) = play(scripted(CODE), open_envs=open_fakes(**broken))
+    figures = summarise(outcome)["sets"]["products"]
+    assert (figures["unjudged"], figures["avg"], figures["rates"]["invalid"]["value"]) == (10, None, 1.0)
+
+
+@pytest.mark.parametrize("what", ["num_samples", "temperature"])
+def test_numbers_for_a_set_that_is_not_played_are_refused(play: Play, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"Expect `{what}` to speak of products, got 'sums'."):
+        play(scripted("a"), **{what: "1,sums:1"})
+
+
+# ------------------------------------------------------------------------------------------- stopped, killed, gone on
+
+
+def write_by_seed(request: int, turn: int, seed: int) -> str:
+    return rf"{seed} \boxed{{{6 if seed % 3 else 7}}}"
+
+
+def stop_at(count: int) -> Write:
+    """Writes by the seed, and stops the evaluation at a request."""
+
+    def write(request: int, turn: int, seed: int) -> str:
+        if request == count:
+            raise KeyboardInterrupt
+        return write_by_seed(request, turn, seed)
+
+    return write
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_samples_and_figures(play: Play, tmp_path: Path) -> None:
+    (whole,) = play(write_by_seed, output=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        play(stop_at(7))
+    (path,) = (tmp_path / "runs").rglob("samples.jsonl")
+    before = path.read_text()
+    assert 0 < before.count("\n") < 10
+    (gone_on,) = play(write_by_seed)
+    assert path.read_text().startswith(before)
+    assert gone_on.samples == whole.samples
+    assert summarise(gone_on) == summarise(whole)
+    assert len(json.loads((path.parent / "manifest.json").read_text())["sessions"]) == 2
+
+
+@pytest.mark.parametrize("cut", [1, 40, 700])
+def test_a_line_that_a_kill_left_half_written_is_dropped_and_played_again(play: Play, tmp_path: Path, cut: int) -> None:
+    (whole,) = play(write_by_seed)
+    (path,) = (tmp_path / "runs").rglob("samples.jsonl")
+    path.write_bytes(path.read_bytes()[:-cut])
+    (again,) = play(write_by_seed)
+    assert again.samples == whole.samples
+    assert path.read_text().count("\n") == 10
+
+
+def test_a_whole_run_loads_no_model(play: Play) -> None:
+    (whole,) = play(write_by_seed)
+    (again,) = play(stop_at(0))
+    assert again.samples == whole.samples
+
+
+def test_a_run_made_with_other_settings_is_not_gone_on_with(play: Play, tmp_path: Path, model: str) -> None:
+    play(write_by_seed)
+    (path,) = (tmp_path / "runs").rglob("samples.jsonl")
+    before = path.read_bytes()
+    with pytest.raises(SamplesError, match=r"got others: sampling.top_p: 0.95 -> 1.0; sampling.seed: 0 -> 1. Ch"):
+        play(write_by_seed, seed=1, top_p=1.0)
+    (Path(model) / "a.safetensors").write_text("other weights")
+    with pytest.raises(SamplesError, match=r"got others: model.revision: sha256 .* -> sha256"):
+        play(write_by_seed)
+    assert path.read_bytes() == before
+
+
+def test_two_processes_do_not_write_to_one_run(play: Play) -> None:
+    def again(request: int, turn: int, seed: int) -> str:
+        return play(write_by_seed)[0].name
+
+    with pytest.raises(SamplesError, match="to be free, but another evaluation writes to it"):
+        play(again)
+
+
+def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_path: Path) -> None:
+    (whole,) = play(write_by_seed, output=tmp_path / "whole")
+    with pytest.raises(
+        SamplesError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Go on with: again"
+    ):
+        play(write_by_seed, shard="0/2")
+    (both,) = play(write_by_seed, shard="1/2")
+    assert both.samples == whole.samples
+    assert sorted(path.name for path in both.folder.iterdir()) == [
+        "manifest-0-of-2.json",
+        "manifest-1-of-2.json",
+        "samples-0-of-2.jsonl",
+        "samples-1-of-2.jsonl",
     ]
 
 
-def test_a_single_set_has_no_mean() -> None:
-    assert "mean" not in report.summary({"AMC": evaluation(sampled(0, True))})
-
-
-def test_a_mean_over_a_set_without_a_score_is_not_given() -> None:
-    sets = {"one": evaluation(sampled(0, True)), "two": evaluation(sampled(0, None))}
-    assert report.mean(sets) == {}
-    assert report.summary(sets).splitlines()[-1].split("|")[4].strip() == "-"
-
-
-def test_accuracy_by_subject_is_shown_for_sets_with_several() -> None:
-    mixed = evaluation(sampled(0, True, subject="gcd"), sampled(1, False, subject="primes"))
-    single = evaluation(sampled(0, True, subject="gcd"))
-    assert report.by_subject({"mixed": mixed, "single": single}).splitlines()[2:] == [
-        "| gcd     | mixed |    100.0 |",
-        "| primes  | mixed |      0.0 |",
-    ]
-    assert report.by_subject({"single": single}) == ""
-
-
-def test_the_json_holds_every_figure_and_is_written_whole(tmp_path: Path) -> None:
-    sets = {"mixed": evaluation(sampled(0, True, None, subject="gcd"), sampled(1, False, True, subject="primes"))}
-    path = tmp_path / "folder" / "report.json"
-    report.write_json(path, {"samples": path} | report.as_json(sets))
-    read = json.loads(path.read_text())
-    assert read["samples"] == str(path)
-    assert {k: v for k, v in read["sets"]["mixed"].items() if k != "figures"} == {
-        "problems": 2,
-        "num_samples": 2,
-        "unjudged": 1,
-        "accuracy_by_subject": {"gcd": 1.0, "primes": 0.5},
-    }
-    assert read["sets"]["mixed"]["figures"]["avg@2"] == read["mean"]["avg@k"] == 0.75
-    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
-
-
-@pytest.mark.parametrize("model", ["tiny", "Qwen/Qwen2.5-Math-7B", "/a/b/checkpoint-24/", "../runs/x", "x" * 300])
-def test_a_report_gets_a_name_that_every_file_system_takes(model: str) -> None:
-    path = report.new_path(model)
-    assert path.parent == Path("runs/evaluation")
-    assert not path.name.startswith(("-", "."))
-    assert len(path.name) < 100
-
-
-def test_a_transcript_of_any_environment_is_ready_for_json() -> None:
-    (plain,) = sampled(0, True)
-    assert json.loads(json.dumps(transcript(plain)))["correct"] is True
+def test_the_bar_says_how_many_problems_are_done_and_how_right_they_are(tmp_path: Path) -> None:
+    places = [("set", problem, sample) for problem in range(3) for sample in range(2)]
+    with SampleFile(tmp_path / "samples.jsonl") as file:
+        record = _Record(file, places)
+        assert record.progress() == "0/3 problems"
+        with record.bar("set"):
+            for problem, right in ((0, True), (0, True), (1, False), (1, None), (2, True)):
+                record.add(row(right, problem_index=problem))
+        assert record.progress() == "2/3 problems, accuracy 66.7% ± 65.3"

@@ -1,0 +1,54 @@
+"""The commands of ``evaluate.py`` and their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+
+from agents.protocols import EvalConfig, protocols
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare two finished runs on the same problems."""
+
+    runs: tyro.conf.Positional[tuple[Path, Path]]
+    """Their folders: what the second gains over the first, and how long its samples are beside the first's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Put shards together and show runs that are done."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, or folders that hold such."""
+    k: tuple[int, ...] = ()
+    """Show pass@k for these k; none: for the number of samples."""
+
+
+Command = EvalConfig | Compare | Report
+
+
+def parse(args: Sequence[str], description: str) -> Command:
+    """Return what the arguments of the program ask for; without a command the first protocol is meant."""
+    first = args[0] if args else ""
+    if first not in {*protocols, "compare", "report", "-h", "--help"}:
+        args = [next(iter(protocols)), *args]
+    commands: list[Any] = [
+        Annotated[EvalConfig, tyro.conf.subcommand(name, default=make(tyro.MISSING), description=make.__doc__)]
+        for name, make in protocols.items()
+    ]
+    commands += [Annotated[made, tyro.conf.subcommand(made.__name__.lower())] for made in (Compare, Report)]
+    union: Any = Union[tuple(commands)]  # noqa: UP007
+    parsed: Command = tyro.cli(
+        union,
+        prog="evaluate.py",
+        description=description,
+        args=args,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    return parsed

@@ -1,0 +1,54 @@
+"""What results depend on beside the policy: hashes and versions of problems, prompts, environment and grader."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cir_env.benchmarks import content_sha256
+from cir_env.problems import Problem, ProblemSet
+from cir_env.prompts import QUESTION, render_messages
+
+_GRADER = ("answer*.py", "grading*.py", "parsing.py")
+
+
+def fingerprint(sets: Mapping[str, ProblemSet], prompt: str) -> dict[str, Any]:
+    """Return what tells two evaluations of the same policy apart, ready for JSON.
+
+    Args:
+        sets: Problems by the name of their set.
+        prompt: A name in `cir_env.prompts.PROMPTS`.
+
+    >>> sorted(fingerprint({}, "cir"))
+    ['environment', 'grader', 'problems', 'prompt']
+    """
+    blank = Problem(id="", statement=QUESTION, answer="")
+    return {
+        "problems": {name: content_sha256(problems) for name, problems in sets.items()},
+        "prompt": _sha256(json.dumps(render_messages(prompt, blank)).encode()),
+        "environment": {"id": "CodeMath-v0", "version": _version("cir-env"), "sha256": _sources("**/*.py")},
+        "grader": {
+            "math-verify": _version("math-verify"),
+            "sympy": _version("sympy"),
+            "sha256": _sources(*_GRADER),
+        },
+    }
+
+
+def _sources(*patterns: str) -> str:
+    folder = Path(__file__).parent
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return _sha256(b"".join(str(file.relative_to(folder)).encode() + file.read_bytes() for file in files))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return None

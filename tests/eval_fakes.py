@@ -1,0 +1,52 @@
+"""Samples and runs, made by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agents_fakes import trajectory
+
+from agents.runs import Run
+from agents.samples import Sample, transcript
+from agents.types import Turn
+
+
+def row(right: bool | None = True, *, blocks: Sequence[str] = (), **changes: Any) -> Sample:
+    """A sample that is right, wrong, or (None) spoilt by a fault of ours, with blocks that ended in these statuses."""
+    turns = [Turn(text="code", feedback="out", finish_reason="boundary", info={"execution_status": s}) for s in blocks]
+    predicted = None if right is None else "6" if right else "7"
+    last = Turn(text="text", feedback="", finish_reason="stop", info={"predicted": predicted, "answer": "6"})
+    made = transcript(
+        trajectory(
+            turns=(*turns, last),
+            reward=0.0 if right is None else 1.0 if right else -1.0,
+            reward_valid=right is not None,
+            terminated=right is not None,
+            truncated=right is None,
+        ),
+        set_name="set",
+    )
+    made["interactions"] = len(blocks)
+    return made | changes  # type: ignore[return-value]
+
+
+def outcomes(*problems: Sequence[bool | None]) -> list[list[Sample]]:
+    """Samples of problems, of which nothing but the outcome is told."""
+    return [[row(right) for right in problem] for problem in problems]
+
+
+def run_of(*, name: str = "A", **sets: Sequence[Sequence[Sample]]) -> Run:
+    """A whole run; the places of its samples are set right."""
+    samples = {
+        set_name: tuple(
+            tuple(
+                each | {"set": set_name, "problem_index": problem, "sample": number}  # type: ignore[misc]
+                for number, each in enumerate(rows)
+            )
+            for problem, rows in enumerate(problems)
+        )
+        for set_name, problems in sets.items()
+    }
+    sizes = {key: {"problems": len(rows), "num_samples": len(rows[0])} for key, rows in samples.items()}
+    about = {"model": {"name": name, "revision": "r"}, "arm": "code", "sets": sizes}
+    return Run(folder=Path(name), about=about, samples=samples)

@@ -1,0 +1,64 @@
+"""The configuration of an evaluation, and the protocols."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from agents.config import ConfigError
+from agents.protocols import EvalConfig, paper, protocols, quick
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_samples": "many"}, "Expect `num_samples` like '16' or '16,MATH500:1', got 'many'."),
+        ({"num_samples": "MATH500:1"}, "Expect `num_samples` like '16' or '16,MATH500:1', got 'MATH500:1'."),
+        ({"num_samples": "0"}, "Expect `num_samples` like '16' or '16,MATH500:1', got '0'."),
+        ({"num_samples": "4,a:1,a:2"}, "Expect `num_samples` like '16' or '16,MATH500:1', got '4,a:1,a:2'."),
+        ({"temperature": "0"}, "Expect `num_samples` 1 with temperature 0 (all would be the same), got 16.0."),
+        ({"temperature": "1,a:0"}, "Expect `num_samples` 1 with temperature 0 (all would be the same), got 16.0."),
+        ({"temperature": "-1"}, "Expect `temperature` like '1.0' or '1.0,MATH500:0', got '-1'."),
+        ({"top_p": 0.0}, "Expect `top_p` in (0, 1], got 0.0."),
+        ({"num_problems": 0}, "Expect `num_problems` of at least 1, got 0."),
+        ({"interaction_budget": -1}, "Expect `interaction_budget` of at least 0, got -1."),
+        ({"max_completion_length": 0}, "Expect `max_completion_length` of at least 1, got 0."),
+        ({"max_num_seqs": 0}, "Expect `max_num_seqs` of at least 1, got 0."),
+        ({"seed": -1}, "Expect `seed` of at least 0, got -1."),
+        ({"max_model_len": 1024}, "Expect `max_model_len` above max_completion_length (1024), got 1024."),
+        ({"arms": ("cot",)}, "Expect `arms` like code, text, neutral or code:8, got 'cot'."),
+        ({"arms": ("text:2",)}, "Expect `arms` like code, text, neutral or code:8, got 'text:2'."),
+        ({"arms": ("code:two",)}, "Expect `arms` like code, text, neutral or code:8, got 'code:two'."),
+        ({"shard": "2/2"}, "Expect `shard` like '0/2', got '2/2'."),
+        ({"shard": "half"}, "Expect `shard` like '0/2', got 'half'."),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        EvalConfig(model=("tiny",), **changes)
+    assert str(raised.value) == message
+
+
+def test_a_set_whose_name_has_a_colon_can_have_numbers_of_its_own() -> None:
+    config = EvalConfig(model=("tiny",), num_samples="8, reasoning_gym:gcd:1", temperature="0.5,reasoning_gym:gcd:0")
+    assert config.samples_of(["reasoning_gym:gcd", "x"]) == {"reasoning_gym:gcd": 1, "x": 8}
+    assert config.temperatures_of(["reasoning_gym:gcd", "x"]) == {"reasoning_gym:gcd": 0.0, "x": 0.5}
+
+
+def test_the_papers_protocol_is_the_papers() -> None:
+    config = paper(("M",))
+    sets = ["AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY"]
+    assert list(config.names) == sets
+    assert list(config.samples_of(sets).values()) == [16, 16, 16, 1, 16]
+    assert list(config.temperatures_of(sets).values()) == [1, 1, 1, 0, 1]
+    assert (config.top_p, config.interaction_budget, config.max_completion_length) == (0.95, 5, 16_384)
+    assert config.num_problems is None
+
+
+def test_the_papers_protocol_can_be_had_for_some_of_its_benchmarks() -> None:
+    assert paper(("M",)).samples_of(["AIME24"]) == {"AIME24": 16}
+
+
+def test_the_first_protocol_is_the_quick_one() -> None:
+    assert next(iter(protocols.values())) is quick
+    assert quick(("M",)).samples_of(["x"]) == {"x": 4}

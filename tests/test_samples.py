@@ -1,0 +1,83 @@
+"""Files of samples and the runs that they make up."""
+
+import json
+from pathlib import Path
+
+import pytest
+from eval_fakes import row
+
+from agents.runs import find_runs, read_run
+from agents.samples import SampleFile, SamplesError, read_samples
+
+
+def test_rows_come_back_as_they_were_written_whatever_they_hold(tmp_path: Path) -> None:
+    rows = [row(predicted="\u2028 \r\n \ud800 é"), row(False)]
+    with SampleFile(tmp_path / "new" / "samples.jsonl") as file:
+        for each in rows:
+            file.append(each)
+    assert read_samples(tmp_path / "new" / "samples.jsonl")[0] == rows
+
+
+@pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '{"set": "a"'])
+def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps(row()) + f"\n{line}\n")
+    before = path.read_text()
+    with pytest.raises(SamplesError) as raised:
+        SampleFile(path)
+    assert str(raised.value) == f"{path}, line 2: Expect a sample's JSON object, got {line.encode()!r}."
+    assert path.read_text() == before
+
+
+def test_a_half_written_last_line_is_dropped_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps(row()) + "\n" + json.dumps(row())[:50])
+    with SampleFile(path) as file:
+        assert (len(file.rows), file.dropped) == (1, True)
+    with SampleFile(path) as file:
+        assert (len(file.rows), file.dropped) == (1, False)
+
+
+def whole_run(folder: Path) -> Path:
+    """A run of one sample."""
+    folder.mkdir()
+    about = {"sets": {"set": {"problems": 1, "num_samples": 1}}}
+    (folder / "manifest.json").write_text(json.dumps({"run": about, "sessions": [{"command": "again"}]}))
+    (folder / "samples.jsonl").write_text(json.dumps(row()) + "\n")
+    return folder
+
+
+def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
+    runs = [whole_run(tmp_path / name) for name in ("a", "b")]
+    assert find_runs(tmp_path) == runs
+    assert find_runs(runs[0]) == runs[:1]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SamplesError, match=r"Expect a run's folder, with manifest.json, or one that holds such"):
+        find_runs(tmp_path)
+    with pytest.raises(SamplesError, match=r"Expect the folder of a run, with manifest.json, got"):
+        read_run(tmp_path / "none")
+
+
+def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    folder = whole_run(tmp_path / "a")
+    (folder / "samples-0-of-2.jsonl").write_text((folder / "samples.jsonl").read_text())
+    with pytest.raises(SamplesError, match=r"Expect each sample once in .*, got twice set, problem, sample"):
+        read_run(folder)
+
+
+def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
+    folder = whole_run(tmp_path / "a")
+    other = json.loads((folder / "manifest.json").read_text())
+    other["run"]["seed"] = 1
+    (folder / "manifest-0-of-2.json").write_text(json.dumps(other))
+    with pytest.raises(SamplesError, match=r"Expect parts of one run in .*, but manifest.json differs: seed: 1"):
+        read_run(folder)
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+    folder = whole_run(tmp_path / "a")
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(SamplesError, match=r"Expect a manifest of evaluate.py in .*manifest.json, got something else"):
+        read_run(folder)

@@ -1,0 +1,124 @@
+"""The figures of a run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from eval_fakes import outcomes, row, run_of
+
+from agents.samples import Sample
+from agents.summary import blocks_of, recovers, summarise
+
+
+def figures(*problems: Sequence[Sample]) -> dict[str, Any]:
+    """The figures of one set."""
+    made: dict[str, Any] = summarise(run_of(set=problems))["sets"]["set"]
+    return made
+
+
+def value(estimate: dict[str, float] | None) -> float | None:
+    return None if estimate is None else estimate["value"]
+
+
+def test_avg_and_pass_at_every_k_are_means_over_problems() -> None:
+    made = figures(*outcomes([True, True, False, False], [False] * 4))
+    assert value(made["avg"]) == value(made["avg_fixed_problems"]) == 0.25
+    assert [value(made["pass_at_k"][k]) for k in "1234"] == pytest.approx([1 / 4, 5 / 12, 1 / 2, 1 / 2])
+
+
+def test_equal_answers_are_one_vote_and_a_missing_answer_is_none() -> None:
+    wrong = [row(False, predicted=text) for text in (r"\dfrac{1}{2}", r" \frac{1}{2}.", "8")]
+    lost = figures([row(), *wrong])
+    assert value(lost["majority_at_k"]["4"]) == 0.0
+    won = figures([row(), *[row(False, predicted=None)] * 3])
+    assert value(won["majority_at_k"]["4"]) == 1.0
+    assert list(won["majority_at_k"]) == ["1", "2", "4"]
+
+
+def test_a_set_of_one_greedy_sample_has_the_same_figures_everywhere() -> None:
+    made = figures(*outcomes([True], [False]))
+    assert value(made["avg"]) == value(made["pass_at_k"]["1"]) == value(made["majority_at_k"]["1"]) == 0.5
+    assert made["avg_fixed_problems"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_samples_that_we_spoilt_count_neither_way() -> None:
+    made = figures(*outcomes([True, None], [False, False], [None, None]))
+    assert value(made["avg"]) == 0.5
+    assert value(made["pass_at_k"]["2"]) == 0.0  # of the second problem alone: the first has one sample only
+    assert made["unjudged"] == 3
+    assert value(made["rates"]["invalid"]) == 0.5
+
+
+def test_nothing_but_spoilt_samples_has_no_scores() -> None:
+    made = figures(*outcomes([None, None]))
+    assert (made["avg"], made["pass_at_k"]["2"], made["majority_at_k"]["2"]) == (None, None, None)
+    assert summarise(run_of(set=outcomes([None])))["mean"]["avg"] is None
+
+
+def test_rates_say_how_samples_ended() -> None:
+    cut = row(False, truncated=True, terminated=False)
+    made = figures([row(), cut, row(False, void=True), row(None)])
+    rates = {name: value(rate) for name, rate in made["rates"].items()}
+    assert rates == {"finished": 0.5, "truncated": 0.5, "void": 0.25, "invalid": 0.25, "used_code": 0.0}
+
+
+def test_tokens_of_model_and_environment_are_counted_apart_for_all_and_for_right_samples() -> None:
+    made = figures([row(sampled_tokens=10, feedback_tokens=4)], [row(False, sampled_tokens=30, feedback_tokens=0)])
+    assert {name: value(each) for name, each in made["tokens"].items()} == {
+        "sampled": 20,
+        "feedback": 2,
+        "total": 22,
+        "sampled_correct": 10,
+        "feedback_correct": 4,
+        "total_correct": 14,
+    }
+
+
+def test_accuracy_by_subject_and_level() -> None:
+    made = figures(
+        [row(True, subject="algebra", level="1")],
+        [row(False, subject="algebra", level="2"), row(None, subject="algebra", level="2")],
+        [row(True, subject="geometry", level="2")],
+    )
+    assert {k: (v["problems"], v["samples"], value(v["accuracy"])) for k, v in made["by_subject"].items()} == {
+        "algebra": (2, 2, 0.5),
+        "geometry": (1, 1, 1.0),
+    }
+    assert {k: value(v["accuracy"]) for k, v in made["by_level"].items()} == {"1": 1.0, "2": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "kind", "recovered"),
+    [
+        ([], "none", False),
+        (["ok", "ok"], "all_ran", False),
+        (["error", "ok"], "some_failed", True),
+        (["ok", "timeout"], "some_failed", False),
+        (["ok", "memory", "error", "ok"], "some_failed", True),
+        (["error", "killed"], "all_failed", False),
+    ],
+)
+def test_a_sample_is_classed_by_its_blocks(blocks: list[str], kind: str, recovered: bool) -> None:
+    assert (blocks_of(row(blocks=blocks)), recovers(row(blocks=blocks))) == (kind, recovered)
+
+
+def test_each_class_of_blocks_has_its_accuracy_and_failures_their_recovery() -> None:
+    made = figures(
+        [row(True, blocks=["ok"]), row(False, blocks=["error"])],
+        [row(True, blocks=["error", "ok"]), row(False)],
+        [row(None, blocks=["error"]), row(True, blocks=["ok", "error"])],
+    )
+    classes = {kind: (each["samples"], value(each["accuracy"])) for kind, each in made["by_blocks"].items()}
+    assert classes == {"none": (1, 0.0), "all_ran": (1, 1.0), "some_failed": (2, 1.0), "all_failed": (1, 0.0)}
+    assert sum(each["share"]["value"] for each in made["by_blocks"].values()) == pytest.approx(1)
+    assert (made["recovery"]["samples"], value(made["recovery"]["rate"])) == (3, pytest.approx(1 / 3))
+
+
+def test_the_mean_counts_each_set_the_same() -> None:
+    made = summarise(run_of(AIME=outcomes([True, False], [False, False]), AMC=outcomes([True])))
+    assert value(made["mean"]["avg"]) == pytest.approx(0.625)
+
+
+def test_figures_do_not_depend_on_when_they_are_made() -> None:
+    made = [summarise(run_of(set=outcomes([True, False], [True, True], [False, False]))) for _ in range(2)]
+    assert made[0] == made[1]
