@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ class SetComparison:
     """Accuracy of the one and of the other."""
     tokens: Mapping[str, tuple[Estimate, Estimate]]
     """Tokens of a sample, by the names of :data:`agents.summary.TOKENS`."""
+    gain_by_subject: Mapping[str, tuple[int, Estimate]]
+    """The number of problems and the gain in each subject; empty where there is one at most."""
 
     @property
     def gain(self) -> Estimate:
@@ -56,6 +58,7 @@ def compare(one: Run, other: Run) -> dict[str, SetComparison]:
                 name: (mean([part.tokens[name][0] for part in parts]), mean([part.tokens[name][1] for part in parts]))
                 for name in TOKENS
             },
+            gain_by_subject={},
         )
     return sets
 
@@ -76,6 +79,10 @@ def comparison_as_json(one: Run, other: Run, sets: Mapping[str, SetComparison]) 
                 "avg": [estimate.as_json() for estimate in part.avg],
                 "gain": part.gain.as_json(),
                 "token_ratio": {kind: part.token_ratio(kind).as_json() for kind in TOKENS},
+                "by_subject": {
+                    subject: {"problems": size, "gain": gain.as_json()}
+                    for subject, (size, gain) in part.gain_by_subject.items()
+                },
             }
             for name, part in sets.items()
         },
@@ -87,11 +94,26 @@ def _compare_set(name: str, one: Run, other: Run) -> SetComparison:
     both = sorted(set(pair[0].judged_problems) & set(pair[1].judged_problems))
     if not both:
         raise ComparisonError(f"Expect a problem of {name} that could be judged in both runs, got none.")
-    first, second = (SetFigures(name, [run.samples[name][index] for index in both]) for run in (one, other))
+    subjects: dict[str, list[int]] = {}
+    for index in both:
+        subjects.setdefault(one.samples[name][index][0]["subject"] or "", []).append(index)
+
+    def figures(indices: Sequence[int]) -> tuple[SetFigures, SetFigures]:
+        first, second = (SetFigures(name, [run.samples[name][index] for index in indices]) for run in (one, other))
+        return first, second
+
+    def gain(indices: Sequence[int]) -> Estimate:
+        first, second = figures(indices)
+        return second.avg() - first.avg()
+
+    first, second = figures(both)
     return SetComparison(
         problems=len(both),
         avg=(first.avg(), second.avg()),
         tokens={kind: (first.tokens(kind), second.tokens(kind)) for kind in TOKENS},
+        gain_by_subject={subject: (len(indices), gain(indices)) for subject, indices in sorted(subjects.items())}
+        if len(subjects) > 1
+        else {},
     )
 
 

@@ -66,13 +66,17 @@ def comparison(data: Mapping[str, Any]) -> str:
     lengths = [
         [name, *(_number(part["token_ratio"][kind], 2) for kind in _LENGTHS)] for name, part in data["sets"].items()
     ]
-    return "\n\n".join(
-        [
-            "\n".join(lines),
-            table(["set", "problems", "avg A", "avg B", "B - A"], scores),
-            table(["tokens, B / A", *_LENGTHS.values()], lengths),
-        ]
-    )
+    subjects = [
+        [subject, name, str(each["problems"]), percent(each["gain"])]
+        for name, part in data["sets"].items()
+        for subject, each in part["by_subject"].items()
+    ]
+    tables = [
+        table(["set", "problems", "avg A", "avg B", "B - A"], scores),
+        table(["tokens, B / A", *_LENGTHS.values()], lengths),
+        *([table(["subject", "set", "problems", "B - A"], subjects)] if subjects else []),
+    ]
+    return "\n\n".join(["\n".join(lines), *tables])
 
 
 _LENGTHS = {

@@ -186,20 +186,20 @@ def majority_at_k(right: int, wrong: Sequence[int], abstaining: int, k: int) -> 
     n = right + sum(wrong) + abstaining
     if not 1 <= k <= n:
         raise ValueError(f"Expect 1 <= k <= {n}, the number of samples, got k={k}.")
-    won = Fraction(0)
+    won: Counter[int] = Counter()  # ways to win, by how many answers are tied
     for votes in range(1, min(right, k) + 1):
-        # ways to choose the others, by how many are chosen so far and how many answers have as many votes
-        ways = Counter({(0, 1): 1})
-        free = abstaining + sum(count for count in wrong if count < votes)  # can be chosen as they come
-        for count in (count for count in wrong if count >= votes):
+        rivals = [count for count in wrong if count >= votes]
+        free = n - right - sum(rivals)  # of these any number can be chosen
+        ways = Counter({(k - votes, 1): comb(right, votes)})  # by how many are to be chosen, and how many are tied
+        for later, count in zip(reversed(range(len(rivals))), rivals, strict=True):
             longer: Counter[tuple[int, int]] = Counter()
-            for (chosen, tied), number in ways.items():
-                for more in range(min(votes, k - votes - chosen) + 1):
-                    longer[chosen + more, tied + (more == votes)] += number * comb(count, more)
+            for (left, tied), number in ways.items():
+                for more in range(max(0, left - free - votes * later), min(votes, left) + 1):
+                    longer[left - more, tied + (more == votes)] += number * comb(count, more)
             ways = longer
-        for (chosen, tied), number in ways.items():
-            won += Fraction(comb(right, votes) * number * comb(free, k - votes - chosen), tied)
-    return float(won / comb(n, k))
+        for (left, tied), number in ways.items():
+            won[tied] += number * comb(free, left)
+    return float(sum(Fraction(number, tied) for tied, number in won.items()) / comb(n, k))
 
 
 def powers_of_two(n: int) -> list[int]:

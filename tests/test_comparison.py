@@ -5,6 +5,7 @@ from eval_fakes import outcomes, row, run_of
 
 from agents import report
 from agents.comparison import ComparisonError, compare, comparison_as_json
+from agents.runs import Run
 
 
 def test_the_gain_is_paired_by_problem() -> None:
@@ -40,6 +41,18 @@ def test_problems_that_one_run_could_not_judge_count_in_neither() -> None:
     assert (part.problems, part.avg[0].value, part.avg[1].value) == (2, 0.5, 1.0)
     with pytest.raises(ComparisonError, match=r"Expect a problem of set that could be judged in both runs, got none."):
         compare(run_of(set=outcomes([None])), run_of(set=outcomes([True])))
+
+
+def test_the_gain_is_told_by_subject() -> None:
+    def run(name: str, right: bool) -> Run:
+        algebra, geometry = [row(right, subject="algebra")], [row(False, subject="geometry")]
+        return run_of(set=[algebra, algebra, geometry], name=name)
+
+    gains = compare(run("A", False), run("B", True))["set"].gain_by_subject
+    assert {subject: (size, gain.value) for subject, (size, gain) in gains.items()} == {
+        "algebra": (2, 1.0),
+        "geometry": (1, 0.0),
+    }
 
 
 def test_several_sets_have_a_mean() -> None:
