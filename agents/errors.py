@@ -7,6 +7,8 @@
     ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
     ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
     ├── SamplesError     (ValueError)          samples of a run can not be used          agents.samples
+    ├── UnfinishedRunError (ValueError)        a run lacks samples                       agents.runs
+    ├── ComparisonError  (ValueError)          two runs can not be compared              agents.comparison
     ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint

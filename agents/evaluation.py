@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -72,7 +73,7 @@ def evaluate(
     num_samples: int = 1,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    wanted: Callable[[int, int], bool] = lambda problem, sample: True,
+    wanted: Callable[[tuple[int, int]], bool] = lambda place: True,
     on_end: Callable[[Trajectory], None] = lambda _: None,
     on_poll: Callable[[], None] = lambda: None,
     boundary: Boundary = "exact",
@@ -89,8 +90,8 @@ def evaluate(
         num_samples: Episodes of each problem.
         seed: Seed of the sampling.
         options: More reset options, such as ``interaction_budget``.
-        wanted: Asked with a problem and the number of an episode of it whether it is to be played. What an episode
-            samples depends on no other.
+        wanted: Asked with (problem, number of the episode) whether to play it. What an episode samples depends on no
+            other.
         on_end: Called with each trajectory as it ends.
         on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
         boundary: As for :func:`agents.rollout.collect`.
@@ -108,7 +109,7 @@ def evaluate(
         )
         for problem in share(range(num_problems))
         for sample in range(num_samples)
-        if wanted(problem, sample)
+        if wanted((problem, sample))
     ]
 
     def play() -> list[Trajectory]:
@@ -151,7 +152,8 @@ def run(
         ModelError, ChatError: A model can not be loaded, or not be used as a chat.
     """
     sizes = {name: len(problems) for name, problems in sets.items()}
-    config.samples_of(sizes), config.temperatures_of(sizes)
+    config.samples_of(sizes)  # refuses names of other sets, and so does the next line
+    config.temperatures_of(sizes)
     with ExitStack() as opened:  # bad arguments are refused before a model is looked for
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))
@@ -196,8 +198,7 @@ def _run_model(
     log: Callable[[str], Any],
 ) -> None:
     """Play what is missing of one model's runs; a model of which nothing is missing is not loaded."""
-    places = _places(config, sets)
-    plans = [plan for plan in plans if plan.files(config).num_samples() < len(places)]
+    plans = [plan for plan in plans if plan.files(config).num_samples() < len(_places(config, sets))]
     if not plans:
         return
     engine, chat = load(config, plans[0].path)
@@ -208,39 +209,39 @@ def _run_model(
                 files.write_manifest(plan.about, describe_session(command))
                 if file.dropped:
                     log(f"Dropped a half-written sample at the end of {files.samples}; it is played again.")
-                record = _Record(file, places)
+                record = _Record(file, _places(config, sets))
                 log(f"{files.folder}: {len(file.rows)} samples are there, {len(record.missing)} are to be played.")
                 with record.bar(f"{plan.model} {plan.arm}"):
-                    for name, problems in sets.items():
-                        if any(place[0] == name for place in record.missing):
-                            kwargs = config.env_kwargs(plan.arm)
-                            with closing(open_envs(config.max_num_seqs, problems=problems, **kwargs)) as envs:
-                                _play_set(name, config, sets, envs=envs, engine=engine, chat=chat, record=record)
+                    open_arm = partial(open_envs, config.max_num_seqs, **config.env_kwargs(plan.arm))
+                    _play_sets(config, sets, record, open_envs=open_arm, engine=engine, chat=chat)
 
 
-def _play_set(
-    name: str,
+def _play_sets(
     config: EvalConfig,
     sets: Mapping[str, Sequence[Any]],
+    record: _Record,
     *,
-    envs: EnvPool,
+    open_envs: OpenEnvs,
     engine: Engine,
     chat: Chat,
-    record: _Record,
 ) -> None:
-    missing = frozenset(record.missing)
-    temperature = config.temperatures_of(sets)[name]
-    evaluate(
-        envs,
-        engine,
-        chat,
-        Sampling(temperature=temperature, top_p=config.top_p, max_tokens=config.max_completion_length),
-        num_problems=len(sets[name]),
-        num_samples=config.samples_of(sets)[name],
-        seed=config.seed,
-        wanted=lambda problem, sample: (name, problem, sample) in missing,
-        on_end=lambda trajectory: record.add(transcript(trajectory, set_name=name)),
-    )
+    """Play what is missing of one run."""
+    for name, temperature in config.temperatures_of(sets).items():
+        missing = frozenset((problem, sample) for of_set, problem, sample in record.missing if of_set == name)
+        if not missing:
+            continue
+        with closing(open_envs(problems=sets[name])) as envs:
+            evaluate(
+                envs,
+                engine,
+                chat,
+                Sampling(temperature=temperature, top_p=config.top_p, max_tokens=config.max_completion_length),
+                num_problems=len(sets[name]),
+                num_samples=config.samples_of(sets)[name],
+                seed=config.seed,
+                wanted=missing.__contains__,
+                on_end=partial(record.add, name),
+            )
 
 
 def _places(config: EvalConfig, sets: Mapping[str, Sequence[Any]]) -> set[Place]:
@@ -279,8 +280,9 @@ class _Record:
             self._bar.set_postfix_str(self.progress())
             yield
 
-    def add(self, row: Sample) -> None:
-        """Write a sample."""
+    def add(self, name: str, trajectory: Trajectory) -> None:
+        """Write a sample of a set."""
+        row = transcript(trajectory, set_name=name)
         self._file.append(row)
         self._count(row)
         self._bar.set_postfix_str(self.progress(), refresh=False)

@@ -67,8 +67,12 @@ class RunFiles:
         """Check that what is there may be gone on with, before anything is written.
 
         Raises:
-            SamplesError: It was made with something else.
+            SamplesError: It was made with something else, or split into other shards.
         """
+        shards = self.samples.stem.partition("-of-")[2]
+        for path in self.folder.glob("samples*.jsonl"):
+            if path.stem.partition("-of-")[2] != shards:
+                raise SamplesError(f"Expect the same --shard I/N for all parts of a run, got {path} there already.")
         if not self.num_samples():
             return
         if not self.manifest.exists():

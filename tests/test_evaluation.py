@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
-from eval_fakes import row
 from fakes import CODE, FEEDBACK, fakes, make, products
 
 from agents.chat import Chat
@@ -148,7 +147,7 @@ def test_only_the_episodes_that_are_wanted_are_played_and_they_are_the_same() ->
         return f"{stream % 10**9}"
 
     whole = scores(write).trajectories
-    part = scores(write, wanted=lambda problem, sample: (problem, sample) in {(0, 1), (2, 0)}).trajectories
+    part = scores(write, wanted={(0, 1), (2, 0)}.__contains__).trajectories
     assert [(t.group_id, t.sample, t.text) for t in part] == [
         (t.group_id, t.sample, t.text) for t in whole if (t.group_id, t.sample) in {(0, 1), (2, 0)}
     ]
@@ -351,12 +350,19 @@ def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_p
     ]
 
 
+def test_a_whole_run_is_not_split_into_shards_afterwards(play: Play) -> None:
+    play(write_by_seed)
+    with pytest.raises(SamplesError, match=r"Expect the same --shard I/N for all parts of a run, got .*samples.jsonl"):
+        play(write_by_seed, shard="0/2")
+
+
 def test_the_bar_says_how_many_problems_are_done_and_how_right_they_are(tmp_path: Path) -> None:
     places = [("set", problem, sample) for problem in range(3) for sample in range(2)]
     with SampleFile(tmp_path / "samples.jsonl") as file:
         record = _Record(file, places)
         assert record.progress() == "0/3 problems"
         with record.bar("set"):
-            for problem, right in ((0, True), (0, True), (1, False), (1, None), (2, True)):
-                record.add(row(right, problem_index=problem))
+            for problem, outcomes in enumerate([(True, True), (False, None), (True,)]):
+                for played in sampled(problem, *outcomes):
+                    record.add("set", played)
         assert record.progress() == "2/3 problems, accuracy 66.7% ± 65.3"

@@ -7,6 +7,7 @@ import pytest
 
 from agents.config import ConfigError
 from agents.protocols import EvalConfig, paper, protocols, quick
+from cir_env.benchmarks import PAPER
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,8 @@ def test_a_set_whose_name_has_a_colon_can_have_numbers_of_its_own() -> None:
 
 def test_the_papers_protocol_is_the_papers() -> None:
     config = paper(("M",))
-    sets = ["AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY"]
-    assert list(config.names) == sets
+    sets = list(PAPER)
+    assert list(config.names) == sets == ["AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY"]
     assert list(config.samples_of(sets).values()) == [16, 16, 16, 1, 16]
     assert list(config.temperatures_of(sets).values()) == [1, 1, 1, 0, 1]
     assert (config.top_p, config.interaction_budget, config.max_completion_length) == (0.95, 5, 16_384)
