@@ -8,8 +8,8 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from agents.callbacks import Callback
-from agents.samples import transcript
 from agents.metrics import is_correct
+from agents.samples import transcript
 from agents.trackers import drop_rows
 from agents.types import Trajectory
 

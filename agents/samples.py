@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
