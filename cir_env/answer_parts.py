@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from cir_env.answers import for_algebra, judge_text, partner, tidy
+from cir_env.answer_text import for_algebra, partner, tidy
+from cir_env.answers import judge_text
 
 Part = TypeVar("Part", bound=Hashable)
 Same = Callable[[str, str], bool]
@@ -59,10 +60,10 @@ def read_choice(text: str) -> frozenset[str] | None:
 _THOUSANDS: Final = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=\d{3}(?!\d))")
 _MEMBER: Final = re.compile(r"[A-Za-z] ?(?:\\in(?![a-zA-Z])|=(?= ?\\?\{)) ?")
 _WORDS: Final = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:and|or) ?\}|(?<=[ })\d])(?:and|or)(?=[ \\{(\d])) ?")
-_EMPTY: Final = {r"\emptyset", r"\varnothing", "∅", r"\{\}", r"\{ \}", "{}"}
-_CUP: Final = re.compile(r"\\cup(?![a-zA-Z])|∪|(?<=[\])]) ?U ?(?=[(\[])")
-_REALS: Final = re.compile(r"\\mathbb ?\{? ?R ?\}?|\\R(?![a-zA-Z])|ℝ")
-_INFINITY: Final = re.compile(r"(?P<minus>-)?\+? ?(?:\\infty|∞|\\infin|infinity|inf|oo)")
+_EMPTY: Final = {r"\emptyset", r"\{\}", r"\{ \}", "{}"}
+_CUP: Final = re.compile(r"\\cup(?![a-zA-Z])|(?<=[\])]) ?U ?(?=[(\[])")
+_REALS: Final = re.compile(r"\\mathbb ?\{? ?R ?\}?|\\R(?![a-zA-Z])")
+_INFINITY: Final = re.compile(r"(?P<minus>-)?\+? ?(?:\\infty|\\infin|infinity|inf|oo)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,10 @@ from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
+from cir_env.answer_numbers import Number, parse_number
 from cir_env.answer_parts import read_choice, read_intervals, read_set
-from cir_env.answers import Number, judge_alike, judge_text, parse_number, read_number, tidy
+from cir_env.answer_text import tidy
+from cir_env.answers import judge_alike, judge_text, read_number
 from cir_env.arguments import did_you_mean, parse_spec
 from cir_env.errors import OptionError
 

@@ -9,263 +9,28 @@ Every function is pure and total on strings.
 """
 
 import re
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
+
+from cir_env.answer_numbers import NOT_UNITS, NUMBER, Number, parse_number, same_number
+from cir_env.answer_text import partner, same_text, tidy
 
 MAX_ANSWER_CHARS = 1_000
 """A longer answer is wrong unless it is the gold answer, letter by letter."""
 
-_MAX_DIGITS = 4_000  # of a number; int() itself refuses more than 4,300
-_WRAPPERS = ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BOX_OR_TEXT = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf|mathit|mbox)\s*\{")
-_REPLACEMENTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), new)
-    for pattern, new in (
-        (r"[\u2212\u2013]", "-"),
-        (r"\\text\s*\{\s*\}", ""),
-        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])", ""),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\frac\s*(\d)", r"\\frac{\1}"),
-        (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-        (r"(?<=\d)\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=\d)", ","),
-        (r"(?<!\\)\\!", ""),
-        (r"(?<!\\)\\(?:[,;: ]|quad(?![a-zA-Z]))|~", " "),
-        (r"\\\$", "$"),
-        (r"\\%", "%"),
-        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])", "°"),
-        (r"\s+", " "),
-    )
+_BASED = re.compile(
+    r"(?P<open>\( ?)?(?P<digits>[0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*)(?(open) ?\))"
+    r" ?_ ?\{? ?(?P<base>[0-9]+|\\text ?\{ ?[a-z]+ ?\}) ?\}?"
 )
-
-
-def tidy(text: str) -> str:
-    r"""The same answer without cosmetics: dollar signs, wrappers, spacing commands, a full stop, a leading plus.
-
-    >>> tidy(r" $\boxed{\dfrac{1}{2}}.$ "), tidy(r"1{,}234"), tidy(r"\text{ east }"), tidy("+7.")
-    ('\\frac{1}{2}', '1,234', 'east', '7')
-    """
-    return _strip(text, _BOX_OR_TEXT)
-
-
-def for_algebra(text: str) -> str:
-    r"""An answer as a parser of LaTeX wants it: tidy, but with text marked as text.
-
-    >>> for_algebra(r"$\text{east}.$"), for_algebra("25%"), for_algebra(r"\boxed{90°}")
-    ('\\text{east}', '25\\%', '90^{\\circ}')
-    """
-    text = _strip(text, _BOX)
-    return text.replace("$", "").replace("%", r"\%").replace("°", r"^{\circ}")
-
-
-def _strip(text: str, command: re.Pattern[str]) -> str:
-    for pattern, new in _REPLACEMENTS:
-        text = pattern.sub(new, text)
-    previous = None
-    while text != previous:
-        previous = text
-        text = text.strip().removesuffix(".").rstrip().removeprefix("+").lstrip()
-        text = _unwrap(text, command)
-    return text
-
-
-def _unwrap(text: str, command: re.Pattern[str]) -> str:
-    for start, end in _WRAPPERS:
-        if len(text) > len(start) + len(end) and text.startswith(start) and text.endswith(end):
-            inner = text[len(start) : -len(end)]
-            return text if start in inner or end in inner else inner
-    match = command.match(text)
-    if match and partner(text, match.end() - 1) == len(text) - 1:
-        return text[match.end() : -1]
-    return text
-
-
-def partner(text: str, start: int) -> int:
-    """Where the bracket at `start` closes, counting all kinds alike; -1 if it does not."""
-    depth = 0
-    for index in range(start, len(text)):
-        depth += (text[index] in "([{") - (text[index] in ")]}")
-        if depth == 0:
-            return index
-    return -1
-
-
-def same_text(gold: str, answer: str) -> bool:
-    r"""Whether two tidy answers are the same but for blanks that carry no meaning.
-
-    >>> same_text(r"(3, \frac{\pi}{2})", r"(3,\frac{\pi}{2})"), same_text("12", "1 2")
-    (True, False)
-    """
-    return _squeeze(gold) == _squeeze(answer) != ""
-
-
-def _squeeze(text: str) -> str:
-    # A blank between two letters or digits separates them; any other only looks nice.
-    return re.sub(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])", "", text)
-
-
-# --- plain numbers ---------------------------------------------------------------------------------------------
-
-_UNITS = {
-    name: names.split()[0]
-    for names in (
-        "mm millimeter millimeters millimetre millimetres",
-        "cm centimeter centimeters centimetre centimetres",
-        "m meter meters metre metres",
-        "km kilometer kilometers kilometre kilometres",
-        "inches inch in",
-        "feet foot ft",
-        "yards yard yd",
-        "miles mile mi",
-        "seconds second sec s",
-        "minutes minute min",
-        "hours hour hr h",
-        "days day",
-        "grams gram g",
-        "kg kilogram kilograms",
-        "degrees degree °",
-        "radians radian rad",
-        "dollars dollar",
-        "cents cent",
-    )
-    for name in names.split()
-}
-# fmt: off
-_NOT_UNITS = {
-    "percent", "hundred", "thousand", "million", "billion", "trillion", "dozen", "squared", "cubed",
-    "factorial", "half", "halves", "times", "pi", "mod", "choose", "plus", "minus", "and", "or",
-}
-# fmt: on
-_TRAILING_UNIT = re.compile(
-    r"(?:\\(?:text|mathrm|mbox)\s*\{\s*(?P<text>[A-Za-z ]+?)\.?\s*\}"
-    r"|(?<![A-Za-z\\])(?P<word>[A-Za-z]+(?: [A-Za-z]+)*)|(?P<degree>°))"
-    r"(?:\s*\^\s*\{?[23]\}?)?$"
-)
-_PERCENT = re.compile(r"\s*(?:%|(?<=\d)\s*percent|\\text\s*\{\s*percent\s*\})$")
-_INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)(?!\d)"
-_NUMBER = re.compile(
-    rf"""(?P<sign>-\ ?)?(?:
-        (?:(?P<whole>\d+)\ ?)?\\frac\ ?\{{\ ?(?P<top>-?\d+)\ ?\}}\ ?\{{\ ?(?P<bottom>\d+)\ ?\}}
-      | (?:(?P<whole2>\d+)\ )?(?P<top2>\d+)\ ?/\ ?(?P<bottom2>\d+)
-      | (?:(?P<factor>(?:{_INTEGER})?\.\d+|{_INTEGER}\.?)\ ?(?:\\times|\\cdot|\*|×|⋅)\ ?)?
-            10\ ?\^\ ?(?:\{{\ ?(?P<power>-?\d+)\ ?\}}|(?P<power2>\d)(?!\d))
-      | (?P<mantissa>(?:{_INTEGER})?\.\d+|{_INTEGER}\.?)(?:[eE](?P<exponent>[+-]?\d+))?
-    )""",
-    re.VERBOSE,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """A number as it was written."""
-
-    value: Fraction
-    """Its value; of a percentage, the number before the sign."""
-    kind: Literal["integer", "decimal", "quotient"]
-    """How it was written; a decimal may have been rounded."""
-    is_percent: bool = False
-    """Whether a percent sign follows."""
-    unit: str = ""
-    """Its unit in canonical form, if it has one that we know."""
-
-
-def parse_number(text: str) -> Number | None:
-    r"""Read a tidy text that is one number, perhaps with a unit, a percent, degree or currency sign.
-
-    >>> [str(parse_number(t).value) for t in (r"1\frac{1}{2}", "-1,234.5", "1.2e3", r"3 \times 10^{2}", "12 cm")]
-    ['3/2', '-2469/2', '1200', '300', '12']
-    >>> [parse_number(t) for t in ("3 + 4", "7x", "1 2", r"\sqrt{49}", "7 million")]
-    [None, None, None, None, None]
-    """
-    if len(text) > _MAX_DIGITS:
-        return None
-    text, unit = _split_unit(text)
-    bare = _PERCENT.sub("", text)
-    match = _NUMBER.fullmatch(bare.strip("$€£ "))
-    part = {name: value for name, value in match.groupdict().items() if value} if match else {}
-    value = _value(part)
-    if value is None:
-        return None
-    is_quotient = "top" in part or "top2" in part
-    is_decimal = "." in (part.get("mantissa") or part.get("factor") or "").rstrip(".") or "exponent" in part
-    return Number(
-        value=-value if "sign" in part else value,
-        kind="quotient" if is_quotient else "decimal" if is_decimal else "integer",
-        is_percent=bare != text,
-        unit=unit,
-    )
-
-
-def _split_unit(text: str) -> tuple[str, str]:
-    match = _TRAILING_UNIT.search(text)
-    if not match or match.start() == 0:
-        return text, ""
-    name = (match["text"] or match["word"] or match["degree"]).lower()
-    is_word = match["text"] or (len(name) > 2 and text[match.start() - 1] == " ")  # "7 apples", but not "7x"
-    is_unit = name in _UNITS and (len(name) > 1 or not match["word"])  # "12m" may be a product
-    if is_unit or (is_word and _NOT_UNITS.isdisjoint(name.split())):
-        return text[: match.start()].rstrip(), _UNITS.get(name, "")
-    return text, ""
-
-
-def _value(part: dict[str, str]) -> Fraction | None:
-    """The value of a number's parts, without its sign; None where there is none."""
-    exponent = part.get("exponent") or part.get("power") or part.get("power2") or "0"
-    if len(exponent) > 5 or abs(int(exponent)) > _MAX_DIGITS:
-        return None
-    mantissa = part.get("mantissa") or part.get("factor") or ("1" if exponent != "0" else "")
-    if mantissa:
-        return Fraction(re.sub("[, ]", "", mantissa).rstrip(".")) * Fraction(10) ** int(exponent)
-    top, bottom = part.get("top") or part.get("top2"), part.get("bottom") or part.get("bottom2")
-    if top is None or bottom is None or int(bottom) == 0:
-        return None
-    whole = part.get("whole") or part.get("whole2")
-    if whole and not 0 < int(top) < int(bottom):
-        return None
-    return int(whole or 0) + Fraction(int(top), int(bottom))
-
-
-def same_number(gold: Number, answer: Number) -> bool:
-    """Whether two numbers are equal: exactly, or, where one is a rounded decimal, to six decimal places.
-
-    An integer asks for the exact value (but for the noise of floating point), since there is nothing to round. A
-    percentage equals its value; where only the percent sign is missing or added, it equals the bare number too.
-
-    >>> def same(a, b): return same_number(parse_number(a), parse_number(b))
-    >>> same("1/3", "0.333333"), same("1/3", "0.33"), same("7", "6.9999999"), same("110", "110.00000000000001")
-    (True, False, False, True)
-    >>> same("25%", "25"), same("1/4", "25%"), same("0.25", "0.25%"), same("25", "0.25"), same("25", "2500")
-    (True, True, False, False, False)
-    """
-    rounded = "decimal" in (gold.kind, answer.kind)
-    if gold.is_percent == answer.is_percent:
-        return _close(gold.value, answer.value, rounded)
-    percent, other = (gold, answer) if gold.is_percent else (answer, gold)
-    if _close(percent.value / 100, other.value, rounded):
-        return True
-    return (gold.is_percent or gold.kind == "integer") and _close(percent.value, other.value, rounded)
-
-
-def _close(a: Fraction, b: Fraction, rounded: bool) -> bool:
-    if a == b or not rounded:
-        return a == b
-    larger = max(abs(a), abs(b))
-    if a.denominator == 1 or b.denominator == 1:
-        return abs(a - b) <= larger / 10**12
-    return abs(a - b) <= min(Fraction(1, 2 * 10**6), larger / 1000)
-
-
-# --- verdicts --------------------------------------------------------------------------------------------------
-
-_BASED = re.compile(r"(?P<digits>[0-9A-Z]+) ?_ ?\{? ?(?P<base>\d+) ?\}?")
-_CHOICE = re.compile(r"^\\text(?:bf)? ?\{ ?\([A-E]\) ?\} ?|^\([A-E]\) ?")
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_CHOICE = re.compile(r"^(?:\\text(?:bf)? ?\{ ?\((?P<text>[A-E])\) ?\} ?|\((?P<plain>[A-E])\) ?)")
+_LEAD = re.compile(r"^(?:\\text ?\{)?[A-Za-z][A-Za-z ,']*(?:\b(?:is|are|equals)\b|:) ?(?:\} ?)?")
+_ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z](?: ?_ ?(?:\w|\{[^{}]*\}))?) ?= ?(?P<value>[^=]+)")
+_SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z] ?(?:\\in|\\mid|\\?\||:)")
 _MODULUS = re.compile(r"\s*(?:\\pmod\s*\{[^{}]*\}|\(\\?mod\s[^()]*\))$")
-_SIDES = re.compile(r"(?<![<>!])=|\\approx|≈")
+_SIDES = re.compile(r"(?<![<>!])=|\\approx")
 _AREA = re.compile(r"(?<![A-Za-z])(?:[cmk]?m|in|ft|\\(?:text|mathrm|mbox)\s*\{[A-Za-z. ]*\})\s*\^\s*\{?[23]\}?")
 _HARMLESS_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|in)(?![A-Za-z])|\\[{}]")
 _ARITHMETIC = re.compile(
-    r"[\\+*^!|_×÷·⋅√∑]|sqrt|log|ln|exp|sin|cos|tan|gcd|lcm|max|min|floor|ceil|abs|binom|factorial|mod|choose|times"
+    r"[\\+*^!|_√∑]|sqrt|log|ln|exp|sin|cos|tan|gcd|lcm|max|min|floor|ceil|abs|binom|factorial|mod|choose|times"
 )
 
 
@@ -300,20 +65,49 @@ def judge_alike(gold: str, answer: str) -> tuple[bool, str] | None:
 
 
 def _judge_tidy(gold: str, answer: str) -> tuple[bool, str] | None:
-    if based := _BASED.fullmatch(gold):
+    if based := _read_based(gold):
         return _judge_based(based, answer)
     if number := parse_number(gold):
         return _judge_number(number, answer)
-    return _judge_brackets(_brackets(gold), _brackets(answer))
+    if (assignment := _ASSIGNMENT.fullmatch(gold)) and (number := parse_number(assignment["value"])):
+        other = _ASSIGNMENT.fullmatch(answer)
+        if other and other["name"] != assignment["name"]:
+            return False, "another variable"
+        return _judge_number(number, answer)
+    return _judge_choice(gold, answer) or _judge_brackets(_brackets(gold), _brackets(answer))
 
 
-def _judge_based(gold: re.Match[str], answer: str) -> tuple[bool, str]:
+def _read_based(text: str) -> tuple[str, int] | None:
+    r"""Read digits and their base.
+
+    >>> _read_based("2a_{16}"), _read_based(r"(0101)_{\text{two}}"), _read_based("x_1"), _read_based("9_8")
+    (('2A', 16), ('101', 2), None, None)
+    """
+    match = _BASED.fullmatch(text)
+    if match is None:
+        return None
+    name = match["base"].removeprefix(r"\text").strip("{} ")
+    base = _BASES.get(name, 0) if name.isalpha() else int(name[:3])
+    digits = match["digits"].upper().lstrip("0") or "0"
+    return (digits, base) if base <= 36 and all(int(digit, 36) < base for digit in digits) else None
+
+
+def _judge_based(gold: tuple[str, int], answer: str) -> tuple[bool, str]:
     """Judge an answer where digits in a certain base are right; the base may be left out."""
-    based = _BASED.fullmatch(answer)
-    if based and based["base"] != gold["base"]:
-        return False, f"in base {based['base']} instead of {gold['base']}"
-    digits = based["digits"] if based else answer.replace(" ", "")
-    return (True, "equal digits") if digits == gold["digits"] else (False, "other digits")
+    based = _read_based(answer)
+    if based and based[1] != gold[1]:
+        return False, f"in base {based[1]} instead of {gold[1]}"
+    digits = based[0] if based else answer.replace(" ", "").lstrip("0") or answer
+    return (True, "equal digits") if digits == gold[0] else (False, "other digits")
+
+
+def _judge_choice(gold: str, answer: str) -> tuple[bool, str] | None:
+    """Judge an answer that begins with the letter of a choice, where a letter is right."""
+    match = _CHOICE.match(answer)
+    if match is None or not match.end() < len(answer) or not re.fullmatch(r"\(?[A-E]\)?", gold):
+        return None
+    same = (match["text"] or match["plain"]) == gold.strip("()")
+    return (True, "the same choice") if same else (False, "another choice")
 
 
 def _judge_brackets(gold: str, answer: str) -> tuple[bool, str] | None:
@@ -334,10 +128,10 @@ def read_number(gold: Number, answer: str) -> Number | str | None:
     It may be written as ``x = 7`` or ``3 + 4 = 7`` (the last side that is a number counts) or with a modulus. What
     is not plainly a number, but could be one in words, is None. The letter of a choice is passed over.
     """
-    if (based := _BASED.fullmatch(answer)) and based["base"] == "10":
-        answer = based["digits"]
-    answer = _CHOICE.sub("", answer)
-    is_list = re.search("[,;]", _NUMBER.sub("", answer))  # "a = 1, b = 7" names two values
+    if (based := _read_based(answer)) and based[1] == 10:
+        answer = based[0]
+    answer = tidy(_LEAD.sub("", _CHOICE.sub("", answer)))
+    is_list = re.search("[,;]", NUMBER.sub("", answer))  # "a = 1, b = 7" names two values
     sides = [answer] if is_list else reversed(_SIDES.split(answer))
     numbers = (parse_number(_MODULUS.sub("", side).strip()) for side in sides)
     number = next((number for number in numbers if number is not None), None)
@@ -345,8 +139,11 @@ def read_number(gold: Number, answer: str) -> Number | str | None:
         if _may_be_a_number(answer):
             return None
         return "not a single number: arithmetic is left to do, or more stands beside it"
-    if gold.unit and number.unit and gold.unit != number.unit:
-        return f"in {number.unit} instead of {gold.unit}"
+    if gold.unit and number.unit:
+        in_unit = number.in_unit(gold.unit)
+        if in_unit is None:
+            return f"in {number.unit} instead of {gold.unit}"
+        number = in_unit
     if gold.kind == "integer" and number.kind == "quotient" and number.value.denominator == 1:
         return "a division that is left to do"
     return number
@@ -360,9 +157,9 @@ def _may_be_a_number(text: str) -> bool:
     >>> _may_be_a_number(r"\sqrt{49}"), _may_be_a_number("5!"), _may_be_a_number("7 or 8")
     (False, False, False)
     """
-    text, numbers = _NUMBER.subn("", _AREA.sub("", text))
+    text, numbers = NUMBER.subn("", _AREA.sub("", text))
     words = re.findall("[a-z]+", text.lower())
-    is_plain = not _ARITHMETIC.search(_HARMLESS_COMMAND.sub("", text)) and _NOT_UNITS.isdisjoint(words)
+    is_plain = not _ARITHMETIC.search(_HARMLESS_COMMAND.sub("", text)) and NOT_UNITS.isdisjoint(words)
     return numbers == 1 and is_plain
 
 
@@ -374,6 +171,6 @@ def _brackets(text: str) -> str:
     """
     if text[:1] in ("(", "[") and partner(text, 0) == len(text) - 1:
         return "a tuple or an interval"
-    if text[:2] == r"\{" and partner(text, 1) == len(text) - 1:
+    if text[:2] == r"\{" and not _SET_BUILDER.match(text) and partner(text, 1) == len(text) - 1:
         return "a set"
     return ""

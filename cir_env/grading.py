@@ -15,11 +15,14 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
+from cir_env.answer_text import for_algebra
 from cir_env.answer_types import AnswerType, find_answer_type
-from cir_env.answers import for_algebra
 from cir_env.errors import GraderUnavailable, OptionError
+
+GRADER_VERSION: Final = 2
+"""Goes up with every change of a verdict; accuracies compare within one version. CHANGELOG.md says what changed."""
 
 _CACHE_SIZE = 10_000
 _STOP_S = 5.0

@@ -55,6 +55,7 @@ def judge(gold: str, answer: str) -> dict[str, Any]:
     answers = parse(f"${answer}$", parsing_timeout=None)
     if not _expressions(answers):
         return {"correct": False, "reason": "can not be read as mathematics", "valid": True}
+    golds, answers = [[_with_imaginary_unit(expression) for expression in parsed] for parsed in (golds, answers)]
     if not verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True):
         return {"correct": False, "reason": "not equal by algebra", "valid": True}
     if not _same_size(_expressions(golds)[0], _expressions(answers)[0]):
@@ -64,6 +65,15 @@ def judge(gold: str, answer: str) -> dict[str, Any]:
 
 def _expressions(parsed: list[Any]) -> list[Any]:
     return [expression for expression in parsed if not isinstance(expression, str)]
+
+
+def _with_imaginary_unit(expression: Any) -> Any:
+    """Read the letter i as the imaginary unit where no other variable is: math-verify takes it for a variable."""
+    if {symbol.name for symbol in getattr(expression, "free_symbols", ())} != {"i"}:
+        return expression
+    from sympy import I  # type: ignore[import-untyped, unused-ignore]
+
+    return expression.subs(dict.fromkeys(expression.free_symbols, I))
 
 
 def _same_size(gold: Any, answer: Any) -> bool:

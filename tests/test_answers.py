@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cir_env.answers import MAX_ANSWER_CHARS, judge_text, tidy
+from cir_env.answer_text import tidy
+from cir_env.answers import MAX_ANSWER_CHARS, judge_text
 from cir_env.grading import Grader, Verdict
 
 

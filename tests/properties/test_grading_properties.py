@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_env.answers import for_algebra, judge_text, parse_number, tidy
+from cir_env.answer_numbers import parse_number
+from cir_env.answer_text import for_algebra, tidy
+from cir_env.answers import judge_text
 from cir_env.grading import Grader
 
 PIECES = [*"0123456789xyi+-*/^_=.,;:!|(){}[]<>$% °\\\n", "\\frac{", "\\sqrt{", "\\text{", "\\boxed{"]
