@@ -26,7 +26,11 @@ _LEAD = re.compile(r"^(?:\\text ?\{)?[A-Za-z][A-Za-z ,']*(?:\b(?:is|are|equals)\
 _ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z](?: ?_ ?(?:\w|\{[^{}]*\}))?) ?= ?(?P<value>[^=]+)")
 _SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z] ?(?:\\in|\\mid|\\?\||:)")
 _MODULUS = re.compile(r"\s*(?:\\pmod\s*\{[^{}]*\}|\(\\?mod\s[^()]*\))$")
-_SIDES = re.compile(r"(?<![<>!])=|\\approx")
+_EQUALS = re.compile(r"(?<![<>!])=")
+_APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
+_SEVERAL = re.compile(  # "a = 1, b = 7", "x = 6 or x = 7", "a = 1 b = 7"
+    r"[,;]|\\\\|=.*(?<![A-Za-z])(?:or|and|but|not)(?![A-Za-z]).*=|=[^=]*\d\}? (?:[^=]*[ }])?[A-Za-z]\w* ?="
+)
 _AREA = re.compile(r"(?<![A-Za-z])(?:[cmk]?m|in|ft|\\(?:text|mathrm|mbox)\s*\{[A-Za-z. ]*\})\s*\^\s*\{?[23]\}?")
 _HARMLESS_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|in)(?![A-Za-z])|\\[{}]")
 _ARITHMETIC = re.compile(
@@ -125,16 +129,20 @@ def _judge_number(gold: Number, answer: str) -> tuple[bool, str] | None:
 def read_number(gold: Number, answer: str) -> Number | str | None:
     """Read the number that a tidy answer gives where `gold` is right, or say why it gives none.
 
-    It may be written as ``x = 7`` or ``3 + 4 = 7`` (the last side that is a number counts) or with a modulus. What
-    is not plainly a number, but could be one in words, is None. The letter of a choice is passed over.
+    It may be written as ``x = 7``, as ``3 + 4 = 7`` (sides that are numbers must be equal) or with a modulus; what
+    follows a sign "approximately" counts only where no number stands before it. What is not plainly a number, but
+    could be one in words, is None. The letter of a choice is passed over.
     """
     if (based := _read_based(answer)) and based[1] == 10:
         answer = based[0]
     answer = tidy(_LEAD.sub("", _CHOICE.sub("", answer)))
-    is_list = re.search("[,;]", NUMBER.sub("", answer))  # "a = 1, b = 7" names two values
-    sides = [answer] if is_list else reversed(_SIDES.split(answer))
-    numbers = (parse_number(_MODULUS.sub("", side).strip()) for side in sides)
-    number = next((number for number in numbers if number is not None), None)
+    numbers: list[Number] = []
+    if not _SEVERAL.search(NUMBER.sub("0", answer)):
+        exact, *rounded = _APPROXIMATELY.split(answer)
+        numbers = _numbers(_EQUALS.split(exact)) or _numbers(rounded)
+    number = numbers[-1] if numbers else None
+    if number and not all(same_number(number.in_unit(other.unit) or number, other) for other in numbers):
+        return "two numbers"
     if number is None:
         if _may_be_a_number(answer):
             return None
@@ -147,6 +155,11 @@ def read_number(gold: Number, answer: str) -> Number | str | None:
     if gold.kind == "integer" and number.kind == "quotient" and number.value.denominator == 1:
         return "a division that is left to do"
     return number
+
+
+def _numbers(sides: list[str]) -> list[Number]:
+    numbers = (parse_number(_MODULUS.sub("", side).strip()) for side in sides)
+    return [number for number in numbers if number is not None]
 
 
 def _may_be_a_number(text: str) -> bool:
