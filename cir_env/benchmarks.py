@@ -1,7 +1,8 @@
 """The benchmarks: where each lies, what its rows are called, which of its flaws are mended, and its fingerprint.
 
-No benchmark's text is part of this project: a folder that you name holds the files. What is loaded is checked
-against a pinned SHA-256, so that results are about the same problems everywhere.
+No benchmark's text is part of this project: a folder that you name holds the files, or the hub is asked. What is loaded
+is checked against a pinned SHA-256, so that results are about the same problems everywhere. docs/benchmarks.md tells
+of each where it is from and what is known of its flaws.
 """
 
 import dataclasses
@@ -12,11 +13,17 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cir_env.errors import ProblemError
 from cir_env.problem_set import ProblemSet
 from cir_env.rows import Fields, Problem
+
+PATCHES_VERSION: Final = 1
+"""Goes up when a patch comes, goes or changes; the pinned SHA-256 of its benchmark changes with it."""
+
+HUB: Final = "hub"
+"""In place of a folder: load the benchmark from the hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +43,20 @@ class Patch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubData:
+    """A benchmark on the hub; its split is "test"."""
+
+    name: str
+    """The data set, ``owner/name``."""
+    fields: Fields
+    """What its columns are called."""
+    config: str | None = None
+    """Its configuration, where it has several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A benchmark as a file."""
+    """A benchmark as a file, and on the hub."""
 
     name: str
     """What tables call it."""
@@ -49,11 +68,14 @@ class Benchmark:
     """How many problems it has."""
     sha256: str
     """`content_sha256` of its problems, once they are mended."""
+    hub: HubData
+    """Where the hub has it."""
     patches: tuple[Patch, ...] = ()
     """Its known flaws."""
 
 
 _OLYMMATH = Fields(answer="solution", id="unique_id")
+_OLYMMATH_HUB = Fields(answer="answer", id="unique_id")
 _ALL = (
     Benchmark(
         name="AIME24",
@@ -61,6 +83,7 @@ _ALL = (
         fields=Fields(answer="solution", boxed=True),
         n_problems=30,
         sha256="2ca83cf83f7f30ddd83ebf59af7c7880f579a27370687741eb50c5d449fce15f",
+        hub=HubData(name="math-ai/aime24", fields=Fields(answer="solution", boxed=True)),
         patches=(
             Patch(
                 row=28,
@@ -78,6 +101,7 @@ _ALL = (
         fields=Fields(answer="solution", boxed=True),
         n_problems=30,
         sha256="8d6a81306a198501411c0fd9dde73e2948f1dece0e1145b22330bfad3a8b234d",
+        hub=HubData(name="math-ai/aime25", fields=Fields()),
     ),
     Benchmark(
         name="AMC23",
@@ -85,6 +109,7 @@ _ALL = (
         fields=Fields(answer="solution"),
         n_problems=40,
         sha256="d54a8db19b70f64746692a91a3a852cd03d2f5f6f00adaaf9827888ea02de1a9",
+        hub=HubData(name="math-ai/amc23", fields=Fields(statement="question")),
         patches=(
             Patch(
                 row=30,
@@ -101,6 +126,7 @@ _ALL = (
         fields=Fields(answer="solution", boxed=True, id="unique_id"),
         n_problems=500,
         sha256="108425accfd3c712a24b3b4086d3ab5da9b102abc5341be34c067764a9893483",
+        hub=HubData(name="HuggingFaceH4/MATH-500", fields=Fields(answer="solution", boxed=True, id="unique_id")),
     ),
     Benchmark(
         name="OlymMATH-EN-EASY",
@@ -108,6 +134,7 @@ _ALL = (
         fields=_OLYMMATH,
         n_problems=100,
         sha256="28b5327fc79ca996c76f8262ae83fc9c58e674c94ebe6c727239a78d9a132ebf",
+        hub=HubData(name="RUC-AIBOX/OlymMATH", config="en-easy", fields=_OLYMMATH_HUB),
     ),
     Benchmark(
         name="OlymMATH-EN-HARD",
@@ -115,6 +142,7 @@ _ALL = (
         fields=_OLYMMATH,
         n_problems=100,
         sha256="a8c21a01ee7c0f6799cd006b0f7e755c8234f38bb685cb3fad1458b0ab2376e6",
+        hub=HubData(name="RUC-AIBOX/OlymMATH", config="en-hard", fields=_OLYMMATH_HUB),
         patches=(
             Patch(
                 row=23,
@@ -135,35 +163,48 @@ PAPER = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
 
 
 def load_benchmark(name: str, folder: str | os.PathLike[str], *, pinned: bool = True) -> ProblemSet:
-    """Load a benchmark from a folder, its known flaws mended.
+    """Load a benchmark, its known flaws mended.
 
     Args:
         name: A key of `BENCHMARKS`.
-        folder: The folder that holds the benchmark's file.
+        folder: The folder that holds the benchmark's file, or "hub" (needs the extra ``hub`` and a network).
         pinned: Whether the problems must be the pinned ones. Say False to load another version on purpose.
 
     Raises:
-        ProblemError: No benchmark has that name, its file is missing, bad or empty, or has other problems.
+        ProblemError: No benchmark has that name, its file is missing, bad or empty, or has other problems; or the hub
+            can not be reached.
     """
     if name not in BENCHMARKS:
         raise ProblemError(f"Expect a benchmark's name, one of {', '.join(BENCHMARKS)}; got {name!r}.")
     benchmark = BENCHMARKS[name]
-    path = Path(folder) / benchmark.file
+    on_hub = str(folder) == HUB and not Path(folder).is_dir()
+    loaded = _from_hub(benchmark) if on_hub else _from_folder(benchmark, Path(folder))
+    problems = ProblemSet(_mend(loaded, benchmark), name=name)
+    sha256 = content_sha256(problems)
+    if pinned and sha256 != benchmark.sha256:
+        place = benchmark.hub.name if on_hub else str(Path(folder) / benchmark.file)
+        raise ProblemError(
+            f"Expect the {benchmark.n_problems} problems of {name} with SHA-256 {benchmark.sha256[:12]}…, got "
+            f"{len(problems)} with {sha256[:12]}… in {place!r}: results would not compare. Get the right file, or "
+            "load it with pinned=False."
+        )
+    return problems
+
+
+def _from_hub(benchmark: Benchmark) -> ProblemSet:
+    hub = benchmark.hub
+    loaded = ProblemSet.from_hub(hub.name, split="test", config=hub.config, fields=hub.fields)
+    return ProblemSet((dataclasses.replace(p, source=benchmark.name) for p in loaded), name=benchmark.name)
+
+
+def _from_folder(benchmark: Benchmark, folder: Path) -> ProblemSet:
+    path = folder / benchmark.file
     if not path.parent.is_dir():
         raise ProblemError(f"Expect a folder with benchmark files, got {str(folder)!r}, which is none.")
     if not path.is_file():
         there = ", ".join(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "no .jsonl file"
-        raise ProblemError(f"Expect {benchmark.file} in the folder {str(folder)!r} for {name}, got {there}.")
-    loaded = ProblemSet.from_jsonl(path, fields=benchmark.fields, name=name)
-    problems = ProblemSet(_mend(loaded, benchmark), name=name)
-    sha256 = content_sha256(problems)
-    if pinned and sha256 != benchmark.sha256:
-        raise ProblemError(
-            f"Expect the {benchmark.n_problems} problems of {name} with SHA-256 {benchmark.sha256[:12]}…, got "
-            f"{len(problems)} with {sha256[:12]}… in {str(path)!r}: results would not compare. Get the right file, or "
-            "load it with pinned=False."
-        )
-    return problems
+        raise ProblemError(f"Expect {benchmark.file} in the folder {str(folder)!r} for {benchmark.name}, got {there}.")
+    return ProblemSet.from_jsonl(path, fields=benchmark.fields, name=benchmark.name)
 
 
 def content_sha256(problems: Iterable[Problem]) -> str:

@@ -13,6 +13,7 @@ from cir_env import benchmarks
 from cir_env.benchmarks import BENCHMARKS, PAPER, content_sha256, load_benchmark
 from cir_env.errors import ProblemError
 from cir_env.grading import Grader
+from cir_env.problems import Problem, ProblemSet
 
 FOLDER = Path(os.environ.get("CIR_BENCHMARKS", Path(__file__).parents[2] / "shared" / "benchmarks"))
 real_files = pytest.mark.skipif(
@@ -76,6 +77,21 @@ def test_the_pinned_problems_are_accepted_in_any_layout(tmp_path: Path, monkeypa
     monkeypatch.setattr(benchmarks, "BENCHMARKS", {"AIME25": pinned})
     write(tmp_path, "AIME25", {"id": "x", "solution": r"\boxed{ 2 }", "problem": " What is  1 + 1?\n"})
     assert load_benchmark("AIME25", tmp_path)[0].answer == "2"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_hub_is_asked_for_the_set_and_its_fields(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def from_hub(data: str, *, split: str, config: str | None, fields: Any) -> ProblemSet:
+        asked.append((data, split, config))
+        return ProblemSet([Problem(id="0", statement="What?", answer="1", source=data)])
+
+    monkeypatch.setattr(ProblemSet, "from_hub", from_hub)
+    loaded = load_benchmark(name, "hub", pinned=False)
+    assert asked == [(BENCHMARKS[name].hub.name, "test", BENCHMARKS[name].hub.config)]
+    assert (loaded[0].id, loaded[0].source) == (f"{name}-0", name)
+    assert f"in {BENCHMARKS[name].hub.name!r}: results" in message(lambda: load_benchmark(name, "hub"))
 
 
 def test_an_unknown_benchmark_lists_the_known_ones(tmp_path: Path) -> None:
