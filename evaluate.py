@@ -5,6 +5,9 @@ $ python evaluate.py paper --model M --benchmarks DIR          the paper's table
 $ python evaluate.py --model BASE RL --arms code text neutral  two models in three arms
 $ python evaluate.py compare A B                               two runs (folders), paired by problem
 $ python evaluate.py report FOLDER ... --k 1 4 16              runs that are done, shards put together
+$ python evaluate.py regrade SAMPLES                           today's grader on samples of any day
+$ python evaluate.py export SAMPLES --model M                  for lm-evaluation-harness and the hub
+$ python evaluate.py import FILE                               others' transcripts, for regrade
 
 The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
 """
@@ -17,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agents import report
+from agents import report, transcripts
 from agents.commands import Command, Compare, Report, parse
 from agents.comparison import compare, comparison_as_json
 from agents.config import ConfigError
@@ -43,8 +46,26 @@ def load_sets(config: EvalConfig) -> Mapping[str, ProblemSet]:
     return {config.problems: load_problems(config.problems, "test")[: config.num_problems]}
 
 
+def work_on_samples(command: transcripts.Command) -> None:
+    """Judge, export or import stored samples."""
+    from cir_env.benchmarks import BENCHMARKS
+    from cir_env.grading import GRADER_VERSION, shared_grader
+    from cir_env.parsing import final_answer
+
+    transcripts.execute(
+        command,
+        submit=shared_grader().submit,
+        read_answer=final_answer,
+        version=str(GRADER_VERSION),
+        datasets={name: benchmark.hub.name for name, benchmark in BENCHMARKS.items()},
+    )
+
+
 def execute(command: Command, args: Sequence[str]) -> None:
     """Do what was asked for, and print what came of it."""
+    if isinstance(command, transcripts.Command):
+        work_on_samples(command)
+        return
     if isinstance(command, Compare):
         one, other = map(read_run, command.runs)
         print(report.comparison(comparison_as_json(one, other, compare(one, other))))

@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cir_env.benchmarks import content_sha256
+from cir_env.benchmarks import PATCHES_VERSION, content_sha256
+from cir_env.grading import GRADER_VERSION
 from cir_env.problems import Problem, ProblemSet
 from cir_env.prompts import QUESTION, render_messages
 
@@ -22,14 +23,16 @@ def fingerprint(sets: Mapping[str, ProblemSet], prompt: str) -> dict[str, Any]:
         prompt: A name in `cir_env.prompts.PROMPTS`.
 
     >>> sorted(fingerprint({}, "cir"))
-    ['environment', 'grader', 'problems', 'prompt']
+    ['environment', 'grader', 'patches', 'problems', 'prompt']
     """
     blank = Problem(id="", statement=QUESTION, answer="")
     return {
         "problems": {name: content_sha256(problems) for name, problems in sets.items()},
         "prompt": _sha256(json.dumps(render_messages(prompt, blank)).encode()),
         "environment": {"id": "CodeMath-v0", "version": _version("cir-env"), "sha256": _sources("**/*.py")},
+        "patches": PATCHES_VERSION,
         "grader": {
+            "version": GRADER_VERSION,
             "math-verify": _version("math-verify"),
             "sympy": _version("sympy"),
             "sha256": _sources(*_GRADER),

@@ -1,0 +1,231 @@
+"""Stored samples: judged again, handed to other programs, and taken from them, without a model."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import evaluate
+from agents.interop import read_lm_eval, whole_text
+from agents.regrade import accuracy, read_rows, regrade, write_rows
+from agents.samples import Sample
+from cir_env.grading import shared_grader
+from cir_env.parsing import final_answer
+
+
+def sample(answer: str, *texts: str, feedback: str = "", **changes: Any) -> Sample:
+    """Return a row of a run; each text but the last is followed by feedback."""
+    turns = [
+        {"text": text, "feedback": feedback if text != texts[-1] else "", "status": None, "finish_reason": "stop"}
+        for text in texts
+    ]
+    row = {
+        "set": "AIME24", "problem_index": 0, "sample": 0, "problem_id": "p", "subject": None, "level": None,
+        "problem": "What is it?", "turns": turns, "predicted": None, "answer": answer, "reason": "equal numbers",
+        "reward": 1.0, "reward_valid": True, "correct": True, "terminated": True, "truncated": False, "void": False,
+        "interactions": 0, "sampled_tokens": 9, "feedback_tokens": 0, "boundary_cuts": 0,
+    }  # fmt: skip
+    return {**row, **changes}  # type: ignore[typeddict-item]
+
+
+CODE = "Let me see.\n```python\nprint(r'\\boxed{8}')\n```\n"
+OUTPUT = "\n```output\n\\boxed{8}\n```\n"
+ROWS = [
+    sample("7", r"It is \boxed{7}."),
+    sample("7", r"It is \boxed{8}.", sample=1),  # a verdict that changes: it was taken for right
+    sample("7", CODE, r"So \boxed{7.0}.", feedback=OUTPUT, problem_index=1, problem_id="q"),
+    sample("7", CODE, "No box.", feedback=OUTPUT, problem_index=1, sample=1, correct=False, reward=-1.0),
+    sample("7", "", problem_index=2, reward_valid=False, correct=False, reward=0.0, reason=None),
+    sample(r"\sqrt{8}", r"\boxed{2\sqrt{2}}", set="MATH500", correct=False, reward=-1.0),
+    sample(r"\sqrt{8}", r"\boxed{3\sqrt{2}}", set="MATH500", problem_index=1, correct=False, reward=-1.0),
+    sample("(((", r"\boxed{\sqrt{2}}", set="MATH500", problem_index=2, correct=False, reward=-1.0),
+]
+
+
+def judged(rows: Sequence[Sample]) -> Any:
+    return regrade(rows, shared_grader().submit, final_answer)
+
+
+def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    code = evaluate.main([str(arg) for arg in args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_answer_of_the_text_is_judged_and_what_code_printed_is_not() -> None:
+    regrading = judged(ROWS)
+    assert [row["predicted"] for row in regrading.rows[:4]] == ["7", "8", "7.0", None]
+    assert [row["correct"] for row in regrading.rows] == [True, False, True, False, False, True, False, False]
+    assert [(c.before["correct"], c.after["correct"]) for c in regrading.changes] == [(True, False), (False, True)]
+    assert regrading.rows[1]["reward"] == -1.0
+    assert regrading.rows[0] == {**ROWS[0], "predicted": "7", "reason": "same text"}
+
+
+def test_what_a_fault_spoilt_stays_invalid_and_a_broken_gold_answer_becomes_so() -> None:
+    regrading = judged(ROWS)
+    assert (regrading.still_invalid, regrading.newly_invalid) == (1, 1)
+    assert regrading.rows[4] == ROWS[4]
+    assert (regrading.rows[7]["reward_valid"], regrading.rows[7]["reward"]) == (False, 0.0)
+
+
+def test_accuracies_are_means_over_problems_of_what_is_judged() -> None:
+    assert accuracy(ROWS[:5]) == pytest.approx((1 + 1 / 2) / 2)
+    assert judged(ROWS).accuracies == {"AIME24": (0.75, 0.5), "MATH500": (0.0, 0.5)}
+    assert accuracy(ROWS[4:5]) is None
+
+
+def test_an_answer_type_of_the_row_or_the_call_counts() -> None:
+    rows = [sample("314", r"\boxed{317}", correct=False), sample("314", r"\boxed{317}", correct=False)]
+    rows[0]["answer_type"] = "number?rel_tol=0.01"  # type: ignore[typeddict-unknown-key]
+    assert [row["correct"] for row in judged(rows).rows] == [True, False]
+    loose = regrade(rows[1:], shared_grader().submit, final_answer, answer_type="number?rel_tol=0.01")
+    assert loose.rows[0]["correct"]
+
+
+def test_the_command_writes_beside_never_over_and_lists_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    write_rows(path, ROWS)
+    before = path.read_bytes()
+    code, out, _ = command(capsys, "regrade", path)
+    assert code == 0
+    assert "8 samples: 2 verdicts changed, 1 stay invalid, 1 can not be judged now." in out
+    assert "| p, sample 1 |         8 |            7 |  right | wrong |   another number |" in out
+    assert "| AIME24  |            75.0 |           50.0 |" in out
+    assert path.read_bytes() == before
+    assert read_rows(tmp_path / "regraded-samples.jsonl") == list(judged(ROWS).rows)
+    code, out, err = command(capsys, "regrade", path)
+    assert (code, out) == (2, "")
+    assert "is there: choose another --output" in err
+
+
+def exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Path]:
+    rows = [row for row in judged(ROWS).rows if row["reward_valid"]]
+    write_rows(tmp_path / "samples.jsonl", rows)
+    code, out, _ = command(
+        capsys, "export", tmp_path / "samples.jsonl", "--model", "org/model", "--output", tmp_path / "out"
+    )
+    assert code == 0
+    return {path.name.partition("_20")[0]: path for path in (Path(line[6:]) for line in out.splitlines())}
+
+
+def test_exported_then_imported_samples_get_the_same_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = exported(tmp_path, capsys)
+    before = {
+        (row["set"], row["problem_index"], row["sample"]): row["correct"]
+        for row in judged(ROWS).rows
+        if row["reward_valid"]
+    }
+    after = {}
+    for name in ("samples_AIME24", "samples_MATH500"):
+        code, out, _ = command(capsys, "import", paths[name], "--output", tmp_path / f"{name}.jsonl")
+        assert code == 0, out
+        assert command(capsys, "regrade", tmp_path / f"{name}.jsonl")[0] == 0
+        for row in read_rows(tmp_path / f"regraded-{name}.jsonl"):
+            after[row["set"], row["problem_index"], row["sample"]] = row["correct"]
+    assert after == before
+
+
+def test_exported_files_have_the_layout_of_lm_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = exported(tmp_path, capsys)
+    assert paths["results"].parent == tmp_path / "out" / "org__model"
+    results = json.loads(paths["results"].read_text())
+    wanted = {"results", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config", "model_name"}
+    assert wanted <= results.keys()
+    assert results["results"]["AIME24"]["exact_match,none"] == 0.5
+    assert results["n-samples"]["AIME24"] == {"original": 2, "effective": 2}
+    rows = [json.loads(line) for line in paths["samples_AIME24"].read_text().splitlines()]
+    assert [row["exact_match"] for row in rows] == [0.5, 0.5]
+    assert rows[1]["resps"] == [[whole_text(ROWS[2]), whole_text(ROWS[3])]]
+    assert OUTPUT in rows[1]["resps"][0][0]
+    assert rows[0]["arguments"] == {"gen_args_0": {"arg_0": "What is it?", "arg_1": {}}}
+
+
+def test_the_model_card_names_accuracy_and_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = yaml.safe_load(exported(tmp_path, capsys)["model-card.yaml"].read_text())
+    (index,) = card["model-index"]
+    assert index["name"] == "org/model"
+    assert index["results"][0]["dataset"] == {"name": "AIME24", "type": "math-ai/aime24"}
+    assert index["results"][0]["metrics"] == [{"type": "accuracy", "value": 50.0, "name": "avg@2"}]
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_task_of_lm_eval_is_read_with_its_verdicts_and_its_gold_answers(tmp_path: Path) -> None:
+    solution = {
+        "doc_id": 4, "doc": {"question": "2 + 2?"}, "target": "Count. #### 4", "arguments": [["Q: 2 + 2?", {}]],
+        "resps": [["So \\boxed{4}."]], "filtered_resps": ["4"], "filter": "strict", "metrics": ["exact_match"],
+        "exact_match": 0.0,
+    }  # fmt: skip
+    again = {**solution, "filter": "flexible", "exact_match": 1.0}
+    path = lines(tmp_path / "samples_gsm8k_2026-01-02T03-04-05.678901.jsonl", solution, again)
+    (row,) = read_lm_eval(path, final_answer)
+    assert (row["set"], row["problem_index"], row["problem"], row["answer"]) == ("gsm8k", 4, "2 + 2?", "4")
+    assert (row["correct"], row["reason"]) == (False, "judged elsewhere")
+    assert [change.after["correct"] for change in judged([row]).changes] == [True]
+
+
+def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines(
+        tmp_path / "mine.jsonl",
+        {"q": "1 + 1?", "gold": 2, "text": [r"\boxed{2}", r"\boxed{3}"]},
+        {"q": "1 + 1?", "gold": 2, "text": r"\boxed{2.0}"},
+    )
+    fields = ("--format", "jsonl", "--problem", "q", "--answer", "gold", "--completion", "text")
+    assert command(capsys, "import", path, *fields)[0] == 0
+    code, out, _ = command(capsys, "regrade", tmp_path / "imported-mine.jsonl")
+    assert code == 0
+    assert "3 samples: 0 verdicts changed" in out
+    assert "| mine |               - |           66.7 |" in out
+    rows = read_rows(tmp_path / "regraded-imported-mine.jsonl")
+    assert [(row["problem_index"], row["sample"], row["correct"]) for row in rows] == [
+        (0, 0, True),
+        (0, 1, False),
+        (0, 2, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "args", "message"),
+    [
+        ('{"a": 1}\n', ("regrade",), "line 1: Expect a sample's JSON object, got b'{\"a\": 1}'."),
+        ("[1]\n", ("import",), "line 1: Expect a JSON object, got b'[1]'."),
+        ("", ("regrade",), "Expect at least one sample in"),
+        ('{"doc_id": 1}\n', ("import",), "line 1: Expect a sample of lm_eval --log_samples, got no 'doc'."),
+        (
+            '{"doc_id": 0, "doc": {}, "target": "A", "resps": [[[-1.5, false]]]}\n',
+            ("import",),
+            "line 1: Expect texts in 'resps', got [[-1.5, False]]: is it multiple choice?",
+        ),
+        ('{"problem": "?"}\n', ("import", "--format", "jsonl"), "line 1: Expect the field 'answer', got problem."),
+        (
+            '{"problem": "?", "answer": 1, "completion": 2}\n',
+            ("import", "--format", "jsonl"),
+            "Expect a text or a list",
+        ),
+    ],
+)
+def test_a_file_that_is_none_exits_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, args: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_text(content)
+    code, out, err = command(capsys, args[0], path, *args[1:])
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_missing_file_exits_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(capsys, "regrade", tmp_path / "none.jsonl")
+    assert code == 2
+    assert err.count("\n") == 1
