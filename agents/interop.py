@@ -204,10 +204,12 @@ def read_lm_eval(path: Path, read_answer: ReadAnswer) -> list[Sample]:
             raise SamplesError(
                 f"{path}, line {number}: Expect a sample of lm_eval --log_samples, got no {lacking[0]!r}."
             )
+        if not isinstance(row["doc_id"], int):
+            raise SamplesError(f"{path}, line {number}: Expect 'doc_id' to be a number, got {row['doc_id']!r}.")
         if row["doc_id"] in seen:
             continue
         seen.add(row["doc_id"])
-        texts = row["resps"][0] if row["resps"] else []
+        texts = row["resps"][0] if isinstance(row["resps"], list) and row["resps"] else None
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise SamplesError(
                 f"{path}, line {number}: Expect texts in 'resps', got {str(texts)[:40]}: is it multiple choice?"
@@ -218,7 +220,7 @@ def read_lm_eval(path: Path, read_answer: ReadAnswer) -> list[Sample]:
         rows += [
             _row(
                 set_name=name,
-                index=int(row["doc_id"]),
+                index=row["doc_id"],
                 sample=sample,
                 problem_id=str(doc.get("problem_id") or doc.get("id") or f"{name}-{row['doc_id']}"),
                 subject=doc.get("subject"),
@@ -279,9 +281,12 @@ def read_plain(path: Path, *, problem: str, answer: str, completion: str) -> lis
 
 def _statement(row: Mapping[str, Any], doc: Mapping[str, Any]) -> str:
     found = next((doc[name] for name in _STATEMENTS if doc.get(name)), None)
-    if found is None:
-        arguments = row.get("arguments") or {}
-        found = arguments.get("gen_args_0", {}).get("arg_0", "") if isinstance(arguments, dict) else arguments[0][0]
+    if found is None:  # then it is the prompt, in the layout of today or of before 0.4.2
+        arguments = row.get("arguments")
+        try:
+            found = arguments["gen_args_0"]["arg_0"] if isinstance(arguments, dict) else arguments[0][0]  # type: ignore[index]
+        except (IndexError, KeyError, TypeError):
+            found = ""
     return str(found)
 
 

@@ -84,7 +84,11 @@ def regrade(rows: Sequence[Sample], submit: Submit, read_answer: ReadAnswer, *, 
     """
     answers = [read_answer([turn["text"] for turn in row["turns"]]) if row["reward_valid"] else None for row in rows]
     futures = [
-        submit(str(row["answer"]), answer, cast(dict[str, Any], row).get("answer_type") or answer_type)
+        submit(
+            "" if row["answer"] is None else str(row["answer"]),
+            answer,
+            cast(dict[str, Any], row).get("answer_type") or answer_type,
+        )
         if row["reward_valid"]
         else None
         for row, answer in zip(rows, answers, strict=True)

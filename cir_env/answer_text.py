@@ -27,7 +27,7 @@ _REPLACEMENTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"`+", ""),
         (r"\\text\s*\{\s*\}|\\(?:phantom|hspace)\s*\{[^{}]*\}", ""),
         (r"\\(?:left|right|displaystyle|bf|large|Large)(?![a-zA-Z])", ""),
-        (r"(?<=\d)\s*\^\s*\{?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"(?<=\d)\s*\^\s*(\{\s*)?\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}(?(1)\s*\})", ""),
         (r"(?<![A-Za-z])([ap])\. ?m\.?(?![A-Za-z])", r"\1m"),
         (r"\\log\s*_\s*(?:e|\{\s*e\s*\})(?![A-Za-z])", r"\\ln"),
         (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
@@ -73,13 +73,13 @@ def for_algebra(text: str) -> str:
     ('\\frac{1 + x}{2}, \\frac{1 - x}{2}', '1 < x \\le 3', '\\sin(\\frac{30\\pi}{180})')
     """
     text = _strip(text, _BOX).replace("$", "").replace("%", r"\%").replace("**", "^")
-    text = _OF_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", text).replace("°", r"^{\circ}")
+    text = _OF_DEGREES.sub(r"\1(\\frac{\2\3\4\\pi}{180})", text).replace("°", r"^{\circ}")
     text = _SUCH_THAT.sub(r"\1", text)
     text = re.sub(r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi ", text)
     return _ascending(_both_signs(text))
 
 
-_OF_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)) ?[({]? ?(\d+(?:\.\d+)?) ?° ?[)}]?")
+_OF_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)) ?(?:\( ?([\d.]+) ?° ?\)|\{ ?([\d.]+) ?° ?\}|([\d.]+) ?°)")
 _SUCH_THAT = re.compile(r"^\\\{ ?[A-Za-z] ?(?:\\in ?\\mathbb ?\{? ?R ?\}? ?)?(?:\\mid(?![A-Za-z])|\\?\||:)(.*)\\\}$")
 _PLUS_OR_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 _GREATER = re.compile(r"(>|\\g(?:t|eq?|eqslant)(?![a-zA-Z]))")

@@ -206,6 +206,12 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
             ("import",),
             "line 1: Expect texts in 'resps', got [[-1.5, False]]: is it multiple choice?",
         ),
+        (
+            '{"doc_id": "a", "doc": 1, "target": 1, "resps": 1}\n',
+            ("import",),
+            "Expect 'doc_id' to be a number, got 'a'.",
+        ),
+        ('{"doc_id": 0, "doc": 1, "target": 1, "resps": 1}\n', ("import",), "Expect texts in 'resps', got None"),
         ('{"problem": "?"}\n', ("import", "--format", "jsonl"), "line 1: Expect the field 'answer', got problem."),
         (
             '{"problem": "?", "answer": 1, "completion": 2}\n',
