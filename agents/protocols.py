@@ -30,7 +30,7 @@ class EvalConfig:
     template: Literal["chat", "raw"] = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
     benchmarks: Path | None = None
-    """Folder with the benchmarks' files; without it, the held-out problems of --problems."""
+    """Folder with the benchmarks' files, or "hub"; without it, the held-out problems of --problems."""
     names: tuple[str, ...] = ()
     """Benchmarks to take; none named: the five of the paper."""
     problems: str = "products"
