@@ -9,6 +9,7 @@
     ├── SamplesError     (ValueError)          samples of a run can not be used          agents.samples
     ├── UnfinishedRunError (ValueError)        a run lacks samples                       agents.runs
     ├── ComparisonError  (ValueError)          two runs can not be compared              agents.comparison
+    ├── ReportError      (ValueError)          a report can not be made                  agents.training_runs
     ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint

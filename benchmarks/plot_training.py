@@ -10,83 +10,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.metrics import read_metrics
 from agents.report import percent, table, write_json
+from agents.training_runs import ARMS, SUBJECT, TrainingRun, load_training_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ARMS = {"validation": "sampled", "validation_greedy": "greedy", "validation_text": "text only"}
-"""What was measured on held-out problems, by the prefix of its keys."""
-_SUBJECT = "validation/accuracy/"
 _MARKERS = {"validation_greedy": "^", "validation_text": "s"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """One training run."""
-
-    name: str
-    """Name of its folder."""
-    rows: Sequence[Mapping[str, float]]
-    """The rows of its metrics.jsonl."""
-
-    def series(self, key: str) -> list[tuple[float, float]]:
-        """Return (step, value) of a figure, in order of steps."""
-        return sorted((row["step"], row[key]) for row in self.rows if key in row)
-
-    def before_after(self, key: str) -> tuple[float | None, float | None]:
-        """Return a figure before the first and after the last step; None where it was not measured."""
-        values = dict(self.series(key))
-        last = self.steps
-        return values.get(0), values.get(last) if last else None
-
-    @property
-    def steps(self) -> int:
-        """How many steps were trained."""
-        return int(max((step for step, _ in self.series("step_time")), default=0))
-
-    @property
-    def minutes(self) -> float:
-        """Time spent on steps and validations."""
-        return sum(value for key in ("step_time", "time/validation_s") for _, value in self.series(key)) / 60
-
-    @property
-    def budget_changes(self) -> list[tuple[float, float]]:
-        """Steps at which the interaction budget changed, each with the new one."""
-        series = self.series("interaction_budget")
-        return [now for before, now in pairwise(series) if now[1] != before[1]]
-
-    @property
-    def subjects(self) -> list[str]:
-        """Subjects of the held-out problems; none where there is only one."""
-        return sorted({key.removeprefix(_SUBJECT) for row in self.rows for key in row if key.startswith(_SUBJECT)})
-
-
-def load_run(folder: Path) -> Run:
-    """Read a run.
-
-    Raises:
-        ValueError: There is no metrics.jsonl in the folder, or nothing in it.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise ValueError(f"Expect the --output-dir of a training run, got {folder}: no metrics.jsonl in it.")
-    rows = read_metrics(path)
-    if not rows:
-        raise ValueError(f"Expect metrics in {path}, got none: has the run written its first validation?")
-    return Run(name=folder.resolve().name, rows=rows)
-
-
-def before_after_table(runs: Sequence[Run]) -> str:
+def before_after_table(runs: Sequence[TrainingRun]) -> str:
     """Return accuracy on held-out problems before and after training, in percent, as a markdown table."""
     header = ["run", "steps", "minutes", *(f"{name}, %" for name in ARMS.values())]
     rows = [
@@ -96,16 +35,16 @@ def before_after_table(runs: Sequence[Run]) -> str:
     return table(header, rows)
 
 
-def subject_table(runs: Sequence[Run]) -> str:
+def subject_table(runs: Sequence[TrainingRun]) -> str:
     """Return sampled accuracy by subject before and after training, in percent, as a markdown table."""
-    rows = [[subject, *(_change(run, _SUBJECT + subject) for run in runs)] for subject in _subjects(runs)]
+    rows = [[subject, *(_change(run, SUBJECT + subject) for run in runs)] for subject in _subjects(runs)]
     return table(["subject", *(f"{run.name}, %" for run in runs)], rows)
 
 
-def as_json(runs: Sequence[Run]) -> dict[str, Any]:
+def as_json(runs: Sequence[TrainingRun]) -> dict[str, Any]:
     """Return what the tables say, as fractions."""
 
-    def pair(run: Run, key: str) -> dict[str, float | None]:
+    def pair(run: TrainingRun, key: str) -> dict[str, float | None]:
         before, after = run.before_after(key)
         return {"before": before, "after": after}
 
@@ -114,13 +53,13 @@ def as_json(runs: Sequence[Run]) -> dict[str, Any]:
             "steps": run.steps,
             "minutes": run.minutes,
             **{f"{arm}/accuracy": pair(run, f"{arm}/accuracy") for arm in ARMS},
-            **{_SUBJECT + subject: pair(run, _SUBJECT + subject) for subject in run.subjects},
+            **{SUBJECT + subject: pair(run, SUBJECT + subject) for subject in run.subjects},
         }
         for run in runs
     }
 
 
-def plot(runs: Sequence[Run]) -> Figure:
+def plot(runs: Sequence[TrainingRun]) -> Figure:
     """Draw accuracy in validation and training, code use, and completion length by step."""
     figure, axes = _figure(rows=2, columns=2)
     held_out, training, code, length = axes
@@ -138,7 +77,7 @@ def plot(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def plot_by_subject(runs: Sequence[Run]) -> Figure:
+def plot_by_subject(runs: Sequence[TrainingRun]) -> Figure:
     """Draw accuracy on held-out problems by step, one panel for each subject.
 
     Raises:
@@ -150,7 +89,7 @@ def plot_by_subject(runs: Sequence[Run]) -> Figure:
     columns = min(4, len(subjects))
     figure, axes = _figure(rows=ceil(len(subjects) / columns), columns=columns)
     for axis, subject in zip(axes, subjects, strict=False):
-        _lines(axis, runs, _SUBJECT + subject, subject.replace("_", " "), marker="o")
+        _lines(axis, runs, SUBJECT + subject, subject.replace("_", " "), marker="o")
     for axis in axes[len(subjects) :]:
         axis.remove()
     _finish(figure, axes[: len(subjects)], runs)
@@ -168,8 +107,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--by-subject", action="store_true", help="accuracy on held-out problems by subject")
     options = parser.parse_args(args)
     try:
-        runs = [load_run(folder) for folder in options.runs]
-        draw: Callable[[Sequence[Run]], Figure] = plot_by_subject if options.by_subject else plot
+        runs = [load_training_run(folder) for folder in options.runs]
+        draw: Callable[[Sequence[TrainingRun]], Figure] = plot_by_subject if options.by_subject else plot
         if options.output is not None:
             _save(draw(runs), options.output)
         if options.json is not None:
@@ -194,7 +133,9 @@ def _figure(*, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
 
 
-def _lines(axis: Axes, runs: Sequence[Run], key: str, title: str, *, marker: str = "", rate: bool = True) -> None:
+def _lines(
+    axis: Axes, runs: Sequence[TrainingRun], key: str, title: str, *, marker: str = "", rate: bool = True
+) -> None:
     for number, run in enumerate(runs):
         steps, values = zip(*run.series(key), strict=True) if run.series(key) else ((), ())
         axis.plot(steps, values, marker=marker, markersize=4, color=f"C{number}")
@@ -207,13 +148,13 @@ def _lines(axis: Axes, runs: Sequence[Run], key: str, title: str, *, marker: str
     axis.grid(alpha=0.3)
 
 
-def _points(axis: Axes, runs: Sequence[Run], key: str, marker: str) -> None:
+def _points(axis: Axes, runs: Sequence[TrainingRun], key: str, marker: str) -> None:
     for number, run in enumerate(runs):
         for step, value in run.series(key):
             axis.plot([step], [value], marker, color=f"C{number}", markerfacecolor="none")
 
 
-def _finish(figure: Figure, axes: Sequence[Axes], runs: Sequence[Run]) -> None:
+def _finish(figure: Figure, axes: Sequence[Axes], runs: Sequence[TrainingRun]) -> None:
     """Name the steps and the runs, and mark where the interaction budget changed."""
     for number, run in enumerate(runs):
         for step, budget in run.budget_changes:
@@ -238,16 +179,16 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _change(run: Run, key: str) -> str:
+def _change(run: TrainingRun, key: str) -> str:
     before, after = run.before_after(key)
     return "-" if before is None and after is None else f"{percent(before)} → {percent(after)}"
 
 
-def _subjects(runs: Sequence[Run]) -> list[str]:
+def _subjects(runs: Sequence[TrainingRun]) -> list[str]:
     return sorted({subject for run in runs for subject in run.subjects})
 
 
-def _names(runs: Sequence[Run]) -> str:
+def _names(runs: Sequence[TrainingRun]) -> str:
     return ", ".join(run.name for run in runs)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.training_runs import load_training_run
 from benchmarks import plot_training
 
 ROWS: Sequence[Mapping[str, float]] = (
@@ -70,7 +71,7 @@ def test_the_json_holds_the_tables_as_fractions(tmp_path: Path) -> None:
 
 
 def test_every_panel_has_one_line_for_each_run(tmp_path: Path) -> None:
-    runs = [plot_training.load_run(Path(write_run(tmp_path / name))) for name in ("a", "b", "c")]
+    runs = [load_training_run(Path(write_run(tmp_path / name))) for name in ("a", "b", "c")]
     held_out, training, code, length = plot_training.plot(runs).axes
     first = [np.asarray(p.get_lines()[0].get_ydata()).tolist() for p in (held_out, training, code, length)]
     assert first == [[0.25, 0.875], [0.2, 0.8], [0.5, 1.0], [60.0, 40.0]]
@@ -83,14 +84,14 @@ def test_every_panel_has_one_line_for_each_run(tmp_path: Path) -> None:
 def test_every_change_of_the_interaction_budget_is_marked(tmp_path: Path) -> None:
     budgets = ((1, 2.0), (2, 2.0), (3, 3.0), (4, 4.0))
     rows = [*ROWS, *({"step": step, "interaction_budget": budget, "accuracy": 0.5} for step, budget in budgets)]
-    run = plot_training.load_run(Path(write_run(tmp_path / "run", rows)))
+    run = load_training_run(Path(write_run(tmp_path / "run", rows)))
     assert run.budget_changes == [(3, 3.0), (4, 4.0)]
     held_out, *_ = plot_training.plot([run]).axes
     assert [text.get_text() for text in held_out.texts] == ["budget 3", "budget 4"]
 
 
 def test_every_subject_has_a_panel(tmp_path: Path) -> None:
-    run = plot_training.load_run(Path(write_run(tmp_path / "run", with_subjects())))
+    run = load_training_run(Path(write_run(tmp_path / "run", with_subjects())))
     assert [panel.get_title() for panel in plot_training.plot_by_subject([run]).axes] == ["gcd", "series"]
 
 
