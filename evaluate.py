@@ -8,6 +8,7 @@ $ python evaluate.py report FOLDER ... --k 1 4 16              runs that are don
 $ python evaluate.py regrade SAMPLES                           today's grader on samples of any day
 $ python evaluate.py export SAMPLES --model M                  for lm-evaluation-harness and the hub
 $ python evaluate.py import FILE                               others' transcripts, for regrade
+$ python evaluate.py report FOLDER ... --output report.html    the same as a page, with every transcript
 
 The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
 """
@@ -28,6 +29,7 @@ from agents.errors import AgentsError
 from agents.protocols import EvalConfig
 from agents.runs import SUMMARY, find_runs, read_run
 from agents.summary import summarise
+from agents.training_runs import is_training_run
 
 if TYPE_CHECKING:
     from cir_env.problems import ProblemSet
@@ -71,6 +73,10 @@ def execute(command: Command, args: Sequence[str]) -> None:
         print(report.comparison(comparison_as_json(one, other, compare(one, other))))
         return
     k: Sequence[int] = ()
+    page = command.output if isinstance(command, Report) else None
+    if isinstance(command, Report) and any(map(is_training_run, command.runs)):
+        report_on_training(command)
+        return
     if isinstance(command, Report):
         folders, k = [folder for path in command.runs for folder in find_runs(path)], command.k
     else:
@@ -83,11 +89,27 @@ def execute(command: Command, args: Sequence[str]) -> None:
         if command.shard_of[1] > 1:
             print(f"Shard {command.shard} is done. When all are: python evaluate.py report {command.output}")
             return
-    summaries = [summarise(read_run(folder)) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
+    summaries = [summarise(run) for run in runs]
     print("\n" + report.report(summaries, k=k) + "\n")
     for folder, summary in zip(folders, summaries, strict=True):
         report.write_json(folder / SUMMARY, summary)
         print(f"Run: {folder}")
+    if page is not None:
+        from agents.html import report_evaluations
+
+        report_evaluations(runs, summaries, page)
+        print(f"Page: {page}")
+
+
+def report_on_training(command: Report) -> None:
+    """Write the page on training runs."""
+    if command.output is None or not all(map(is_training_run, command.runs)):
+        raise ConfigError("Expect `output`, and training runs alone, to report on one: add --output report.html.")
+    from agents.html import report_training
+
+    report_training(command.runs, command.output)
+    print(f"Page: {command.output}")
 
 
 def main(args: Sequence[str]) -> int:

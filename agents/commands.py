@@ -23,10 +23,12 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Put shards together and show runs that are done."""
+    """Put shards together and show runs that are done; with --output, also as a page, as training runs are."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold such."""
+    """Folders of runs, or folders that hold such; or output folders of training runs, with --output."""
+    output: Path | None = None
+    """Write an HTML page too: figures, charts and every transcript, in one file."""
     k: tuple[int, ...] = ()
     """Show pass@k for these k; none: for the number of samples."""
 

@@ -42,12 +42,12 @@ class TrainingRun:
     @property
     def steps(self) -> int:
         """How many steps were trained."""
-        return int(max((step for step, _ in self.series("time/step_s")), default=0))
+        return int(max((step for step, _ in self.series("step_time")), default=0))
 
     @property
     def minutes(self) -> float:
         """Time spent on steps and validations."""
-        return sum(value for key in ("time/step_s", "time/validation_s") for _, value in self.series(key)) / 60
+        return sum(value for key in ("step_time", "time/validation_s") for _, value in self.series(key)) / 60
 
     @property
     def budget_changes(self) -> list[tuple[float, float]]:

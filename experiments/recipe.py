@@ -153,7 +153,7 @@ def train(config: TrainConfig) -> bool:
 def figures_of(run: Run) -> dict[str, float]:
     """Return what the table has of a run, as far as it is known.
 
-    >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "time/step_s": 1.0, "reward": 0.5}]
+    >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "step_time": 1.0, "reward": 0.5}]
     >>> figures_of(Run(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
     {'before': 0.25, 'after': 0.75, 'reward': 0.5}
     """

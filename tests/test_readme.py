@@ -23,7 +23,7 @@ TRAINING = commands((ROOT / "docs/training.md").read_text())
 TRAIN = [
     shlex.split(c)[2:] for c in COMMANDS + ROLLOUTS + TRAINING if c.startswith("python train.py") and "--help" not in c
 ]
-EVALUATION = commands((ROOT / "docs/evaluation.md").read_text())
+EVALUATION = [c for page in ("evaluation", "report") for c in commands((ROOT / f"docs/{page}.md").read_text())]
 EVALUATE = [shlex.split(c)[2:] for c in COMMANDS + EVALUATION if c.startswith("python evaluate.py")]
 
 

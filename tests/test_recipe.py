@@ -26,7 +26,7 @@ BASE = replace(
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    return [row for row in read_metrics(folder / "metrics.jsonl") if "time/step_s" in row]
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "step_time" in row]
 
 
 class StopAfterOne(Callback):

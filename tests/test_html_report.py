@@ -1,0 +1,220 @@
+"""What stands in the HTML report; how it behaves in a browser is in test_html_report_browser.py."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reports import HOSTILE, hostile_row, ran, row, some_rows, write_page, write_rows, write_run, write_training, wrong
+
+import evaluate
+from agents.html import report_training
+from agents.html.evaluations import evaluation_page
+from agents.html.paper import PUBLISHED, SETS
+from agents.html.parts import Table
+from agents.html.transcripts import facet_counts, items, segments
+from agents.runs import read_run
+from agents.samples import SamplesError
+from agents.summary import summarise
+from agents.training_runs import ReportError
+
+
+def table_of(tables: Any, title: str) -> dict[str, list[str]]:
+    """Return the cells of the table whose title begins so, by the name of the row."""
+    (found,) = [table for table in tables if table.title.startswith(title)]
+    assert isinstance(found, Table)
+    return {cells[0].text: [cell.text for cell in cells[1:]] for cells in found.rows}
+
+
+def all_tables(folder: Path, rows: list[dict[str, Any]]) -> list[Table]:
+    run = read_run(write_run(folder / "run", rows))
+    page = evaluation_page({"mine": rows}, {"mine": summarise(run)}, {})  # type: ignore[dict-item]
+    return [table for section in page.sections for table in section.tables]
+
+
+def data_of(html: str) -> Any:
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    return json.loads(data)
+
+
+def test_the_results_leave_out_what_could_not_be_judged(tmp_path: Path) -> None:
+    rows = [row(0, 0), wrong(0, 1), row(1, 0), wrong(1, 1, reward_valid=False)]
+    results = table_of(all_tables(tmp_path, rows), "Each set")["AIME24"]
+    assert results[:2] == ["2", "2"]
+    assert results[2].startswith("75.0 [50.0, ")
+    assert results[-1] == "1"
+
+
+def test_lengths_are_given_of_all_and_of_right_transcripts(tmp_path: Path) -> None:
+    rows = [row(0, 0, sampled_tokens=100), wrong(1, 0, sampled_tokens=300)]
+    assert table_of(all_tables(tmp_path, rows), "Each set")["AIME24"][5:7] == ["200", "100"]
+
+
+def test_our_row_stands_above_the_papers_over_the_sets_that_both_have(tmp_path: Path) -> None:
+    rows = [row(0), wrong(1), row(0, set="AMC23"), row(1, set="AMC23"), row(set="mine")]
+    table = table_of(all_tables(tmp_path, rows), "Accuracy in percent")
+    assert next(iter(table)) == "mine"
+    assert table["mine"] == ["yes", "100.0", "50.0", "75.0"]
+    assert table["CIR, Qwen2.5-Math-7B"] == ["yes", "74.2", "42.3", "58.2"]
+
+
+def test_problems_of_ones_own_are_not_set_beside_the_paper(tmp_path: Path) -> None:
+    assert not [
+        table for table in all_tables(tmp_path, [row(set="mine")]) if table.title.startswith("Accuracy in percent")
+    ]
+
+
+def test_the_papers_rows_have_the_means_that_it_prints() -> None:
+    means = [round(sum(p.accuracies.values()) / len(SETS), 1) for p in PUBLISHED]
+    assert means == [27.3, 40.2, 32.0, 37.6, 39.3, 50.5, 52.7, 66.3]
+
+
+def test_accuracy_by_subject_and_level(tmp_path: Path) -> None:
+    tables = all_tables(tmp_path, some_rows())
+    assert table_of(tables, "By subject") == {"Algebra": ["50.0", "4"], "Geometry": ["42.9", "7"]}
+    assert table_of(tables, "By level") == {"1": ["50.0", "4"], "2": ["50.0", "4"], "3": ["33.3", "3"]}
+
+
+def test_transcripts_are_classed_by_what_became_of_their_blocks(tmp_path: Path) -> None:
+    tables = all_tables(tmp_path, some_rows())
+    assert table_of(tables, "What became of the blocks: AIME24") == {
+        "no code ran": ["0.0", "3"],
+        "all ran": ["100.0", "3"],
+        "some failed": ["0.0", "3"],
+        "all failed": ["100.0", "2"],
+    }
+    assert table_of(tables, "How blocks failed") == {"NameError": ["25.0", "6"], "timeout": ["25.0", "6"]}
+
+
+@given(st.text(alphabet="`~py\n #x=1", max_size=60) | st.text())
+def test_segments_put_together_are_the_text(text: str) -> None:
+    parts = segments(text)
+    assert "".join(part if isinstance(part, str) else "".join(part[1::2]) for part in parts) == text
+
+
+def test_a_transcripts_link_is_made_of_set_problem_and_sample() -> None:
+    samples: Any = [row(3, 1, set="my set/a"), row(3, 1, set="my set/a")]
+    assert [item["link"] for item in items({"mine": samples})] == ["my%20set%2Fa/3/1", "my%20set%2Fa/3/1/2"]
+    both = items({"a": samples[:1], "b": samples[:1]})
+    assert [item["link"] for item in both] == ["a/my%20set%2Fa/3/1", "b/my%20set%2Fa/3/1"]
+
+
+def test_levels_are_offered_in_the_order_of_numbers() -> None:
+    samples: Any = [row(level=level) for level in ("10", "9", 9)]
+    assert facet_counts(items({"mine": samples}))["level"] == [("9", 2), ("10", 1)]
+
+
+def test_rare_errors_are_put_together() -> None:
+    samples: Any = [row(turns=[ran(f"E{n}Error: x", "error")]) for n in range(40)]
+    errors = facet_counts(items({"mine": samples}))["error"]
+    assert len(errors) == 30
+    assert dict(errors)["other"] == 11
+
+
+def test_hostile_text_stays_data(tmp_path: Path) -> None:
+    html = write_page(tmp_path / "report.html", write_run(tmp_path / "run", [hostile_row(), row()], model=HOSTILE))
+    assert data_of(html)[0]["statement"] == HOSTILE
+    assert data_of(html)[0]["turns"][1]["parts"] == [HOSTILE]
+    assert html.count("<script") == 2
+    assert "<img" not in html
+
+
+def test_the_heading_says_what_was_measured_and_how(tmp_path: Path) -> None:
+    html = write_page(tmp_path / "report.html", write_run(tmp_path / "run", [row()], model="my/model"))
+    assert "<h1>my/model (code) on AIME24</h1>" in html
+    assert "<dt>top_p</dt><dd>0.95</dd>" in html
+    assert "<dt>Samples of each problem</dt><dd>1</dd>" in html
+
+
+def test_settings_of_single_sets_are_told_apart(tmp_path: Path) -> None:
+    rows = [row(), row(set="MATH500"), row(0, 1, set="MATH500")]
+    html = write_page(tmp_path / "report.html", write_run(tmp_path / "run", rows))
+    assert "<dd>1 (AIME24), 2 (MATH500)</dd>" in html
+
+
+def test_two_runs_stand_side_by_side(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "a", [row()], model="/some/where/a")
+    html = write_page(tmp_path / "report.html", one, write_run(tmp_path / "b", [wrong()], model="b"))
+    assert "<h1>where/a (code) and b (code) on AIME24</h1>" in html
+    assert "<dt>Model, where/a (code)</dt><dd>/some/where/a</dd>" in html
+    assert [item["facets"]["evaluation"] for item in data_of(html)] == [["where/a (code)"], ["b (code)"]]
+
+
+def test_runs_of_one_model_and_arm_are_called_by_their_folders(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, [row()]) for name in ("a", "b")]
+    html = write_page(tmp_path / "report.html", *folders)
+    assert [item["facets"]["evaluation"] for item in data_of(html)] == [[str(folder)] for folder in folders]
+
+
+def test_a_training_run_has_learning_curves_and_its_samples_by_step(tmp_path: Path) -> None:
+    report_training([write_training(tmp_path / "run")], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "<h1>Training run run</h1>" in html
+    assert "25.0 → 87.5" in html
+    assert "the interaction budget changed to 3 from step 3." in html
+    assert "Accuracy on held-out problems. sampled: 25% in step 0, 87.5% in step 4" in html
+    assert [item["facets"]["step"] for item in data_of(html)] == [["0"], ["1"], ["2"], ["3"], ["4"]]
+
+
+def test_a_training_run_may_still_be_going_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_rows(folder / "metrics.jsonl", [{"step": 0, "validation/accuracy": 0.25}])
+    report_training([folder], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "<strong>25.0</strong>" in html
+    assert data_of(html) == []
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_writes_the_page_beside_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "runs" / "mine", some_rows())
+    output = tmp_path / "new" / "report.html"
+    assert evaluate.main(["report", str(tmp_path / "runs"), "--output", str(output)]) == 0
+    assert capsys.readouterr().out.endswith(f"Page: {output}\n")
+    assert len(data_of(output.read_text())) == 24
+
+
+def test_the_command_takes_training_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "report.html"
+    assert evaluate.main(["report", str(write_training(tmp_path / "run")), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"Page: {output}\n"
+
+
+def test_training_runs_are_reported_on_as_a_page_and_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training, run = str(write_training(tmp_path / "training")), str(write_run(tmp_path / "run", [row()]))
+    for args in ([training], [training, run, "--output", str(tmp_path / "report.html")]):
+        assert evaluate.main(["report", *args]) == 2
+        assert capsys.readouterr().err.startswith("evaluate.py: Expect `output`, and training runs alone")
+
+
+def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ReportError, match=r'the library jinja2: pip install "cir-env\[report\]"'):
+        report_training([write_training(tmp_path / "run")], tmp_path / "report.html")
+
+
+def test_a_folder_without_a_training_run(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"no metrics\.jsonl in it"):
+        report_training([tmp_path], tmp_path / "report.html")
+
+
+def test_a_bad_row_of_samples(tmp_path: Path) -> None:
+    folder = write_training(tmp_path / "run")
+    (folder / "samples.jsonl").write_text("{}\n")
+    with pytest.raises(SamplesError, match="line 1: Expect a sample"):
+        report_training([folder], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_state_that_is_none(tmp_path: Path) -> None:
+    folder = write_training(tmp_path / "run")
+    (folder / "checkpoint-4").mkdir()
+    (folder / "checkpoint-4" / "trainer_state.json").write_text("[]")
+    with pytest.raises(ReportError, match="Expect the state of a trainer"):
+        report_training([folder], tmp_path / "report.html")

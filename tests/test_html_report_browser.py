@@ -1,0 +1,283 @@
+"""The HTML report in a real browser: headless Chromium."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import HOSTILE, hostile_row, row, some_rows, turn, write_page, write_run, write_training
+
+from agents.html import report_training
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
+axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+
+@dataclass
+class Opened:
+    """A page, and what it did that it should not."""
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages by name."""
+    folder = tmp_path_factory.mktemp("reports")
+    rows = {
+        "evaluation": some_rows(),
+        "hostile": [hostile_row(), row()],
+        "many": [row(n // 30, n % 30, turns=[turn("")]) for n in range(3000)],
+    }
+    for name, of_run in rows.items():
+        write_page(
+            folder / f"{name}.html", write_run(folder / name, of_run, model=HOSTILE if name == "hostile" else "m")
+        )
+    long_named = [write_run(folder / arm, some_rows(), model="long" * 30, arm=arm) for arm in ("code", "text")]
+    write_page(folder / "two.html", *long_named)
+    report_training([write_training(folder / "training")], folder / "training.html")
+    return {name: folder / f"{name}.html" for name in (*rows, "two", "training")}
+
+
+@pytest.fixture
+def open_report(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
+    """Opens a report; at the end nothing but itself was loaded, and nothing was complained of."""
+    opened: list[Opened] = []
+
+    def open_page(name: str = "evaluation", link: str = "", **settings: Any) -> Any:
+        page = browser.new_context(**settings).new_page()
+        page.set_default_timeout(10_000)
+        seen = Opened(page=page)
+        opened.append(seen)
+        page.on("request", lambda request: seen.requests.append(request.url.partition("#")[0]))
+        page.on("console", lambda message: seen.complaints.append(message.text))
+        page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        page.goto(reports[name].as_uri() + link)
+        return page
+
+    yield open_page
+    for seen in opened:
+        seen.page.context.close()
+        assert {url.partition("?")[0] for url in seen.requests if not url.startswith("data:")} <= {
+            path.as_uri() for path in reports.values()
+        }
+        assert seen.complaints == []
+
+
+def links(page: Any) -> list[str]:
+    """Return the links of the list."""
+    return [str(link) for link in page.locator("#list a").evaluate_all("all => all.map(a => a.getAttribute('href'))")]
+
+
+def width(page: Any) -> int:
+    return int(page.evaluate("document.documentElement.scrollWidth"))
+
+
+# -------------------------------------------------------------------------------------------------------- the viewer
+
+
+def test_it_opens_with_its_heading_its_figures_and_all_transcripts(open_report: Open) -> None:
+    page = open_report()
+    expect(page.locator("h1")).to_have_text("m (code) on AIME24, OlymMATH-EN-EASY")
+    expect(page.locator(".headlines li").first).to_contain_text("avg@4, 3 problems")
+    expect(page.locator("#count")).to_have_text("24 transcripts")
+    expect(page.get_by_role("img", name="OlymMATH-EN-EASY. m (code): pass@1")).to_be_visible()
+
+
+def test_filters_narrow_the_list_together(open_report: Open) -> None:
+    page = open_report()
+    page.get_by_role("combobox", name="Verdict").select_option("wrong")
+    expect(page.locator("#count")).to_have_text("12 of 24 transcripts")
+    page.get_by_role("combobox", name="Error").select_option("NameError")
+    page.get_by_role("combobox", name="Set").select_option("AIME24")
+    expect(page.locator("#count")).to_have_text("3 of 24 transcripts")
+    assert links(page)[0] == "#AIME24/0/1?set=AIME24&verdict=wrong&error=NameError"
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator("#count")).to_have_text("24 transcripts")
+
+
+def test_transcripts_are_found_by_length(open_report: Open) -> None:
+    page = open_report()
+    page.get_by_label("Tokens from").fill("200")
+    page.get_by_label("Tokens to").fill("300")
+    expect(page.locator("#count")).to_have_text("6 of 24 transcripts")
+
+
+def test_search_reads_code_output_text_and_problem(open_report: Open) -> None:
+    page = open_report()
+    for words, count in (("SUM(RANGE", 18), ("'y' is not", 6), ("\\boxed{44}", 6), ("made-up-2", 8)):
+        page.get_by_role("searchbox", name="Search").fill(words)
+        expect(page.locator("#count")).to_have_text(f"{count} of 24 transcripts")
+
+
+def test_a_row_of_a_table_leads_to_its_transcripts(open_report: Open) -> None:
+    page = open_report()
+    page.get_by_role("link", name="Geometry").click()
+    expect(page.locator("#count")).to_have_text("8 of 24 transcripts")
+    expect(page.get_by_role("combobox", name="Subject")).to_have_value("Geometry")
+
+
+def test_a_link_opens_its_transcript_with_code_output_and_verdict(open_report: Open) -> None:
+    page = open_report(link="#AIME24/1/1")
+    transcript = page.locator("#transcript")
+    expect(transcript.locator("h3").first).to_have_text("AIME24 / 1 / 1 wrong")
+    expect(transcript.locator("pre.code").first).to_have_text(
+        "```python\ntotal = sum(range(10))  # all\nprint(total)\n```"
+    )
+    expect(transcript.locator("pre.code .c").first).to_have_text("# all")
+    expect(transcript.locator(".output").first).to_have_text("Output · errorNameError: name 'y' is not defined")
+    expect(page.locator("#list a[aria-current]")).to_have_attribute("href", "#AIME24/1/1")
+
+
+def test_the_back_button_goes_back_to_the_transcript_before(open_report: Open) -> None:
+    page = open_report(link="#?verdict=right")
+    page.locator("#list a").nth(0).click()
+    page.locator("#list a").nth(1).click()
+    heading = page.locator("#transcript h3").first
+    expect(heading).to_have_text("AIME24 / 0 / 3 right")
+    page.go_back()
+    expect(heading).to_have_text("AIME24 / 0 / 0 right")
+    expect(page.get_by_role("combobox", name="Verdict")).to_have_value("right")
+    page.go_back()
+    expect(page.locator("#transcript")).to_be_empty()
+
+
+def test_a_link_to_nothing_says_so(open_report: Open) -> None:
+    page = open_report(link="#AIME24/99/0")
+    expect(page.locator("#transcript")).to_have_text("There is no transcript AIME24/99/0 in this report.")
+    expect(page.locator("#count")).to_have_text("24 transcripts")
+
+
+def test_a_link_with_nonsense_does_no_harm(open_report: Open) -> None:
+    page = open_report(link="#?length=3&verdict=nobody&%ff=1")
+    expect(page.locator("#count")).to_have_text("24 transcripts")
+
+
+def test_the_keyboard_is_enough(open_report: Open) -> None:
+    page = open_report()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
+    page.keyboard.type("made-up")
+    expect(page.locator("#list a").first).to_have_attribute("href", "#AIME24/0/0?search=made-up")
+    page.get_by_role("button", name="Show all").focus()
+    page.keyboard.press("Tab")
+    expect(page.locator("#list a").first).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#transcript h3").first).to_have_text("AIME24 / 0 / 2 wrong")
+    expect(page.locator("#list a").nth(2)).to_be_focused()
+    page.keyboard.press("End")
+    expect(page.locator("#transcript h3").first).to_contain_text("OlymMATH-EN-EASY / 2 / 3")
+    assert page.url.endswith("#OlymMATH-EN-EASY/2/3?search=made-up")
+
+
+def test_thousands_of_transcripts_are_shown_a_page_at_a_time(open_report: Open) -> None:
+    page = open_report("many", "#AIME24/93/11")
+    expect(page.locator("#count")).to_have_text("3000 transcripts")
+    expect(page.locator("#range")).to_have_text("2801–2850")
+    assert page.locator("#list a").count() == 50
+    page.locator("#list a[aria-current]").press("End")
+    expect(page.locator("#transcript h3").first).to_have_text("AIME24 / 99 / 29 right")
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+
+
+def test_the_samples_of_a_training_run_are_found_by_step(open_report: Open) -> None:
+    page = open_report("training")
+    expect(page.get_by_role("img", name="Accuracy on held-out problems.")).to_be_visible()
+    page.get_by_role("combobox", name="Step").select_option("3")
+    assert links(page) == ["#training/3/products/3/0?step=3"]
+
+
+# --------------------------------------------------------------------------------------------------------- its safety
+
+
+def test_hostile_text_is_shown_and_does_nothing(open_report: Open) -> None:
+    page = open_report("hostile")
+    page.get_by_role("combobox", name="Error").select_option(index=1)
+    expect(page.locator("#count")).to_have_text("1 of 2 transcripts")
+    page.locator("#list a").first.click()
+    expect(page.locator("#transcript .statement")).to_contain_text("</script><script>window.hacked = 1</script><img")
+    statement, *_, last = page.locator("#transcript p.text").all_text_contents()
+    assert statement == last
+    assert statement.startswith(HOSTILE.partition("\ud800")[0])
+    assert page.locator("#transcript").locator("script, img, svg, iframe").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_no_other_script_may_run_and_nothing_be_loaded(browser: Any, reports: dict[str, Path]) -> None:
+    page = browser.new_page()
+    page.goto(reports["evaluation"].as_uri())
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = 1";
+            document.body.append(script);
+        }"""
+    )
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("fetch('https://example.org').catch(error => error.name)") == "TypeError"
+    page.close()
+
+
+# ----------------------------------------------------------------------------------------------------------- its looks
+
+
+@pytest.mark.parametrize("name", ["evaluation", "hostile", "two", "training"])
+def test_a_phone_needs_no_sideways_scrolling(open_report: Open, name: str) -> None:
+    page = open_report(name, viewport={"width": 375, "height": 700})
+    assert width(page) == 375
+    page.locator("#list a").first.click()
+    expect(page.locator("#transcript")).to_be_in_viewport()
+    assert width(page) == 375
+
+
+def test_a_dark_screen_gets_dark_colours(open_report: Open) -> None:
+    colours = (
+        "[getComputedStyle(document.body), getComputedStyle(document.querySelector('svg text'))].map(s => s.color)"
+    )
+    back = "getComputedStyle(document.body).backgroundColor"
+    light, dark = (open_report(color_scheme=scheme) for scheme in ("light", "dark"))
+    assert light.evaluate(back) == "rgb(255, 255, 255)"
+    assert dark.evaluate(back) == "rgb(15, 19, 24)"
+    assert light.evaluate(colours) != dark.evaluate(colours)
+
+
+def test_on_paper_there_are_tables_and_charts_but_no_controls(open_report: Open) -> None:
+    page = open_report(link="#AIME24/0/0", color_scheme="dark")
+    page.emulate_media(media="print")
+    expect(page.get_by_role("table").first).to_be_visible()
+    expect(page.locator("figure").first).to_be_visible()
+    expect(page.locator("#transcript")).to_be_visible()
+    expect(page.locator("#filters")).to_be_hidden()
+    expect(page.locator("#index")).to_be_hidden()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "size"),
+    [("evaluation", "light", 1280), ("evaluation", "dark", 1280), ("training", "light", 375)],
+)
+def test_axe_finds_nothing_that_shuts_people_out(open_report: Open, name: str, scheme: str, size: int) -> None:
+    page = open_report(name, color_scheme=scheme, viewport={"width": size, "height": 900})
+    page.locator("#list a").nth(1).click()
+    results = axe_playwright.Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
