@@ -19,7 +19,8 @@ from contextlib import closing
 
 import tyro
 
-from agents.config import ConfigError, TrainConfig, presets
+from agents import presets
+from agents.config import ConfigError, TrainConfig
 from agents.errors import AgentsError, UnhealthyError
 
 

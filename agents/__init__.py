@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin a
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from agents.callbacks import Callback
-from agents.config import TrainConfig, presets
+from agents.config import TrainConfig
+from agents.preset_configs import presets
 
 if TYPE_CHECKING:
     from agents.trainer import Trainer

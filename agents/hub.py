@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agents.config import TrainConfig
     from agents.trainer import Trainer
 
-_STAYS_HERE = ("optimizer.pt", "value_head.pt", checkpoint.ROLLOUTS, checkpoint.STATE)
+_STAYS_HERE = (f"{checkpoint.TRAINING_STATE}/*", checkpoint.ROLLOUTS, checkpoint.STATE)
 
 
 class HubError(AgentsError, OSError):

@@ -78,7 +78,7 @@ class Config:
     longest: int = 1024
     """Tokens of the longest completion."""
     micro_batch_size: int = 4
-    """Sequences of one forward and backward pass."""
+    """Sequences of one forward and backward pass; ours takes as many tokens as so many sequences have on average."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products; parameters are float32."""
     device: str = "auto"
@@ -116,11 +116,12 @@ def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter
     """Update with `agents`; return loss and gradient norm of each optimiser step."""
     batch, targets = load.batch, load.targets
     policy = Policy(model, autocast=config.autocast)
-    ppo = PPO(policy, replace(PPO_CONFIG, micro_batch_size=config.micro_batch_size))
+    max_tokens = int(batch.attention_mask.sum()) * config.micro_batch_size // len(batch)
+    ppo = PPO(policy, replace(PPO_CONFIG, micro_batch_tokens=max_tokens))
     generator, steps = torch.Generator(), []
     for _ in range(UPDATES):
         meter.begin()
-        old = policy.evaluate(batch, config.micro_batch_size)
+        old = policy.evaluate(batch, max_tokens)
         for index in halves(batch):
             figures = ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator)
             steps.append((figures["policy_loss"], figures["grad_norm"]))

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import tyro
 from matplotlib.figure import Figure
 
+from agents import presets
 from agents.checkpoint import checkpoints
-from agents.config import TrainConfig, expect, presets
+from agents.config import TrainConfig, expect
 from agents.errors import AgentsError
 from agents.report import table, write_json
 from benchmarks.plot_training import Run, load_run

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents import presets
 from agents.config import (
     ConfigError,
     EnvConfig,
@@ -15,7 +16,6 @@ from agents.config import (
     TrainConfig,
     ValidationConfig,
     budget_at,
-    presets,
 )
 
 

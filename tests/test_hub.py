@@ -79,7 +79,8 @@ def config(folder: Path, **changes: Any) -> TrainConfig:
 def checkpoint(folder: Path) -> Path:
     path = folder / "checkpoint-3"
     path.mkdir(parents=True)
-    for name in ("model.safetensors", "README.md", "optimizer.pt", "value_head.pt", "rollouts.json"):
+    (path / "training_state").mkdir()
+    for name in ("model.safetensors", "README.md", "training_state/__0_0.distcp", "rollouts.json"):
         (path / name).write_text(name)
     (path / "trainer_state.json").write_text('{"step": 3}')
     return path
@@ -124,6 +125,6 @@ def test_a_network_that_is_lost_during_the_run_leaves_the_command_that_pushes_la
         upload.on_train_end(trainer)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(
-        f"The run is saved; later: hf upload me/mine {path} . --exclude optimizer.pt --exclude value_head.pt "
+        f"The run is saved; later: hf upload me/mine {path} . --exclude 'training_state/*' "
         "--exclude rollouts.json --exclude trainer_state.json"
     )

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
-from agents.config import presets
+from agents import presets
 from agents.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.config import presets
+from agents import presets
 from agents.metrics import read_metrics
 from agents.trainer import Trainer
 
