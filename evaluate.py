@@ -40,9 +40,13 @@ def load_sets(config: EvalConfig) -> Mapping[str, ProblemSet]:
     from cir_env.benchmarks import PAPER, load_benchmark
     from cir_env.problems import load_problems
 
+    def load(name: str) -> ProblemSet:
+        is_file = name.partition("?")[0].endswith((".jsonl", ".parquet"))
+        return load_problems(name, "test") if is_file else load_benchmark(name, str(config.benchmarks))
+
     if config.benchmarks is not None:
         names = config.names or PAPER
-        return {name: load_benchmark(name, config.benchmarks)[: config.num_problems] for name in names}
+        return {name: load(name)[: config.num_problems] for name in names}
     if config.names:
         raise ConfigError("Expect `benchmarks`, the folder with the files of `names`: add --benchmarks FOLDER.")
     return {config.problems: load_problems(config.problems, "test")[: config.num_problems]}

@@ -151,6 +151,7 @@ class Trainer:
                 bar.close()
             self.log(f"Checkpoint after step {self.step}: {self.save()}")
         self._call("on_train_end")
+        distributed.wait()  # the first process may have uploaded something
         return not self._stop.asked
 
     def stop(self) -> None:
@@ -163,11 +164,12 @@ class Trainer:
         return self._stop.signal
 
     def close(self) -> None:
-        """Close environments and engine."""
+        """Close environments and engine, and leave the other processes."""
         self.sampler.close()
         self.train_envs.close()
         self.validator.close()
         self.engine.close()
+        distributed.stop()
 
     def save(self) -> Path:
         """Write a checkpoint of the last whole step, unless it is there already; return where it is."""

@@ -73,7 +73,7 @@ def sums() -> ProblemSet:
     """Return the sums of two digits from 0 to 4.
 
     >>> sums()[0]
-    Problem(id='0+0', statement='0 + 0 = ', answer='0', source='small', subject='sums', answer_type='math')
+    Problem(id='0+0', statement='0 + 0 = ', answer='0', source='small', subject='sums', level='', answer_type='math')
     """
     pairs = [(a, b) for a in range(5) for b in range(5)]
     return ProblemSet(

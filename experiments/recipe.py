@@ -30,7 +30,7 @@ from agents.checkpoint import checkpoints
 from agents.config import TrainConfig, expect
 from agents.errors import AgentsError
 from agents.report import table, write_json
-from benchmarks.plot_training import Run, load_run
+from agents.training_runs import TrainingRun, load_training_run
 from cir_env.errors import CirEnvError
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def train(config: TrainConfig) -> bool:
     return ended
 
 
-def figures_of(run: Run) -> dict[str, float]:
+def figures_of(run: TrainingRun) -> dict[str, float]:
     """Return what the table has of a run, as far as it is known.
 
     >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "step_time": 1.0, "reward": 0.5}]
-    >>> figures_of(Run(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
+    >>> figures_of(TrainingRun(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
     {'before': 0.25, 'after': 0.75, 'reward': 0.5}
     """
     before, after = run.before_after("validation/accuracy")
@@ -177,7 +177,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.2f} ± {stdev(values):.2f}"
 
 
-def report(runs: Mapping[Arm, Sequence[Run]]) -> str:
+def report(runs: Mapping[Arm, Sequence[TrainingRun]]) -> str:
     """Return the table with what it says, as markdown."""
     rows = []
     for arm, each in runs.items():
@@ -199,7 +199,7 @@ def report(runs: Mapping[Arm, Sequence[Run]]) -> str:
     )
 
 
-def plot(runs: Mapping[Arm, Sequence[Run]], path: Path) -> None:
+def plot(runs: Mapping[Arm, Sequence[TrainingRun]], path: Path) -> None:
     """Draw held-out accuracy by step, a panel for each question; bands reach from the worst seed to the best.
 
     The recipe's changes of the budget are marked.
@@ -225,7 +225,7 @@ def plot(runs: Mapping[Arm, Sequence[Run]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _curve(axis: Axes, arm: Arm, runs: Sequence[Run]) -> None:
+def _curve(axis: Axes, arm: Arm, runs: Sequence[TrainingRun]) -> None:
     """Draw an arm's mean and band at the steps at which all seeds were validated."""
     series = [dict(run.series("validation/accuracy")) for run in runs]
     steps = sorted(set.intersection(*map(set, series))) if series else []
@@ -239,10 +239,10 @@ def _curve(axis: Axes, arm: Arm, runs: Sequence[Run]) -> None:
 
 def write_report(config: Config, base: TrainConfig) -> str | None:
     """Write table, figures as JSON and picture of the runs that are done; return the table, None where none is."""
-    runs: dict[Arm, list[Run]] = {}
+    runs: dict[Arm, list[TrainingRun]] = {}
     for arm in config.arms:
         made = [configure(base, arm, seed, config.output) for seed in range(config.seeds)]
-        if done := [load_run(each.output_dir) for each in made if is_done(each)]:
+        if done := [load_training_run(each.output_dir) for each in made if is_done(each)]:
             runs[arm] = done
     if not runs:
         return None

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -139,13 +140,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "AIME25.jsonl").write_text(json.dumps(row))
     loaded = load_benchmark("AIME25", tmp_path, pinned=False)
     pinned = {**BENCHMARKS}
-    pinned["AIME25"] = type(pinned["AIME25"])(
-        name="AIME25",
-        file="AIME25.jsonl",
-        fields=pinned["AIME25"].fields,
-        n_problems=1,
-        sha256=benchmarks.content_sha256(loaded),
-    )
+    pinned["AIME25"] = replace(pinned["AIME25"], n_problems=1, sha256=benchmarks.content_sha256(loaded))
     monkeypatch.setattr(benchmarks, "BENCHMARKS", pinned)
     return tmp_path
 

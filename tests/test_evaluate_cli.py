@@ -244,7 +244,7 @@ def test_benchmarks_without_their_folder(capsys: pytest.CaptureFixture[str]) -> 
 def test_problems_that_nobody_knows(fails: Fails) -> None:
     error = fails("--problems", "produts")
     assert error.startswith("Expect `problems` to be ")
-    assert error.endswith("'produts'.")
+    assert error.endswith("'produts'. Did you mean 'products'?")
 
 
 def test_an_empty_file_of_problems(fails: Fails, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_an_engine_that_was_started_for_something_else_is_refused(wanted: dict[s
 def test_weights_of_another_model_are_refused_in_one_line(make: Make) -> None:
     engine = make()
     with pytest.raises(
-        EngineError, match=r"^Expect the weights of .*size mismatch .*: start the engine with that"
+        EngineError, match=r"^Expect the weights of .*of shape \[74, 64\], not \[74, 32\].*: start the engine with that"
     ) as e:
         engine.load_weights(1, tiny_qwen2(V, hidden_size=64).state_dict())
     assert "\n" not in str(e.value)

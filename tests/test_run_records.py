@@ -13,7 +13,7 @@ from tqdm import tqdm
 from agents import Callback, Trainer, presets
 from agents.config import ConfigError, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.metrics import read_metrics
-from benchmarks.plot_training import load_run
+from agents.training_runs import load_training_run
 
 PAGE = (Path(__file__).parent.parent / "docs/training.md").read_text()
 PLACES = {"<validation>": "validation(_greedy|_text|/[^/]+)?", "<subject>": ".+"}
@@ -108,7 +108,7 @@ def test_the_checkpoint_has_a_card_with_what_was_measured(folder: Path) -> None:
 
 
 def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:
-    run = load_run(folder)
+    run = load_training_run(folder)
     assert (run.steps, len(run.subjects)) == (1, 3)
     assert run.minutes > 0
 

@@ -25,7 +25,7 @@ CHANGES: dict[str, Any] = {
     "ppo": {"micro_batch_tokens": 1, "advantage": "gae"},
     "validation": {"every": 2},
 }
-CLOCKS = ("time/", "tools/execution_s", "episodes/grading_s", "engine/", "tokens_per_second")
+CLOCKS = ("time/", "step_time", "tools/execution_s", "episodes/grading_s", "engine/", "tokens_per_second")
 
 
 def outcome(folder: Path) -> tuple[bytes, dict[str, Any], dict[str, Any], list[dict[str, float]]]:

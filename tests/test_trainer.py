@@ -125,7 +125,7 @@ def test_training_on_feedback_changes_the_update_but_not_what_is_said_of_the_sam
             played = [trajectory("P s f s", **episode, **rest, reward=reward) for reward in (1.0, -1.0)]
             found.append(made._update(played))
     off, on = found
-    assert off["sampling/logprob_difference_mean"] == on["sampling/logprob_difference_mean"]
+    assert off["sampling/sampling_logp_difference/mean"] == on["sampling/sampling_logp_difference/mean"]
     assert off["entropy"] != on["entropy"]
     assert off["grad_norm"] != on["grad_norm"]
 
