@@ -56,6 +56,7 @@ def build_policy(
         autocast=torch.bfloat16 if config.autocast else None,
         gradient_checkpointing=config.gradient_checkpointing,
         entropy_gradient=config.ppo.entropy_coefficient > 0,
+        compile_layers=config.compile,
     )
     distributed.shard(policy)
     return policy

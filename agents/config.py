@@ -169,7 +169,8 @@ class RolloutConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """dtype of the weights that sample."""
     engine: str = "auto"
-    """What samples: transformers, vllm, HOST:PORT of a served one, or auto: vllm where there is one and a GPU."""
+    """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm
+    where there is one and a GPU."""
     vllm_gpu_memory_utilization: float = 0.3
     """Share of the GPU's memory that vLLM takes for weights and cache, beside the trainer."""
     num_extra_problems: int = 0
@@ -437,6 +438,8 @@ class TrainConfig:
     """cpu, cuda, or auto: cuda where there is one."""
     autocast: bool = True
     """Compute matrix products in bfloat16; parameters stay float32."""
+    compile: bool = False
+    """Compile the layers' feed-forward parts; the first steps take longer."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)

@@ -44,6 +44,7 @@ class Policy(nn.Module):
         autocast: dtype of the matrix products, such as ``torch.bfloat16``; None: the parameters' own.
         gradient_checkpointing: Recompute activations in the backward pass.
         entropy_gradient: Let the entropy carry a gradient, for a bonus.
+        compile_layers: Compile the layers' feed-forward parts for sequences of any length.
 
     Raises:
         PolicyError: The model does more to its logits than its output layer says, or its attention is its own.
@@ -59,6 +60,7 @@ class Policy(nn.Module):
         autocast: torch.dtype | None = None,
         gradient_checkpointing: bool = False,
         entropy_gradient: bool = False,
+        compile_layers: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
@@ -73,6 +75,12 @@ class Policy(nn.Module):
             self.value_head.to(model.device)
         self._autocast = autocast
         self._entropy_gradient = entropy_gradient
+        if compile_layers:
+            for layer in self.layers():
+                part = getattr(layer, "mlp", None)
+                if not isinstance(part, nn.Module):
+                    raise PolicyError(f"Expect layers with a part `mlp` to compile, got {type(layer).__name__}.")
+                part.compile(dynamic=True)
 
     def _models(self) -> list[PreTrainedModel]:
         return [self.model] if self.critic is None else [self.model, self.critic]

@@ -90,7 +90,7 @@ class Trainer:
         self.policy = build_policy(config, model_path, self.chat, self.device, is_new=started is None, log=log)
         self.ppo = PPO(self.policy, config.ppo, max_completion_length=config.rollout.max_completion_length)
         self.engine = open_engine(
-            config.rollout.engine,
+            _own_engine(config.rollout.engine),
             model_path,
             self.chat,
             dtype=config.rollout.dtype,
@@ -368,6 +368,19 @@ def _check_shares(config: TrainConfig) -> None:
     for name in ("num_problems", "num_extra_problems"):
         value, count = getattr(config.rollout, name), distributed.size()
         expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
+
+
+def _own_engine(names: str) -> str:
+    """Return this process's engine: the one that is named, or of as many as there are processes its own."""
+    each, count = names.split(","), distributed.size()
+    is_served = ":" in names
+    expect(
+        len(each) == (count if is_served else 1),
+        "rollout.engine",
+        f"to be one name, or an address for each of the {count} processes",
+        names,
+    )
+    return each[distributed.rank()] if is_served else names
 
 
 def _counter(bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:

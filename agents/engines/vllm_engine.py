@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
+from agents import distributed
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
 from agents.models import load_generation_config
@@ -67,6 +68,8 @@ def load_llm(
         # a CPU can not be.
         whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(_STEP_TOKENS, max_model_len)}
         more = {"enforce_eager": True, **whole_prompts}
+    if distributed.size() > 1:  # else it would begin a process group of its own
+        more["distributed_executor_backend"] = "external_launcher"
     try:
         llm = vllm.LLMEngine.from_engine_args(
             vllm.EngineArgs(
