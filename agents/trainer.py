@@ -41,6 +41,7 @@ from agents.validation import Validator, figures_of
 from agents.weight_sync import TOLERANCE, sync_weights
 
 _PROBE = "What is 12 * 34?"
+_REFRESH_S = 0.3
 
 
 class TrainingError(AgentsError, RuntimeError):
@@ -384,9 +385,16 @@ def _own_engine(names: str) -> str:
 
 
 def _counter(bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:
-    """Return a callback that shows how many episodes have ended."""
-    numbers = count(1)
-    return lambda _: bar.set_description(f"{what} {next(numbers)}")
+    """Return a callback that shows how many episodes have ended, a few times a second at most."""
+    numbers, shown = count(1), 0.0
+
+    def show(_: Trajectory) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        bar.set_description(f"{what} {next(numbers)}", refresh=now - shown > _REFRESH_S)
+        shown = now if now - shown > _REFRESH_S else shown
+
+    return show
 
 
 def _postfix(figures: dict[str, float]) -> str:
