@@ -1,5 +1,6 @@
 """The policy: what it says of each token, by whatever path it computes it."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -274,3 +275,14 @@ def test_a_row_must_not_begin_with_an_action() -> None:
         match=r"^Expect a prompt of at least one token in every row, got a row that starts with an action\.$",
     ):
         Policy(tiny_qwen2(V))(replace(batch, action_mask=acts))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore")  # the compiler has some of its own
+def test_a_compiled_policy_says_the_same() -> None:
+    model, batch = tiny_qwen2(V), random_batch(V, prompt=LONG)
+    plain = Policy(twin(model))(batch).logprobs
+    policy = Policy(model, compile_layers=True)
+    total = policy(batch).logprobs
+    assert torch.allclose(total, plain, atol=1e-5)
+    assert len(gradients(policy.model, total.sum())) == len(list(model.parameters()))

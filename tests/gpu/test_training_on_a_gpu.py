@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from agents_fakes import random_batch, tiny_qwen2, twin
 
 from agents import presets
 from agents.metrics import read_metrics
+from agents.policy import Policy
 from agents.trainer import Trainer
 
 pytestmark = [
@@ -32,3 +34,26 @@ def test_trainer_and_engine_agree_on_a_gpu_in_float32(tmp_path: Path) -> None:
     trainer.close()
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert max(row["sampling/sampling_logp_difference/max"] for row in rows if "reward" in row) < 1e-3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_packed_kernel_gives_the_numbers_of_attention_by_segment(checkpointing: bool) -> None:
+    """In bfloat16 all segments go through one flash-attention kernel; on a CPU each is attended to by itself."""
+    model = tiny_qwen2(40, head_dim=64).cuda()
+    batch = random_batch(40, rows=6, prompt=30, length=200).to(torch.device("cuda"))
+    found = []
+    for autocast in (None, torch.bfloat16):
+        policy = Policy(twin(model).cuda(), autocast=autocast, gradient_checkpointing=checkpointing).train()
+        logprobs = policy(batch).logprobs
+        logprobs.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+        found.append((logprobs.detach(), gradient))
+    (exact, gradient), (rough, rough_gradient) = found
+    assert (rough - exact).abs().mean() < 0.05
+    assert torch.nn.functional.cosine_similarity(rough_gradient, gradient, dim=0) > 0.98
+
+
+def test_a_compiled_policy_says_the_same_on_a_gpu() -> None:
+    model, batch = tiny_qwen2(40).cuda(), random_batch(40, rows=4).to(torch.device("cuda"))
+    plain = Policy(twin(model).cuda())(batch).logprobs
+    assert torch.allclose(Policy(model, compile_layers=True)(batch).logprobs, plain, atol=1e-4)
