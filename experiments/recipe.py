@@ -74,9 +74,9 @@ COLUMNS: Mapping[str, tuple[str, float]] = {
     "after": ("after, %", 100),
     "tools/use_ratio": ("code use, %", 100),
     "reward": ("reward", 1),
-    "entropy": ("entropy", 1),
+    "entropy": ("entropy, 1e-3", 1e3),
     "completions/mean_length": ("tokens", 1),
-    "approx_kl": ("approx_kl, 1e-3", 1000),
+    "approx_kl": ("approx_kl, 1e-6", 1e6),
 }
 """What the table has of each run: heading and factor. The last five are of the last quarter of the training steps."""
 
