@@ -57,9 +57,9 @@ def tiny() -> TrainConfig:
 def qwen2_5_math_7b() -> TrainConfig:
     """The paper's run: Qwen2.5-Math-7B on STILL-3, 300 steps of 128 x 16 episodes.
 
-    All figures are the paper's (arXiv 2505.24480). The run is one process: weights, gradients and moments in float32
-    and the engine's copy with its cache take some 175 GB of GPU memory, and nothing is sharded yet. Validation is on
-    MATH500.
+    All figures are the paper's (arXiv 2505.24480). Weights, gradients and moments in float32 and an engine's copy with
+    its cache take some 175 GB: run it on one node of 8 GPUs, ``torchrun --nproc-per-node 8 train.py qwen2.5-math-7b``,
+    where each holds an eighth of the former. Validation is on MATH500.
     """
     return TrainConfig(
         model="Qwen/Qwen2.5-Math-7B",
