@@ -5,10 +5,10 @@ $ python evaluate.py paper --model M --benchmarks DIR          the paper's table
 $ python evaluate.py --model BASE RL --arms code text neutral  two models in three arms
 $ python evaluate.py compare A B                               two runs (folders), paired by problem
 $ python evaluate.py report FOLDER ... --k 1 4 16              runs that are done, shards put together
+$ python evaluate.py report FOLDER ... --output report.html    the same as a page, with every transcript
 $ python evaluate.py regrade SAMPLES                           today's grader on samples of any day
 $ python evaluate.py export SAMPLES --model M                  for lm-evaluation-harness and the hub
 $ python evaluate.py import FILE                               others' transcripts, for regrade
-$ python evaluate.py report FOLDER ... --output report.html    the same as a page, with every transcript
 
 The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
 """
@@ -21,15 +21,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agents import report, transcripts
-from agents.commands import Command, Compare, Report, parse
-from agents.comparison import compare, comparison_as_json
+from agents import results, transcripts
+from agents.commands import parse
 from agents.config import ConfigError
 from agents.errors import AgentsError
 from agents.protocols import EvalConfig
-from agents.runs import SUMMARY, find_runs, read_run
-from agents.summary import summarise
-from agents.training_runs import is_training_run
 
 if TYPE_CHECKING:
     from cir_env.problems import ProblemSet
@@ -67,53 +63,18 @@ def work_on_samples(command: transcripts.Command) -> None:
     )
 
 
-def execute(command: Command, args: Sequence[str]) -> None:
-    """Do what was asked for, and print what came of it."""
-    if isinstance(command, transcripts.Command):
-        work_on_samples(command)
-        return
-    if isinstance(command, Compare):
-        one, other = map(read_run, command.runs)
-        print(report.comparison(comparison_as_json(one, other, compare(one, other))))
-        return
-    k: Sequence[int] = ()
-    page = command.output if isinstance(command, Report) else None
-    if isinstance(command, Report) and any(map(is_training_run, command.runs)):
-        report_on_training(command)
-        return
-    if isinstance(command, Report):
-        folders, k = [folder for path in command.runs for folder in find_runs(path)], command.k
+def play(config: EvalConfig, args: Sequence[str]) -> None:
+    """Play what is missing of the evaluation's runs, and report on them."""
+    from agents.evaluation import run
+    from cir_env.fingerprint import fingerprint
+
+    sets = load_sets(config)
+    again = shlex.join(["python", "evaluate.py", *args])
+    folders = run(config, sets, about=partial(fingerprint, sets), command=again)
+    if config.shard_of[1] > 1:
+        print(f"Shard {config.shard} is done. When all are: python evaluate.py report {config.output}")
     else:
-        from agents.evaluation import run
-        from cir_env.fingerprint import fingerprint
-
-        sets = load_sets(command)
-        again = shlex.join(["python", "evaluate.py", *args])
-        folders = run(command, sets, about=partial(fingerprint, sets), command=again)
-        if command.shard_of[1] > 1:
-            print(f"Shard {command.shard} is done. When all are: python evaluate.py report {command.output}")
-            return
-    runs = [read_run(folder) for folder in folders]
-    summaries = [summarise(run) for run in runs]
-    print("\n" + report.report(summaries, k=k) + "\n")
-    for folder, summary in zip(folders, summaries, strict=True):
-        report.write_json(folder / SUMMARY, summary)
-        print(f"Run: {folder}")
-    if page is not None:
-        from agents.html import report_evaluations
-
-        report_evaluations(runs, summaries, page)
-        print(f"Page: {page}")
-
-
-def report_on_training(command: Report) -> None:
-    """Write the page on training runs."""
-    if command.output is None or not all(map(is_training_run, command.runs)):
-        raise ConfigError("Expect `output`, and training runs alone, to report on one: add --output report.html.")
-    from agents.html import report_training
-
-    report_training(command.runs, command.output)
-    print(f"Page: {command.output}")
+        results.report_on_evaluations(folders)
 
 
 def main(args: Sequence[str]) -> int:
@@ -122,7 +83,12 @@ def main(args: Sequence[str]) -> int:
     from cir_env.errors import CirEnvError
 
     try:
-        execute(command, args)
+        if isinstance(command, results.Command):
+            results.execute(command)
+        elif isinstance(command, transcripts.Command):
+            work_on_samples(command)
+        else:
+            play(command, args)
     except (AgentsError, CirEnvError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

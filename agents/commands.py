@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
 
 from agents.protocols import EvalConfig, protocols
+from agents.results import Compare, Report
 from agents.transcripts import Export, Import, Regrade
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Compare two finished runs on the same problems."""
-
-    runs: tyro.conf.Positional[tuple[Path, Path]]
-    """Their folders: what the second gains over the first, and how long its samples are beside the first's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Put shards together and show runs that are done; with --output, also as a page, as training runs are."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold such; or output folders of training runs, with --output."""
-    output: Path | None = None
-    """Write an HTML page too: figures, charts and every transcript, in one file."""
-    k: tuple[int, ...] = ()
-    """Show pass@k for these k; none: for the number of samples."""
-
 
 Command = EvalConfig | Compare | Report | Regrade | Export | Import
 _WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (Compare, Report, Regrade, Export, Import)}

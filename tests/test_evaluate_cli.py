@@ -106,6 +106,8 @@ def test_shards_are_put_together_by_the_report(tmp_path: Path, model: str, capsy
     assert "|          pass@1 |          pass@2 |" in capsys.readouterr().out
     (summary,) = (tmp_path / "parts").rglob("summary.json")
     assert json.loads(summary.read_text()) == whole
+    assert evaluate.main(["report", str(tmp_path / "parts"), str(summary.parent)]) == 0
+    assert capsys.readouterr().out.count("Run: ") == 1
 
 
 def test_greedy_decoding_of_a_single_set_gives_the_same_samples_every_time(tmp_path: Path, model: str) -> None:
@@ -311,6 +313,7 @@ def test_runs_that_do_not_compare_or_have_too_few_samples(
         (["--model", "tiny", "--nonsense", "1"], "--nonsense"),
         (["--model", "tiny", "--top-p", "2"], "Expect `top_p` in (0, 1], got 2.0."),
         (["--model", "tiny", "--dtype", "int4"], "--dtype"),
+        (["report"], "Expect `runs` to name at least one folder, got ()."),
     ],
 )
 def test_flags_that_can_not_be_read_are_named(
