@@ -6,6 +6,7 @@
     ├── ConfigError      (ValueError)          a setting is out of its range             agents.config
     ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
     ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
+    ├── MetricsError     (ValueError)          the record of a run can not be read       agents.metrics
     ├── SamplesError     (ValueError)          samples of a run can not be used          agents.samples
     ├── UnfinishedRunError (ValueError)        a run lacks samples                       agents.runs
     ├── ComparisonError  (ValueError)          two runs can not be compared              agents.comparison

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from agents.errors import AgentsError
 from agents.types import Batch, PolicyOutput, Trajectory
+
+
+class MetricsError(AgentsError, ValueError):
+    """What a run has written step by step can not be read."""
 
 
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -93,8 +98,20 @@ def is_correct(trajectory: Trajectory) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a ``metrics.jsonl``; a last line that a killed run left unfinished is left out."""
+    """Return the rows of a ``metrics.jsonl``; a last line that a killed run left unfinished is left out.
+
+    Raises:
+        MetricsError: Another line is none.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise MetricsError(f"{path}, line {number}: Expect a row with a step, got {line[:40]!r}: remove the line.")
+        rows.append(row)
+    return rows

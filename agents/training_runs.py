@@ -71,6 +71,7 @@ def load_training_run(folder: Path) -> TrainingRun:
 
     Raises:
         ReportError: There is no metrics.jsonl in the folder, or nothing in it.
+        MetricsError: A line of it is no row.
     """
     path = folder / "metrics.jsonl"
     if not is_training_run(folder):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agents.metrics import read_metrics
+from agents.metrics import MetricsError, read_metrics
 from agents.trackers import MetricsLog, TrackerError, check_installed
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +52,17 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     with MetricsLog(tmp_path, keep_before=3) as log:
         log.write(3, {"reward": 30})
     assert [row["reward"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 30]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "rew', "[1]", '{"reward": 1}'])
+def test_another_line_that_is_no_row_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 0, "reward": 1}}\n{line}\n{{"step": 2, "reward": 2}}\n')
+    before = path.read_text()
+    with pytest.raises(MetricsError) as raised:
+        MetricsLog(tmp_path, keep_before=3)
+    assert str(raised.value).startswith(f"{path}, line 2: Expect a row with a step, got b'{line[:5]}")
+    assert path.read_text() == before
 
 
 def test_a_last_line_that_a_killed_run_left_unfinished_is_left_out(tmp_path: Path) -> None:

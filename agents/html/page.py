@@ -75,7 +75,7 @@ def report_training(folders: Sequence[Path], output: Path) -> None:
 
     Raises:
         ReportError: A folder holds no training run, or a library is missing.
-        SamplesError: A line of its samples is none.
+        MetricsError, SamplesError: A line of its metrics or samples is none.
         OSError: A file can not be read or written.
     """
     _need_libraries()
