@@ -101,12 +101,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         SamplesError: It is none.
     """
     try:
-        manifest = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(path.read_text())
     except ValueError:
-        manifest = None
-    if not isinstance(manifest, dict) or not {"run", "sessions"} <= manifest.keys():
-        raise SamplesError(f"Expect a manifest of evaluate.py in {path}, got something else.")
-    return manifest
+        manifest = {}
+    match manifest:
+        case {"run": {"sets": {}}, "sessions": [_, *_]}:
+            return manifest
+    raise SamplesError(f"Expect a manifest of evaluate.py in {path}, got something else.")
 
 
 def read_run(folder: Path) -> Run:

@@ -137,10 +137,20 @@ def read_samples(path: Path) -> tuple[list[Sample], int]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not Sample.__required_keys__ <= row.keys():
+        if not _is_sample(row):
             raise SamplesError(f"{path}, line {number}: Expect a sample's JSON object, got {line[:40]!r}.")
-        rows.append(row)  # type: ignore[arg-type]
+        rows.append(row)
     return rows, size
+
+
+def _is_sample(row: Any) -> bool:
+    if not isinstance(row, dict) or not Sample.__required_keys__ <= row.keys() or not isinstance(row["turns"], list):
+        return False
+    has_turns = all(isinstance(turn, dict) and SampleTurn.__required_keys__ <= turn.keys() for turn in row["turns"])
+    return has_turns and all(isinstance(row[name], int | float) for name in _NUMBERS)
+
+
+_NUMBERS = ("problem_index", "sample", "reward", "interactions", "sampled_tokens", "feedback_tokens")
 
 
 class SampleFile:

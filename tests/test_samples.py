@@ -29,6 +29,14 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize("changes", [{"turns": ["text"]}, {"turns": [{}]}, {"turns": None}, {"sampled_tokens": "3"}])
+def test_a_line_whose_parts_are_none_of_a_samples_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps(row() | changes) + "\n")
+    with pytest.raises(SamplesError, match="line 1: Expect a sample's JSON object"):
+        read_samples(path)
+
+
 def test_a_half_written_last_line_is_dropped_and_told(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row()) + "\n" + json.dumps(row())[:50])
@@ -76,8 +84,9 @@ def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
         read_run(folder)
 
 
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["{", '{"run": {}, "sessions": []}', '{"run": 3, "sessions": 4}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     folder = whole_run(tmp_path / "a")
-    (folder / "manifest.json").write_text("{")
+    (folder / "manifest.json").write_text(text)
     with pytest.raises(SamplesError, match=r"Expect a manifest of evaluate.py in .*manifest.json, got something else"):
         read_run(folder)
