@@ -199,6 +199,12 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
         report_training([write_training(tmp_path / "run")], tmp_path / "report.html")
 
 
+def test_a_page_that_would_be_a_folder(tmp_path: Path) -> None:
+    folder = write_training(tmp_path / "run")
+    with pytest.raises(ReportError, match="Expect `output` to be the file of a page, got the folder"):
+        report_training([folder], tmp_path)
+
+
 def test_a_folder_without_a_training_run(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"no metrics\.jsonl in it"):
         report_training([tmp_path], tmp_path / "report.html")

@@ -50,10 +50,10 @@ def report_evaluations(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any
         output: The page.
 
     Raises:
-        ReportError: A library is missing.
+        ReportError: A library is missing, or the page is to be a folder.
         OSError: The file can not be written.
     """
-    _need_libraries()
+    _need(output)
     from agents.html.evaluations import evaluation_page
 
     names = _distinct([_short_name(run.about) for run in runs], [run.folder for run in runs])
@@ -74,11 +74,11 @@ def report_training(folders: Sequence[Path], output: Path) -> None:
         output: The page.
 
     Raises:
-        ReportError: A folder holds no training run, or a library is missing.
+        ReportError: A folder holds no training run, a library is missing, or the page is to be a folder.
         MetricsError, SamplesError: A line of its metrics or samples is none.
         OSError: A file can not be read or written.
     """
-    _need_libraries()
+    _need(output)
     from agents.html.training import training_page
 
     names = _distinct([folder.resolve().name for folder in folders], folders)
@@ -181,8 +181,10 @@ def _distinct(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
     return list(names) if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _need_libraries() -> None:
-    """Refuse before anything is computed where a library is missing."""
+def _need(output: Path) -> None:
+    """Refuse before anything is computed where a library is missing, or the page can not be a file."""
+    if output.is_dir():
+        raise ReportError(f"Expect `output` to be the file of a page, got the folder {output}.")
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
