@@ -107,8 +107,8 @@ def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = Tr
 
 
 def _overview(summaries: Sequence[Mapping[str, Any]]) -> str:
-    names = list(summaries[0]["sets"])
-    means = len(names) > 1
+    names = list(dict.fromkeys(name for each in summaries for name in each["sets"]))
+    means = len(names) > 1 and all(len(each["sets"]) == len(names) for each in summaries)
     rows = [
         [
             each["name"],

@@ -22,6 +22,13 @@ def test_each_set_has_its_scores_and_several_have_a_mean() -> None:
     assert cells[4] == ["mean", "", "", "62.5", "62.5", "", "", ""]
 
 
+def test_runs_on_different_sets_have_every_set_and_no_mean_side_by_side() -> None:
+    runs = [run_of(AIME=outcomes([True])), run_of(name="B", AIME=outcomes([False]), AMC=outcomes([True]))]
+    lines = report.report([summarise(run) for run in runs]).splitlines()
+    cells = [[cell.split(" [")[0].strip() for cell in line.split("|")[1:-1]] for line in (lines[0], *lines[2:4])]
+    assert cells == [["accuracy", "AIME", "AMC"], ["A (code)", "100.0", "-"], ["B (code)", "0.0", "100.0"]]
+
+
 def test_groups_are_shown_where_there_are_several_and_blocks_where_any_ran() -> None:
     algebra, geometry = [row(subject="algebra", blocks=["error", "ok"])], [row(False, subject="geometry")]
     both = report.report([summarise(run_of(set=[algebra, geometry]))])
