@@ -166,8 +166,9 @@ def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None =
     if value is None:
         if default is not None:
             return default
-        wish = f"name the right field with fields={{{role!r}: ...}}"
-        raise BadRowError(f"Expect the {role} in field {name!r}, got a row with {sorted(row)}; {wish}.")
+        came = "null" if name in row else f"a row with {sorted(row)}"
+        wish = f"name the right field by `?{role}=FIELD` behind the file or with fields={{{role!r}: ...}}"
+        raise BadRowError(f"Expect the {role} in field {name!r}, got {came}; {wish}.")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRowError(f"Expect field {name!r} to be text or a number, got {type(value).__name__}.")
     if isinstance(value, float) and not math.isfinite(value):

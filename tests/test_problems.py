@@ -74,7 +74,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp
         ("[1]", "Expect a JSON object, got list."),
         ({"problem": "?"}, "Expect the answer in field 'answer', got a row with ['problem']; name the right field"),
         ({"answer": "2"}, "Expect the statement in field 'problem', got a row with ['answer']; name the right field"),
-        ({"problem": "?", "answer": None}, "Expect the answer in field 'answer'"),
+        ({"problem": "?", "answer": None}, "Expect the answer in field 'answer', got null; name the right field by"),
         ({"problem": " ", "answer": "2"}, "Expect field 'problem' not to be blank."),
         ({"problem": "?", "answer": ["2"]}, "Expect field 'answer' to be text or a number, got list."),
         ({"problem": "?", "answer": True}, "Expect field 'answer' to be text or a number, got bool."),
