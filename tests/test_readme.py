@@ -14,17 +14,15 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands(text: str) -> list[str]:
-    return [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
 COMMANDS = commands(README)
 ROLLOUTS = commands((ROOT / "docs/rollouts.md").read_text())
-TRAINING = commands((ROOT / "docs/training.md").read_text())
-TRAIN = [
-    shlex.split(c)[2:] for c in COMMANDS + ROLLOUTS + TRAINING if c.startswith("python train.py") and "--help" not in c
-]
-EVALUATION = [c for page in ("evaluation", "report") for c in commands((ROOT / f"docs/{page}.md").read_text())]
-EVALUATE = [shlex.split(c)[2:] for c in COMMANDS + EVALUATION if c.startswith("python evaluate.py")]
+EVERYWHERE = [*COMMANDS, *(c for page in sorted(ROOT.glob("docs/*.md")) for c in commands(page.read_text()))]
+TRAIN = [shlex.split(c)[2:] for c in EVERYWHERE if c.startswith("python train.py") and "--help" not in c]
+EVALUATE = [shlex.split(c)[2:] for c in EVERYWHERE if c.startswith("python evaluate.py")]
 
 
 def test_ci_runs_the_installing_commands_word_for_word() -> None:
