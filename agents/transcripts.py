@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from agents.config import expect
 from agents.interop import model_card_metadata, read_lm_eval, read_plain, write_lm_eval
 from agents.regrade import ReadAnswer, Submit, in_words, read_rows, regrade, write_rows
 from agents.samples import SamplesError
@@ -36,6 +37,9 @@ class Export:
     """The model's name."""
     output: Path = Path("runs/export")
     """Folder; the files go below it into one that is named by the model."""
+
+    def __post_init__(self) -> None:
+        expect(bool(self.model.strip(". ")), "model", "to be a model's name", self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,9 @@ def execute(
         if output.exists():
             raise SamplesError(f"Expect a new file to write to, but {output} is there: choose another --output.")
         regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
+        print(f"Grader {version}. {in_words(regrading)}\n")
         write_rows(output, regrading.rows)
-        print(f"Grader {version}. {in_words(regrading)}\n\nSamples: {output}")
+        print(f"Samples: {output}")
     elif isinstance(command, Export):
         rows = read_rows(command.samples)
         card = model_card_metadata(rows, model=command.model, datasets=datasets)

@@ -235,3 +235,21 @@ def test_a_missing_file_exits_with_one_line(tmp_path: Path, capsys: pytest.Captu
     code, _, err = command(capsys, "regrade", tmp_path / "none.jsonl")
     assert code == 2
     assert err.count("\n") == 1
+
+
+def test_verdicts_are_told_even_where_they_can_not_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lines(tmp_path / "samples.jsonl", sample("4", r"\boxed{4}"))
+    code, out, err = command(capsys, "regrade", path, "--output", path / "new.jsonl")
+    assert code == 1
+    assert "1 samples: 0 verdicts changed" in out
+    assert err.count("\n") == 1
+
+
+def test_samples_are_not_exported_under_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines(tmp_path / "samples.jsonl", sample("4", r"\boxed{4}"))
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["export", str(path), "--model", ".."])
+    assert stopped.value.code == 2
+    assert "Expect `model` to be a model's name, got '..'." in capsys.readouterr().err
