@@ -214,7 +214,8 @@ def read_lm_eval(path: Path, read_answer: ReadAnswer) -> list[Sample]:
             raise SamplesError(
                 f"{path}, line {number}: Expect texts in 'resps', got {str(texts)[:40]}: is it multiple choice?"
             )
-        metric = next(iter(row.get("metrics") or ()), "")
+        metrics = row.get("metrics")
+        metric = str(metrics[0]) if isinstance(metrics, list) and metrics else ""
         verdict = row.get(metric) if len(texts) == 1 else None
         doc = row["doc"] if isinstance(row["doc"], dict) else {}
         rows += [

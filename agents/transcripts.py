@@ -104,5 +104,7 @@ def execute(
         else:
             fields = {name: getattr(command, name) for name in ("problem", "answer", "completion")}
             rows = read_plain(command.file, **fields)
+        if not rows:
+            raise SamplesError(f"Expect at least one text of a model in {command.file}, got none.")
         write_rows(output, rows)
         print(f"Samples: {output}, {len(rows)} of them. Judge them: python evaluate.py regrade {output}")

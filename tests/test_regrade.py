@@ -212,6 +212,11 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
             "Expect 'doc_id' to be a number, got 'a'.",
         ),
         ('{"doc_id": 0, "doc": 1, "target": 1, "resps": 1}\n', ("import",), "Expect texts in 'resps', got None"),
+        (
+            '{"doc_id": 0, "doc": {}, "target": "", "resps": [[]], "metrics": 1}\n',
+            ("import",),
+            "Expect at least one text",
+        ),
         ('{"problem": "?"}\n', ("import", "--format", "jsonl"), "line 1: Expect the field 'answer', got problem."),
         (
             '{"problem": "?", "answer": 1, "completion": 2}\n',
