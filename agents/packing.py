@@ -34,6 +34,7 @@ ATTENTION = "agents_packed"
 """Name under which :func:`attend` is known to transformers."""
 SHARED_TOKENS = 16
 """Rows that share fewer tokens than this do not share a segment."""
+_CHANGE_SCORES = ("softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +193,19 @@ def attend(
         ``[1, N, heads, D]``.
 
     Raises:
-        ValueError: A row is longer than the layer looks back.
+        ValueError: A row is longer than the layer looks back, or scores are not plain products.
     """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    odd = next((name for name in _CHANGE_SCORES if more.get(name) is not None), None)
+    if odd is not None:
+        raise ValueError(f"Expect attention by plain scores, got `{odd}`.")
     longest = max(layout.key_lengths)
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(f"Expect rows within the model's sliding window of {sliding_window} tokens, got {longest}.")
+    if torch.is_autocast_enabled(query.device.type):  # turned by their positions, queries and keys are float32 again
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (part.to(dtype) for part in (query, key, value))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         output = _varlen(query, key, value, layout, scaling)
     else:

@@ -1,11 +1,14 @@
 """Rows to one sequence: what is shared is there once, and nobody sees another row."""
 
+from typing import Any
+
 import pytest
 import torch
 from agents_fakes import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents import packing
 from agents.packing import SHARED_TOKENS, Layout, attend, common_length, pack
 from agents.types import Batch
 
@@ -101,6 +104,30 @@ def test_attention_over_the_forest_is_attention_over_each_path(heads: int) -> No
         scores = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(~torch.ones(len(path), len(path)).tril().bool(), -1e9)
         expected = (scores.softmax(-1) @ v).transpose(1, 2)
         assert torch.allclose(output[:, list(path)], expected)
+
+
+def test_under_autocast_the_kernel_gets_one_dtype_though_positions_have_made_queries_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dtypes: list[torch.dtype] = []
+    by_segment = packing._by_segment
+
+    def seen(*parts: Any) -> torch.Tensor:
+        dtypes.extend(part.dtype for part in parts[:3])
+        return by_segment(*parts)
+
+    monkeypatch.setattr(packing, "_by_segment", seen)
+    query, key, value = torch.randn(3, 1, 2, 5, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attend(torch.nn.Identity(), query, key, value.bfloat16(), None, layout=Layout(lengths=(5,), ancestors=((),)))
+    assert dtypes == [torch.bfloat16] * 3
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
+def test_attention_that_bends_its_scores_is_refused(name: str) -> None:
+    parts, layout = torch.randn(3, 1, 2, 5, 8), Layout(lengths=(5,), ancestors=((),))
+    with pytest.raises(ValueError, match=rf"^Expect attention by plain scores, got `{name}`\.$"):
+        attend(torch.nn.Identity(), *parts, None, layout=layout, **{name: 30.0})
 
 
 def test_equal_rows_and_a_row_that_begins_another() -> None:
