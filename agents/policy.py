@@ -17,12 +17,13 @@ from agents.batching import deal, micro_batches
 from agents.distributed import add_up
 from agents.errors import AgentsError
 from agents.logprobs import token_logprobs
-from agents.packing import ATTENTION, Packed, pack
+from agents.packing import ATTENTION, SHARED_TOKENS, Packed, pack
 from agents.types import Batch, PolicyOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_ROUNDING = 1e-4  # of the largest hidden number
 _CHANGE_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -47,7 +48,8 @@ class Policy(nn.Module):
         compile_layers: Compile the layers' feed-forward parts for sequences of any length.
 
     Raises:
-        PolicyError: The model does more to its logits than its output layer says, or its attention is its own.
+        PolicyError: The model does more to its logits than its output layer says, its attention is its own, or
+            something beside attention lets a token see others.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.critic = critic
+        if critic is not None and critic.get_output_embeddings().weight is not critic.get_input_embeddings().weight:
+            critic.get_output_embeddings().requires_grad_(False)  # nobody asks it for logits
         for each in self._models():
             _prepare(each, gradient_checkpointing)
         self.temperature = temperature
@@ -116,7 +120,9 @@ class Policy(nn.Module):
         with self._casting():
             hidden = _hidden(self.model, packed)[before]
             states = hidden if self.critic is None else _hidden(self.critic, packed)[before]
-            values = None if self.value_head is None else self.value_head(states).squeeze(-1)
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
         head = self.model.get_output_embeddings()
         hidden = hidden if self._autocast is None else hidden.to(self._autocast)
         bias = getattr(head, "bias", None)
@@ -152,7 +158,9 @@ class Policy(nn.Module):
         return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+        # a cache would hold all weights in both dtypes up to the end of a forward pass, and each is cast once in one
+        enabled = self._autocast is not None
+        return torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled, cache_enabled=False)
 
 
 def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
@@ -165,10 +173,39 @@ def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
         raise PolicyError(
             f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
         ) from error
+    _check_packing(model)
     if gradient_checkpointing:
         # transformers 5.2x has renamed it and warns of the old name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+
+
+@torch.no_grad()
+def _check_packing(model: PreTrainedModel) -> None:
+    """Refuse a model for which a row beside another one is not what it is alone: one that mixes tokens by itself."""
+    ids = torch.arange(2 * SHARED_TOKENS, device=model.device).repeat(2, 1)
+    ids[1, SHARED_TOKENS:] += SHARED_TOKENS
+    ids %= model.config.vocab_size
+    there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=model.device)
+    rows = Batch(
+        token_ids=ids,
+        attention_mask=there,
+        action_mask=there,
+        sampling_logprobs=zeros,
+        rewards=zeros[:, 0],
+        group_ids=ids[:, 0],
+    )
+    model.eval()
+    try:
+        together, alone = (pack(rows.rows(torch.tensor(kept, device=model.device))) for kept in ([0, 1], [1]))
+        found, expected = _hidden(model, together)[together.places[1]], _hidden(model, alone)
+    except ValueError as error:
+        raise PolicyError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
+    if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
+        raise PolicyError(
+            f"Expect a model in which tokens meet in attention alone, got {type(model).__name__}: its rows can not "
+            "stand in one sequence."
+        )
 
 
 def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:

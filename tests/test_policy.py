@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from agents_fakes import MODELS, random_batch, tiny_qwen2, twin
-from transformers import PreTrainedModel
+from agents_fakes import MODELS, random_batch, tiny_llama, tiny_qwen2, twin
+from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel, StableLmConfig, StableLmForCausalLM
 
 from agents import logprobs
 from agents.policy import Policy, PolicyError
@@ -122,6 +122,22 @@ def test_a_model_that_bends_its_logits_is_refused() -> None:
     model = tiny_qwen2(V)
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(PolicyError, match=r"got one with `final_logit_softcapping`\.$"):
+        Policy(model)
+
+
+def test_a_model_whose_layers_do_not_hear_of_the_layout_is_refused() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
+    model = StableLmForCausalLM(StableLmConfig(vocab_size=V, initializer_range=0.2, **sizes))
+    with pytest.raises(PolicyError, match=r"^Expect a model in which tokens meet in attention alone, got StableLm"):
+        Policy(model)
+
+
+def test_a_model_with_attention_sinks_is_refused() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    model = GptOssForCausalLM(
+        GptOssConfig(vocab_size=V, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, **sizes)
+    )
+    with pytest.raises(PolicyError, match=r"^Expect attention by plain scores, got `s_aux` in GptOssForCausalLM\.$"):
         Policy(model)
 
 
@@ -264,6 +280,30 @@ def test_autocast_gives_float32_results_and_keeps_float32_parameters() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not torch.equal(rough.logprobs, exact.logprobs)
     assert (rough.logprobs - exact.logprobs).abs().max() < 0.3
+
+
+def test_autocast_keeps_no_second_copy_of_the_weights() -> None:
+    policy = Policy(model := tiny_qwen2(V), autocast=torch.bfloat16)
+    cached: list[bool] = []
+    model.base_model.register_forward_hook(lambda *_: cached.append(torch.is_autocast_cache_enabled()))
+    policy(random_batch(V))
+    assert cached == [False]
+
+
+def test_values_are_not_rounded_to_the_dtype_of_the_matrix_products() -> None:
+    policy, batch = Policy(tiny_qwen2(V), value_head=True, autocast=torch.bfloat16), random_batch(V)
+    assert policy.value_head is not None
+    torch.nn.init.constant_(policy.value_head.bias, 1 + 2**-12)
+    values = policy(batch).values
+    assert values is not None
+    assert values[batch.action_mask].unique().tolist() == [1 + 2**-12]
+
+
+def test_the_output_layer_of_a_critic_is_not_trained_unless_it_embeds_its_tokens() -> None:
+    for make, trained in ((tiny_llama, []), (tiny_qwen2, ["critic.model.embed_tokens.weight"])):
+        policy = Policy(make(V), value_head=True, critic=make(V))
+        head = policy.critic.get_output_embeddings().weight
+        assert [name for name, p in policy.named_parameters() if p is head and p.requires_grad] == trained
 
 
 def test_a_row_must_not_begin_with_an_action() -> None:
