@@ -141,7 +141,7 @@ class Trainer:
                     if self.step < config.max_steps and self.step % config.save_every == 0:
                         self._save_or_warn(bar)
             except Stopped:
-                pass
+                self._stop.ask()  # it may be another process that was
             except Exception as error:
                 if self._is_whole and distributed.size() == 1:  # the others would not come to save
                     self._save_or_warn(bar)

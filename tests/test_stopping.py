@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 import train
 from agents import Trainer, signals
 from agents.checkpoint import STATE, checkpoints, read_json
+from agents.errors import Stopped
 from agents.metrics import read_metrics
 
 CHANGES: dict[str, Any] = {
@@ -198,3 +199,12 @@ def test_a_run_that_is_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path: Pa
     assert train.main([*args, "--resume"]) == 0
     assert_the_same(parted, uninterrupted)
     assert not list(parted.glob(".*"))
+
+
+def test_a_process_stops_where_another_one_was_asked_to(tmp_path: Path) -> None:
+    def play(**_: Any) -> Any:
+        raise Stopped  # as the others do where outcomes are gathered
+
+    with trainer(tmp_path, **CHANGES) as made:
+        made.validator.play = play  # type: ignore[method-assign]
+        assert not made.train()
