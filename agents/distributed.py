@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -110,13 +111,18 @@ def succeed_together(work: Callable[[], object], *, on_first: bool = False) -> N
 
 @contextmanager
 def first_of_node_first() -> Iterator[None]:
-    """Let the first process of each node through before the others, which find on the disk what it has put there."""
+    """Let the first process of each node through before the others, which find on the disk what it has put there.
+
+    They come through after an error, too: what is wrong with the user's input they say in the same words.
+    """
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not is_first:
         wait()
-    yield
-    if is_first:
-        wait()
+    try:
+        yield
+    finally:
+        if is_first:
+            wait()
 
 
 def share(items: Sequence[T]) -> list[T]:
@@ -159,9 +165,10 @@ def shard(policy: Policy) -> None:
         return
     for parameter in policy.parameters():
         distributed.broadcast(parameter.data, 0)
+    mesh = init_device_mesh(policy.device.type, (size(),))
     for layer in policy.layers():
-        fully_shard(layer)
-    fully_shard(policy)
+        fully_shard(layer, mesh=mesh)
+    fully_shard(policy, mesh=mesh)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agents.config import ConfigError
-from agents.distributed import rank, whole
+from agents.distributed import succeed_together, whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,9 +38,12 @@ def save_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path) -> N
 
     state = peft.get_peft_model_state_dict(model)
     tensors = {f"base_model.model.{name}": whole(tensor).cpu().contiguous() for name, tensor in state.items()}
-    if rank() == 0:
+
+    def write() -> None:
         _peft_config(config).save_pretrained(str(folder))
         save_file(tensors, folder / "adapter_model.safetensors")
+
+    succeed_together(write, on_first=True)
 
 
 def _peft_config(config: LoraConfig) -> PeftConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from agents.distributed import gather
 from agents.engines.base import EngineFault, Sampling
 from agents.types import Batch, Completion
 from agents.weights import Weights
@@ -32,6 +33,8 @@ def sync_weights(
 ) -> dict[str, float]:
     """Hand the policy's weights to the engine, and compare what both say of some tokens.
 
+    Of several processes all must come here; each of them judges the engines of all.
+
     Args:
         policy: The trainer's.
         engine: Nothing may run in it.
@@ -40,21 +43,23 @@ def sync_weights(
         tolerance: Largest mean difference of log-probabilities, in nats; see `TOLERANCE`.
 
     Returns:
-        ``sampling/probe_difference``: the mean difference.
+        ``sampling/probe_difference``: the mean difference, of several engines the largest.
 
     Raises:
         EngineFault: The engine samples from other weights than the policy's.
         EngineError: The engine's model is another one.
     """
     engine.load_weights(version, Weights(policy.model))
-    completions = _sample(engine, prompt, temperature=policy.temperature)
+    completions = gather(_sample(engine, prompt, temperature=policy.temperature))
     versions = {v for each in completions for v in each.policy_versions}
     if versions != {version}:
         raise EngineFault(f"Expect the engine to sample from weights {version}, got tokens of {sorted(versions)}.")
     batch = _batch(prompt, completions)
     output = policy.evaluate(batch, batch.token_ids.numel())
-    mask = batch.action_mask
-    difference = float((output.logprobs - batch.sampling_logprobs)[mask].abs().mean())
+    differences = (output.logprobs - batch.sampling_logprobs).abs() * batch.action_mask
+    by_engine = [part.sum() for part in differences.split(_PROBES)]
+    tokens = [part.sum() for part in batch.action_mask.split(_PROBES)]
+    difference = float((torch.stack(by_engine) / torch.stack(tokens)).max())
     if not difference <= tolerance:
         raise EngineFault(
             f"Expect the engine to sample from the trainer's weights (version {version}), but their log-probabilities "

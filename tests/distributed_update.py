@@ -3,21 +3,25 @@
 torchrun --nproc-per-node 2 tests/distributed_update.py FOLDER
 """
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from agents_fakes import random_batch, tiny_qwen2
+from agents_fakes import random_batch, small_chat, tiny_qwen2
 
 from agents import distributed
 from agents.advantages import estimate_advantages
 from agents.config import LoraConfig, PPOConfig
 from agents.distributed import whole
-from agents.lora import add_adapters
+from agents.engines.base import EngineFault, Sampling
+from agents.engines.transformers_engine import TransformersEngine
+from agents.lora import add_adapters, save_adapters
 from agents.policy import Policy
 from agents.ppo import PPO
+from agents.weight_sync import sync_weights
 from agents.weights import Weights
 
 V = 40
@@ -57,11 +61,54 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
     return tensors | {"logprobs": old.logprobs}, figures
 
 
+class Own(TransformersEngine):
+    """Draws by numbers of its own in each process, and in the second one is deaf if it is told to be."""
+
+    is_deaf = False
+
+    def submit(self, request_id: int, token_ids: Any, sampling: Sampling, *arguments: Any, **more: Any) -> None:
+        super().submit(request_id, token_ids, replace(sampling, seed=sampling.seed + 99 * distributed.rank()))
+
+    def load_weights(self, version: int, weights: Any) -> None:
+        own = self._model.state_dict()
+        given = dict(weights)
+        super().load_weights(version, own if self.is_deaf and distributed.rank() == 1 else given)
+
+
+def probe(*, is_deaf: bool) -> str:
+    """Say what comes of giving each process's engine the policy's weights."""
+    chat = small_chat()
+    size = len(chat.tokenizer)
+    engine = Own(tiny_qwen2(size, seed=1), chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
+    engine.is_deaf = is_deaf
+    policy = Policy(tiny_qwen2(size))
+    distributed.shard(policy)
+    try:
+        sync_weights(policy, engine, version=1, prompt=[1, 2, 3], tolerance=1e-3)
+    except EngineFault as fault:
+        return str(fault)
+    return "passed"
+
+
+def unwritable(folder: Path) -> str:
+    """Say what comes of adapters that the first process can not write."""
+    (folder / "adapter").touch()
+    model = tiny_qwen2(V)
+    add_adapters(model, LoraConfig(rank=2))
+    try:
+        save_adapters(model, LoraConfig(rank=2), folder / "adapter")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "written"
+
+
 def main(folder: Path) -> None:
     """Run all cases."""
+    said = distributed.gather([[probe(is_deaf=False), probe(is_deaf=True), unwritable(folder)]])
     outcomes = {name: update(settings) for name, settings in CASES.items()}
     if distributed.rank() == 0:
         torch.save(outcomes, folder / "outcomes.pt")
+        (folder / "said.json").write_text(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Several processes: the numbers of one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,10 +32,15 @@ def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outcomes")
     done = torchrun(str(FOLDER / "distributed_update.py"), str(folder))
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder: Path) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]:
     loaded: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]] = torch.load(folder / "outcomes.pt")
     return loaded
 
@@ -49,6 +55,17 @@ def test_two_processes_take_the_steps_of_one(
     assert shared.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.allclose(shared[name], tensor, rtol=0, atol=1e-6), name
+
+
+def test_each_process_judges_all_engines_by_what_they_sampled_themselves(folder: Path) -> None:
+    said = json.loads((folder / "said.json").read_text())
+    assert [passed for passed, *_ in said] == ["passed", "passed"]
+    assert all(fault.startswith("Expect the engine to sample from the trainer's weights") for _, fault, _ in said)
+
+
+def test_adapters_that_one_process_can_not_write_are_an_error_in_all(folder: Path) -> None:
+    said = json.loads((folder / "said.json").read_text())
+    assert all("adapter" in error for *_, error in said)
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
