@@ -10,7 +10,7 @@ import gymnasium
 import torch
 
 from agents import distributed
-from agents.config import TrainConfig
+from agents.config import TrainConfig, expect
 from agents.envs import accepted
 from agents.lora import add_adapters
 from agents.models import load_model, no_progress_bars
@@ -38,8 +38,13 @@ def build_policy(
         device: Where to.
         is_new: The run begins here: warm up, and keep the reference if a penalty needs one.
         log: Takes lines for the user.
+
+    Raises:
+        ConfigError: Episodes may be longer than the model looks back.
+        PolicyError: The model can not be trained.
     """
     model = _load(path, device)
+    _check_window(model, config.rollout.max_model_len)
     if is_new and config.warm_up_steps:
         _warm_up(model, config, chat, log)
     if is_new and config.ppo.kl_coefficient:
@@ -75,6 +80,17 @@ def _load(path: Path, device: torch.device) -> PreTrainedModel:
     model = load_model(path, "float32")
     torch.nn.Module.to(model, device)
     return model
+
+
+def _check_window(model: PreTrainedModel, max_model_len: int) -> None:
+    types = getattr(model.config, "layer_types", None)
+    window = getattr(model.config, "sliding_window", None) if types is None or "sliding_attention" in types else None
+    expect(
+        window is None or max_model_len <= window,
+        "max_model_len",
+        f"within the model's window ({window})",
+        max_model_len,
+    )
 
 
 def _keep(model: PreTrainedModel, folder: Path) -> None:

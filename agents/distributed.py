@@ -9,6 +9,7 @@ In one process everything here does nothing, and needs no process group.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ def stop() -> None:
     """Leave the other processes."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # what was sharded holds the group in cycles, and its threads must end before the process does
 
 
 def rank() -> int:

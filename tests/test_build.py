@@ -1,0 +1,29 @@
+"""What a run begins with: models that it can not train are refused before the first step."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from agents_fakes import small_chat, tiny_qwen2
+
+from agents import presets
+from agents.build import build_policy
+from agents.config import ConfigError, TrainConfig
+
+
+def build(config: TrainConfig, folder: Path) -> None:
+    build_policy(config, folder, small_chat(), torch.device("cpu"), is_new=False, log=print)
+
+
+def test_episodes_that_are_longer_than_the_model_looks_back_are_refused(tmp_path: Path) -> None:
+    config = presets["tiny"]()
+    tiny_qwen2(40, use_sliding_window=True, sliding_window=64, max_window_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"^Expect `max_model_len` within the model's window \(64\), got 256\.$"):
+        build(config, tmp_path)
+    build(replace(config, rollout=replace(config.rollout, max_completion_length=32, max_model_len=64)), tmp_path)
+
+
+def test_a_window_that_no_layer_uses_is_none(tmp_path: Path) -> None:
+    tiny_qwen2(40, use_sliding_window=False, sliding_window=64).save_pretrained(tmp_path)
+    build(presets["tiny"](), tmp_path)
