@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from agents.distributed import rank, size
-from agents.packing import SHARED_TOKENS, common_length
+from agents.packing import SHARED_TOKENS, common_length, rows_of
 from agents.types import Batch, Trajectory
 
 
@@ -69,19 +69,18 @@ def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
         batch: ``B`` sequences.
         max_tokens: At least 1.
     """
-    ids, lengths = batch.token_ids.cpu().numpy(), batch.attention_mask.sum(1).tolist()
-    rows = [ids[row, :length] for row, length in enumerate(lengths)]
+    rows = rows_of(batch)
     order = sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
     members: list[int] = []
-    size = 0
+    tokens = 0
     for row in order:
         shared = common_length(rows[members[-1]], rows[row]) if members else 0
-        new = lengths[row] - (shared if shared >= SHARED_TOKENS else 0)
-        if members and size + new > max_tokens:
+        new = len(rows[row]) - (shared if shared >= SHARED_TOKENS else 0)
+        if members and tokens + new > max_tokens:
             yield torch.tensor(members)
-            members, size, new = [], 0, lengths[row]
+            members, tokens, new = [], 0, len(rows[row])
         members.append(row)
-        size += new
+        tokens += new
     yield torch.tensor(members)
 
 

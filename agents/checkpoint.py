@@ -186,11 +186,15 @@ def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[st
     for name, parameter in policy.named_parameters():
         if not parameter.requires_grad:
             continue
-        zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-        states[name] = dict(optimizer.state.get(parameter) or zeros | {"step": torch.zeros(())})
+        states[name] = dict(optimizer.state.get(parameter) or _no_moments(parameter))
         if not name.startswith("model.") or ".lora_" in name:
             states[name]["weight"] = parameter.detach()
     return states
+
+
+def _no_moments(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+    return zeros | {"step": torch.zeros(())}
 
 
 def remove_leftovers(folder: Path) -> None:

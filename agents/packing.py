@@ -115,9 +115,8 @@ def pack(batch: Batch) -> Packed:
     >>> packed.layout.lengths, packed.layout.ancestors, len(packed.token_ids)
     ((16, 1, 1), ((), (0,), (0,)), 18)
     """
-    ids, lengths = batch.token_ids.cpu().numpy(), batch.attention_mask.sum(1).tolist()
-    rows = [ids[row, :length] for row, length in enumerate(lengths)]
-    places = np.zeros(ids.shape, dtype=np.int64)
+    rows = rows_of(batch)
+    places = np.zeros(batch.token_ids.shape, dtype=np.int64)
     tokens: list[Ids] = []
     starts: list[int] = []
     ancestors: list[tuple[int, ...]] = []
@@ -142,6 +141,12 @@ def pack(batch: Batch) -> Packed:
         places=torch.from_numpy(places).to(device),
         layout=Layout(lengths=tuple(map(len, tokens)), ancestors=tuple(ancestors), device=device),
     )
+
+
+def rows_of(batch: Batch) -> list[Ids]:
+    """Return the token ids of each row, without padding."""
+    ids, lengths = batch.token_ids.cpu().numpy(), batch.attention_mask.sum(1).tolist()
+    return [ids[row, :length] for row, length in enumerate(lengths)]
 
 
 def common_length(one: Ids, other: Ids) -> int:

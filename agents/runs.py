@@ -73,7 +73,7 @@ class RunFiles:
         for path in self.folder.glob("samples*.jsonl"):
             if path.stem.partition("-of-")[2] != shards:
                 raise SamplesError(f"Expect the same --shard I/N for all parts of a run, got {path} there already.")
-        if not self.num_samples():
+        if not self.samples.exists() or not read_samples(self.samples)[0]:
             return
         if not self.manifest.exists():
             raise SamplesError(f"Expect {self.manifest} beside the samples, got none. Choose another --output.")
@@ -85,8 +85,8 @@ class RunFiles:
             )
 
     def num_samples(self) -> int:
-        """Return how many whole samples there are."""
-        return len(read_samples(self.samples)[0]) if self.samples.exists() else 0
+        """Return how many whole samples there are, each a line; :meth:`claim` has read them."""
+        return self.samples.read_bytes().count(b"\n") if self.samples.exists() else 0
 
     def write_manifest(self, about: Mapping[str, Any], session: Mapping[str, Any]) -> None:
         """Write what the run is made with, and add a process that works on it."""

@@ -391,8 +391,10 @@ def _counter(bar: tqdm[Any], what: str) -> Callable[[Trajectory], None]:
     def show(_: Trajectory) -> None:
         nonlocal shown
         now = time.monotonic()
-        bar.set_description(f"{what} {next(numbers)}", refresh=now - shown > _REFRESH_S)
-        shown = now if now - shown > _REFRESH_S else shown
+        is_due = now - shown > _REFRESH_S
+        bar.set_description(f"{what} {next(numbers)}", refresh=is_due)
+        if is_due:
+            shown = now
 
     return show
 
