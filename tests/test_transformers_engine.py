@@ -113,6 +113,60 @@ def test_a_rows_numbers_do_not_depend_on_how_long_its_neighbours_are(max_model_l
     assert outcomes[0] == outcomes[1]
 
 
+class WatchedEngine(TransformersEngine):
+    """Takes passes of any even number of rows, and notes how many each had."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.sizes: list[int] = []
+
+    def _equal_sizes(self) -> list[int]:
+        return list(range(2, len(self._cached) + 1, 2))
+
+    def _pass(self, tokens: list[int], *arguments: list[int]) -> torch.Tensor:
+        self.sizes.append(len(tokens))
+        return super()._pass(tokens, *arguments)
+
+
+def test_the_last_ones_to_run_share_a_pass_of_few_rows_and_those_that_come_back_find_their_cache() -> None:
+    model, count = tiny_llama(V), 8
+    watched = WatchedEngine(twin(model), CHAT, stop_token_ids=(), max_num_seqs=count, max_model_len=96)
+    plain = TransformersEngine(twin(model), CHAT, stop_token_ids=(), max_num_seqs=count, max_model_len=96)
+    contexts = {n: [*PROMPT, n] for n in range(count)}
+    for turn in range(3):
+        found = []
+        for engine in (watched, plain):
+            for n, context in contexts.items():
+                engine.submit(n, context, Sampling(seed=count * turn + n, max_tokens=2 + 2 * ((n + 3 * turn) % count)))
+            found.append(finish(engine, count))
+        for n, completion in found[0].items():
+            assert completion.token_ids == found[1][n].token_ids
+            assert completion.logprobs == pytest.approx(found[1][n].logprobs, abs=1e-5)
+            contexts[n] += [*completion.token_ids, 5]
+            assert watched._cached[watched._rows[n]] == contexts[n][:-2]
+    assert set(watched.sizes) == {2, 4, 6, 8}
+    assert watched.sizes[0] == 8
+    for n in contexts:
+        watched.release(n)
+    assert sorted(watched._free) == list(range(count))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("hidden_size", [32, 256])
+def test_a_rows_numbers_do_not_depend_on_how_many_run_beside_it(dtype: torch.dtype, hidden_size: int) -> None:
+    model = tiny_llama(V, hidden_size=hidden_size).to(dtype)
+    outcomes = []
+    for others in (0, 3, 15):
+        engine = transformers_engine(model, CHAT, max_num_seqs=16)
+        for n in range(others + 1):
+            engine.submit(n, [*PROMPT, n], Sampling(seed=n, max_tokens=30 if n == others else 5 + n))
+        outcomes.append(finish(engine, others + 1)[others])
+    for n, outcome in zip((0, 3, 15), outcomes, strict=True):
+        engine = transformers_engine(model, CHAT, max_num_seqs=16)
+        engine.submit(n, [*PROMPT, n], Sampling(seed=n, max_tokens=30))
+        assert finish(engine, 1)[n].logprobs == outcome.logprobs
+
+
 def test_a_sleeping_engine_holds_no_cache_and_wakes_with_new_weights() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT)

@@ -1,27 +1,27 @@
 """The engine for CPUs and small GPUs: continuous batching over a transformers model, one row of cache per episode.
 
-Every forward pass that samples has the same shape, ``[max_num_seqs, 1]``, whoever is running: a row's numbers do not
-depend on how many others are. What a row's context has and its cache lacks ("pending") is computed by a pass of its own
-if it is long, and otherwise fed through the sampling passes token by token, beside the rows that sample. Between two
-turns a request keeps its row; if another one waits for it, what the row holds is laid aside, while there is room.
+A row's numbers do not depend on how many others run: a forward pass that samples has the shape ``[max_num_seqs, 1]``,
+or fewer rows where fewer run and this machine's kernels compute the same bits with so many, which is tried before the
+first pass. What a row's context has and its cache lacks ("pending") is computed by a pass of its own if it is long, and
+otherwise fed through the sampling passes token by token, beside the rows that sample. Between two turns a request keeps
+what its row holds; if another one waits for the row, that is laid aside, while there is room.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
+from agents.engines.row_cache import GROUPED_ATTENTION, RowCache
 from agents.models import load_model, with_cache
 from agents.types import Completion
 
@@ -32,86 +32,8 @@ if TYPE_CHECKING:
 
 _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
 _PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
+_FEWEST_ROWS = 2  # one row alone is multiplied by other kernels
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
-
-
-def _grouped_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend with one query per row without copying keys and values for each head of a group."""
-    batch, heads, length, _ = query.shape
-    if length > 1:
-        result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return result
-    grouped = query.view(batch, key.shape[1], heads // key.shape[1], -1)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
-    )
-    return out.reshape(batch, 1, heads, -1), None
-
-
-AttentionInterface.register("cir_grouped", _grouped_attention)
-
-
-class _RowCache(Cache):
-    """Keys and values of ``rows`` sequences, each written at its own positions."""
-
-    def __init__(self, model: PreTrainedModel, rows: int, capacity: int) -> None:
-        config = model.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (rows, config.num_key_value_heads, capacity, head_dim)
-        self.layers = []
-        self._make = partial(torch.zeros, shape, dtype=model.dtype, device=model.device)
-        self._num_layers = config.num_hidden_layers
-        self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._rows = slice(0, rows)
-        self._slots = torch.zeros(rows, 1, dtype=torch.long)
-        self._length = 0
-
-    def lift(self, row: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return a copy of the first ``length`` positions of a row, layer by layer."""
-        return [(keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in self._store]
-
-    def put(self, row: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Write what :meth:`lift` returned to the beginning of a row."""
-        for stored, lifted in zip(self._store, layers, strict=True):
-            for target, source in zip(stored, lifted, strict=True):
-                target[row, :, : source.shape[1]] = source
-
-    def free(self) -> None:
-        """Give the memory back; the next pass takes it again."""
-        self._store = []
-
-    def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
-        """Let the next pass write its tokens at ``slots [rows, n]`` and read the first ``length`` positions."""
-        if not self._store:
-            self._store = [(self._make(), self._make()) for _ in range(self._num_layers)]
-        self._rows, self._slots, self._length = rows, slots, length
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store ``[rows, H, n, D]`` and return all that the pass may attend to."""
-        rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
-        keys, values = self._store[layer_idx]
-        keys[rows, :, self._slots] = key_states.transpose(1, 2)
-        values[rows, :, self._slots] = value_states.transpose(1, 2)
-        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the positions that the pass reads."""
-        return self._length
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` positions of row ``source`` to row ``target``."""
-        for layer in self._store:
-            for stored in layer:
-                stored[target, :, :length] = stored[source, :, :length]
 
 
 class TransformersEngine:
@@ -139,12 +61,13 @@ class TransformersEngine:
         self.version = 0
         self._is_whole = True
         self._model = model.eval().requires_grad_(False)
-        self._model.set_attn_implementation("cir_grouped")
+        self._model.set_attn_implementation(GROUPED_ATTENTION)
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
         capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
         self._scratch = capacity - 1  # inactive rows write here
-        self._cache = _RowCache(model, max_num_seqs, capacity)
+        self._cache = RowCache(model, max_num_seqs, capacity)
+        self._sizes: list[int] = []  # rows that a pass may have, in rising order
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._rows: dict[int, int] = {}
         self._free = list(range(max_num_seqs))  # a heap: which row is taken depends on no clock
@@ -241,6 +164,8 @@ class TransformersEngine:
         """
         if not self._is_whole and self.busy:
             raise EngineFault(BROKEN)
+        if self._queue and not self._sizes:
+            self._sizes = self._equal_sizes()
         while self._queue and (self._free or self._idle):
             request = self._queue.pop(next(iter(self._queue)))
             self._rows[request.request_id] = heappop(self._free) if self._free else self._evict()
@@ -314,17 +239,52 @@ class TransformersEngine:
         self._cached[row] = context[:end]
 
     def _forward(self) -> torch.Tensor:
-        """Feed every running row its next token; return the logits ``[max_num_seqs, V]``."""
-        tokens = [0] * len(self._cached)
-        positions = [0] * len(self._cached)
-        slots = [self._scratch] * len(self._cached)
+        """Feed every running row its next token; return the logits ``[rows, V]`` of the first rows."""
+        size = self._gather()
+        tokens, positions, slots = [0] * size, [0] * size, [self._scratch] * size
         for request in self._running.values():
             row = self._row(request)
             position = len(self._cached[row])
             tokens[row], positions[row], slots[row] = request.context[position], position, position
             self._cached[row].append(tokens[row])
-        longest = max(positions) + 1
-        length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+        return self._pass(tokens, positions, slots)
+
+    def _gather(self) -> int:
+        """Move the running requests to the first rows; return how many of these the next pass has."""
+        size = next(size for size in self._sizes if size >= len(self._running))
+        rows = {self._row(request) for request in self._running.values()}
+        inner = (row for row in range(size) if row not in rows)
+        for outer in sorted(row for row in rows if row >= size):
+            self._swap(outer, next(inner))
+        return size
+
+    def _swap(self, row: int, other: int) -> None:
+        """Exchange two rows: what is in them, and who holds them."""
+        self._cache.swap(row, other, max(len(self._cached[row]), len(self._cached[other])))
+        self._cached[row], self._cached[other] = self._cached[other], self._cached[row]
+        moved = {row: other, other: row}
+        self._rows = {request_id: moved.get(held, held) for request_id, held in self._rows.items()}
+        self._free = [moved.get(free, free) for free in self._free]
+        heapify(self._free)
+
+    @torch.inference_mode()
+    def _equal_sizes(self) -> list[int]:
+        """Return numbers of rows, all of them last, with which a pass computes the same bits as with all.
+
+        Kernels may sum in another order for another number of rows: those of attention in float32 and on several
+        threads do. The cache is to hold nothing yet; it is left with noise.
+        """
+        count, draw = len(self._cached), random.Random(0)
+        tokens = [draw.randrange(self._model.config.vocab_size) for _ in range(count)]
+        slots = [draw.randrange(_LENGTH_STEP) for _ in range(count)]
+        self._cache.fill(_LENGTH_STEP)
+        every, step = self._pass(tokens, slots, slots), max(_FEWEST_ROWS, -(-count // 8))
+        sizes = range(step, count, step)
+        return [n for n in sizes if torch.equal(self._pass(tokens[:n], slots[:n], slots[:n]), every[:n])] + [count]
+
+    def _pass(self, tokens: list[int], positions: list[int], slots: list[int]) -> torch.Tensor:
+        """Compute a token of each of the first rows, written to ``slots``; return the logits ``[rows, V]``."""
+        length = -(-(max(positions) + 1) // _LENGTH_STEP) * _LENGTH_STEP
         device = self._model.device
         position_ids = torch.tensor(positions, device=device)
         mask = torch.arange(length, device=device)[None] <= position_ids[:, None]

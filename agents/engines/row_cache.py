@@ -1,0 +1,114 @@
+"""Keys and values of many sequences of different lengths, one row each, and the attention that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GROUPED_ATTENTION = "cir_grouped"
+"""Name of the attention, for ``set_attn_implementation``."""
+
+
+def _grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend with one query per row without copying keys and values for each head of a group."""
+    batch, heads, length, _ = query.shape
+    if length > 1:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return result
+    grouped = query.view(batch, key.shape[1], heads // key.shape[1], -1)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
+    )
+    return out.reshape(batch, 1, heads, -1), None
+
+
+AttentionInterface.register(GROUPED_ATTENTION, _grouped_attention)
+
+
+class RowCache(Cache):
+    """Keys and values of ``rows`` sequences, each written at its own positions."""
+
+    def __init__(self, model: PreTrainedModel, rows: int, capacity: int) -> None:
+        config = model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (rows, config.num_key_value_heads, capacity, head_dim)
+        self.layers = []
+        self._make = partial(torch.zeros, shape, dtype=model.dtype, device=model.device)
+        self._num_layers = config.num_hidden_layers
+        self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._rows = slice(0, rows)
+        self._slots = torch.zeros(rows, 1, dtype=torch.long)
+        self._length = 0
+
+    def lift(self, row: int, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return a copy of the first ``length`` positions of a row, layer by layer."""
+        return [(keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in self._store]
+
+    def put(self, row: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Write what :meth:`lift` returned to the beginning of a row."""
+        for stored, lifted in zip(self._store, layers, strict=True):
+            for target, source in zip(stored, lifted, strict=True):
+                target[row, :, : source.shape[1]] = source
+
+    def free(self) -> None:
+        """Give the memory back; the next pass takes it again."""
+        self._store = []
+
+    def fill(self, length: int) -> None:
+        """Write noise, the same in all rows, to the first ``length`` positions."""
+        self._take()
+        noise = torch.Generator().manual_seed(0)
+        for layer in self._store:
+            for stored in layer:
+                stored[:, :, :length] = torch.randn(stored[0, :, :length].shape, generator=noise).to(stored)
+
+    def _take(self) -> None:
+        if not self._store:
+            self._store = [(self._make(), self._make()) for _ in range(self._num_layers)]
+
+    def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
+        """Let the next pass write its tokens at ``slots [rows, n]`` and read the first ``length`` positions."""
+        self._take()
+        self._rows, self._slots, self._length = rows, slots, length
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store ``[rows, H, n, D]`` and return all that the pass may attend to."""
+        rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
+        keys, values = self._store[layer_idx]
+        keys[rows, :, self._slots] = key_states.transpose(1, 2)
+        values[rows, :, self._slots] = value_states.transpose(1, 2)
+        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the positions that the pass reads."""
+        return self._length
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first ``length`` positions of two rows."""
+        lifted = self.lift(one, length)
+        self.copy(other, one, length)
+        self.put(other, lifted)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` positions of row ``source`` to row ``target``."""
+        for layer in self._store:
+            for stored in layer:
+                stored[target, :, :length] = stored[source, :, :length]
