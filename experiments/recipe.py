@@ -1,6 +1,7 @@
 """Repeat the paper's ablations in small: the recipe against variants that differ from it in one thing each.
 
 python experiments/recipe.py                                       nine arms, three seeds, about 6 hours on 2 cores
+python experiments/recipe.py --steps 6                             the same with half of the steps in half of the time
 python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
 python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
 python experiments/recipe.py --report-only                         table and figure of the runs that are done
@@ -72,13 +73,18 @@ QUESTIONS: Mapping[str, Sequence[Arm]] = {
 COLUMNS: Mapping[str, tuple[str, float]] = {
     "before": ("held out before, %", 100),
     "after": ("after, %", 100),
+    "learning": ("over all steps, %", 100),
     "tools/use_ratio": ("code use, %", 100),
     "reward": ("reward", 1),
     "entropy": ("entropy, 1e-3", 1e3),
     "completions/mean_length": ("tokens", 1),
     "approx_kl": ("approx_kl, 1e-6", 1e6),
 }
-"""What the table has of each run: heading and factor. The last five are of the last quarter of the training steps."""
+"""What the table has of each run: heading and factor.
+
+"learning" is the accuracy of all training episodes, the area under the learning curve; what follows it is of the last
+quarter of the training steps.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,8 @@ class Config:
     """What to compare."""
     seeds: int = 3
     """Runs of each arm."""
+    steps: int | None = None
+    """Training steps of each run, validated before the first and after the last. None: the preset's."""
     output: Path = Path("runs/recipe")
     """Folder of the runs, the table and the figure."""
     report_only: bool = False
@@ -98,6 +106,15 @@ class Config:
 
     def __post_init__(self) -> None:
         expect(self.seeds >= 1, "seeds", "of at least 1", self.seeds)
+        expect(self.steps is None or self.steps >= 1, "steps", "of at least 1", self.steps)
+
+    @property
+    def base(self) -> TrainConfig:
+        """What all runs have in common."""
+        base = presets[self.preset]()
+        if self.steps is None:
+            return base
+        return replace(base, max_steps=self.steps, validation=replace(base.validation, every=0))
 
 
 def configure(base: TrainConfig, arm: Arm, seed: int, folder: Path) -> TrainConfig:
@@ -154,13 +171,14 @@ def train(config: TrainConfig) -> bool:
 def figures_of(run: TrainingRun) -> dict[str, float]:
     """Return what the table has of a run, as far as it is known.
 
-    >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "step_time": 1.0, "reward": 0.5}]
+    >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "step_time": 1.0, "accuracy": 0.5}]
     >>> figures_of(TrainingRun(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
-    {'before': 0.25, 'after': 0.75, 'reward': 0.5}
+    {'before': 0.25, 'after': 0.75, 'learning': 0.5}
     """
     before, after = run.before_after("validation/accuracy")
-    found = {"before": before, "after": after}
-    for key in list(COLUMNS)[2:]:
+    every = [value for _, value in run.series("accuracy")]
+    found = {"before": before, "after": after, "learning": fmean(every) if every else None}
+    for key in list(COLUMNS)[3:]:
         values = [value for step, value in run.series(key) if step > run.steps * 3 / 4]
         found[key] = fmean(values) if values else None
     return {key: value for key, value in found.items() if value is not None}
@@ -189,9 +207,10 @@ def report(runs: Mapping[Arm, Sequence[TrainingRun]]) -> str:
         [
             table(["arm", "seeds", *(heading for heading, _ in COLUMNS.values())], rows),
             "",
-            "Mean ± standard deviation over seeds, which is all that is known of the noise. Accuracy is on held-out",
-            "problems, sampled, with a budget of 2 (`text`: 0); what follows it is of the last quarter of the training",
-            "steps. With feedback in the loss, entropy and approx_kl count its tokens, too.",
+            "Mean ± standard deviation over seeds, which is all that is known of the noise. Held out: accuracy on",
+            "problems that are not trained on, sampled, with a budget of 2 (`text`: 0). Over all steps: accuracy of",
+            "all training episodes, each sampled before its problem was trained on. What follows is of the last",
+            "quarter of the training steps. With feedback in the loss, entropy and approx_kl count its tokens, too.",
             "",
             *lines,
             "",
@@ -200,7 +219,7 @@ def report(runs: Mapping[Arm, Sequence[TrainingRun]]) -> str:
 
 
 def plot(runs: Mapping[Arm, Sequence[TrainingRun]], path: Path) -> None:
-    """Draw held-out accuracy by step, a panel for each question; bands reach from the worst seed to the best.
+    """Draw the accuracy of each step's episodes, a panel for each question; bands reach from worst to best seed.
 
     The recipe's changes of the budget are marked.
     """
@@ -221,13 +240,13 @@ def plot(runs: Mapping[Arm, Sequence[TrainingRun]], path: Path) -> None:
     for axis in axes[len(QUESTIONS) :]:
         axis.remove()
     figure.supxlabel("step", fontsize="medium")
-    figure.supylabel("accuracy on held-out problems", fontsize="medium")
+    figure.supylabel("accuracy of the step's episodes", fontsize="medium")
     figure.savefig(path, dpi=120)
 
 
 def _curve(axis: Axes, arm: Arm, runs: Sequence[TrainingRun]) -> None:
-    """Draw an arm's mean and band at the steps at which all seeds were validated."""
-    series = [dict(run.series("validation/accuracy")) for run in runs]
+    """Draw an arm's mean and band."""
+    series = [dict(run.series("accuracy")) for run in runs]
     steps = sorted(set.intersection(*map(set, series))) if series else []
     if not steps:
         return
@@ -271,7 +290,7 @@ def main(config: Config, base: TrainConfig) -> bool:
 if __name__ == "__main__":
     settings = tyro.cli(Config, description=__doc__)
     try:
-        sys.exit(0 if main(settings, presets[settings.preset]()) else 130)
+        sys.exit(0 if main(settings, settings.base) else 130)
     except (AgentsError, CirEnvError, OSError, ValueError) as error:
         print(f"recipe.py: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)

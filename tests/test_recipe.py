@@ -105,6 +105,14 @@ def test_every_arm_is_compared_with_the_recipe_in_one_panel() -> None:
     assert ["recipe", *(arm for arms in QUESTIONS.values() for arm in arms[1:])] == list(ARMS)
 
 
-def test_no_seeds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="Expect `seeds` of at least 1, got 0"):
-        Config(seeds=0)
+def test_fewer_steps_are_validated_at_both_ends() -> None:
+    base, short = Config().base, Config(steps=6).base
+    assert (base.max_steps, base.validation.every) == (12, 4)
+    assert (short.max_steps, short.validation.every) == (6, 0)
+    assert configure(short, "recipe", 0, Path()).env.interaction_budget == "0:1,2:2,4:3"
+
+
+@pytest.mark.parametrize("name", ["seeds", "steps"])
+def test_a_number_below_one_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Expect `{name}` of at least 1, got 0"):
+        Config(**{name: 0})
