@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, cast
 
-from agents.report import percent, table
+from agents.report import percent, table, write_text
 from agents.samples import Sample, SamplesError, read_samples
 
 NOT_JUDGED = "not judged yet"
@@ -173,17 +173,23 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows to a new file.
+    """Write rows to a new file, whole or not at all.
 
     Raises:
         SamplesError: It is there already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("x") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    except FileExistsError:
-        raise SamplesError(f"Expect a new file to write to, but {path} is there: choose another --output.") from None
+    expect_new(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def expect_new(path: Path) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        SamplesError: It is there already.
+    """
+    if path.exists():
+        raise SamplesError(f"Expect a new file to write to, but {path} is there: choose another --output.")
 
 
 def _judged(row: Sample, answer: str | None, verdict: Judged) -> Sample:

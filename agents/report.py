@@ -87,12 +87,17 @@ _LENGTHS = {
 }
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write ``data`` to ``path``, whole or not at all; what JSON does not know, such as a path, as text."""
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all, even if the process is killed meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2, default=str) + "\n")
+    partial.write_text(text, encoding="utf-8", errors="replace")
     os.replace(partial, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write ``data`` to ``path``, whole or not at all; what JSON does not know, such as a path, as text."""
+    write_text(path, json.dumps(data, indent=2, default=str) + "\n")
 
 
 def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = True) -> str:

@@ -11,7 +11,7 @@ import tyro
 
 from agents.config import expect
 from agents.interop import model_card_metadata, read_lm_eval, read_plain, write_lm_eval
-from agents.regrade import ReadAnswer, Submit, in_words, read_rows, regrade, write_rows
+from agents.regrade import ReadAnswer, Submit, expect_new, in_words, read_rows, regrade, write_rows
 from agents.samples import SamplesError
 
 
@@ -84,8 +84,7 @@ def execute(
     if isinstance(command, Regrade):
         output = command.output or command.samples.with_name(f"regraded-{command.samples.name}")
         rows = read_rows(command.samples)
-        if output.exists():
-            raise SamplesError(f"Expect a new file to write to, but {output} is there: choose another --output.")
+        expect_new(output)
         regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
         print(f"Grader {version}. {in_words(regrading)}\n")
         write_rows(output, regrading.rows)

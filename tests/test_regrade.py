@@ -1,7 +1,7 @@
 """Stored samples: judged again, handed to other programs, and taken from them, without a model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +258,17 @@ def test_samples_are_not_exported_under_no_name(tmp_path: Path, capsys: pytest.C
         evaluate.main(["export", str(path), "--model", ".."])
     assert stopped.value.code == 2
     assert "Expect `model` to be a model's name, got '..'." in capsys.readouterr().err
+
+
+def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "samples.jsonl"
+
+    def killed() -> Iterator[Sample]:
+        yield ROWS[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(path, killed())
+    assert not path.exists()
+    write_rows(path, ROWS)
+    assert read_rows(path) == ROWS

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.html.parts import Page
+from agents.report import write_text
 from agents.runs import Run
 from agents.samples import Sample, read_samples
 from agents.training_runs import ReportError, load_training_run
@@ -119,11 +120,7 @@ def render(page: Page, items: Sequence[Mapping[str, Any]]) -> str:
 def _write(page: Page, samples: Mapping[str, Sequence[Sample]], output: Path) -> None:
     from agents.html.transcripts import items
 
-    html = render(page, items(samples))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(html, encoding="utf-8", errors="replace")
-    os.replace(partial, output)
+    write_text(output, render(page, items(samples)))
 
 
 def _short_name(about: Mapping[str, Any]) -> str:
