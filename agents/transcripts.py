@@ -12,6 +12,7 @@ import tyro
 from agents.config import expect
 from agents.interop import model_card_metadata, read_lm_eval, read_plain, write_lm_eval
 from agents.regrade import ReadAnswer, Submit, expect_new, in_words, read_rows, regrade, write_rows
+from agents.report import write_text
 from agents.samples import SamplesError
 
 
@@ -93,8 +94,8 @@ def execute(
         rows = read_rows(command.samples)
         card = model_card_metadata(rows, model=command.model, datasets=datasets)
         written = write_lm_eval(command.output, rows, model=command.model, version=version)
-        metadata = written[0].with_name("model-card.yaml")
-        metadata.write_text(card)
+        metadata = written[0].with_name(written[0].name.replace("results_", "model-card_")).with_suffix(".yaml")
+        write_text(metadata, card)
         print("\n".join(f"Wrote {path}" for path in [*written, metadata]))
     else:
         output = command.output or command.file.with_name(f"imported-{command.file.name}")

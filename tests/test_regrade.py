@@ -148,11 +148,26 @@ def test_exported_files_have_the_layout_of_lm_eval(tmp_path: Path, capsys: pytes
 
 
 def test_the_model_card_names_accuracy_and_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = yaml.safe_load(exported(tmp_path, capsys)["model-card.yaml"].read_text())
+    card = yaml.safe_load(exported(tmp_path, capsys)["model-card"].read_text())
     (index,) = card["model-index"]
     assert index["name"] == "org/model"
     assert index["results"][0]["dataset"] == {"name": "AIME24", "type": "math-ai/aime24"}
     assert index["results"][0]["metrics"] == [{"type": "accuracy", "value": 50.0, "name": "avg@2"}]
+
+
+def test_no_export_writes_over_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    write_rows(path, ROWS[:2])
+    args = ("export", path, "--model", "m", "--output", tmp_path / "out")
+    for second in (1, 2):
+        monkeypatch.setattr("time.strftime", lambda _, second=second: f"2026-01-02T03-04-0{second}")
+        assert command(capsys, *args)[0] == 0
+    assert len([*(tmp_path / "out" / "m").glob("model-card_2026-01-02T03-04-0?.yaml")]) == 2
+    code, _, error = command(capsys, *args)
+    assert code == 2
+    assert "is there: choose another --output" in error
 
 
 def lines(path: Path, *rows: object) -> Path:
