@@ -66,14 +66,16 @@ def report_on_evaluations(folders: Sequence[Path], *, k: Sequence[int] = (), pag
     runs = [read_run(folder) for folder in folders]
     summaries = [summarise(run) for run in runs]
     print("\n" + report(summaries, k=k) + "\n")
-    for folder, summary in zip(folders, summaries, strict=True):
-        write_json(folder / SUMMARY, summary)
-        print(f"Run: {folder}")
-    if page is not None:
-        from agents.html import report_evaluations
+    try:
+        for folder, summary in zip(folders, summaries, strict=True):
+            write_json(folder / SUMMARY, summary)
+            print(f"Run: {folder}")
+    finally:  # the page does not need a run's folder to be one that can be written to
+        if page is not None:
+            from agents.html import report_evaluations
 
-        report_evaluations(runs, summaries, page)
-        print(f"Page: {page}")
+            report_evaluations(runs, summaries, page)
+            print(f"Page: {page}")
 
 
 def _report_on_training(command: Report) -> None:

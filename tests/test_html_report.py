@@ -180,6 +180,16 @@ def test_the_command_writes_the_page_beside_the_tables(tmp_path: Path, capsys: p
     assert len(data_of(output.read_text())) == 24
 
 
+def test_the_page_is_made_even_where_the_summary_can_not_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = write_run(tmp_path / "run", some_rows()), tmp_path / "report.html"
+    (run / "summary.json").mkdir()
+    assert evaluate.main(["report", str(run), "--output", str(output)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert len(data_of(output.read_text())) == 24
+
+
 def test_the_command_takes_training_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "report.html"
     assert evaluate.main(["report", str(write_training(tmp_path / "run")), "--output", str(output)]) == 0
