@@ -148,12 +148,15 @@ def run(
 
     Raises:
         ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``.
-        SamplesError: A run that is there was made with something else, or another process works on it.
+        SamplesError: A run that is there was made with something else, another process works on it, or it can not be
+            written to.
         ModelError, ChatError: A model can not be loaded, or not be used as a chat.
     """
     sizes = {name: len(problems) for name, problems in sets.items()}
     config.samples_of(sizes)  # refuses names of other sets, and so does the next line
     config.temperatures_of(sizes)
+    for model, arm in product(config.model, config.arms):
+        RunFiles.of(config, model, arm).expect_writable()
     with ExitStack() as opened:  # bad arguments are refused before a model is looked for
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))

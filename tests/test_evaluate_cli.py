@@ -204,6 +204,13 @@ def test_a_model_without_a_chat_template(fails: Fails, tmp_path: Path) -> None:
     assert fails(model=folder) == "Expect a tokenizer with a chat template, got one without: use `--template raw`."
 
 
+def test_an_output_that_can_not_be_written_is_told_before_a_model_is_looked_for(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert fails("--output", tmp_path / "file" / "runs", model="missing") == (
+        f"Expect --output to be a folder that can be written to, but {tmp_path}/file can not."
+    )
+
+
 def test_a_folder_of_benchmarks_that_is_not_there(fails: Fails, tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks"
     assert fails("--benchmarks", folder) == f"Expect a folder with benchmark files, got '{folder}', which is none."
