@@ -17,35 +17,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from agents import results, transcripts
 from agents.commands import parse
-from agents.config import ConfigError
 from agents.errors import AgentsError
 from agents.protocols import EvalConfig
-
-if TYPE_CHECKING:
-    from cir_env.problems import ProblemSet
-
-
-def load_sets(config: EvalConfig) -> Mapping[str, ProblemSet]:
-    """Return the problems that the configuration asks for, by the name of their set."""
-    from cir_env.benchmarks import PAPER, load_benchmark
-    from cir_env.problems import load_problems
-
-    def load(name: str) -> ProblemSet:
-        is_file = name.partition("?")[0].endswith((".jsonl", ".parquet"))
-        return load_problems(name, "test") if is_file else load_benchmark(name, str(config.benchmarks))
-
-    if config.benchmarks is not None:
-        names = config.names or PAPER
-        return {name: load(name)[: config.num_problems] for name in names}
-    if config.names:
-        raise ConfigError("Expect `benchmarks`, the folder with the files of `names`: add --benchmarks FOLDER.")
-    return {config.problems: load_problems(config.problems, "test")[: config.num_problems]}
 
 
 def work_on_samples(command: transcripts.Command) -> None:
@@ -54,23 +32,23 @@ def work_on_samples(command: transcripts.Command) -> None:
     from cir_env.grading import GRADER_VERSION, shared_grader
     from cir_env.parsing import final_answer
 
-    transcripts.execute(
-        command,
-        submit=shared_grader().submit,
-        read_answer=final_answer,
-        version=str(GRADER_VERSION),
-        datasets={name: benchmark.hub.name for name, benchmark in BENCHMARKS.items()},
-    )
+    on_hub = {name: benchmark.hub.name for name, benchmark in BENCHMARKS.items()}
+    submit, version = shared_grader().submit, str(GRADER_VERSION)
+    transcripts.execute(command, submit=submit, read_answer=final_answer, version=version, datasets=on_hub)
 
 
 def play(config: EvalConfig, args: Sequence[str]) -> None:
     """Play what is missing of the evaluation's runs, and report on them."""
     from agents.evaluation import run
+    from cir_env.benchmarks import PAPER
     from cir_env.fingerprint import fingerprint
+    from cir_env.problems import load_problems, load_sets
 
-    sets = load_sets(config)
-    again = shlex.join(["python", "evaluate.py", *args])
-    folders = run(config, sets, about=partial(fingerprint, sets), command=again)
+    named = load_sets(config.names or (PAPER if config.benchmarks else ()), config.benchmarks)
+    whole = named or {config.problems: load_problems(config.problems, "test")}
+    sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
+    command = shlex.join(["python", "evaluate.py", *args])
+    folders = run(config, sets, about=partial(fingerprint, sets), command=command)
     if config.shard_of[1] > 1:
         print(f"Shard {config.shard} is done. When all are: python evaluate.py report {config.output}")
     else:

@@ -30,11 +30,11 @@ class EvalConfig:
     template: Literal["chat", "raw"] = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
     benchmarks: Path | None = None
-    """Folder with the benchmarks' files, or "hub"; without it, the held-out problems of --problems."""
+    """Folder with the benchmarks' files, or "hub"; without it --names looks where CIR_BENCHMARKS says."""
     names: tuple[str, ...] = ()
-    """Benchmarks to take; none named: the five of the paper."""
+    """Benchmarks to take, and files of your own; none named: the five of the paper, if there is --benchmarks."""
     problems: str = "products"
-    """Without --benchmarks: generator's name, JSONL or Parquet file, or hub:NAME; its test split."""
+    """Without --benchmarks and --names: generator's name, JSONL or Parquet file, or hub:NAME; its test split."""
     num_problems: int | None = None
     """Only the first so many problems of each set; None: all."""
     num_samples: str = "16"
@@ -155,7 +155,7 @@ def quick(model: tuple[str, ...]) -> EvalConfig:
 def paper(model: tuple[str, ...]) -> EvalConfig:
     """The paper's table (arXiv 2505.24480): 16 samples at temperature 1 and top_p 0.95, MATH500 greedily with one.
 
-    At most 5 executions and 16,384 tokens behind the prompt, feedback included. It needs --benchmarks.
+    At most 5 executions and 16,384 tokens behind the prompt, feedback included. It needs --benchmarks or CIR_BENCHMARKS.
     """
     return EvalConfig(
         model=model,

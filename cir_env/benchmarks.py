@@ -162,20 +162,27 @@ PAPER = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
 """The five benchmarks of the paper's main table."""
 
 
-def load_benchmark(name: str, folder: str | os.PathLike[str], *, pinned: bool = True) -> ProblemSet:
+def load_benchmark(name: str, folder: str | os.PathLike[str] | None = None, *, pinned: bool = True) -> ProblemSet:
     """Load a benchmark, its known flaws mended.
 
     Args:
         name: A key of `BENCHMARKS`.
-        folder: The folder that holds the benchmark's file, or "hub" (needs the extra ``hub`` and a network).
+        folder: The folder that holds the benchmark's file, or "hub" (needs the extra ``hub`` and a network); by default
+            what the environment variable CIR_BENCHMARKS says.
         pinned: Whether the problems must be the pinned ones. Say False to load another version on purpose.
 
     Raises:
-        ProblemError: No benchmark has that name, its file is missing, bad or empty, or has other problems; or the hub
-            can not be reached.
+        ProblemError: No benchmark has that name, no folder is named, its file is missing, bad or empty, or has other
+            problems; or the hub can not be reached.
     """
     if name not in BENCHMARKS:
         raise ProblemError(f"Expect a benchmark's name, one of {', '.join(BENCHMARKS)}; got {name!r}.")
+    folder = folder or os.environ.get("CIR_BENCHMARKS")
+    if not folder:
+        raise ProblemError(
+            f"Expect a folder with the file of {name}, or 'hub', got neither: name it (--benchmarks FOLDER, or "
+            f"'benchmark:{name}?folder=FOLDER') or set the environment variable CIR_BENCHMARKS to it."
+        )
     benchmark = BENCHMARKS[name]
     on_hub = str(folder) == HUB and not Path(folder).is_dir()
     loaded = _from_hub(benchmark) if on_hub else _from_folder(benchmark, Path(folder))

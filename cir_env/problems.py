@@ -18,7 +18,7 @@ blank is written `%20` there, a plus sign `%2B`.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,7 @@ __all__ = [
     "check_split",
     "is_procedural",
     "load_problems",
+    "load_sets",
     "with_answer_type",
 ]
 
@@ -98,6 +99,20 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
     if len(parts) == 1 or generators.is_name(spec):
         return _load_one(spec, split)
     return unite(tuple(_load_one(name, split) for name, _ in parts), spec)
+
+
+def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> dict[str, ProblemSet]:
+    """Load benchmarks, and files of problems beside them: a name that ends as a file's does is a file's path.
+
+    Args:
+        names: Of the benchmarks, and the files' paths.
+        folder: Where the benchmarks are, as for `load_benchmark`.
+
+    Raises:
+        ProblemError: Nothing has such a name, or it can not be read.
+    """
+    are_files = {name: parse_spec(name)[0].endswith(tuple(_READERS)) for name in names}
+    return {n: load_problems(n, "test") if is_file else load_benchmark(n, folder) for n, is_file in are_files.items()}
 
 
 def is_procedural(spec: object) -> bool:
@@ -162,12 +177,9 @@ def _load_one(spec: str, split: str) -> ProblemSet:
 
 def _load_benchmark(name: str, options: Options) -> ProblemSet:
     given = dict(options)
-    folder = given.pop("folder", None) or os.environ.get("CIR_BENCHMARKS")
-    if given or not folder:
-        raise ProblemError(
-            f"Expect a benchmark's folder, as in 'benchmark:{name}?folder=PATH' or in the environment variable "
-            f"CIR_BENCHMARKS, got {sorted(given) or 'neither'}."
-        )
+    folder = given.pop("folder", None)
+    if given:
+        raise ProblemError(f"Expect a benchmark's folder alone, 'benchmark:{name}?folder=PATH', got {sorted(given)}.")
     return load_benchmark(name, folder)
 
 

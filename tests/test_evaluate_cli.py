@@ -123,13 +123,14 @@ def test_a_model_without_a_chat_template_takes_prompts_as_they_are(tmp_path: Pat
     assert summary["sets"]["products"]["unjudged"] == 0
 
 
-def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize("flag", ["--problems", "--names"])
+def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: str, flag: str) -> None:
     problems = tmp_path / "mine.jsonl"
     problems.write_text(
         '{"problem": "What is 1 + 1?", "answer": "2", "subject": "sums", "level": 1}\n'
         '{"problem": "What is 2 * 3?", "answer": "6", "subject": "products", "level": 2}\n'
     )
-    summary, rows = evaluated(tmp_path / "runs", model, "--problems", str(problems))
+    summary, rows = evaluated(tmp_path / "runs", model, flag, str(problems))
     figures = summary["sets"][str(problems)]
     assert list(figures["by_subject"]) == ["products", "sums"]
     assert list(figures["by_level"]) == ["1", "2"]
@@ -161,10 +162,10 @@ def test_benchmarks_have_subjects_levels_and_pinned_problems(tmp_path: Path, mod
 def test_a_stopped_evaluation_says_how_to_go_on(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "load_sets", stop)
+    monkeypatch.setattr("agents.evaluation.run", stop)
     assert evaluate.main(["--model", model]) == 130
     assert capsys.readouterr().err == "evaluate.py: stopped; the same command goes on from here.\n"
 
@@ -244,10 +245,10 @@ def test_a_benchmarks_row_without_an_answer(fails: Fails, tmp_path: Path) -> Non
     assert error.startswith(f"{tmp_path}/AIME25.jsonl, line 1: Expect the answer in field 'solution', got a row with")
 
 
-def test_benchmarks_without_their_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert complaint(capsys, "paper", "--model", "tiny") == (
-        "Expect `benchmarks`, the folder with the files of `names`: add --benchmarks FOLDER."
-    )
+def test_benchmarks_without_their_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("CIR_BENCHMARKS", raising=False)
+    error = complaint(capsys, "paper", "--model", "tiny")
+    assert error.startswith("Expect a folder with the file of AIME24, or 'hub', got neither: name it (--benchmarks ")
 
 
 def test_problems_that_nobody_knows(fails: Fails) -> None:
