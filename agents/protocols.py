@@ -155,7 +155,8 @@ def quick(model: tuple[str, ...]) -> EvalConfig:
 def paper(model: tuple[str, ...]) -> EvalConfig:
     """The paper's table (arXiv 2505.24480): 16 samples at temperature 1 and top_p 0.95, MATH500 greedily with one.
 
-    At most 5 executions and 16,384 tokens behind the prompt, feedback included. It needs --benchmarks or CIR_BENCHMARKS.
+    At most 5 executions and 16,384 tokens behind the prompt, feedback included. It needs --benchmarks, or the variable
+    CIR_BENCHMARKS.
     """
     return EvalConfig(
         model=model,

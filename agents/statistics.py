@@ -39,11 +39,18 @@ class Estimate:
     draws: Floats
     """``[DRAWS]``: the figure of each draw; not a number where a draw has none, such as the accuracy of no samples."""
     observations: int | None = None
-    """For a share: how many independent observations it rests on, at least."""
+    """For a share, or a difference of two: how many independent observations it rests on, at least."""
+    least: float = 0.0
+    """For these: what an observation is at least; it is at most 1."""
 
     def __sub__(self, other: Estimate) -> Estimate:
         """Return the difference, draw by draw."""
-        return Estimate(value=self.value - other.value, draws=self.draws - other.draws)
+        return Estimate(
+            value=self.value - other.value,
+            draws=self.draws - other.draws,
+            observations=_fewest([self, other]),
+            least=self.least - 1.0,
+        )
 
     def __truediv__(self, other: Estimate) -> Estimate:
         """Return the ratio, draw by draw; not a number where the other is 0."""
@@ -54,17 +61,19 @@ class Estimate:
     def interval(self) -> tuple[float, float]:
         """Between which values 95% of the draws lie.
 
-        Where all observations of a share are 0, or all 1, draws know no doubt: then it is the exact binomial interval
-        (Clopper and Pearson, 1934), which is wider than need be where an observation is the mean of several samples.
+        Where all observations of a share, or of a difference of two, are the same, draws know no doubt. Then others,
+        which would have been seen with a chance of 97.5% if they were more frequent, may be of any value. Where all are
+        0, or all 1, that is the exact binomial interval (Clopper and Pearson, 1934). It is wider than need be where an
+        observation is the mean of several samples.
         """
-        if self.observations and self.value in (0, 1):
-            doubt = 1 - 0.025 ** (1 / self.observations)
-            return (0.0, doubt) if self.value == 0 else (1 - doubt, 1.0)
         known = self.draws[~np.isnan(self.draws)]
         if not known.size:
             return float("nan"), float("nan")
-        low, high = np.percentile(known, [2.5, 97.5])
-        return float(low), float(high)
+        low, high = map(float, np.percentile(known, [2.5, 97.5]))
+        if self.observations and np.ptp(known) < 1e-9:
+            unseen = 1 - 0.025 ** (1 / self.observations)
+            return low + unseen * (self.least - low), high + unseen * (1 - high)
+        return low, high
 
     def as_json(self) -> dict[str, float] | None:
         """Return value, low and high; None if there is no value."""
@@ -111,7 +120,9 @@ def sampling_estimate(valid: Sequence[int], correct: Sequence[int], *, seed: int
     if not n.size:
         return Estimate(value=float("nan"), draws=np.full(DRAWS, np.nan))
     draws = np.random.default_rng(seed).binomial(n, shares, size=(DRAWS, len(n))) / n
-    return Estimate(value=float(shares.mean()), draws=draws.mean(1), observations=int(n.sum()))
+    value = float(shares.mean())
+    observations = int(n.sum()) if n.min() > 1 or value in (0, 1) else None
+    return Estimate(value=value, draws=draws.mean(1), observations=observations)
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
@@ -120,12 +131,19 @@ def mean(estimates: Sequence[Estimate]) -> Estimate:
     >>> mean([Estimate(value=0.2, draws=np.array([0.1, 0.3])), Estimate(value=0.6, draws=np.array([0.6, 0.6]))]).value
     0.4
     """
-    observations = [e.observations for e in estimates]
+    fewest = _fewest(estimates)
     return Estimate(
         value=sum(e.value for e in estimates) / len(estimates),
         draws=np.mean([e.draws for e in estimates], axis=0),
-        observations=None if None in observations else len(estimates) * min(o for o in observations if o is not None),
+        observations=None if fewest is None else len(estimates) * fewest,
+        least=min(e.least for e in estimates),
     )
+
+
+def _fewest(estimates: Sequence[Estimate]) -> int | None:
+    """Return the smallest number of observations, if each estimate has one."""
+    known = [e.observations for e in estimates if e.observations is not None]
+    return min(known) if len(known) == len(estimates) else None
 
 
 @lru_cache(maxsize=64)

@@ -108,6 +108,14 @@ def test_where_all_agree_the_interval_is_the_exact_binomial_one(value: float, in
     assert of_problems(*[value] * 10).interval == pytest.approx(interval, abs=1e-4)  # tables: 0 of 10
 
 
+def test_where_all_problems_agree_others_may_be_of_any_value() -> None:
+    half, quarter = of_problems(*[0.5] * 10), of_problems(*[0.25] * 10)
+    unseen = of_problems(*[0.0] * 10).interval[1]
+    assert half.interval == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
+    assert (half - half).interval == pytest.approx((-unseen, unseen))
+    assert (half - quarter).interval == pytest.approx((0.25 - 1.25 * unseen, 0.25 + 0.75 * unseen))
+
+
 def test_the_same_seed_gives_the_same_interval_and_sets_are_drawn_independently() -> None:
     values = [0.1, 0.5, 0.9, 0.3]
     one, again, other = (of_problems(*values, seed=seed_of_set(name)) for name in ("AIME24", "AIME24", "AIME25"))
@@ -117,11 +125,10 @@ def test_the_same_seed_gives_the_same_interval_and_sets_are_drawn_independently(
 
 def test_a_difference_of_paired_figures_is_surer_than_the_figures() -> None:
     values = np.random.default_rng(2).random(50)
-    one, other = of_problems(*values), of_problems(*(values + 0.1))
-    low, high = (other - one).interval
-    assert low == pytest.approx(0.1)
-    assert high == pytest.approx(0.1)
-    assert one.interval[1] - one.interval[0] > 0.1
+    one, other = of_problems(*values), of_problems(*values * 0.9)
+    low, high = (one - other).interval
+    assert low < 0.1 * values.mean() < high
+    assert high - low == pytest.approx((one.interval[1] - one.interval[0]) / 10)
 
 
 def test_a_ratio_of_paired_figures_is_taken_draw_by_draw() -> None:
