@@ -144,9 +144,14 @@ def read_rows(path: Path) -> list[Sample]:
     """Read the samples of a file, of at least one.
 
     Raises:
-        SamplesError: A line is no sample, or there is none.
+        SamplesError: A line is no sample, the last one is half-written, or there is none.
     """
-    rows, _ = read_samples(path)
+    rows, size = read_samples(path)
+    if size < path.stat().st_size:
+        raise SamplesError(
+            f"{path}, line {len(rows) + 1}: Expect whole lines, got a half-written one: let the command that wrote the "
+            "file go on to its end, or remove the line."
+        )
     if not rows:
         raise SamplesError(f"Expect at least one sample in {path}, got none.")
     return rows

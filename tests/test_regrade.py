@@ -214,6 +214,9 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
     [
         ('{"a": 1}\n', ("regrade",), "line 1: Expect a sample's JSON object, got b'{\"a\": 1}'."),
         ("[1]\n", ("import",), "line 1: Expect a JSON object, got b'[1]'."),
+        (json.dumps(ROWS[0])[:-9], ("regrade",), "line 1: Expect whole lines, got a half-written one"),
+        (json.dumps(ROWS[0])[:-9], ("export", "--model", "m"), "line 1: Expect whole lines, got a half-written one"),
+        ('{"problem": "?"', ("import", "--format", "jsonl"), "line 1: Expect a JSON object, got "),
         ("", ("regrade",), "Expect at least one sample in"),
         ('{"doc_id": 1}\n', ("import",), "line 1: Expect a sample of lm_eval --log_samples, got no 'doc'."),
         (
