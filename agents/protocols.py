@@ -75,6 +75,8 @@ class EvalConfig:
     """Folder of the runs, one folder each, by model and arm; a run that is there goes on where it was."""
 
     def __post_init__(self) -> None:
+        for name in ("model", "arms"):
+            expect(getattr(self, name) != (), name, "to name at least one", getattr(self, name))
         for name in ("max_completion_length", "max_num_seqs"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         expect(self.num_problems is None or self.num_problems >= 1, "num_problems", "of at least 1", self.num_problems)

@@ -30,13 +30,15 @@ from cir_env.benchmarks import PAPER
         ({"arms": ("cot",)}, "Expect `arms` like code, text, neutral or code:8, got 'cot'."),
         ({"arms": ("text:2",)}, "Expect `arms` like code, text, neutral or code:8, got 'text:2'."),
         ({"arms": ("code:two",)}, "Expect `arms` like code, text, neutral or code:8, got 'code:two'."),
+        ({"arms": ()}, "Expect `arms` to name at least one, got ()."),
+        ({"model": ()}, "Expect `model` to name at least one, got ()."),
         ({"shard": "2/2"}, "Expect `shard` like '0/2', got '2/2'."),
         ({"shard": "half"}, "Expect `shard` like '0/2', got 'half'."),
     ],
 )
 def test_a_value_out_of_its_range_is_named(changes: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        EvalConfig(model=("tiny",), **changes)
+        EvalConfig(**{"model": ("tiny",), **changes})
     assert str(raised.value) == message
 
 
