@@ -28,6 +28,7 @@ from agents.manifest import describe_run, describe_session, weights_revision
 from agents.metrics import describe, is_correct
 from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.protocols import EvalConfig
+from agents.report import expect_writable
 from agents.rollout import collect
 from agents.runs import RunFiles
 from agents.samples import Sample, SampleFile, transcript
@@ -147,16 +148,16 @@ def run(
         The runs' folders.
 
     Raises:
-        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``.
-        SamplesError: A run that is there was made with something else, another process works on it, or it can not be
-            written to.
+        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``, or a run can not be
+            written.
+        SamplesError: A run that is there was made with something else, or another process works on it.
         ModelError, ChatError: A model can not be loaded, or not be used as a chat.
     """
     sizes = {name: len(problems) for name, problems in sets.items()}
     config.samples_of(sizes)  # refuses names of other sets, and so does the next line
     config.temperatures_of(sizes)
     for model, arm in product(config.model, config.arms):
-        RunFiles.of(config, model, arm).expect_writable()
+        expect_writable(RunFiles.of(config, model, arm).samples)
     with ExitStack() as opened:  # bad arguments are refused before a model is looked for
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))
@@ -169,7 +170,8 @@ def run(
             made_with = describe_run(config, model=model, revision=revision, arm=arm, sizes=sizes, about=more)
             plans.append(_Plan(model=model, path=path, arm=arm, about=made_with))
     folders = [plan.files(config).folder for plan in plans]
-    expect(len(set(folders)) == len(folders), "model and arms", "to give each run a folder of its own", folders)
+    names = [f"{plan.model} {plan.arm}" for plan in plans]
+    expect(len(set(folders)) == len(folders), "model and arms", "to give each run a folder of its own", names)
     for plan in plans:
         plan.files(config).claim(plan.about)
     for _, arms in groupby(plans, key=lambda plan: plan.model):

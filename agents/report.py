@@ -87,6 +87,16 @@ _LENGTHS = {
 }
 
 
+def expect_writable(path: Path) -> None:
+    """Refuse an ``output`` that can not be written, before what it is to hold is computed.
+
+    Raises:
+        ConfigError: It can not be made where it is to lie.
+    """
+    place = next(folder for folder in path.parents if folder.exists())
+    expect(place.is_dir() and os.access(place, os.W_OK), "output", f"where {path} can be made", str(place))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, whole or not at all, even if the process is killed meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ The shards of a run lie in one folder: whoever reads the run reads them all.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,16 +62,6 @@ class RunFiles:
         part = f"-{index}-of-{count}" if count > 1 else ""
         folder = config.output / folder_name(model) / arm.replace(":", "-")
         return cls(folder=folder, samples=folder / f"samples{part}.jsonl", manifest=folder / f"manifest{part}.json")
-
-    def expect_writable(self) -> None:
-        """Check that samples can be written, before a model is looked for.
-
-        Raises:
-            SamplesError: They can not.
-        """
-        place = next(path for path in (self.samples, self.folder, *self.folder.parents) if path.exists())
-        if not os.access(place, os.W_OK) or (place != self.samples and not place.is_dir()):
-            raise SamplesError(f"Expect --output to be a folder that can be written to, but {place} can not.")
 
     def claim(self, about: Mapping[str, Any]) -> None:
         """Check that what is there may be gone on with, before anything is written.

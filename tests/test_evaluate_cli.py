@@ -208,7 +208,7 @@ def test_a_model_without_a_chat_template(fails: Fails, tmp_path: Path) -> None:
 def test_an_output_that_can_not_be_written_is_told_before_a_model_is_looked_for(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert fails("--output", tmp_path / "file" / "runs", model="missing") == (
-        f"Expect --output to be a folder that can be written to, but {tmp_path}/file can not."
+        f"Expect `output` where {tmp_path}/file/runs/missing/code/samples.jsonl can be made, got '{tmp_path}/file'."
     )
 
 

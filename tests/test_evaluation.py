@@ -243,7 +243,7 @@ def test_several_models_are_runs_of_their_own_and_each_is_named(play: Play, mode
 
 
 def test_the_same_model_twice_is_refused(play: Play, model: str) -> None:
-    with pytest.raises(ConfigError, match="Expect `model and arms` to give each run a folder of its own"):
+    with pytest.raises(ConfigError, match=r"a folder of its own, got \['.* code', '.* code'\]"):
         play(scripted("a"), arms=("code", "code"))
 
 

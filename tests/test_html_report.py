@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reports import HOSTILE, hostile_row, ran, row, some_rows, write_page, write_rows, write_run, write_training, wrong
 
 import evaluate
+from agents.config import ConfigError
 from agents.html import report_training
 from agents.html.evaluations import evaluation_page
 from agents.html.paper import PUBLISHED, SETS
@@ -213,6 +214,12 @@ def test_a_page_that_would_be_a_folder(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
     with pytest.raises(ReportError, match="Expect `output` to be the file of a page, got the folder"):
         report_training([folder], tmp_path)
+
+
+def test_a_page_below_a_file(tmp_path: Path) -> None:
+    folder = write_training(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"Expect `output` where .*metrics.jsonl/report.html can be made, got "):
+        report_training([folder], folder / "metrics.jsonl" / "report.html")
 
 
 def test_a_folder_without_a_training_run(tmp_path: Path) -> None:

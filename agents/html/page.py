@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.html.parts import Page
-from agents.report import write_text
+from agents.report import expect_writable, write_text
 from agents.runs import Run
 from agents.samples import Sample, read_samples
 from agents.training_runs import ReportError, load_training_run
@@ -182,6 +182,7 @@ def _need(output: Path) -> None:
     """Refuse before anything is computed where a library is missing, or the page can not be a file."""
     if output.is_dir():
         raise ReportError(f"Expect `output` to be the file of a page, got the folder {output}.")
+    expect_writable(output)
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
