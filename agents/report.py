@@ -180,8 +180,9 @@ def _blocks(summary: Mapping[str, Any]) -> str:
     rows = [
         [kind.replace("_", " "), name, str(figures["samples"]), percent(figures["accuracy"])]
         for name, of_set in summary["sets"].items()
+        if any(figures["samples"] for kind, figures in of_set["by_blocks"].items() if kind != "none")
         for kind, figures in of_set["by_blocks"].items()
-        if figures["samples"] and kind != "none"
+        if figures["samples"]
     ]
     recovered = [
         ["recovered", name, str(of_set["recovery"]["samples"]), percent(of_set["recovery"]["rate"])]

@@ -33,6 +33,7 @@ def test_groups_are_shown_where_there_are_several_and_blocks_where_any_ran() -> 
     algebra, geometry = [row(subject="algebra", blocks=["error", "ok"])], [row(False, subject="geometry")]
     both = report.report([summarise(run_of(set=[algebra, geometry]))])
     assert "| algebra  | set |        1 |       1 | 100.0 [2.5, 100.0] |" in both
+    assert "| none        | set |       1 |    0.0 [0.0, 97.5] |" in both
     assert "| some failed | set |       1 | 100.0 [2.5, 100.0] |" in both
     assert "| recovered   | set |       1 | 100.0 [2.5, 100.0] |" in both
     single = report.report([summarise(run_of(set=[geometry]))])
