@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from agents.report import expect_writable
 from agents.rollout import collect
 from agents.runs import RunFiles
 from agents.samples import Sample, SampleFile, transcript
+from agents.statistics import score_interval
 from agents.types import Episode, Trajectory
 
 if TYPE_CHECKING:
@@ -294,15 +295,14 @@ class _Record:
         self._bar.update()
 
     def progress(self) -> str:
-        """Return how many problems are done, and the accuracy so far with its interval (normal, over problems)."""
+        """Return how many problems are done, and the accuracy so far with its interval over problems."""
         done = sum(len(rows) == self._problems.get(problem) for problem, rows in self._played.items())
         judged = [[row["correct"] for row in rows if row["reward_valid"]] for rows in self._played.values()]
         means = [fmean(rows) for rows in judged if rows]
         text = f"{done}/{len(self._problems)} problems"
         if means:
-            text += f", accuracy {100 * fmean(means):.1f}%"
-        if len(means) > 1:
-            text += f" ± {100 * 1.96 * stdev(means) / len(means) ** 0.5:.1f}"
+            low, high = score_interval(fmean(means), len(means))
+            text += f", accuracy {100 * fmean(means):.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
         return text
 
     def _count(self, row: Sample) -> None:

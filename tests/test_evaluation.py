@@ -365,4 +365,4 @@ def test_the_bar_says_how_many_problems_are_done_and_how_right_they_are(tmp_path
             for problem, outcomes in enumerate([(True, True), (False, None), (True,)]):
                 for played in sampled(problem, *outcomes):
                     record.add("set", played)
-        assert record.progress() == "2/3 problems, accuracy 66.7% ± 65.3"
+        assert record.progress() == "2/3 problems, accuracy 66.7% [20.8, 93.9]"
