@@ -47,19 +47,20 @@ def test_the_results_leave_out_what_could_not_be_judged(tmp_path: Path) -> None:
     results = table_of(all_tables(tmp_path, rows), "Each set")["AIME24"]
     assert results[:2] == ["2", "2"]
     assert results[2].startswith("75.0 [50.0, ")
+    assert results[4].startswith("50.0 [")  # of the first problem: a tie is half a majority
     assert results[-1] == "1"
 
 
 def test_lengths_are_given_of_all_and_of_right_transcripts(tmp_path: Path) -> None:
     rows = [row(0, 0, sampled_tokens=100), wrong(1, 0, sampled_tokens=300)]
-    assert table_of(all_tables(tmp_path, rows), "Each set")["AIME24"][5:7] == ["200", "100"]
+    assert table_of(all_tables(tmp_path, rows), "Each set")["AIME24"][6:8] == ["200", "100"]
 
 
 def test_our_row_stands_above_the_papers_over_the_sets_that_both_have(tmp_path: Path) -> None:
     rows = [row(0), wrong(1), row(0, set="AMC23"), row(1, set="AMC23"), row(set="mine")]
     table = table_of(all_tables(tmp_path, rows), "Accuracy in percent")
     assert next(iter(table)) == "mine"
-    assert table["mine"] == ["yes", "100.0", "50.0", "75.0"]
+    assert table["mine"] == ["yes", "100.0 [15.8, 100.0]", "50.0 [0.0, 100.0]", "75.0"]
     assert table["CIR, Qwen2.5-Math-7B"] == ["yes", "74.2", "42.3", "58.2"]
 
 
@@ -88,6 +89,7 @@ def test_transcripts_are_classed_by_what_became_of_their_blocks(tmp_path: Path) 
         "some failed": ["0.0", "3"],
         "all failed": ["100.0", "2"],
     }
+    assert table_of(tables, "Recovery") == {"AIME24": ["60.0", "5"], "OlymMATH-EN-EASY": ["60.0", "5"]}
     assert table_of(tables, "How blocks failed") == {"NameError": ["25.0", "6"], "timeout": ["25.0", "6"]}
 
 

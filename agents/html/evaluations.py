@@ -20,9 +20,10 @@ Samples = Mapping[str, Sequence[Sample]]
 """The samples of each run by its name."""
 
 _NOTE = (
-    "avg@k is the share of all samples that are right, pass@k the chance that one of k is. In brackets: the 95% "
-    "interval, by drawing the problems anew. Unjudged samples, which a fault of the sandbox or the grader spoilt, "
-    "count neither way. Tokens are means of what the model wrote; inserted ones are the environment's."
+    "avg@k is the share of all samples that are right, pass@k the chance that one of k is, majority@k the chance that "
+    "the most frequent answer of k is. In brackets: the 95% interval, by drawing the problems anew. Unjudged samples, "
+    "which a fault of the sandbox or the grader spoilt, count neither way. Tokens are means of what the model wrote; "
+    "inserted ones are the environment's."
 )
 
 
@@ -35,7 +36,7 @@ def evaluation_page(samples: Samples, summaries: Summaries, facts: Mapping[str, 
         *_pass_at_k(summaries, sets),
         Section(id="lengths", title="Lengths", charts=_lengths(samples)),
         *_subjects(summaries),
-        Section(id="code", title="Code", tables=[*_blocks(summaries), *_errors(samples)]),
+        Section(id="code", title="Code", tables=[*_blocks(summaries), *_recovery(summaries), *_errors(samples)]),
     ]
     title = f"{' and '.join(summaries)} on {', '.join(sets)}"
     return Page(title=title, facts=facts, headlines=_headlines(summaries), sections=sections)
@@ -75,7 +76,7 @@ def _headline(label: str, estimate: Mapping[str, float] | None, detail: str) -> 
 
 def _results(summaries: Summaries) -> Table:
     header = [
-        *("set", "problems", "k", "avg@k, %", "pass@k, %", "code use, %"),
+        *("set", "problems", "k", "avg@k, %", "pass@k, %", "majority@k, %", "code use, %"),
         *("tokens", "tokens, right", "inserted", "cut off, %", "unjudged"),
     ]
     rows = []
@@ -86,6 +87,7 @@ def _results(summaries: Summaries) -> Table:
             str(k),
             percent(figures["avg"]),
             percent(figures["pass_at_k"][str(k)]),
+            percent(figures["majority_at_k"][str(k)]),
             percent(rates["used_code"], interval=False),
             *(_count(tokens[kind]) for kind in ("sampled", "sampled_correct", "feedback")),
             percent(rates["truncated"], interval=False),
@@ -108,21 +110,19 @@ def _beside_the_paper(summaries: Summaries) -> list[Section]:
     rows = []
     for name, summary in summaries.items():
         sets = summary["sets"]
-        accuracies = {s: sets[s]["avg"]["value"] for s in shared if s in sets and sets[s]["avg"] is not None}
+        accuracies = [sets[s]["avg"] if s in sets else None for s in shared]
+        known = [accuracy["value"] for accuracy in accuracies if accuracy is not None]
+        mean = summary["mean"]["avg"] if sets.keys() == set(shared) else fmean(known) if all(accuracies) else None
         code = any(figures["rates"]["used_code"]["value"] > 0 for figures in sets.values())
-        rows.append(_comparison(name, code, accuracies, shared))
+        rows.append([name, "yes" if code else "no", *map(percent, [*accuracies, mean])])
     marked = len(rows)
-    rows += [_comparison(p.model, p.code, {s: v / 100 for s, v in p.accuracies.items()}, shared) for p in PUBLISHED]
-    table = Table(title="Accuracy in percent; the first rows are ours", header=header, rows=rows, marked=marked)
-    return [Section(id="paper", title="Beside the paper", note=f"Other rows: {SOURCE}.", tables=[table])]
-
-
-def _comparison(name: str, code: bool, accuracies: Mapping[str, float], shared: Sequence[str]) -> list[Cell]:
-    values = [accuracies.get(s) for s in shared]
-    known = [v for v in values if v is not None]
-    mean = percent(fmean(known)) if len(known) == len(shared) else "-"
-    cells = [name, "yes" if code else "no", *map(percent, values), *([mean] if len(shared) > 1 else [])]
-    return [text(cell) for cell in cells]
+    for published in PUBLISHED:
+        shares = [published.accuracies[s] / 100 for s in shared]
+        rows.append([published.model, "yes" if published.code else "no", *map(percent, [*shares, fmean(shares)])])
+    cells = [[text(cell) for cell in row[: len(header)]] for row in rows]
+    table = Table(title="Accuracy in percent; the first rows are ours", header=header, rows=cells, marked=marked)
+    note = f"Ours is of the problems and samples above, with its 95% interval. Other rows: {SOURCE}."
+    return [Section(id="paper", title="Beside the paper", note=note, tables=[table])]
 
 
 def _pass_at_k(summaries: Summaries, sets: Sequence[str]) -> list[Section]:
@@ -176,6 +176,19 @@ def _blocks(summaries: Summaries) -> list[Table]:
         header = ["code blocks", "accuracy, %", "samples"]
         tables.append(Table(title=f"What became of the blocks: {name}", header=header, rows=rows))
     return tables
+
+
+def _recovery(summaries: Summaries) -> list[Table]:
+    """Return how often code ran after a block had failed."""
+    rows = [
+        _rate_row(name, link, {"accuracy": figures["recovery"]["rate"], **figures["recovery"]})
+        for name, link, figures in _sets(summaries)
+        if figures["recovery"]["samples"]
+    ]
+    title = "Recovery: a block failed, and a later one ran"
+    return (
+        [Table(title=title, header=["set", "recovered, %", "samples with a failed block"], rows=rows)] if rows else []
+    )
 
 
 def _rate_row(name: str, link: str, group: Mapping[str, Any]) -> list[Cell]:
