@@ -9,7 +9,7 @@ from typing import Any
 from agents.errors import AgentsError
 from agents.manifest import differences
 from agents.runs import Run
-from agents.statistics import Estimate, mean
+from agents.statistics import Estimate, mean, powers_of_two
 from agents.summary import TOKENS, SetFigures
 
 
@@ -25,6 +25,8 @@ class SetComparison:
     """Problems that count: those of which each run has a sample that could be judged."""
     avg: tuple[Estimate, Estimate]
     """Accuracy of the one and of the other."""
+    gain_at_k: Mapping[int, Estimate]
+    """By how much the second run's pass@k is above the first's, for powers of two and the number of samples."""
     tokens: Mapping[str, tuple[Estimate, Estimate]]
     """Tokens of a sample, by the names of :data:`agents.summary.TOKENS`."""
     gain_by_subject: Mapping[str, tuple[int, Estimate]]
@@ -54,6 +56,11 @@ def compare(one: Run, other: Run) -> dict[str, SetComparison]:
         sets["mean"] = SetComparison(
             problems=sum(part.problems for part in parts),
             avg=(mean([part.avg[0] for part in parts]), mean([part.avg[1] for part in parts])),
+            gain_at_k={
+                k: mean([part.gain_at_k[k] for part in parts])
+                for k in parts[0].gain_at_k
+                if all(k in part.gain_at_k for part in parts)
+            },
             tokens={
                 name: (mean([part.tokens[name][0] for part in parts]), mean([part.tokens[name][1] for part in parts]))
                 for name in TOKENS
@@ -78,6 +85,7 @@ def comparison_as_json(one: Run, other: Run, sets: Mapping[str, SetComparison]) 
                 "problems": part.problems,
                 "avg": [estimate.as_json() for estimate in part.avg],
                 "gain": part.gain.as_json(),
+                "gain_at_k": {str(k): gain.as_json() for k, gain in part.gain_at_k.items()},
                 "token_ratio": {kind: part.token_ratio(kind).as_json() for kind in TOKENS},
                 "by_subject": {
                     subject: {"problems": size, "gain": gain.as_json()}
@@ -91,25 +99,29 @@ def comparison_as_json(one: Run, other: Run, sets: Mapping[str, SetComparison]) 
 
 def _compare_set(name: str, one: Run, other: Run) -> SetComparison:
     pair = [SetFigures(name, run.samples[name]) for run in (one, other)]
-    both = sorted(set(pair[0].judged_problems) & set(pair[1].judged_problems))
-    if not both:
-        raise ComparisonError(f"Expect a problem of {name} that could be judged in both runs, got none.")
-    subjects: dict[str, list[int]] = {}
-    for index in both:
-        subjects.setdefault(one.samples[name][index][0]["subject"] or "", []).append(index)
+
+    def both(k: int) -> list[int]:
+        return sorted(pair[0].judged_problems(k) & pair[1].judged_problems(k))
 
     def figures(indices: Sequence[int]) -> tuple[SetFigures, SetFigures]:
         first, second = (SetFigures(name, [run.samples[name][index] for index in indices]) for run in (one, other))
         return first, second
 
-    def gain(indices: Sequence[int]) -> Estimate:
+    def gain(indices: Sequence[int], k: int = 1) -> Estimate:
         first, second = figures(indices)
-        return second.avg() - first.avg()
+        return second.pass_at_k(k) - first.pass_at_k(k)
 
-    first, second = figures(both)
+    if not both(1):
+        raise ComparisonError(f"Expect a problem of {name} that could be judged in both runs, got none.")
+    subjects: dict[str, list[int]] = {}
+    for index in both(1):
+        subjects.setdefault(one.samples[name][index][0]["subject"] or "", []).append(index)
+    first, second = figures(both(1))
+    counts = powers_of_two(min(each.num_samples for each in pair))
     return SetComparison(
-        problems=len(both),
+        problems=len(both(1)),
         avg=(first.avg(), second.avg()),
+        gain_at_k={k: gain(indices, k) for k in counts if (indices := both(k))},
         tokens={kind: (first.tokens(kind), second.tokens(kind)) for kind in TOKENS},
         gain_by_subject={subject: (len(indices), gain(indices)) for subject, indices in sorted(subjects.items())}
         if len(subjects) > 1

@@ -63,6 +63,8 @@ def comparison(data: Mapping[str, Any]) -> str:
         [name, str(part["problems"]), *map(percent, part["avg"]), percent(part["gain"])]
         for name, part in data["sets"].items()
     ]
+    counts = sorted({k for part in data["sets"].values() for k in part["gain_at_k"]}, key=int)
+    gains = [[name, *(percent(part["gain_at_k"].get(k)) for k in counts)] for name, part in data["sets"].items()]
     lengths = [
         [name, *(_number(part["token_ratio"][kind], 2) for kind in _LENGTHS)] for name, part in data["sets"].items()
     ]
@@ -73,6 +75,7 @@ def comparison(data: Mapping[str, Any]) -> str:
     ]
     tables = [
         table(["set", "problems", "avg A", "avg B", "B - A"], scores),
+        table(["pass@k, B - A", *(f"k = {k}" for k in counts)], gains),
         table(["tokens, B / A", *_LENGTHS.values()], lengths),
         *([table(["subject", "set", "problems", "B - A"], subjects)] if subjects else []),
     ]

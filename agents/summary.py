@@ -85,10 +85,9 @@ class SetFigures:
         """Samples of each problem."""
         return len(self._problems[0])
 
-    @property
-    def judged_problems(self) -> list[int]:
-        """The problems with a sample that could be judged."""
-        return [index for index, (valid, _) in enumerate(self._counts) if valid]
+    def judged_problems(self, k: int = 1) -> set[int]:
+        """Return the problems with ``k`` samples that could be judged."""
+        return {index for index, (valid, _) in enumerate(self._counts) if valid >= k}
 
     def avg(self) -> Estimate:
         """Return the mean over problems of the share of right samples."""

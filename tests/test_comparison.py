@@ -18,6 +18,15 @@ def test_the_gain_is_paired_by_problem() -> None:
     assert 0 < width[0] < width[1] / 3
 
 
+def test_the_gain_is_told_at_powers_of_two_over_problems_that_both_have_so_many_samples_of() -> None:
+    one = run_of(set=outcomes([True, False, False, False], [True, None, None, None]))
+    other = run_of(set=outcomes([True, True, False, False], [False, True, True, True]), name="B")
+    gains = compare(one, other)["set"].gain_at_k
+    assert {k: gain.value for k, gain in gains.items()} == pytest.approx({1: 0.0, 2: 1 / 3, 4: 0.0})
+    none = run_of(set=outcomes([True, None, None, None], [None, True, None, None]))
+    assert list(compare(one, none)["set"].gain_at_k) == [1]
+
+
 def test_a_run_beside_itself_differs_in_nothing() -> None:
     run = run_of(set=outcomes([True, False], [False, False]))
     part = compare(run, run)["set"]
@@ -78,4 +87,6 @@ def test_the_tables_say_what_sets_the_runs_apart_and_by_how_much() -> None:
     lines = report.comparison(comparison_as_json(one, other, compare(one, other))).splitlines()
     assert lines[:3] == ["A: A (code)", "B: B (code)", "   model.name: A -> B"]
     assert lines[6].startswith("| set |        2 | 50.0 [0.0, 100.0] | 100.0 [15.8, 100.0] | 50.0 [0.0, 100.0] |")
+    assert lines[8].startswith("| pass@k, B - A |")
+    assert lines[10].startswith("| set           | 50.0 [0.0, 100.0] |")
     assert lines[-1].count("1.00 [1.00, 1.00]") == 4
