@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -144,13 +145,26 @@ def read_samples(path: Path) -> tuple[list[Sample], int]:
 
 
 def _is_sample(row: Any) -> bool:
-    if not isinstance(row, dict) or not Sample.__required_keys__ <= row.keys() or not isinstance(row["turns"], list):
+    return _has(row, Sample.__required_keys__, _TYPES) and all(
+        _has(turn, SampleTurn.__required_keys__, _TYPES_OF_TURN) for turn in row["turns"]
+    )
+
+
+def _has(row: Any, fields: Iterable[str], types: Mapping[str, Any]) -> bool:
+    if not isinstance(row, dict) or not all(name in row for name in fields):
         return False
-    has_turns = all(isinstance(turn, dict) and SampleTurn.__required_keys__ <= turn.keys() for turn in row["turns"])
-    return has_turns and all(isinstance(row[name], int | float) for name in _NUMBERS)
+    return all(isinstance(row[name], type_) for name, type_ in types.items())
 
 
-_NUMBERS = ("problem_index", "sample", "reward", "interactions", "sampled_tokens", "feedback_tokens")
+_TYPES: Mapping[str, Any] = {
+    "turns": list,
+    "reward": int | float,
+    **dict.fromkeys(("set", "problem_id", "problem"), str),
+    **dict.fromkeys(("problem_index", "sample", "interactions", "sampled_tokens", "feedback_tokens"), int),
+    **dict.fromkeys(("reward_valid", "correct", "terminated", "truncated", "void"), bool),
+    **dict.fromkeys(("subject", "level", "reason"), str | int | float | None),
+}
+_TYPES_OF_TURN: Mapping[str, Any] = {"text": str, "feedback": str, "status": str | None}
 
 
 class SampleFile:

@@ -29,7 +29,21 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("changes", [{"turns": ["text"]}, {"turns": [{}]}, {"turns": None}, {"sampled_tokens": "3"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"turns": ["text"]},
+        {"turns": [{}]},
+        {"turns": None},
+        {"turns": [{**row()["turns"][0], "text": 5}]},
+        {"turns": [{**row()["turns"][0], "feedback": None}]},
+        {"sampled_tokens": "3"},
+        {"problem_index": 0.5},
+        {"correct": "yes"},
+        {"set": 3},
+        {"subject": ["algebra"]},
+    ],
+)
 def test_a_line_whose_parts_are_none_of_a_samples_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row() | changes) + "\n")
