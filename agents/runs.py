@@ -105,9 +105,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except ValueError:
         manifest = {}
     match manifest:
-        case {"run": {"sets": {}}, "sessions": [_, *_]}:
+        case {
+            "run": {"model": {"name": str(), "revision": str()}, "arm": str(), "sets": dict(sets)},
+            "sessions": [*_, {"command": str()}],
+        } if all(map(_is_size, sets.values())):
             return manifest
     raise SamplesError(f"Expect a manifest of evaluate.py in {path}, got something else.")
+
+
+def _is_size(size: Any) -> bool:
+    match size:
+        case {"problems": int(problems), "num_samples": int(samples)}:
+            return problems > 0 and samples > 0
+    return False
 
 
 def read_run(folder: Path) -> Run:

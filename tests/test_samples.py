@@ -60,11 +60,17 @@ def test_a_half_written_last_line_is_dropped_and_told(tmp_path: Path) -> None:
         assert (len(file.rows), file.dropped) == (1, False)
 
 
+ABOUT = {
+    "model": {"name": "A", "revision": "sha256 0f"},
+    "arm": "code",
+    "sets": {"set": {"problems": 1, "num_samples": 1}},
+}
+
+
 def whole_run(folder: Path) -> Path:
     """A run of one sample."""
     folder.mkdir()
-    about = {"sets": {"set": {"problems": 1, "num_samples": 1}}}
-    (folder / "manifest.json").write_text(json.dumps({"run": about, "sessions": [{"command": "again"}]}))
+    (folder / "manifest.json").write_text(json.dumps({"run": ABOUT, "sessions": [{"command": "again"}]}))
     (folder / "samples.jsonl").write_text(json.dumps(row()) + "\n")
     return folder
 
@@ -98,7 +104,17 @@ def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
         read_run(folder)
 
 
-@pytest.mark.parametrize("text", ["{", '{"run": {}, "sessions": []}', '{"run": 3, "sessions": 4}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"run": {}, "sessions": []}',
+        '{"run": 3, "sessions": 4}',
+        json.dumps({"run": ABOUT | {"model": {}}, "sessions": [{"command": "again"}]}),
+        json.dumps({"run": ABOUT | {"sets": {"set": {"problems": 0}}}, "sessions": [{"command": "again"}]}),
+        json.dumps({"run": ABOUT, "sessions": [{}]}),
+    ],
+)
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     folder = whole_run(tmp_path / "a")
     (folder / "manifest.json").write_text(text)
