@@ -12,6 +12,7 @@ The shards of a run lie in one folder: whoever reads the run reads them all.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,17 +150,27 @@ def read_run(folder: Path) -> Run:
         for name, size in about["sets"].items()
     }
     places = [place for problems in wanted.values() for problem in problems for place in problem]
-    missing = sum(place not in rows for place in places)
+    missing = [place for place in places if place not in rows]
     if missing:
+        command = _of_shard(first["sessions"][-1]["command"], missing[0][1])
         raise UnfinishedRunError(
-            f"Expect a finished run in {folder}, got {len(places) - missing} of {len(places)} samples. Go on with: "
-            f"{first['sessions'][-1]['command']}"
+            f"Expect a finished run in {folder}, got {len(places) - len(missing)} of {len(places)} samples. "
+            f"Go on with: {command}"
         )
     samples = {
         name: tuple(tuple(rows[place] for place in problem) for problem in problems)
         for name, problems in wanted.items()
     }
     return Run(folder=folder, about=about, samples=samples)
+
+
+def _of_shard(command: str, problem: int) -> str:
+    """Return a shard's command for the shard that plays a problem; any other command as it is.
+
+    >>> _of_shard("python evaluate.py --model M --shard 0/2", 3)
+    'python evaluate.py --model M --shard 1/2'
+    """
+    return re.sub(r"(--shard[ =])\d+/0*(\d+)", lambda m: f"{m[1]}{problem % int(m[2])}/{m[2]}", command)
 
 
 def find_runs(path: Path) -> list[Path]:
