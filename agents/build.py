@@ -44,7 +44,7 @@ def build_policy(
         PolicyError: The model can not be trained.
     """
     model = _load(path, device)
-    _check_window(model, config.rollout.max_model_len)
+    _check_window(model, config.rollout.max_model_len, log)
     if is_new and config.warm_up_steps:
         _warm_up(model, config, chat, log)
     if is_new and config.ppo.kl_coefficient:
@@ -82,7 +82,7 @@ def _load(path: Path, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _check_window(model: PreTrainedModel, max_model_len: int) -> None:
+def _check_window(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
     types = getattr(model.config, "layer_types", None)
     window = getattr(model.config, "sliding_window", None) if types is None or "sliding_attention" in types else None
     expect(
@@ -91,6 +91,9 @@ def _check_window(model: PreTrainedModel, max_model_len: int) -> None:
         f"within the model's window ({window})",
         max_model_len,
     )
+    made_for = getattr(model.config, "max_position_embeddings", None)
+    if made_for is not None and max_model_len > made_for:
+        log(f"Warning: episodes may have {max_model_len} tokens, though the model was made for {made_for}.")
 
 
 def _keep(model: PreTrainedModel, folder: Path) -> None:

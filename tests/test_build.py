@@ -12,8 +12,10 @@ from agents.build import build_policy
 from agents.config import ConfigError, TrainConfig
 
 
-def build(config: TrainConfig, folder: Path) -> None:
-    build_policy(config, folder, small_chat(), torch.device("cpu"), is_new=False, log=print)
+def build(config: TrainConfig, folder: Path) -> list[str]:
+    lines: list[str] = []
+    build_policy(config, folder, small_chat(), torch.device("cpu"), is_new=False, log=lines.append)
+    return lines
 
 
 def test_episodes_that_are_longer_than_the_model_looks_back_are_refused(tmp_path: Path) -> None:
@@ -27,3 +29,10 @@ def test_episodes_that_are_longer_than_the_model_looks_back_are_refused(tmp_path
 def test_a_window_that_no_layer_uses_is_none(tmp_path: Path) -> None:
     tiny_qwen2(40, use_sliding_window=False, sliding_window=64).save_pretrained(tmp_path)
     build(presets["tiny"](), tmp_path)
+
+
+def test_episodes_that_are_longer_than_the_model_was_made_for_are_warned_of(tmp_path: Path) -> None:
+    warning = "Warning: episodes may have 256 tokens, though the model was made for 200."
+    for made_for, said in ((200, [warning]), (256, [])):
+        tiny_qwen2(40, max_position_embeddings=made_for).save_pretrained(tmp_path)
+        assert build(presets["tiny"](), tmp_path) == said

@@ -7,6 +7,7 @@ prefixes keeps the turns of an episode and the prompts of a group cheap.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def load_llm(
         path: A folder in the layout of transformers.
         dtype: "float32" or "bfloat16".
         max_num_seqs: How many requests run at once.
-        max_model_len: Tokens that a request may hold.
+        max_model_len: Tokens that a request may hold; more than the model was made for, if that is asked for.
         gpu_memory_utilization: Share of the GPU's memory for weights and cache; without a GPU the cache has 1 GiB.
 
     Raises:
@@ -78,6 +79,7 @@ def load_llm(
                 dtype=dtype,
                 max_num_seqs=max_num_seqs,
                 max_model_len=max_model_len,
+                hf_overrides=_positions(path, max_model_len),
                 enable_prefix_caching=True,
                 async_scheduling=False,  # it would sample past the end of a block
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
@@ -94,6 +96,12 @@ def load_llm(
             f"Expect a model that vLLM can serve here, got {path}: {reason}. Use the engine transformers."
         ) from error
     return llm
+
+
+def _positions(path: Path, max_model_len: int) -> dict[str, int]:
+    """Return what to change in a model's configuration, so that vLLM's table of positions is long enough."""
+    made_for = json.loads((path / "config.json").read_text()).get("max_position_embeddings")
+    return {} if made_for is None or made_for >= max_model_len else {"max_position_embeddings": max_model_len}
 
 
 class VllmEngine:
