@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from agents.config import ConfigError
 from agents.engines.base import Scanner
+from agents.errors import one_line
 
 if TYPE_CHECKING:
     from agents.config import EnvConfig
@@ -129,16 +131,33 @@ def open_split(config: EnvConfig, num_envs: int, *, split: str, **overrides: Any
         num_envs: How many.
         split: ``train`` or ``test``.
         overrides: Arguments other than the configuration's.
+
+    Raises:
+        ConfigError: There is no such environment, or its actions are no texts.
     """
-    return open_pool(config.id, num_envs, **accepted(config.id, {**config.kwargs(split=split), **overrides}))
+    envs = open_pool(config.id, num_envs, **accepted(config.id, {**config.kwargs(split=split), **overrides}))
+    if not isinstance(envs.envs[0].action_space, gymnasium.spaces.Text):
+        envs.close()
+        raise ConfigError(f"Expect `env.id` of an environment whose actions are texts, got {config.id!r}.")
+    return envs
 
 
 def find_spec(env_id: str) -> tuple[str, EnvSpec]:
-    """Return the name and the spec of an environment; a module before a colon is imported, as by gymnasium.make."""
+    """Return the name and the spec of an environment; a module before a colon is imported, as by gymnasium.make.
+
+    Raises:
+        ConfigError: There is no such environment, or no such module.
+    """
     module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    return name, gymnasium.spec(name)
+    try:
+        if module:
+            importlib.import_module(module)
+        return name, gymnasium.spec(name)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(
+            f"Expect `env.id` of an environment that Gymnasium knows, or MODULE:ID of one that a module registers, "
+            f"got {env_id!r}: {one_line(error)}"
+        ) from error
 
 
 def accepted(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

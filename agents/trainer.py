@@ -85,6 +85,9 @@ class Trainer:
             self.callbacks = self._with_ours(callbacks) if distributed.rank() == 0 else ()
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             model_path = started if started and not adapts else resolve_model(config.model, log=log)
+        self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
+        if self.train_envs.data_summary:
+            log(f"Training on {self.train_envs.data_summary}.")
         log(f"Loading {model_path} on {self.device}.")
         self.chat = Chat(load_tokenizer(model_path), config.template)
         self._probe = self.chat.encode_prompt(_PROBE)
@@ -101,9 +104,6 @@ class Trainer:
             gpu_memory_utilization=config.rollout.vllm_gpu_memory_utilization,
             log=log,
         )
-        self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
-        if self.train_envs.data_summary:
-            log(f"Training on {self.train_envs.data_summary}.")
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config)
         if started is not None:
             self._restore(started)

@@ -10,7 +10,8 @@ import pytest
 from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
 from fakes import CODE, FEEDBACK, fakes
 
-from agents.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool
+from agents.config import ConfigError, EnvConfig
+from agents.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool, open_split
 
 
 def received(envs: EnvPool, count: int) -> dict[int, EnvResult]:
@@ -274,3 +275,16 @@ def test_a_vector_pool_forgets_what_is_drained(vector_pool: EnvPool) -> None:
     assert vector_pool.recv(wait=False) == []
     with pytest.raises(RuntimeError, match="Expect an action in flight, got none"):
         vector_pool.recv(wait=True)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("Nope-v0", "Expect `env.id` of an environment that Gymnasium knows, .*, got 'Nope-v0': .*"),
+        ("no_such_module:Nope-v0", ".*No module named 'no_such_module'."),
+        ("CartPole-v1", "Expect `env.id` of an environment whose actions are texts, got 'CartPole-v1'."),
+    ],
+)
+def test_what_is_no_text_environment_is_refused(env_id: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        open_split(EnvConfig(id=env_id), 1, split="train")
