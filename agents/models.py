@@ -160,7 +160,7 @@ def pick_device(name: str) -> torch.device:
     """Return the device called `name`; ``auto`` is cuda where there is one, else cpu.
 
     Raises:
-        ModelError: A CUDA device is asked for, and there is none.
+        ModelError: There is no such device, or a CUDA device is asked for, and there is none.
     """
     import torch
 
@@ -168,7 +168,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(f"Expect a CUDA device for --device {name}, got none: use --device cpu.")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"Expect `device` to be cpu, cuda or auto, got {name!r}.") from None
 
 
 def with_cache(decoder: torch.nn.Module, cache: Cache) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents import checkpoint
 from agents.config import ConfigError
+from agents.errors import one_line
 
 if TYPE_CHECKING:
     from agents.config import TrainConfig
@@ -23,9 +24,14 @@ def claim(config: TrainConfig) -> Path | None:
     """Return the checkpoint to go on from, if any; refuse to write over a run, and tidy up after one that was killed.
 
     Raises:
-        ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings.
+        ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings; or
+            it can not be made.
     """
     folder = config.output_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"Expect `output_dir` to be a folder, got {folder}: {one_line(error)}") from error
     found = checkpoint.checkpoints(folder)
     if not config.resume:
         if found:

@@ -374,3 +374,8 @@ def test_a_cuda_device_that_is_not_there_is_refused():
     assert pick_device("auto") == torch.device("cpu")
     with pytest.raises(ModelError, match=r"^Expect a CUDA device for --device cuda, got none: use --device cpu\.$"):
         pick_device("cuda")
+
+
+def test_a_device_that_there_is_not_is_refused():
+    with pytest.raises(ModelError, match=r"^Expect `device` to be cpu, cuda or auto, got 'gpu'\.$"):
+        pick_device("gpu")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,19 @@ def test_every_preset_says_what_it_is_for(name: str) -> None:
 
 def test_the_papers_run_has_the_papers_figures() -> None:
     config = presets["qwen2.5-math-7b"]()
-    rollout, ppo = config.rollout, config.ppo
+    env, rollout, ppo, validation = config.env, config.rollout, config.ppo, config.validation
     assert (rollout.num_problems, rollout.num_generations, rollout.max_completion_length) == (128, 16, 4096)
+    assert (rollout.max_model_len - rollout.max_completion_length, rollout.temperature) == (1024, 1.0)
     assert (ppo.learning_rate, ppo.num_minibatches, ppo.num_epochs) == (1e-6, 2, 1)
+    assert (ppo.adam_beta1, ppo.adam_beta2, ppo.weight_decay, ppo.max_grad_norm) == (0.9, 0.999, 0.01, 1.0)
     assert (ppo.epsilon, ppo.epsilon_high, ppo.dual_clip) == (0.2, 0.28, 3.0)
-    assert (config.max_steps, config.env.interaction_budget) == (300, "0:2,100:3,200:4")
+    assert (ppo.advantage, ppo.aggregation, ppo.ratio) == ("reinforce_plus_plus_baseline", "token", "token")
+    assert (ppo.kl_coefficient, ppo.entropy_coefficient, ppo.train_on_feedback) == (0.0, 0.0, False)
+    assert (env.problems, env.prompt, env.interaction_budget) == ("still3", "cir", "0:2,100:3,200:4")
+    assert (env.time_limit_s, env.max_output_chars, env.error_format) == (5.0, 400, "last_line")
+    assert (config.max_steps, config.template, validation.every, validation.top_p) == (300, "raw", 10, 0.95)
+    second = presets["qwen3-8b"]()
+    assert replace(config, model=second.model, template="chat", output_dir=second.output_dir) == second
 
 
 def test_a_dry_run_prints_the_resolved_configuration() -> None:
@@ -140,6 +149,12 @@ def test_a_run_is_not_written_over_another(tmp_path: Path) -> None:
     done = run(*SMALL, "--max-steps", "0", "--output-dir", tmp_path, "--resume", "--seed", "5")
     assert done.returncode == 2
     assert f"Expect the settings of the run in {tmp_path}, got others: seed." in done.stderr
+
+
+def test_an_output_folder_that_is_none_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert train.main([*SMALL, "--output-dir", str(tmp_path / "file")]) == 2
+    assert f"train.py: Expect `output_dir` to be a folder, got {tmp_path / 'file'}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
