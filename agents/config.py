@@ -255,8 +255,8 @@ class PPOConfig:
     """Lower clip range of the ratio."""
     epsilon_high: float = 0.28
     """Upper clip range of the ratio."""
-    dual_clip: float = 3.0
-    """Bound of the ratio for negative advantages."""
+    dual_clip: float | None = 3.0
+    """Bound of the ratio for negative advantages. None: no bound."""
     importance_sampling: Literal["none", "token", "sequence", "geometric"] = "none"
     """Correct for what the engine sampled differently from the trainer, by the ratio over this."""
     importance_sampling_bound: Literal["truncate", "mask"] = "truncate"
@@ -281,16 +281,18 @@ class PPOConfig:
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
             expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient"):
+        for name in ("kl_coefficient", "entropy_coefficient", "value_coefficient", "weight_decay"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("epsilon", "adam_beta1", "adam_beta2"):
             expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
-        expect(self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
+        expect(self.dual_clip is None or self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
         cap = self.importance_sampling_cap
         expect(cap >= 1, "importance_sampling_cap", "of at least 1", cap)
         sampled = self.importance_sampling == "none" or not self.train_on_feedback
         expect(sampled, "train_on_feedback", "off beside importance_sampling (nobody sampled feedback)", True)
+        own = self.critic == "shared" or self.advantage == "gae"
+        expect(own, "critic", f"shared beside the advantage {self.advantage}, which has none", self.critic)
         expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
         expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
 
@@ -483,7 +485,7 @@ class TrainConfig:
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         both = self.lora.rank and self.warm_up_steps
         expect(not both, "lora.rank", "0 for a model that is warmed up (its weights would not be kept)", self.lora.rank)
-        for name in ("max_steps", "warm_up_steps", "samples_every", "samples_per_step"):
+        for name in ("max_steps", "warm_up_steps", "samples_every", "samples_per_step", "seed"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))

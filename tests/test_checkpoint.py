@@ -83,7 +83,9 @@ def test_a_checkpoint_with_adapters_is_a_plain_model_and_the_adapters_go_on_exac
     def adapted() -> PPO:
         model = tiny_qwen2(V)
         add_adapters(model, lora)
-        return PPO(Policy(model, value_head=True, critic=tiny_qwen2(V, seed=1)), PPOConfig(critic="separate"))
+        return PPO(
+            Policy(model, value_head=True, critic=tiny_qwen2(V, seed=1)), PPOConfig(advantage="gae", critic="separate")
+        )
 
     def update(each: PPO) -> None:
         old = each.policy.evaluate(batch, 99)

@@ -81,17 +81,21 @@ Make = Callable[..., Any]
         (PPOConfig, "adam_beta2", 1.0, "in [0, 1)"),
         (PPOConfig, "epsilon_high", 0.1, "of at least epsilon"),
         (PPOConfig, "dual_clip", 1.0, "above 1"),
+        (PPOConfig, "weight_decay", -0.1, "of at least 0"),
+        (PPOConfig, "value_coefficient", -0.5, "of at least 0"),
+        (PPOConfig, "critic", "separate", "shared beside the advantage reinforce_plus_plus_baseline, which has none"),
         (PPOConfig, "gamma", 0.0, "in (0, 1]"),
         (PPOConfig, "gamma", 2.0, "in (0, 1]"),
         (PPOConfig, "lam", -0.5, "in [0, 1]"),
         (PPOConfig, "lam", 1.5, "in [0, 1]"),
         (TrainConfig, "max_steps", -1, "of at least 0"),
+        (TrainConfig, "seed", -1, "of at least 0"),
         (TrainConfig, "save_every", 0, "of at least 1"),
         (TrainConfig, "save_total_limit", 0, "of at least 1"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_expected(
-    make: Make, name: str, value: float, expected: str
+    make: Make, name: str, value: object, expected: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         make(**{name: value})
@@ -120,6 +124,7 @@ def test_a_value_of_the_validation_is_named_as_such(name: str, value: float, exp
         (RolloutConfig, {"num_generations": 2, "num_problems": 1, "max_num_seqs": 1}),
         (RolloutConfig, {"max_completion_length": 1, "max_model_len": 2}),
         (PPOConfig, {"epsilon": 0.0, "epsilon_high": 0.0, "gamma": 1.0, "lam": 0.0, "adam_beta1": 0.0}),
+        (PPOConfig, {"dual_clip": None, "weight_decay": 0.0, "advantage": "gae", "critic": "separate"}),
         (ValidationConfig, {"every": 0, "num_problems": 1, "top_p": 1.0}),
         (TrainConfig, {"max_steps": 0, "save_every": 1, "save_total_limit": 1}),
     ],
