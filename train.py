@@ -26,10 +26,8 @@ from agents.errors import AgentsError, UnhealthyError
 
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
     """Return the configuration that the arguments ask for, and whether it is only to be printed."""
-    args = list(args)
     dry_run = "--dry-run" in args
-    if dry_run:
-        args.remove("--dry-run")
+    args = [arg for arg in args if arg != "--dry-run"]
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
         args.insert(0, "quickstart")
     choices = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in presets.items()}
@@ -58,17 +56,19 @@ def main(args: Sequence[str]) -> int:
         print(json.dumps(dataclasses.asdict(config), default=str, indent=2))
         return 0
     print("Starting: loading the libraries.", flush=True)
-    from agents.trainer import Trainer
     from cir_env.errors import CirEnvError
 
     trainer = None
     try:
+        from agents.distributed import launcher
+        from agents.trainer import Trainer
+
         trainer = Trainer(config)
         with closing(trainer):
             if trainer.train():
                 return 0
-        again = [arg for arg in args if arg != "--resume"]
-        print(f"Go on with: python train.py {shlex.join([*again, '--resume'])}")
+        again = shlex.join([*(arg for arg in args if arg != "--resume"), "--resume"])
+        trainer.log(f"Go on with: {launcher()} train.py {again}")
     except (AgentsError, CirEnvError, OSError) as error:
         return complain(error)
     except KeyboardInterrupt:

@@ -47,6 +47,17 @@ def start(device: torch.device) -> torch.device:
     return device
 
 
+def launcher() -> str:
+    """Return what a program is started with in as many processes as there are now, even once they have parted.
+
+    >>> launcher()
+    'python'
+    """
+    count, on_node = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    nodes = f"--nnodes {count // on_node} " if count > on_node else ""
+    return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {on_node}"
+
+
 def stop() -> None:
     """Leave the other processes."""
     if distributed.is_initialized():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from agents.callbacks import Callback
 from agents.config import short_name
+from agents.distributed import launcher
 from agents.metrics import read_metrics
 from agents.report import percent, table
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, float]]
 
 CURVE = "learning_curve.png"
+_DATA_SET = re.compile(r"'([\w.-]+/[\w.-]+)'")
+_NOT_OF_HUB = ("/train", "/test", ".jsonl", ".parquet")  # generators and files
 _ACCURACY = "/accuracy"
 _ARMS = {"validation_greedy": ", greedy", "validation_text": ", without code"}
 _LIBRARIES = ("cir-env", "torch", "transformers", "gymnasium", "math-verify", "vllm")
@@ -48,15 +51,25 @@ class ModelCardWriter(Callback):
         """Write the card; without room for it the checkpoint is whole all the same."""
         rows = read_metrics(trainer.config.output_dir / "metrics.jsonl")
         rows = [row for row in rows if row["step"] <= trainer.step]
-        command = shlex.join(["python", *sys.argv])
+        command = f"{launcher()} {shlex.join(sys.argv)}"
         try:
             drawn = draw_curve(rows, path / CURVE)
-            model_card(trainer.config, rows, step=trainer.step, command=command, drawn=drawn).save(path / "README.md")
+            card = model_card(
+                trainer.config,
+                rows,
+                step=trainer.step,
+                command=command,
+                drawn=drawn,
+                data=trainer.train_envs.data_summary,
+            )
+            card.save(path / "README.md")
         except OSError as error:
             trainer.log(f"Warning: could not write the model card in {path}: {error}.")
 
 
-def model_card(config: TrainConfig, rows: Rows, *, step: int, command: str, drawn: bool) -> ModelCard:
+def model_card(
+    config: TrainConfig, rows: Rows, *, step: int, command: str, drawn: bool, data: str | None = None
+) -> ModelCard:
     """Return the card of a checkpoint.
 
     Args:
@@ -65,13 +78,14 @@ def model_card(config: TrainConfig, rows: Rows, *, step: int, command: str, draw
         step: Training steps so far.
         command: What started the run.
         drawn: Whether :data:`CURVE` lies beside the card; without it the learning curve is a table.
+        data: What the environment says of the problems, with data sets of the hub as 'OWNER/NAME'.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     base = None if config.model == "tiny" or Path(config.model).exists() else config.model
-    data = ModelCardData(
+    metadata = ModelCardData(
         base_model=base,
-        datasets=re.findall(r"hub:([\w.-]+/[\w.-]+)", config.env.problems) or None,
+        datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_OF_HUB)] or None,
         eval_results=_eval_results(config, rows, step),
         library_name="transformers",
         metrics=["accuracy"],
@@ -79,17 +93,19 @@ def model_card(config: TrainConfig, rows: Rows, *, step: int, command: str, draw
         pipeline_tag="text-generation",
         tags=["reinforcement-learning", "ppo", "code-integrated-reasoning", "cir-env"],
     )
-    body = _body(config, rows, step=step, command=command, base=base, drawn=drawn)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+    body = _body(config, rows, step=step, command=command, base=base, drawn=drawn, data=data)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
 
 
-def _body(config: TrainConfig, rows: Rows, *, step: int, command: str, base: str | None, drawn: bool) -> str:
+def _body(
+    config: TrainConfig, rows: Rows, *, step: int, command: str, base: str | None, drawn: bool, data: str | None
+) -> str:
     origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{config.model}`"
     settings = json.dumps(dataclasses.asdict(config), default=str, indent=2)
     sections = [
         f"# {config.output_dir.resolve().name}",
         f"{origin} after {step} steps of reinforcement learning in the environment `{config.env.id}`, "
-        f"on the problems `{config.env.problems}`.",
+        f"on the problems `{config.env.problems}`{f' ({data})' if data else ''}.",
         "## Accuracy",
         *_accuracy(config, rows, step),
         *_learning_curve(rows, drawn),

@@ -59,13 +59,13 @@ class Trainer:
 
     Args:
         config: The run.
-        log: Takes lines for the user.
+        log: Takes lines for the user, in the first process; by default it writes them above the progress bar.
         callbacks: Called in this order at the places that :class:`agents.callbacks.Callback` names, after those that
             write samples and model card, and before the upload to the hub.
     """
 
     def __init__(
-        self, config: TrainConfig, *, log: Callable[[str], Any] = print, callbacks: Sequence[Callback] = ()
+        self, config: TrainConfig, *, log: Callable[[str], Any] = tqdm.write, callbacks: Sequence[Callback] = ()
     ) -> None:
         self.config = config
         check_installed(config.report_to)
@@ -139,14 +139,14 @@ class Trainer:
                     self._whole_step(metrics, bar)
                     self._validate_if_due(metrics, bar)
                     if self.step < config.max_steps and self.step % config.save_every == 0:
-                        self._save_or_warn(bar)
+                        self._save_or_warn()
             except Stopped:
                 self._stop.ask()  # it may be another process that was
             except Exception as error:
                 if self._is_whole and distributed.size() == 1:  # the others would not come to save
-                    self._save_or_warn(bar)
+                    self._save_or_warn()
                 if isinstance(error, EngineFault):
-                    bar.write("The engine is lost: once there is one again, go on with --resume.")
+                    self.log("The engine is lost: once there is one again, go on with --resume.")
                 raise
             finally:
                 bar.close()
@@ -180,6 +180,7 @@ class Trainer:
             "validated": self._validated,
             "best": self._best,
             "health": self.health.as_json(),
+            "interaction_budget": self._last_budget,
             "data": self.train_envs.data_summary,
         }
         if state == self._saved:
@@ -202,6 +203,7 @@ class Trainer:
         state = checkpoint.read_json(path / checkpoint.STATE)
         self.step, self._validated, self._best = int(state["step"]), state["validated"], state["best"]
         self.health.restore(state["health"])
+        self._last_budget = state["interaction_budget"]
         checkpoint.load_training_state(path, policy=self.policy, optimizer=self.ppo.optimizer)
         self.sampler.restore(checkpoint.read_json(path / checkpoint.ROLLOUTS))
         self._saved = state
@@ -215,17 +217,17 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
 
-    def _mark_budget(self, budget: float, bar: tqdm[Any]) -> None:
+    def _mark_budget(self, budget: float) -> None:
         """Say when the interaction budget has changed."""
         if self._last_budget not in (None, budget):
-            bar.write(f"Interaction budget in step {self.step}: {budget:g}, after {self._last_budget:g}.")
+            self.log(f"Interaction budget in step {self.step}: {budget:g}, after {self._last_budget:g}.")
         self._last_budget = budget
 
-    def _save_or_warn(self, bar: tqdm[Any]) -> bool:
+    def _save_or_warn(self) -> bool:
         try:
             self.save()
         except checkpoint.CheckpointError as error:
-            bar.write(f"Warning: {error}")
+            self.log(f"Warning: {error}")
             return False
         return True
 
@@ -242,7 +244,7 @@ class Trainer:
             if metrics is not None:
                 metrics.write(self.step, figures)
         self._call("on_step_end", figures, trajectories)
-        self._mark_budget(figures["interaction_budget"], bar)
+        self._mark_budget(figures["interaction_budget"])
         bar.update()
         bar.set_postfix_str(_postfix(figures))
         self.health.check()
@@ -296,7 +298,7 @@ class Trainer:
         if self._validated != self.step and (is_end or (every and self.step % every == 0)):
             figures = self._validate(metrics, bar, arms=is_end)
             self._validated = self.step
-            self._keep_if_best(figures, bar)
+            self._keep_if_best(figures)
 
     def _validate(self, metrics: MetricsLog | None, bar: tqdm[Any], *, arms: bool) -> dict[str, float]:
         """Write accuracy on held-out problems; with ``arms``, also greedy and text only."""
@@ -309,21 +311,21 @@ class Trainer:
         trajectories = {arm: outcome.trajectories for arm, outcome in outcomes.items()}
         self._call("on_validation", figures, trajectories)
         accuracies = [f"{k.removesuffix('/accuracy')} {v:.3f}" for k, v in figures.items() if k.endswith("/accuracy")]
-        bar.write(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
+        self.log(f"Held-out accuracy after step {self.step}: {', '.join(accuracies)}")
         return figures
 
-    def _keep_if_best(self, figures: Mapping[str, float], bar: tqdm[Any]) -> None:
+    def _keep_if_best(self, figures: Mapping[str, float]) -> None:
         """Save a trained policy that is better than all before it; its own checkpoint says that it is the best."""
         name = self.config.best_metric
         if name is None or self.step == 0:
             return
         if name not in figures:
-            bar.write(f"Warning: expect a figure {name} by which the best checkpoint is kept, got none this time.")
+            self.log(f"Warning: expect a figure {name} by which the best checkpoint is kept, got none this time.")
         elif self._best is None or figures[name] > self._best["value"]:
             before = self._best
             path = checkpoint.path_of(self.config.output_dir, self.step)
             self._best = {"checkpoint": path.name, "metric": name, "value": figures[name]}
-            if not self._save_or_warn(bar):
+            if not self._save_or_warn():
                 self._best = before
 
     def _sync(self) -> dict[str, float]:
@@ -356,7 +358,7 @@ class Trainer:
         """Open the log, which the first process keeps; a resumed run writes its steps again."""
         if distributed.rank() > 0:
             return nullcontext()
-        return MetricsLog.of_run(self.config, self.step, warn=tqdm.write)
+        return MetricsLog.of_run(self.config, self.step, warn=self.log)
 
     def _admits(self, figures: Mapping[str, float], part: Part) -> bool:
         admitted = self.health.admits(self.step + 1, figures, part)

@@ -90,7 +90,8 @@ def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_othe
     assert train.main([*args, "--max-steps", "2", "--output-dir", str(one)]) == 0
     done = torchrun("train.py", *args, "--max-steps", "2", "--output-dir", str(two))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Checkpoint after step 2") == 1
+    assert [done.stdout.count(f"{said} after step 2") for said in ("Held-out accuracy", "Checkpoint")] == [1, 1]
+    assert "```bash\ntorchrun --nproc-per-node 2 train.py tiny " in (two / "checkpoint-2" / "README.md").read_text()
     assert [sorted(row) for row in figures(two)] == [sorted(row) for row in figures(one)]
     for row, expected in zip(figures(two), figures(one), strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)

@@ -16,10 +16,11 @@ from agents.model_card import ModelCardWriter, draw_curve, model_card
 CONFIG = TrainConfig(
     model="Qwen/Qwen2.5-Math-7B",
     output_dir=Path("runs/mine"),
-    env=EnvConfig(problems="hub:RUC-AIBOX/STILL-3-RL-90K?statement=question+mixed"),
+    env=EnvConfig(problems="still3+mixed"),
     ppo=PPOConfig(learning_rate=3e-6),
     validation=ValidationConfig(problems=("mixed", "hub:HuggingFaceH4/MATH-500"), greedy=True),
 )
+DATA = "99 problems of 'still3+mixed'; 90 of 'RUC-AIBOX/STILL-3-RL-90K'; 1 repetition dropped; 9 of 'mixed/train'"
 ROWS: Sequence[Mapping[str, float]] = (
     {"step": 0, "validation/accuracy": 0.25, "validation/MATH-500/accuracy": 0.5, "validation_greedy/accuracy": 0.375},
     {"step": 1, "accuracy": 0.2},
@@ -29,7 +30,7 @@ ROWS: Sequence[Mapping[str, float]] = (
 
 
 def card(rows: Sequence[Mapping[str, float]] = ROWS, *, step: int = 2, drawn: bool = False) -> ModelCard:
-    return model_card(CONFIG, rows, step=step, command="python train.py --seed 3", drawn=drawn)
+    return model_card(CONFIG, rows, step=step, command="python train.py --seed 3", drawn=drawn, data=DATA)
 
 
 def test_the_metadata_are_what_the_hub_reads() -> None:
@@ -47,6 +48,7 @@ def test_the_text_has_figures_before_and_after_the_command_and_the_configuration
     assert "```bash\npython train.py --seed 3\n```" in text
     assert json.loads(text.partition("```json\n")[2].partition("```")[0])["ppo"]["learning_rate"] == 3e-6
     assert "https://arxiv.org/abs/2505.24480" in text
+    assert f"on the problems `still3+mixed` ({DATA})." in text
 
 
 def test_what_was_not_measured_at_the_checkpoint_is_no_result_of_it() -> None:
@@ -77,6 +79,7 @@ def test_the_learning_curve_is_a_picture_or_else_a_table(tmp_path: Path, monkeyp
 def test_a_card_that_can_not_be_written_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "README.md").mkdir()
     lines: list[str] = []
-    trainer: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append)
+    envs = SimpleNamespace(data_summary=None)
+    trainer: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append, train_envs=envs)
     ModelCardWriter().on_save(trainer, tmp_path)
     assert [line.startswith(f"Warning: could not write the model card in {tmp_path}: ") for line in lines] == [True]

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -134,7 +135,9 @@ def test_a_checkpoint_loads_with_from_pretrained_and_goes_on_training_with_a_val
     assert run(*args, "--max-steps", "1", "--output-dir", tmp_path).returncode == 0
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-1").config.model_type == "qwen2"
     assert AutoTokenizer.from_pretrained(tmp_path / "checkpoint-1").decode([0])
-    assert run(*args, "--max-steps", "2", "--output-dir", tmp_path, "--resume").returncode == 0
+    done = run(*args, "--max-steps", "2", "--output-dir", tmp_path, "--resume")
+    assert done.returncode == 0
+    assert "Interaction budget in step 2: 2, after 1." in done.stdout
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row]
     assert [row["interaction_budget"] for row in rows] == [1, 2]
     assert all(row["value_loss"] > 0 for row in rows)
@@ -170,6 +173,18 @@ def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(number: signal.
     checkpoint = max(tmp_path.glob("checkpoint-*"))
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row]
     assert int(checkpoint.name.removeprefix("checkpoint-")) == rows[-1]["step"]
+
+
+def test_ctrl_c_while_libraries_load_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "agents.trainer", Interrupted("agents.trainer"))
+    assert train.main(["tiny"]) == 130
+    assert capsys.readouterr().err == "train.py: stopped at once; the last checkpoint is as it was.\n"
 
 
 def wait_for(condition: Any) -> None:
