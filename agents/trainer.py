@@ -266,12 +266,13 @@ class Trainer:
         if figures["episodes/invalid_ratio"] == 1:
             raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
         begin = time.perf_counter()
-        figures |= self._update([t for t in trajectories if t.reward_valid and any(t.action_mask)])
+        figures |= self._update(trajectories)
         return figures | {"time/update_s": time.perf_counter() - begin}, trajectories
 
     def _update(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-        """Train on trajectories with valid rewards; where none of them is in the loss, do nothing."""
+        """Train on the trajectories with valid rewards; where none of them is in the loss, do nothing."""
         config = self.config
+        trajectories = [t for t in trajectories if t.reward_valid and any(t.action_mask)]
         in_loss = [is_in_loss(t, config.selection) for t in trajectories]
         if not any(in_loss):
             return {"num_updates": 0.0}

@@ -130,6 +130,17 @@ def test_training_on_feedback_changes_the_update_but_not_what_is_said_of_the_sam
     assert off["grad_norm"] != on["grad_norm"]
 
 
+def test_an_episode_that_a_fault_of_ours_spoilt_leaves_baseline_whitening_and_loss(tmp_path: Path) -> None:
+    sound = [trajectory("P s f s", reward=reward) for reward in (1.0, -1.0, -1.0)]
+    spoilt = trajectory("P s s", reward=0.0, reward_valid=False)
+    weights = []
+    for name, played in (("without", sound), ("with", [spoilt, *sound])):
+        with trainer(tmp_path / name) as made:
+            made._update(played)
+            weights.append([parameter.clone() for parameter in made.policy.parameters()])
+    assert all(map(torch.equal, *weights))
+
+
 def test_the_boundary_holds_for_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("agents.rollout.StopString", lambda: seen.append(1))
