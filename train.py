@@ -20,8 +20,8 @@ from contextlib import closing
 import tyro
 
 from agents import presets
-from agents.config import ConfigError, TrainConfig
-from agents.errors import AgentsError, UnhealthyError
+from agents.config import TrainConfig
+from agents.errors import AgentsError, ConfigError, UnhealthyError
 
 
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:

@@ -10,8 +10,9 @@ import gymnasium
 import torch
 
 from agents import distributed
-from agents.config import TrainConfig, expect
+from agents.config import TrainConfig
 from agents.envs import accepted
+from agents.errors import expect
 from agents.lora import add_adapters
 from agents.models import load_model, no_progress_bars
 from agents.policy import Policy

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.config import ConfigError, CurriculumConfig, TrainConfig, parse_schedule
+from agents.budget import parse_schedule
+from agents.config import CurriculumConfig, TrainConfig
+from agents.errors import ConfigError
 
 if TYPE_CHECKING:
     from agents.envs import EnvPool

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from agents.config import ConfigError
 from agents.engines.base import Scanner
-from agents.errors import one_line
+from agents.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from agents.config import EnvConfig

@@ -3,7 +3,7 @@
 ::
 
     AgentsError
-    ├── ConfigError      (ValueError)          a setting is out of its range             agents.config
+    ├── ConfigError      (ValueError)          a setting is out of its range             agents.errors
     ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
     ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
     ├── MetricsError     (ValueError)          the record of a run can not be read       agents.metrics
@@ -27,12 +27,22 @@ class AgentsError(Exception):
     """Base class of every exception that ``agents`` raises on purpose."""
 
 
+class ConfigError(AgentsError, ValueError):
+    """A value is out of its range; the message names the field, what is expected and what came."""
+
+
 class UnhealthyError(AgentsError, RuntimeError):
     """Too many optimiser steps in a row were skipped; the last whole step is saved."""
 
 
 class Stopped(Exception):
     """The run was asked to stop, and the weights are those of the last whole step."""
+
+
+def expect(condition: bool, name: str, expected: str, got: object) -> None:
+    """Raise a :class:`ConfigError` unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
 
 
 def one_line(error: Exception) -> str:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from agents.config import Boundary, expect
+from agents.config import Boundary
 from agents.distributed import gather_from, share
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, open_pool
+from agents.errors import expect
 from agents.manifest import describe_run, describe_session, weights_revision
 from agents.metrics import describe, is_correct
 from agents.models import load_tokenizer, pick_device, resolve_model

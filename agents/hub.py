@@ -10,8 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from agents import checkpoint
 from agents.callbacks import Callback
-from agents.config import ConfigError
-from agents.errors import AgentsError, one_line
+from agents.errors import AgentsError, ConfigError, one_line
 
 if TYPE_CHECKING:
     from agents.config import TrainConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agents.config import ConfigError
 from agents.distributed import succeed_together, whole
+from agents.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path

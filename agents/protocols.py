@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from agents.config import ConfigError, expect
+from agents.errors import ConfigError, expect
 
 ARMS = ("code", "text", "neutral")
 _PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")

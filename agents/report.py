@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.config import expect
+from agents.errors import expect
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from agents.comparison import compare, comparison_as_json
-from agents.config import ConfigError, expect
+from agents.errors import ConfigError, expect
 from agents.report import comparison, report, write_json
 from agents.runs import SUMMARY, find_runs, read_run
 from agents.summary import summarise

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents import checkpoint
-from agents.config import ConfigError
-from agents.errors import one_line
+from agents.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from agents.config import TrainConfig

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.budget import ByCompetence
-from agents.config import TrainConfig, budget_at
+from agents.budget import ByCompetence, budget_at
+from agents.config import TrainConfig
 from agents.curriculum import ProblemOrder
 from agents.distributed import gather, gather_from, rank, share, size
 from agents.engines.base import Sampling

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agents.config import ConfigError
-from agents.errors import AgentsError, one_line
+from agents.errors import AgentsError, ConfigError, one_line
 from agents.metrics import read_metrics
 
 if TYPE_CHECKING:

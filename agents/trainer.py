@@ -20,11 +20,11 @@ from agents.batching import collate, with_feedback
 from agents.build import build_policy, load_reference
 from agents.callbacks import Callback
 from agents.chat import Chat
-from agents.config import TrainConfig, expect
+from agents.config import TrainConfig
 from agents.engines import open_engine
 from agents.engines.base import EngineFault
 from agents.envs import open_split
-from agents.errors import AgentsError, Stopped
+from agents.errors import AgentsError, Stopped, expect
 from agents.health import Health
 from agents.hub import HubUpload
 from agents.metrics import describe_mismatch, describe_staleness

@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from agents.config import expect
+from agents.errors import expect
 from agents.interop import model_card_metadata, read_lm_eval, read_plain, write_lm_eval
 from agents.regrade import ReadAnswer, Submit, expect_new, in_words, read_rows, regrade, write_rows
 from agents.report import write_text

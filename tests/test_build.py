@@ -9,7 +9,8 @@ from agents_fakes import small_chat, tiny_qwen2
 
 from agents import presets
 from agents.build import build_policy
-from agents.config import ConfigError, TrainConfig
+from agents.config import TrainConfig
+from agents.errors import ConfigError
 
 
 def build(config: TrainConfig, folder: Path) -> list[str]:

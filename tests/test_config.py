@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from agents import presets
-from agents.config import (
-    ConfigError,
-    EnvConfig,
-    PPOConfig,
-    RolloutConfig,
-    TrainConfig,
-    ValidationConfig,
-    budget_at,
-)
+from agents.budget import budget_at
+from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from agents_fakes import pool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.config import ConfigError, CurriculumConfig, EnvConfig, RolloutConfig, TrainConfig
+from agents.config import CurriculumConfig, EnvConfig, RolloutConfig, TrainConfig
 from agents.curriculum import ProblemOrder
 from agents.envs import open_pool
+from agents.errors import ConfigError
 from cir_env.problems import Problem, ProblemSet
 
 

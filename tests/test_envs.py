@@ -10,8 +10,9 @@ import pytest
 from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
 from fakes import CODE, FEEDBACK, fakes
 
-from agents.config import ConfigError, EnvConfig
+from agents.config import EnvConfig
 from agents.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool, open_split
+from agents.errors import ConfigError
 
 
 def received(envs: EnvPool, count: int) -> dict[int, EnvResult]:

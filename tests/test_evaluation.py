@@ -10,9 +10,9 @@ from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, sm
 from fakes import CODE, FEEDBACK, fakes, make, products
 
 from agents.chat import Chat
-from agents.config import ConfigError
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, ThreadedPool
+from agents.errors import ConfigError
 from agents.evaluation import Evaluation, _Record, evaluate, run
 from agents.protocols import EvalConfig
 from agents.runs import Run, read_run

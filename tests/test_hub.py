@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi, constants
 
-from agents.config import ConfigError, TrainConfig
+from agents.config import TrainConfig
+from agents.errors import ConfigError
 from agents.hub import HubError, HubUpload
 
 

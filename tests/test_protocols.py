@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.config import ConfigError
+from agents.errors import ConfigError
 from agents.protocols import EvalConfig, paper, protocols, quick
 from cir_env.benchmarks import PAPER
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agents import Callback, Trainer, presets
-from agents.config import ConfigError, RolloutConfig, TrainConfig, ValidationConfig
+from agents.config import RolloutConfig, TrainConfig, ValidationConfig
+from agents.errors import ConfigError
 from agents.metrics import read_metrics
 from experiments import recipe
 from experiments.recipe import ARMS, QUESTIONS, Config, configure

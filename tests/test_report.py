@@ -7,7 +7,7 @@ import pytest
 from eval_fakes import outcomes, row, run_of
 
 from agents import report
-from agents.config import ConfigError
+from agents.errors import ConfigError
 from agents.summary import summarise
 
 

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from tqdm import tqdm
 
 from agents import Callback, Trainer, presets
-from agents.config import ConfigError, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.config import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.errors import ConfigError
 from agents.metrics import read_metrics
 from agents.training_runs import load_training_run
 

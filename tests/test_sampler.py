@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer
 
+from agents.budget import CompetenceConfig
 from agents.chat import Chat
-from agents.config import CompetenceConfig, EnvConfig, PPOConfig, RolloutConfig, TrainConfig
+from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.sampler import Sampler
 from agents.types import Trajectory
 

@@ -6,7 +6,8 @@ import pytest
 from agents_fakes import trajectory
 
 from agents.batching import collate
-from agents.config import ConfigError, RolloutConfig, SelectionConfig, TrainConfig
+from agents.config import RolloutConfig, SelectionConfig, TrainConfig
+from agents.errors import ConfigError
 from agents.selection import choose, is_in_loss, teaches, thin_out
 from agents.types import Trajectory, Turn
 
