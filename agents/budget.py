@@ -44,7 +44,7 @@ def budget_at(schedule: str, step: int) -> int:
     """
     pairs = parse_schedule(schedule if ":" in schedule else f"0:{schedule}")
     valid = bool(pairs) and all(budget.isdecimal() for _, budget in pairs)
-    expect(valid, "interaction_budget", "like '2' or '0:2,100:3,200:4'", schedule)
+    expect(valid, "interaction_budget", "like '2', '0:2,100:3,200:4' or 'competence'", schedule)
     return int([budget for start, budget in pairs if start <= step][-1])
 
 

@@ -69,5 +69,6 @@ def test_it_goes_on_from_what_was_written_down() -> None:
 def test_thresholds_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^Expect `accuracy` in \[0, 1\], got 2\.$"):
         CompetenceConfig(accuracy=2)
-    with pytest.raises(ConfigError, match=r"^Expect `first` from 0 to last, got 5\.$"):
-        CompetenceConfig(first=5)
+    for first in (0, 5):  # a budget of nothing is never used up, and would not grow
+        with pytest.raises(ConfigError, match=rf"^Expect `first` from 1 to last, got {first}\.$"):
+            CompetenceConfig(first=first)

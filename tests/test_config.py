@@ -35,12 +35,17 @@ def test_a_schedule_gives_the_budget_of_every_step(schedule: str, budgets: dict[
 def test_a_schedule_that_can_not_be_read_is_refused(schedule: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EnvConfig(interaction_budget=schedule)
-    assert str(caught.value) == f"Expect `interaction_budget` like '2' or '0:2,100:3,200:4', got {schedule!r}."
+    assert (
+        str(caught.value)
+        == f"Expect `interaction_budget` like '2', '0:2,100:3,200:4' or 'competence', got {schedule!r}."
+    )
 
 
 @pytest.mark.parametrize("schedule", ["0:2,200:3,100:4", "0:2,0:3", "0:2,5:3,5:4", "10:3,0:2"])
 def test_the_steps_of_a_schedule_must_rise(schedule: str) -> None:
-    with pytest.raises(ConfigError, match=r"^Expect `interaction_budget` like '2' or '0:2,100:3,200:4', got '"):
+    with pytest.raises(
+        ConfigError, match=r"^Expect `interaction_budget` like '2', '0:2,100:3,200:4' or 'competence', got '"
+    ):
         budget_at(schedule, 0)
 
 

@@ -81,7 +81,10 @@ def test_help_imports_no_heavy_library() -> None:
     ("args", "message"),
     [
         (["--ppo.gamma", "2"], "Expect `gamma` in (0, 1], got 2.0."),
-        (["--env.interaction-budget", "5:2"], "Expect `interaction_budget` like '2' or '0:2,100:3,200:4', got '5:2'."),
+        (
+            ["--env.interaction-budget", "5:2"],
+            "Expect `interaction_budget` like '2', '0:2,100:3,200:4' or 'competence', got '5:2'.",
+        ),
         (["--device", "cuda:9"], "Expect a CUDA device for --device cuda:9, got none: use --device cpu."),
         (["--resume"], "Expect a checkpoint in {folder} to resume from, got none: leave out --resume."),
     ],
