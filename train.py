@@ -44,9 +44,9 @@ def complain(error: Exception) -> int:
 def main(args: Sequence[str]) -> int:
     """Train; return the exit code.
 
-    0: done. 1: failed. 2: bad input. 3: too many optimiser steps in a row were skipped. 130: stopped by Ctrl-C. 143:
-    stopped by SIGTERM, which schedulers and launchers send before they kill. The last two are what a shell reports of a
-    process that the signal ended (128 and its number); after them the same command with ``--resume`` goes on.
+    0: done. 1: failed. 2: bad input. 3: the run is not healthy (`agents.health`). 130: stopped by Ctrl-C. 143: stopped
+    by SIGTERM, which schedulers and launchers send before they kill. The last two are what a shell reports of a process
+    that the signal ended (128 and its number); after them the same command with ``--resume`` goes on.
     """
     try:
         config, dry_run = parse(args)

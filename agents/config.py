@@ -328,6 +328,8 @@ class HealthConfig:
     """Skip the optimiser steps of minibatches on which the update has moved the policy further (nats). None: any."""
     max_skipped_steps: int = 5
     """The run stops when so many optimiser steps in a row were skipped."""
+    max_collapsed_steps: int | None = None
+    """The run stops when entropy or code use has collapsed in so many steps in a row. None: never."""
     window: int = 10
     """Steps whose mean a collapse is measured from."""
     entropy_collapse: float = 0.01
@@ -340,6 +342,9 @@ class HealthConfig:
         expect(bound is None or bound > 0, "max_approx_kl", "above 0", bound)
         for name in ("max_skipped_steps", "window"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        collapsed = self.max_collapsed_steps
+        valid = collapsed is None or 1 <= collapsed < self.window
+        expect(valid, "max_collapsed_steps", f"of at least 1 and below window ({self.window})", collapsed)
         for name in ("entropy_collapse", "code_use_collapse"):
             expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
 

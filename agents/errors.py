@@ -14,7 +14,7 @@
     ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
     ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
-    ├── UnhealthyError   (RuntimeError)        too many optimiser steps were skipped     agents.errors
+    ├── UnhealthyError   (RuntimeError)        a run skips or collapses too often        agents.errors
     ├── TrackerError     (OSError)             a tracker of the run does not start       agents.trackers
     ├── HubError         (OSError)             nothing can be uploaded to the hub        agents.hub
     └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.trainer
@@ -32,7 +32,7 @@ class ConfigError(AgentsError, ValueError):
 
 
 class UnhealthyError(AgentsError, RuntimeError):
-    """Too many optimiser steps in a row were skipped; the last whole step is saved."""
+    """Too many optimiser steps in a row were skipped, or steps collapsed; the last whole step is saved."""
 
 
 class Stopped(Exception):

@@ -42,7 +42,7 @@ class Health:
         self._config, self._folder, self._log = config, folder, log
         self._faults: list[str | None] = []  # of each optimiser step of the step in progress
         self._last_fault: str | None = None  # of the last whole step
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = self._collapsed_in_a_row = 0
         self._shares = {"entropy": config.entropy_collapse, "tools/use_ratio": config.code_use_collapse}
         self._recent: dict[str, list[float]] = {name: [] for name in self._shares}
 
@@ -81,6 +81,7 @@ class Health:
             self._log(f"Warning: {name} is {figures[name]:.3g} in step {step}, after {usual:.3g} in the steps before.")
             texts = json.dumps([transcript(t) for t in trajectories], indent=1, default=str)
             self._keep(f"step-{step}-{name.replace('/', '-')}.json", partial(_write, texts))
+        self._collapsed_in_a_row = self._collapsed_in_a_row + 1 if any(collapsed.values()) else 0
         for name in self._recent.keys() & figures.keys():
             self._recent[name] = [*self._recent[name], figures[name]][-self._config.window :]
         skipped = sum(fault is not None for fault in self._faults)
@@ -97,7 +98,8 @@ class Health:
         """Raise where the run is to stop.
 
         Raises:
-            UnhealthyError: The last whole step ended with ``max_skipped_steps`` skipped in a row, or more.
+            UnhealthyError: The last whole step ended with ``max_skipped_steps`` skipped in a row, or more, or was the
+                last one of ``max_collapsed_steps``.
         """
         count, limit = self._skipped_in_a_row, self._config.max_skipped_steps
         if count >= limit and self._last_fault is not None:
@@ -105,14 +107,22 @@ class Health:
                 f"Expect fewer than {limit} skipped optimiser steps in a row, got {count}, the last one for "
                 f"{self._last_fault}: look into {self._folder}. The last whole step is saved; --resume tries again."
             )
+        count, bound = self._collapsed_in_a_row, self._config.max_collapsed_steps
+        if bound is not None and count >= bound:
+            raise UnhealthyError(
+                f"Expect fewer than {bound} collapsed steps in a row, got {count}: look into {self._folder}. "
+                "The last whole step is saved; --resume goes on from it."
+            )
 
     def as_json(self) -> dict[str, Any]:
         """Return what the next step's judgement rests on."""
-        return {"skipped_in_a_row": self._skipped_in_a_row, "recent": dict(self._recent)}
+        in_a_row = {"skipped_in_a_row": self._skipped_in_a_row, "collapsed_in_a_row": self._collapsed_in_a_row}
+        return in_a_row | {"recent": dict(self._recent)}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Go on from what another run's health was."""
         self._skipped_in_a_row = int(data["skipped_in_a_row"])
+        self._collapsed_in_a_row = int(data["collapsed_in_a_row"])
         self._recent = {name: list(map(float, data["recent"][name])) for name in self._recent}
 
     def _collapsed(self, name: str, value: float) -> bool:

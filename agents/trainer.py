@@ -116,7 +116,7 @@ class Trainer:
         The last checkpoint is of the last whole step either way.
 
         Raises:
-            UnhealthyError: Too many optimiser steps in a row were skipped.
+            UnhealthyError: Too many optimiser steps in a row were skipped, or steps collapsed.
             TrackerError: A tracker does not start; nothing was trained.
             HubError: The last checkpoint is saved, and could not be pushed.
         """

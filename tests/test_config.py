@@ -9,7 +9,7 @@ import pytest
 
 from agents import presets
 from agents.budget import budget_at
-from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.config import EnvConfig, HealthConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.errors import ConfigError
 
 
@@ -87,6 +87,7 @@ Make = Callable[..., Any]
         (PPOConfig, "gamma", 2.0, "in (0, 1]"),
         (PPOConfig, "lam", -0.5, "in [0, 1]"),
         (PPOConfig, "lam", 1.5, "in [0, 1]"),
+        (HealthConfig, "max_collapsed_steps", 10, "of at least 1 and below window (10)"),
         (TrainConfig, "max_steps", -1, "of at least 0"),
         (TrainConfig, "seed", -1, "of at least 0"),
         (TrainConfig, "save_every", 0, "of at least 1"),

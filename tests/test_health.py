@@ -112,6 +112,20 @@ def test_a_collapse_is_measured_from_the_steps_before(tmp_path: Path) -> None:
     assert after(watched(tmp_path)[0], "entropy", [0.5, 0.4, 0.3, 0.03, 0.3]) == [0, 0, 0, 1, 0]
 
 
+def test_so_many_collapses_in_a_row_stop_a_run_that_nobody_watches(tmp_path: Path) -> None:
+    health, _ = watched(tmp_path, max_collapsed_steps=2)
+    after(health, "entropy", [1.0, 1.0, 1.0, 0.01, 1.0, 1.0, 1.0, 0.01])
+    health.check()
+    resumed, _ = watched(tmp_path, max_collapsed_steps=2)
+    resumed.restore(json.loads(json.dumps(health.as_json())))
+    after(resumed, "entropy", [0.01])
+    with pytest.raises(UnhealthyError, match=r"^Expect fewer than 2 collapsed steps in a row, got 2: "):
+        resumed.check()
+    unbounded, _ = watched(tmp_path)
+    assert after(unbounded, "entropy", [1.0, 1.0, 1.0, 0.01, 0.01]) == [0, 0, 0, 1, 1]
+    unbounded.check()
+
+
 @pytest.mark.parametrize("values", [[0.0] * 9, [0.05, 0.05, 0.05, 0.0], [0.9, 0.9, 0.0], [0.9, 0.6, 0.4, 0.25, 0.15]])
 def test_what_is_rare_or_new_or_slow_is_no_collapse_of_code_use(tmp_path: Path, values: list[float]) -> None:
     assert not any(after(watched(tmp_path)[0], "tools/use_ratio", values))
