@@ -114,6 +114,7 @@ def kl_loss(
 
     With ``d = logprob - reference_logprob``: k1 is ``d``, unbiased, of any sign; k2 is ``d^2 / 2``, whose gradient is
     that of the divergence; k3 is ``exp(-d) - 1 + d``, never negative (Schulman, "Approximating KL Divergence", 2020).
+    The gradient of ``d`` itself is 0 on average, and would hold nothing back: k1 has that of k2.
 
     Args:
         logprobs: ``[B, T]``, with a gradient.
@@ -129,7 +130,12 @@ def kl_loss(
     [0.5, 0.125, 0.1065]
     """
     distance = torch.where(action_mask, logprobs - reference_logprobs, 0.0)
-    estimates = {"k1": distance, "k2": distance.square() / 2, "k3": torch.expm1(-distance) + distance}
+    half_square = distance.square() / 2
+    estimates = {
+        "k1": half_square + (distance - half_square).detach(),
+        "k2": half_square,
+        "k3": torch.expm1(-distance) + distance,
+    }
     kl = estimates[estimator]
     return Loss(total=coefficient * (kl * weights).sum(), metrics={"kl": float(kl.detach().sum())})
 

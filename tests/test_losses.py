@@ -156,7 +156,7 @@ def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens_and_moves_them_al
 
 @pytest.mark.parametrize(
     ("estimator", "value", "slope"),
-    [("k1", -0.5, 1.0), ("k2", 0.125, -0.5), ("k3", math.exp(0.5) - 1.5, 1 - math.exp(0.5))],
+    [("k1", -0.5, -0.5), ("k2", 0.125, -0.5), ("k3", math.exp(0.5) - 1.5, 1 - math.exp(0.5))],
 )
 def test_the_kl_penalty_of_a_token(estimator: Any, value: float, slope: float) -> None:
     logprobs, mask = torch.tensor([[-1.5, 3.0]], requires_grad=True), torch.tensor([[True, False]])
@@ -179,6 +179,22 @@ def test_the_kl_estimates_agree_on_average() -> None:
             policy[drawn], reference[drawn], mask, mask / drawn.numel(), estimator=estimator, coefficient=1.0
         )
         assert loss.total.item() == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2"])
+def test_the_gradient_of_the_penalty_is_on_average_that_of_the_divergence(estimator: Any) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits, reference = torch.randn(5, generator=random), torch.log_softmax(torch.randn(5, generator=random), -1)
+    logits.requires_grad_()
+    policy = torch.log_softmax(logits, -1)
+    (true,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits, retain_graph=True)
+    drawn = torch.multinomial(policy.detach().exp(), 200_000, replacement=True, generator=random)[None]
+    mask = torch.ones_like(drawn, dtype=torch.bool)
+    weights = mask / drawn.numel()
+    loss = kl_loss(policy[drawn], reference[drawn], mask, weights, estimator=estimator, coefficient=1.0)
+    (found,) = torch.autograd.grad(loss.total, logits)
+    assert found.tolist() == pytest.approx(true.tolist(), abs=0.01)
+    assert true.abs().max() > 0.05
 
 
 def test_an_entropy_bonus_lowers_the_loss() -> None:
