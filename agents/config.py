@@ -277,6 +277,8 @@ class ValidationConfig:
     """Sets, each named as for env.problems; none: the test split of those. The first has the arms below."""
     num_problems: int | tuple[int, ...] = 64
     """Problems of one validation, at most: one number for all sets, or one for each."""
+    interaction_budget: int = 2
+    """Executions per episode, whatever training allows at the time; 0 where it never allows any."""
     top_p: float = 1.0
     """Nucleus of the samples."""
     text_prompt: str | None = None
@@ -285,7 +287,8 @@ class ValidationConfig:
     """Report greedy accuracy before and after, too."""
 
     def __post_init__(self) -> None:
-        expect(self.every >= 0, "validation.every", "of at least 0", self.every)
+        for name in ("every", "interaction_budget"):
+            expect(getattr(self, name) >= 0, f"validation.{name}", "of at least 0", getattr(self, name))
         sizes = self.num_problems if isinstance(self.num_problems, tuple) else (self.num_problems,)
         expect(min(sizes, default=0) >= 1, "validation.num_problems", "of at least 1", self.num_problems)
         count = max(1, len(self.problems))

@@ -77,9 +77,9 @@ class Validator:
 
     def _open(self, problems: str | None, **overrides: str | int) -> EnvPool:
         env, named = self._config.env, {} if problems is None else {"problems": problems}
-        if env.interaction_budget == "0":  # what never runs code in training is not to run it here
-            overrides.setdefault("interaction_budget", 0)
-        return open_split(env, self._config.rollout.max_num_seqs, split="test", **named, **overrides)
+        budget = 0 if env.interaction_budget == "0" else self._config.validation.interaction_budget
+        arguments = {"interaction_budget": budget, **named, **overrides}
+        return open_split(env, self._config.rollout.max_num_seqs, split="test", **arguments)
 
 
 def figures_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:

@@ -106,6 +106,7 @@ def test_a_value_out_of_range_is_named_with_what_is_expected(
     ("name", "value", "expected"),
     [
         ("every", -1, "of at least 0"),
+        ("interaction_budget", -1, "of at least 0"),
         ("num_problems", 0, "of at least 1"),
         ("top_p", 0.0, "in (0, 1]"),
         ("top_p", 1.1, "in (0, 1]"),

@@ -151,7 +151,10 @@ def test_the_boundary_holds_for_training_and_validation(tmp_path: Path, monkeypa
     assert len(seen) > validated > 0
 
 
-def test_a_run_without_code_is_validated_without_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("in_training", "expected"), [("0", [0, 0]), ("0:1,9:4", [3, 0]), ("competence", [3, 0])])
+def test_a_validation_has_a_budget_of_its_own_and_none_where_training_has_none(
+    in_training: str, expected: list[int], tmp_path: Path
+) -> None:
     budgets = []
 
     class Look(Callback):
@@ -160,11 +163,11 @@ def test_a_run_without_code_is_validated_without_code(tmp_path: Path) -> None:
         ) -> None:
             budgets.extend(t.info["interaction_budget"] for each in trajectories.values() for t in each)
 
-    env = replace(presets["tiny"]().env, interaction_budget="0")
-    both = {"text_prompt": "question"}
+    env = replace(presets["tiny"]().env, interaction_budget=in_training)
+    both = {"text_prompt": "question", "interaction_budget": 3}
     with trainer(tmp_path, callbacks=[Look()], max_steps=0, env=env, validation=both) as made:
         made.train()
-    assert budgets == [0, 0]
+    assert budgets == expected
 
 
 class Notes(Callback):
