@@ -47,6 +47,11 @@ def start(device: torch.device) -> torch.device:
     return device
 
 
+def idle_gpus(device: torch.device) -> int:
+    """Return how many GPUs of this machine a run in one process leaves idle."""
+    return max(0, torch.cuda.device_count() - 1) if device.type == "cuda" and size() == 1 else 0
+
+
 def launcher() -> str:
     """Return what a program is started with in as many processes as there are now, even once they have parted.
 

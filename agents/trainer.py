@@ -72,6 +72,8 @@ class Trainer:
         self.device = distributed.start(pick_device(config.device))
         _check_shares(config)
         self.log = log = log if distributed.rank() == 0 else lambda _: None
+        if idle := distributed.idle_gpus(self.device):
+            log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
         self.step = 0
         self._stop = StopRequest(log)
         self._is_whole = True  # whether the weights are those of the last whole step

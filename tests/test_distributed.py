@@ -101,6 +101,14 @@ def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_othe
     assert figures(two)[-1] == pytest.approx(figures(one)[-1], rel=1e-3, abs=1e-5)
 
 
+def test_gpus_that_one_process_leaves_idle_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    devices = [torch.device(kind) for kind in ("cuda", "cpu")]
+    assert [distributed.idle_gpus(device) for device in devices] == [7, 0]
+    monkeypatch.setattr(distributed, "size", lambda: 8)
+    assert distributed.idle_gpus(devices[0]) == 0
+
+
 def test_problems_that_can_not_be_shared_evenly_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
