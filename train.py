@@ -31,7 +31,8 @@ def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
         args.insert(0, "quickstart")
     choices = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in presets.items()}
-    config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=__doc__, args=args)
+    paragraphs = "\n\n".join(filter(None, (__doc__ or "").splitlines()))  # else tyro runs the lines together
+    config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=paragraphs, args=args)
     return config, dry_run
 
 
@@ -45,8 +46,7 @@ def main(args: Sequence[str]) -> int:
     """Train; return the exit code.
 
     0: done. 1: failed. 2: bad input. 3: the run is not healthy (`agents.health`). 130: stopped by Ctrl-C. 143: stopped
-    by SIGTERM, which schedulers and launchers send before they kill. The last two are what a shell reports of a process
-    that the signal ended (128 and its number); after them the same command with ``--resume`` goes on.
+    by SIGTERM. The last two are 128 and the signal's number, as a shell says; the command goes on with ``--resume``.
     """
     try:
         config, dry_run = parse(args)
