@@ -43,7 +43,8 @@ import torch
 import tyro
 from transformers import PreTrainedModel
 
-from agents.config import PPOConfig, expect
+from agents.config import PPOConfig
+from agents.errors import expect
 from agents.models import load_model, pick_device, resolve_model
 from agents.policy import Policy
 from agents.ppo import PPO

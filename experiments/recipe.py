@@ -28,8 +28,8 @@ from matplotlib.figure import Figure
 
 from agents import presets
 from agents.checkpoint import checkpoints
-from agents.config import TrainConfig, expect
-from agents.errors import AgentsError
+from agents.config import TrainConfig
+from agents.errors import AgentsError, expect
 from agents.report import table, write_json
 from agents.training_runs import TrainingRun, load_training_run
 from cir_env.errors import CirEnvError

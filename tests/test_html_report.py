@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reports import HOSTILE, hostile_row, ran, row, some_rows, write_page, write_rows, write_run, write_training, wrong
 
 import evaluate
-from agents.config import ConfigError
+from agents.errors import ConfigError
 from agents.html import report_training
 from agents.html.evaluations import evaluation_page
 from agents.html.paper import PUBLISHED, SETS
