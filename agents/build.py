@@ -14,7 +14,7 @@ from agents.config import TrainConfig
 from agents.envs import accepted
 from agents.errors import expect
 from agents.lora import add_adapters
-from agents.models import load_model, no_progress_bars
+from agents.models import has_fast_bfloat16, load_model, no_progress_bars
 from agents.policy import Policy
 from agents.tiny import warm_up
 
@@ -59,7 +59,7 @@ def build_policy(
         temperature=config.rollout.temperature,
         value_head=needs_values,
         critic=_load(path, device) if needs_values and config.ppo.critic == "separate" else None,
-        autocast=torch.bfloat16 if config.autocast else None,
+        autocast=_autocast(config, device),
         gradient_checkpointing=config.gradient_checkpointing,
         entropy_gradient=config.ppo.entropy_coefficient > 0,
         compile_layers=config.compile,
@@ -71,10 +71,13 @@ def build_policy(
 def load_reference(config: TrainConfig, device: torch.device) -> Policy:
     """Return the policy that a run began with; it is kept beside the checkpoints."""
     model = _load(config.output_dir / REFERENCE, device).requires_grad_(False)
-    autocast = torch.bfloat16 if config.autocast else None
-    policy = Policy(model, temperature=config.rollout.temperature, autocast=autocast)
+    policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast(config, device))
     distributed.shard(policy)
     return policy
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    return torch.bfloat16 if config.autocast and has_fast_bfloat16(device) else None
 
 
 def _load(path: Path, device: torch.device) -> PreTrainedModel:

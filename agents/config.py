@@ -98,8 +98,8 @@ class RolloutConfig:
     """Episodes that are sampled at once; each holds a row of the engine's cache."""
     num_envs: int | None = None
     """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """dtype of the weights that sample."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
     engine: str = "auto"
     """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm
     where there is one and a GPU."""
@@ -379,7 +379,7 @@ class TrainConfig:
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     autocast: bool = True
-    """Compute matrix products in bfloat16; parameters stay float32."""
+    """Compute matrix products in bfloat16 where the device does so fast; parameters stay float32."""
     compile: bool = False
     """Compile the layers' feed-forward parts; the first steps take longer."""
     gradient_checkpointing: bool = False

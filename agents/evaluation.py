@@ -27,7 +27,7 @@ from agents.envs import EnvPool, open_pool
 from agents.errors import expect
 from agents.manifest import describe_run, describe_session, weights_revision
 from agents.metrics import describe, is_correct
-from agents.models import load_tokenizer, pick_device, resolve_model
+from agents.models import load_tokenizer, pick_device, pick_dtype, resolve_model
 from agents.protocols import EvalConfig
 from agents.report import expect_writable
 from agents.rollout import collect
@@ -327,7 +327,7 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
         config.engine,
         path,
         chat,
-        dtype=config.dtype,
+        dtype=pick_dtype(config.dtype, device),
         device=device,
         max_num_seqs=config.max_num_seqs,
         max_model_len=config.max_model_len,

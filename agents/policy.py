@@ -47,6 +47,9 @@ class Policy(nn.Module):
         entropy_gradient: Let the entropy carry a gradient, for a bonus.
         compile_layers: Compile the layers' feed-forward parts for sequences of any length.
 
+    Attributes:
+        autocast: As given.
+
     Raises:
         PolicyError: The model does more to its logits than its output layer says, its attention is its own, or
             something beside attention lets a token see others.
@@ -77,7 +80,7 @@ class Policy(nn.Module):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(model.device)
-        self._autocast = autocast
+        self.autocast = autocast
         self._entropy_gradient = entropy_gradient
         if compile_layers:
             for layer in self.layers():
@@ -124,7 +127,7 @@ class Policy(nn.Module):
         if self.value_head is not None:
             values = self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
         head = self.model.get_output_embeddings()
-        hidden = hidden if self._autocast is None else hidden.to(self._autocast)
+        hidden = hidden if self.autocast is None else hidden.to(self.autocast)
         bias = getattr(head, "bias", None)
         logprobs, entropy = token_logprobs(
             hidden, head.weight, bias, batch.token_ids[acts], temperature=self.temperature
@@ -159,8 +162,8 @@ class Policy(nn.Module):
 
     def _casting(self) -> AbstractContextManager[None]:
         # a cache would hold all weights in both dtypes up to the end of a forward pass, and each is cast once in one
-        enabled = self._autocast is not None
-        return torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled, cache_enabled=False)
+        enabled = self.autocast is not None
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False)
 
 
 def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:

@@ -29,7 +29,7 @@ from agents.health import Health
 from agents.hub import HubUpload
 from agents.metrics import describe_mismatch, describe_staleness
 from agents.model_card import ModelCardWriter
-from agents.models import load_tokenizer, pick_device, resolve_model
+from agents.models import load_tokenizer, pick_device, pick_dtype, resolve_model
 from agents.ppo import PPO, Part
 from agents.sample_log import SampleLog
 from agents.sampler import Sampler, seed_of
@@ -90,7 +90,8 @@ class Trainer:
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
         if self.train_envs.data_summary:
             log(f"Training on {self.train_envs.data_summary}.")
-        log(f"Loading {model_path} on {self.device}.")
+        self._dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
+        log(f"Loading {model_path} on {self.device}, to sample in {self._dtype}.")
         self.chat = Chat(load_tokenizer(model_path), config.template)
         self._probe = self.chat.encode_prompt(_PROBE)
         self.policy = build_policy(config, model_path, self.chat, self.device, is_new=started is None, log=log)
@@ -99,7 +100,7 @@ class Trainer:
             _own_engine(config.rollout.engine),
             model_path,
             self.chat,
-            dtype=config.rollout.dtype,
+            dtype=self._dtype,
             device=self.device,
             max_num_seqs=config.rollout.max_num_seqs,
             max_model_len=config.rollout.max_model_len,
@@ -333,7 +334,7 @@ class Trainer:
 
     def _sync(self) -> dict[str, float]:
         """Give the engine the policy's weights, and check that it has them."""
-        exact = self.config.rollout.dtype == "float32" and not self.config.autocast
+        exact = self._dtype == "float32" and self.policy.autocast is None
         return sync_weights(
             self.policy,
             self.engine,

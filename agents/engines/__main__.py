@@ -27,8 +27,8 @@ class Config:
     """HOST:PORT to listen at."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """Which engine; auto: vllm where it is installed and there is a GPU, else transformers."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """dtype of the weights that sample."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     max_num_seqs: int = 64
@@ -47,24 +47,25 @@ def main(args: list[str]) -> int:
     from agents.chat import Chat
     from agents.engines import open_engine
     from agents.engines.remote import listen, read_address, read_key, serve
-    from agents.models import load_tokenizer, pick_device, resolve_model
+    from agents.models import load_tokenizer, pick_device, pick_dtype, resolve_model
 
     try:
         address, key = read_address(config.address), read_key()
-        path = resolve_model(config.model)
+        path, device = resolve_model(config.model), pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
         engine = open_engine(
             config.engine,
             path,
             Chat(load_tokenizer(path), "raw"),  # prompts come as token ids
-            dtype=config.dtype,
-            device=pick_device(config.device),
+            dtype=dtype,
+            device=device,
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
             gpu_memory_utilization=config.vllm_gpu_memory_utilization,
         )
         with closing(engine), listen(*address) as listener:
             print(f"Serving an engine at {config.address}.", flush=True)
-            serve(engine, listener, key, dtype=getattr(torch, config.dtype))
+            serve(engine, listener, key, dtype=getattr(torch, dtype))
     except (AgentsError, OSError) as error:
         print(f"agents.engines: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
