@@ -15,8 +15,9 @@ blocks sleep for each of its slots), and with hundreds of sleepers that bound an
 Contenders, each in a process of its own:
 
 - `engine`: all prompts of the single-turn load submitted at once, no environment; the others can not be faster.
-- `lock-step`: all episodes write a turn, then all blocks run, and so on. Within a turn, rows are refilled at once.
-- `ours`: `agents.rollout.collect`.
+- `lock-step`: in each environment an episode; all write a turn, then all blocks run, and so on until all have ended,
+  then come the next. Within a turn, rows are refilled at once.
+- `ours`: `agents.rollout.collect` with as many environments.
 - `TRL`: the generation of its GRPOTrainer, with a tool for the blocks and transformers' `generate`. It runs the tools
   of one episode after those of another, so that it plays no more than `trl_episodes` of the mixed load.
 """
@@ -74,8 +75,8 @@ class Config:
     """Most episodes of the mixed load for TRL."""
     rows: int = 64
     """Completions that the engine samples at once."""
-    num_envs: int = 256
-    """Most environments of ours; lock-step has one for every episode."""
+    num_envs: int = 64
+    """Most environments, of ours and of lock-step; with 1024 lock-step plays each load at once."""
     shortest_s: float = 0.005
     """Shortest run time of a block."""
     longest_s: float = 5.0
@@ -91,33 +92,40 @@ class Config:
 
 
 def lock_step(envs: EnvPool, engine: ScriptedEngine, chat: Chat, episodes: Sequence[Episode]) -> list[Trajectory]:
-    """Play every episode in an environment of its own: all write a turn, all are stepped, and so on."""
+    """Play an episode in each environment: all write a turn, all are stepped, and so on; then play the next ones."""
     plays = [Play(number=number, episode=episode) for number, episode in enumerate(episodes)]
-    for play in plays:
-        envs.reset(play.number, seed=play.episode.env_seed, options=play.episode.options)
+    for begin in range(0, len(plays), len(envs)):
+        _play_round(envs, engine, chat, plays[begin : begin + len(envs)])
+    return [play.trajectory(truncated=False) for play in plays]
+
+
+def _play_round(envs: EnvPool, engine: ScriptedEngine, chat: Chat, plays: Sequence[Play]) -> None:
+    for env_id, play in enumerate(plays):
+        envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
     active = _receive(envs, len(plays))
     for result in active:
-        plays[result.env_id].insert(chat.encode_prompt(result.observation, result.info.get("messages")))
-        plays[result.env_id].prompt_length = len(plays[result.env_id].token_ids)
-    ended: dict[int, Trajectory] = {}
+        play = plays[result.env_id]
+        play.insert(chat.encode_prompt(result.observation, result.info.get("messages")))
+        play.prompt_length = len(play.token_ids)
     while active:
         for result in active:
-            engine.submit(result.env_id, plays[result.env_id].token_ids, SAMPLING, result.scanner)
+            play = plays[result.env_id]
+            engine.submit(play.number, play.token_ids, SAMPLING, result.scanner)
+        done = {}
         while engine.busy:
-            for completion in engine.poll():
-                plays[completion.request_id].completion = completion
+            done |= {completion.request_id: completion for completion in engine.poll()}
         for result in active:
-            envs.send(result.env_id, plays[result.env_id].completion.text)  # type: ignore[union-attr]
+            play = plays[result.env_id]
+            play.completion = done[play.number]
+            envs.send(result.env_id, play.completion.text)
         results, active = _receive(envs, len(active)), []
         for result in results:
             play = plays[result.env_id]
             if play.end_turn(result, chat.encode_feedback):
                 engine.release(play.number)
-                ended[play.number] = play.trajectory(truncated=result.truncated)
             else:
                 play.insert(chat.encode_feedback(result.observation))
                 active.append(result)
-    return [ended[play.number] for play in plays]
 
 
 def _receive(envs: EnvPool, count: int) -> list[EnvResult]:
@@ -142,7 +150,7 @@ def engine_alone(prompts: Sequence[Sequence[int]], engine: ScriptedEngine) -> in
 def measure(config: Config, contender: Contender, load: Load, count: int) -> dict[str, Any]:
     """Let one contender play, and return its figures."""
     torch.set_num_threads(config.threads)
-    num_envs = min(count, config.num_envs) if contender == "ours" else count
+    num_envs = min(count, config.num_envs)
     with (
         tempfile.TemporaryDirectory() as name,
         TimedSandbox() as sandbox,
