@@ -44,11 +44,22 @@ def data_of(html: str) -> Any:
 
 def test_the_results_leave_out_what_could_not_be_judged(tmp_path: Path) -> None:
     rows = [row(0, 0), wrong(0, 1), row(1, 0), wrong(1, 1, reward_valid=False)]
-    results = table_of(all_tables(tmp_path, rows), "Each set")["AIME24"]
+    tables = all_tables(tmp_path, rows)
+    results = table_of(tables, "Each set")["AIME24"]
     assert results[:2] == ["2", "2"]
     assert results[2].startswith("75.0 [50.0, ")
     assert results[4].startswith("50.0 [")  # of the first problem: a tie is half a majority
-    assert results[-1] == "1"
+    assert table_of(tables, "How transcripts end")["AIME24"][-1] == "1"
+
+
+def test_the_endings_are_shares_of_all_transcripts(tmp_path: Path) -> None:
+    cut = wrong(1, 0, terminated=False, truncated=True, void=True)
+    assert table_of(all_tables(tmp_path, [row(0, 0), cut]), "How transcripts end")["AIME24"] == [
+        "50.0",
+        "50.0",
+        "50.0",
+        "0",
+    ]
 
 
 def test_lengths_are_given_of_all_and_of_right_transcripts(tmp_path: Path) -> None:

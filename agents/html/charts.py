@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agents.html.parts import MARKERS, Chart
+from agents.report import percent
 from agents.statistics import powers_of_two
 
 if TYPE_CHECKING:
@@ -47,19 +48,23 @@ _STYLE: Any = {
 }
 
 
-def pass_at_k_chart(title: str, series: Mapping[str, Mapping[int, float]]) -> Chart:
-    """Draw pass@k over k; ``series`` are the fractions by k of each evaluation."""
+def pass_at_k_chart(title: str, series: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Chart:
+    """Draw pass@k over k with its intervals; ``series`` are the estimates by k of each evaluation."""
     ks = powers_of_two(max(k for values in series.values() for k in values))
 
     def draw(axes: Axes) -> None:
         for number, values in enumerate(series.values()):
-            _line(axes, number, [(k, 100 * v) for k, v in sorted(values.items())])
+            curve = sorted(values.items())
+            _line(axes, number, [(k, 100 * estimate["value"]) for k, estimate in curve])
+            low, high = ([100 * estimate[bound] for _, estimate in curve] for bound in ("low", "high"))
+            color = _SERIES[number % len(_SERIES)]
+            axes.fill_between([k for k, _ in curve], low, high, color=color, alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
         axes.set(xlabel="k", ylabel="pass@k, %", ylim=(-3, 103))
 
     said = [
-        f"{name}: " + ", ".join(f"pass@{k} {100 * v:.1f}%" for k, v in values.items() if k in ks)
+        f"{name}: " + ", ".join(f"pass@{k} {percent(v)}%" for k, v in values.items() if k in ks)
         for name, values in series.items()
     ]
     return Chart(title=title, description=". ".join(said), svg=_svg(draw, title), legend=_legend(series))

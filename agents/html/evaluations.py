@@ -23,7 +23,8 @@ _NOTE = (
     "avg@k is the share of all samples that are right, pass@k the chance that one of k is, majority@k the chance that "
     "the most frequent answer of k is. In brackets: the 95% interval, by drawing the problems anew. Unjudged samples, "
     "which a fault of the sandbox or the grader spoilt, count neither way. Tokens are means of what the model wrote; "
-    "inserted ones are the environment's."
+    "inserted ones are the environment's. Finished transcripts end with the model's last word, cut off ones at a limit "
+    "or by a fault; the end of a void one holds no answer."
 )
 
 
@@ -31,7 +32,7 @@ def evaluation_page(samples: Samples, summaries: Summaries, facts: Mapping[str, 
     """Return what stands on the page."""
     sets = list(dict.fromkeys(name for summary in summaries.values() for name in summary["sets"]))
     sections = [
-        Section(id="results", title="Results", note=_NOTE, tables=[_results(summaries)]),
+        Section(id="results", title="Results", note=_NOTE, tables=[_results(summaries), _endings(summaries)]),
         *_beside_the_paper(summaries),
         *_pass_at_k(summaries, sets),
         Section(id="lengths", title="Lengths", charts=_lengths(samples)),
@@ -77,7 +78,7 @@ def _headline(label: str, estimate: Mapping[str, float] | None, detail: str) -> 
 def _results(summaries: Summaries) -> Table:
     header = [
         *("set", "problems", "k", "avg@k, %", "pass@k, %", "majority@k, %", "code use, %"),
-        *("tokens", "tokens, right", "inserted", "cut off, %", "unjudged"),
+        *("tokens", "tokens, right", "inserted"),
     ]
     rows = []
     for name, link, figures in _sets(summaries):
@@ -90,11 +91,18 @@ def _results(summaries: Summaries) -> Table:
             percent(figures["majority_at_k"][str(k)]),
             percent(rates["used_code"], interval=False),
             *(_count(tokens[kind]) for kind in ("sampled", "sampled_correct", "feedback")),
-            percent(rates["truncated"], interval=False),
-            str(figures["unjudged"]),
         ]
         rows.append([Cell(text=name, link=link), *map(text, cells)])
     return Table(title="Each set", header=header, rows=rows)
+
+
+def _endings(summaries: Summaries) -> Table:
+    rows = []
+    for name, link, figures in _sets(summaries):
+        shares = [percent(figures["rates"][kind], interval=False) for kind in ("finished", "truncated", "void")]
+        rows.append([Cell(text=name, link=link), *map(text, [*shares, str(figures["unjudged"])])])
+    header = ["set", "finished, %", "cut off, %", "void, %", "unjudged"]
+    return Table(title="How transcripts end", header=header, rows=rows)
 
 
 def _count(estimate: Mapping[str, float] | None) -> str:
@@ -131,12 +139,15 @@ def _pass_at_k(summaries: Summaries, sets: Sequence[str]) -> list[Section]:
         curves = {}
         for name, summary in summaries.items():
             by_k = summary["sets"].get(set_name, {"pass_at_k": {}})["pass_at_k"]
-            curve = {int(k): estimate["value"] for k, estimate in by_k.items() if estimate is not None}
+            curve = {int(k): estimate for k, estimate in by_k.items() if estimate is not None}
             if len(curve) > 1:
                 curves[name] = curve
         if curves:
             charts.append(pass_at_k_chart(set_name, curves))
-    note = "The chance that at least one of k samples is right, estimated without bias from all samples of a problem."
+    note = (
+        "The chance that at least one of k samples is right, estimated without bias from all samples of a problem. "
+        "Bands are 95% intervals over problems."
+    )
     return [Section(id="pass-at-k", title="pass@k", note=note, charts=charts)] if charts else []
 
 
