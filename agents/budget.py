@@ -35,7 +35,7 @@ def budget_at(schedule: str, step: int) -> int:
         step: Number of the step, from 0.
 
     Raises:
-        ConfigError: The schedule can not be read.
+        ConfigError: The schedule cannot be read.
 
     >>> [budget_at("0:2,100:3,200:4", step) for step in (0, 99, 100, 299)]
     [2, 2, 3, 4]

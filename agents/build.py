@@ -42,7 +42,7 @@ def build_policy(
 
     Raises:
         ConfigError: Episodes may be longer than the model looks back.
-        PolicyError: The model can not be trained.
+        PolicyError: The model cannot be trained.
     """
     model = _load(path, device)
     _check_window(model, config.rollout.max_model_len, log)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ChatError(AgentsError, ValueError):
-    """The tokenizer can not do what the configuration asks of it."""
+    """The tokenizer cannot do what the configuration asks of it."""
 
 
 class Chat:

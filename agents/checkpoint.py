@@ -49,7 +49,7 @@ TRAINING_STATE = "training_state"
 
 
 class CheckpointError(AgentsError, OSError):
-    """A checkpoint can not be written or read."""
+    """A checkpoint cannot be written or read."""
 
 
 def checkpoints(folder: Path) -> list[Path]:

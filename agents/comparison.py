@@ -14,7 +14,7 @@ from agents.summary import TOKENS, SetFigures
 
 
 class ComparisonError(AgentsError, ValueError):
-    """Two runs can not be compared."""
+    """Two runs cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

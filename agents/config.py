@@ -129,7 +129,7 @@ class RolloutConfig:
         expect(
             whole,
             "num_extra_problems",
-            "0 beside max_new_tokens (what is cut can not be chosen from)",
+            "0 beside max_new_tokens (what is cut cannot be chosen from)",
             self.num_extra_problems,
         )
         expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)

@@ -4,16 +4,16 @@
 
     AgentsError
     ├── ConfigError      (ValueError)          a setting is out of its range             agents.errors
-    ├── ModelError       (ValueError)          a model can not be found or loaded        agents.models
-    ├── ChatError        (ValueError)          a tokenizer can not be used               agents.chat
-    ├── MetricsError     (ValueError)          the record of a run can not be read       agents.metrics
-    ├── SamplesError     (ValueError)          samples of a run can not be used          agents.samples
+    ├── ModelError       (ValueError)          a model cannot be found or loaded        agents.models
+    ├── ChatError        (ValueError)          a tokenizer cannot be used               agents.chat
+    ├── MetricsError     (ValueError)          the record of a run cannot be read       agents.metrics
+    ├── SamplesError     (ValueError)          samples of a run cannot be used          agents.samples
     ├── UnfinishedRunError (ValueError)        a run lacks samples                       agents.runs
-    ├── ComparisonError  (ValueError)          two runs can not be compared              agents.comparison
-    ├── ReportError      (ValueError)          a report can not be made                  agents.training_runs
-    ├── EngineError      (ValueError)          a request can not be served               agents.engines.base
+    ├── ComparisonError  (ValueError)          two runs cannot be compared              agents.comparison
+    ├── ReportError      (ValueError)          a report cannot be made                  agents.training_runs
+    ├── EngineError      (ValueError)          a request cannot be served               agents.engines.base
     ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
-    ├── CheckpointError  (OSError)             a checkpoint can not be written or read   agents.checkpoint
+    ├── CheckpointError  (OSError)             a checkpoint cannot be written or read   agents.checkpoint
     ├── UnhealthyError   (RuntimeError)        a run skips or collapses too often        agents.errors
     ├── TrackerError     (OSError)             a tracker of the run does not start       agents.trackers
     ├── HubError         (OSError)             nothing can be uploaded to the hub        agents.hub

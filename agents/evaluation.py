@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, product
 from pathlib import Path
@@ -150,10 +150,10 @@ def run(
         The runs' folders.
 
     Raises:
-        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``, or a run can not be
+        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``, or a run cannot be
             written.
         SamplesError: A run that is there was made with something else, or another process works on it.
-        ModelError, ChatError: A model can not be loaded, or not be used as a chat.
+        ModelError, ChatError: A model cannot be loaded, or not be used as a chat.
     """
     sizes = {name: len(problems) for name, problems in sets.items()}
     config.samples_of(sizes)  # refuses names of other sets, and so does the next line
@@ -163,6 +163,7 @@ def run(
     with ExitStack() as opened:  # bad arguments are refused before a model is looked for
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))
+    config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
     plans = []
     for model in config.model:
         path = resolve_model(model, log=log)
@@ -315,19 +316,19 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
     """Return an engine with the model of a folder, and the chat that encodes for it.
 
     Raises:
-        ModelError, ChatError: The model can not be loaded, or not be used as a chat.
+        ModelError, ChatError: The model cannot be loaded, or not be used as a chat.
     """
     from agents.chat import Chat
     from agents.engines import open_engine
 
     device = pick_device("auto")
-    print(f"Loading {path} on {device}.", flush=True)
+    print(f"Loading {path} on {device}, to sample in {config.dtype}.", flush=True)
     chat = Chat(load_tokenizer(path), config.template)
     engine = open_engine(
         config.engine,
         path,
         chat,
-        dtype=pick_dtype(config.dtype, device),
+        dtype=config.dtype,
         device=device,
         max_num_seqs=config.max_num_seqs,
         max_model_len=config.max_model_len,

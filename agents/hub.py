@@ -20,7 +20,7 @@ _STAYS_HERE = (f"{checkpoint.TRAINING_STATE}/*", checkpoint.ROLLOUTS, checkpoint
 
 
 class HubError(AgentsError, OSError):
-    """The hub can not be reached; nothing of the run is lost."""
+    """The hub cannot be reached; nothing of the run is lost."""
 
 
 class HubUpload(Callback):
@@ -32,7 +32,7 @@ class HubUpload(Callback):
 
     Raises:
         ConfigError: There is no token, it may not write, or the repository's name is none.
-        HubError: The hub can not be reached.
+        HubError: The hub cannot be reached.
     """
 
     def __init__(self, config: TrainConfig, api: HfApi | None = None) -> None:
@@ -56,7 +56,7 @@ class HubUpload(Callback):
         """Upload the last checkpoint.
 
         Raises:
-            HubError: It can not be uploaded now; the message has the command that does it later.
+            HubError: It cannot be uploaded now; the message has the command that does it later.
         """
         path = checkpoint.checkpoints(trainer.config.output_dir)[-1]
         try:

@@ -15,7 +15,7 @@ from agents.types import Batch, PolicyOutput, Trajectory
 
 
 class MetricsError(AgentsError, ValueError):
-    """What a run has written step by step can not be read."""
+    """What a run has written step by step cannot be read."""
 
 
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:

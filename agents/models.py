@@ -50,7 +50,7 @@ Log = Callable[[str], Any]
 
 
 class ModelError(AgentsError, ValueError):
-    """A model can not be found, fetched or loaded; the message says what to do."""
+    """A model cannot be found, fetched or loaded; the message says what to do."""
 
 
 def default_cache() -> Path:
@@ -190,7 +190,7 @@ def pick_dtype(name: str, device: torch.device, *, log: Log = print) -> str:
     if name == "auto":
         return "bfloat16" if fast else "float32"
     if name == "bfloat16" and not fast:
-        log(f"Warning: {device} can not compute in bfloat16 but by detours; float32 would be several times faster.")
+        log(f"Warning: {device} cannot compute in bfloat16 but by detours; float32 would be several times faster.")
     return name
 
 
@@ -260,7 +260,7 @@ def _build_once(target: Path, build: Callable[[Path], None]) -> None:
     except OSError as error:
         if _missing_part(target) is not None:  # else another process was faster, with the same result
             raise ModelError(
-                f"Can not make {target}: {_first_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
+                f"Cannot make {target}: {_first_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
             ) from error
 
 
@@ -318,7 +318,7 @@ def _hub_cached(name: str) -> Path | None:
 
 
 def _hub_problem(name: str) -> str | None:
-    """Say in a few words why the hub can not give `name`; None when it can.
+    """Say in a few words why the hub cannot give `name`; None when it can.
 
     It takes little more than `HUB_TIMEOUT_S`; the question is asked in a thread of its own because name
     resolution has no time limit.

@@ -28,7 +28,7 @@ _CHANGE_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class PolicyError(AgentsError, ValueError):
-    """A model can not be trained here."""
+    """A model cannot be trained here."""
 
 
 class Policy(nn.Module):
@@ -206,7 +206,7 @@ def _check_packing(model: PreTrainedModel) -> None:
         raise PolicyError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
         raise PolicyError(
-            f"Expect a model in which tokens meet in attention alone, got {type(model).__name__}: its rows can not "
+            f"Expect a model in which tokens meet in attention alone, got {type(model).__name__}: its rows cannot "
             "stand in one sequence."
         )
 

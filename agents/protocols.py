@@ -63,8 +63,8 @@ class EvalConfig:
     """Tokens of a whole episode, prompt included."""
     max_num_seqs: int = 32
     """Episodes in flight; each holds a row of the engine's cache."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """dtype of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """dtype of the weights; auto: bfloat16 where the device computes in it, else float32."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""
     seed: int = 0

@@ -65,7 +65,7 @@ class Regrading:
     still_invalid: int
     """Rows that a fault of ours had spoilt before; they were left as they are."""
     newly_invalid: int
-    """Rows that can not be judged now, since the right answer or the grader is broken."""
+    """Rows that cannot be judged now, since the right answer or the grader is broken."""
     accuracies: Mapping[str, tuple[float | None, float | None]]
     """By set: the mean over problems of the share of right samples, before and after; None where none is judged."""
 
@@ -128,7 +128,7 @@ def in_words(regrading: Regrading) -> str:
     changes = regrading.changes
     lines = [
         f"{len(regrading.rows)} samples: {len(changes)} verdicts changed, {regrading.still_invalid} stay invalid, "
-        f"{regrading.newly_invalid} can not be judged now."
+        f"{regrading.newly_invalid} cannot be judged now."
     ]
     if changes:
         cells = [_cells(change) for change in changes[:_MAX_LISTED]]

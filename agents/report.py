@@ -91,10 +91,10 @@ _LENGTHS = {
 
 
 def expect_writable(path: Path) -> None:
-    """Refuse an ``output`` that can not be written, before what it is to hold is computed.
+    """Refuse an ``output`` that cannot be written, before what it is to hold is computed.
 
     Raises:
-        ConfigError: It can not be made where it is to lie.
+        ConfigError: It cannot be made where it is to lie.
     """
     place = next(folder for folder in path.parents if folder.exists())
     expect(place.is_dir() and os.access(place, os.W_OK), "output", f"where {path} can be made", str(place))

@@ -49,7 +49,7 @@ def execute(command: Command) -> None:
         ConfigError: Training runs are reported on without a page or beside evaluations, or no set has ``k`` samples.
         SamplesError, UnfinishedRunError: A folder holds no whole run.
         ComparisonError: The runs are not on the same problems.
-        ReportError: The page can not be made.
+        ReportError: The page cannot be made.
     """
     if isinstance(command, Compare):
         one, other = map(read_run, command.runs)

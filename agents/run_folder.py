@@ -24,7 +24,7 @@ def claim(config: TrainConfig) -> Path | None:
 
     Raises:
         ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings; or
-            it can not be made.
+            it cannot be made.
     """
     folder = config.output_dir
     try:

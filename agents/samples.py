@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SamplesError(AgentsError, ValueError):
-    """A file of samples, or what belongs to it, can not be used."""
+    """A file of samples, or what belongs to it, cannot be used."""
 
 
 class SampleTurn(TypedDict):

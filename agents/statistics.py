@@ -108,7 +108,7 @@ def ratio(
 def sampling_estimate(valid: Sequence[int], correct: Sequence[int], *, seed: int) -> Estimate:
     """Return avg@k with draws of samples alone: each problem's are drawn with replacement from its own.
 
-    A problem of one sample always draws the same: its noise can not be seen in one sample.
+    A problem of one sample always draws the same: its noise cannot be seen in one sample.
 
     Args:
         valid: Samples of each problem that could be judged; problems without any are left out.

@@ -45,7 +45,7 @@ _REFRESH_S = 0.3
 
 
 class TrainingError(AgentsError, RuntimeError):
-    """Training can not go on; the last checkpoint is as it was."""
+    """Training cannot go on; the last checkpoint is as it was."""
 
 
 class Trainer:
@@ -371,7 +371,7 @@ class Trainer:
 
 
 def _check_shares(config: TrainConfig) -> None:
-    """Refuse a run whose problems can not be shared evenly among the processes."""
+    """Refuse a run whose problems cannot be shared evenly among the processes."""
     for name in ("num_problems", "num_extra_problems"):
         value, count = getattr(config.rollout, name), distributed.size()
         expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)

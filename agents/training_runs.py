@@ -17,7 +17,7 @@ SUBJECT = "validation/accuracy/"
 
 
 class ReportError(AgentsError, ValueError):
-    """A report can not be made of what there is."""
+    """A report cannot be made of what there is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

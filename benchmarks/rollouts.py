@@ -14,7 +14,7 @@ blocks sleep for each of its slots), and with hundreds of sleepers that bound an
 
 Contenders, each in a process of its own:
 
-- `engine`: all prompts of the single-turn load submitted at once, no environment; the others can not be faster.
+- `engine`: all prompts of the single-turn load submitted at once, no environment; the others cannot be faster.
 - `lock-step`: in each environment an episode; all write a turn, then all blocks run, and so on until all have ended,
   then come the next. Within a turn, rows are refilled at once.
 - `ours`: `agents.rollout.collect` with as many environments.

@@ -139,7 +139,7 @@ def _split(text: str) -> tuple[str, ...] | None:
 
 
 class UnreadableGold(Exception):
-    """A part of the gold answer can not be read as mathematics."""
+    """A part of the gold answer cannot be read as mathematics."""
 
 
 def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:

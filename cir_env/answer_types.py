@@ -69,7 +69,7 @@ def find_answer_type(spec: str) -> AnswerType:
     """Return the type that a text names.
 
     Raises:
-        OptionError: It is no text, no type or verifier has that name, the verifier can not be imported, or an option is
+        OptionError: It is no text, no type or verifier has that name, the verifier cannot be imported, or an option is
             unknown or out of its range.
 
     >>> find_answer_type("number?rel_tol=0.01").judge("314", "317")
@@ -85,7 +85,7 @@ group 'cir_env.verifiers' or 'module:function', got 'numbers'. Did you mean 'num
 
 
 def check_gold(spec: str, gold: str) -> None:
-    """Refuse a type that there is none of, and a gold answer that it can not read.
+    """Refuse a type that there is none of, and a gold answer that it cannot read.
 
     Raises:
         OptionError: As `find_answer_type` does, or the gold answer is not of that type.
@@ -179,7 +179,7 @@ def _judge_parts(kind: str, read: Callable[[str], object], gold: str, answer: st
     """Leave to the grading process what can be read, since it takes as long as the answer says."""
     if judged := judge_alike(gold, answer):
         return judged
-    return (False, f"can not be read as {kind}") if read(answer) is None else None
+    return (False, f"cannot be read as {kind}") if read(answer) is None else None
 
 
 _TYPES: Final = {

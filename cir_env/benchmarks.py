@@ -173,7 +173,7 @@ def load_benchmark(name: str, folder: str | os.PathLike[str] | None = None, *, p
 
     Raises:
         ProblemError: No benchmark has that name, no folder is named, its file is missing, bad or empty, or has other
-            problems; or the hub can not be reached.
+            problems; or the hub cannot be reached.
     """
     if name not in BENCHMARKS:
         raise ProblemError(f"Expect a benchmark's name, one of {', '.join(BENCHMARKS)}; got {name!r}.")

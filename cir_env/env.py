@@ -197,7 +197,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
         Raises:
             OptionError: An argument is out of its range or of the wrong type.
-            ProblemError: The problems can not be found or read, or one has an answer that is not of `answer_type`.
+            ProblemError: The problems cannot be found or read, or one has an answer that is not of `answer_type`.
         """
         check_prompt(prompt)
         self.problems = load_problems(problems, split)
@@ -410,7 +410,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         return index
 
     def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
-        """Run a block; a sandbox that can not is a fault like any other of its faults."""
+        """Run a block; a sandbox that cannot is a fault like any other of its faults."""
         try:
             sandbox = shared_sandbox(self._sandbox) if isinstance(self._sandbox, str) else self._sandbox
             if self.stateful and episode.session is None:
@@ -443,7 +443,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         return 0.0 if reward is None else check_number("reward", reward)
 
     def _grade(self, problem: Problem, answer: str) -> Generator["Future[Verdict]", None, Verdict]:
-        """Judge an answer; a grader that can not be asked is a fault like any other of its faults."""
+        """Judge an answer; a grader that cannot be asked is a fault like any other of its faults."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
             future = grader.submit(problem.answer, answer, problem.answer_type)
@@ -453,7 +453,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             verdict = Verdict(correct=False, reason=str(error), valid=False)
         if not verdict.valid:
             _LOG.warning(
-                "Leaving out an episode of problem %s, right answer %r: it can not be graded: %s",
+                "Leaving out an episode of problem %s, right answer %r: it cannot be graded: %s",
                 problem.id,
                 problem.answer,
                 verdict.reason,

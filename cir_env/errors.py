@@ -7,8 +7,8 @@
     ├── OptionError         (ValueError)    an argument or a reset option
     ├── ActionError         (TypeError)     an action that is not a string
     ├── EpisodeError        (RuntimeError)  a step without an episode in progress, or a closed environment
-    ├── SandboxUnavailable  (RuntimeError)  the sandbox can not run code: our fault, never the policy's
-    └── GraderUnavailable   (RuntimeError)  the grader can not judge: our fault, never the policy's
+    ├── SandboxUnavailable  (RuntimeError)  the sandbox cannot run code: our fault, never the policy's
+    └── GraderUnavailable   (RuntimeError)  the grader cannot judge: our fault, never the policy's
 
 Each message says what was expected, what came and what to do. A model's output never raises.
 """
@@ -19,7 +19,7 @@ class CirEnvError(Exception):
 
 
 class ProblemError(CirEnvError, ValueError):
-    """A problem set can not be read, has a bad row, is empty, or has no such index."""
+    """A problem set cannot be read, has a bad row, is empty, or has no such index."""
 
 
 class OptionError(CirEnvError, ValueError):
@@ -35,8 +35,8 @@ class EpisodeError(CirEnvError, RuntimeError):
 
 
 class SandboxUnavailable(CirEnvError, RuntimeError):
-    """The sandbox can not run code at all."""
+    """The sandbox cannot run code at all."""
 
 
 class GraderUnavailable(CirEnvError, RuntimeError):
-    """The grader can not judge an answer."""
+    """The grader cannot judge an answer."""

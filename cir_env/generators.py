@@ -2,7 +2,7 @@
 
 A *family* draws one problem at random. A *generator* is a named tuple of families that take turns. Which
 split a problem belongs to is decided by a hash of its operands in canonical order (`split_of`), never by the
-seed: a rephrased or commuted problem can not be in both splits, whatever seeds, sizes and generators are
+seed: a rephrased or commuted problem cannot be in both splits, whatever seeds, sizes and generators are
 used.
 """
 
@@ -41,7 +41,7 @@ def draw(name: str, split: str, seed: int, size: int) -> Iterator[Draft]:
         size: How many problems.
 
     Raises:
-        ProblemError: The name is unknown, its library is missing, or it can not make that many problems.
+        ProblemError: The name is unknown, its library is missing, or it cannot make that many problems.
     """
     families = _families(name, seed)
     # Seeding with text goes through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
@@ -102,7 +102,7 @@ def _reasoning_gym_family(task: str, seed: int) -> Family:
     def family(rng: random.Random) -> Draft:
         entry = next(entries)
         statement = str(entry["question"]).strip()
-        # The numbers alone decide the split, so that other words or another order can not straddle it.
+        # The numbers alone decide the split, so that other words or another order cannot straddle it.
         key = make_key(f"reasoning_gym {task}", *sorted(re.findall(r"[\d.]+", statement)))
         return Draft(key, statement, str(entry["answer"]).strip("$ "), REASONING_GYM_TASKS[task])
 

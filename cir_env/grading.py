@@ -35,7 +35,7 @@ class Verdict:
     """What grading found."""
 
     correct: bool
-    """Whether the answer is right. What can not be read, or not be compared within the limits, is wrong."""
+    """Whether the answer is right. What cannot be read, or not be compared within the limits, is wrong."""
     reason: str
     """Why, in a few words."""
     valid: bool = True
@@ -124,7 +124,7 @@ class Grader:
             The verdict to come. It never holds an exception but `GraderUnavailable`.
 
         Raises:
-            GraderUnavailable: The grader is closed, belongs to another process, or can not start.
+            GraderUnavailable: The grader is closed, belongs to another process, or cannot start.
             OptionError: An argument is not text, or there is no such answer type.
         """
         if not isinstance(gold, str) or not isinstance(answer, str | None):
@@ -134,7 +134,7 @@ class Grader:
         self._check_available()
         kind = find_answer_type(answer_type)
         future: Future[Verdict] = Future()
-        future.set_running_or_notify_cancel()  # a verdict on its way can not be called back
+        future.set_running_or_notify_cancel()  # a verdict on its way cannot be called back
         decided = self._decide(kind, gold, answer)
         if decided is not None:
             future.set_result(decided)

@@ -2,7 +2,7 @@
 
 It is run as a program, ``python -I grading_worker.py CONFIGURATION``, by `cir_env.grading`, never imported by it.
 It reads one JSON object a line from stdin, ``{"id", "compare", "gold", "answer"}``, and writes one a line to stdout, in
-any order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` when it can not work at all. It ends at the end
+any order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` when it cannot work at all. It ends at the end
 of stdin, or when its parent is gone. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by
 a user's verifier ("module:function", with the "path" to import it from).
 
@@ -51,10 +51,10 @@ def judge(gold: str, answer: str) -> dict[str, Any]:
 
     golds = parse(f"${gold}$", parsing_timeout=None)
     if not _expressions(golds):
-        return {"correct": False, "reason": "the gold answer can not be read as mathematics", "valid": False}
+        return {"correct": False, "reason": "the gold answer cannot be read as mathematics", "valid": False}
     answers = parse(f"${answer}$", parsing_timeout=None)
     if not _expressions(answers):
-        return {"correct": False, "reason": "can not be read as mathematics", "valid": True}
+        return {"correct": False, "reason": "cannot be read as mathematics", "valid": True}
     golds, answers = [[_with_imaginary_unit(expression) for expression in parsed] for parsed in (golds, answers)]
     if not verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True):
         return {"correct": False, "reason": "not equal by algebra", "valid": True}
@@ -225,7 +225,7 @@ class _Server:
             try:
                 self.comparisons[compare] = load_comparison(compare, request.get("path", []))
             except BaseException as error:
-                fault = _fault(f"{compare} can not be imported for grading:", error)
+                fault = _fault(f"{compare} cannot be imported for grading:", error)
                 self.comparisons[compare] = lambda gold, answer: fault
             finally:
                 signal.alarm(0)
@@ -293,7 +293,7 @@ def _run_child(job: _Job, comparison: Comparison, output: int, time_limit_s: flo
             os.setpgid(0, 0)
             _set_limits(time_limit_s, memory_limit_mb)
         except (OSError, ValueError) as error:
-            result = {"correct": False, "reason": f"limits can not be set: {error}", "valid": False}
+            result = {"correct": False, "reason": f"limits cannot be set: {error}", "valid": False}
         else:
             result = _judge_safely(job, comparison)
         _write(output, json.dumps(result).encode() + b"\n")
@@ -316,7 +316,7 @@ def _judge_safely(job: _Job, comparison: Comparison) -> dict[str, Any]:
     except MemoryError:
         return {"correct": False, "reason": "needs too much memory to compare", "valid": True}
     except Exception as error:
-        return {"correct": False, "reason": f"can not be compared: {type(error).__name__}", "valid": True}
+        return {"correct": False, "reason": f"cannot be compared: {type(error).__name__}", "valid": True}
 
 
 def _limit(kind: int, value: int) -> None:

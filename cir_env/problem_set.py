@@ -141,7 +141,7 @@ class ProblemSet(Sequence[Problem]):
             name: The set's name, and the source of its problems; by default the file's stem.
 
         Raises:
-            ProblemError: The file can not be read, has a bad row, or has no problem at all.
+            ProblemError: The file cannot be read, has a bad row, or has no problem at all.
         """
         path = Path(path)
         lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -195,7 +195,7 @@ class ProblemSet(Sequence[Problem]):
             on_bad_row: As in `from_jsonl`.
 
         Raises:
-            ProblemError: The library is missing, the data set can not be loaded, or a row is bad.
+            ProblemError: The library is missing, the data set cannot be loaded, or a row is bad.
         """
         try:
             import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -226,7 +226,7 @@ class ProblemSet(Sequence[Problem]):
             size: How many; by default 10,000 to train on and 500 to test on.
 
         Raises:
-            ProblemError: An argument is out of its range, or the generator can not make that many.
+            ProblemError: An argument is out of its range, or the generator cannot make that many.
 
         >>> ProblemSet.generate("products", split="test", seed=1, size=200)
         ProblemSet('products/test', 200 problems)

@@ -81,7 +81,7 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
         split: "train" or "test". A set, a benchmark or a single file is taken whole under either.
 
     Raises:
-        ProblemError: Nothing has that name, or it can not be read.
+        ProblemError: Nothing has that name, or it cannot be read.
 
     >>> load_problems("products*3+arithmetic", "test").summary()
     "500 problems of 'products*3+arithmetic'; 375 of 375 of 'products/test'; 125 of 125 of 'arithmetic/test'"
@@ -109,7 +109,7 @@ def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> di
         folder: Where the benchmarks are, as for `load_benchmark`.
 
     Raises:
-        ProblemError: Nothing has such a name, or it can not be read.
+        ProblemError: Nothing has such a name, or it cannot be read.
     """
     are_files = {name: parse_spec(name)[0].endswith(tuple(_READERS)) for name in names}
     return {n: load_problems(n, "test") if is_file else load_benchmark(n, folder) for n, is_file in are_files.items()}

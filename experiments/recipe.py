@@ -24,7 +24,6 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
-from matplotlib.figure import Figure
 
 from agents import presets
 from agents.checkpoint import checkpoints
@@ -33,6 +32,11 @@ from agents.errors import AgentsError, expect
 from agents.report import table, write_json
 from agents.training_runs import TrainingRun, load_training_run
 from cir_env.errors import CirEnvError
+
+try:
+    from matplotlib.figure import Figure
+except ImportError:
+    sys.exit('recipe.py: expect the library matplotlib: pip install "cir-env[plot]".')
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -91,7 +91,7 @@ def probe(*, is_deaf: bool) -> str:
 
 
 def unwritable(folder: Path) -> str:
-    """Say what comes of adapters that the first process can not write."""
+    """Say what comes of adapters that the first process cannot write."""
     (folder / "adapter").touch()
     model = tiny_qwen2(V)
     add_adapters(model, LoraConfig(rank=2))

@@ -109,7 +109,7 @@ class FakeGrader:
 
     Args:
         valid: Whether it can judge.
-        unavailable: It can not even be asked.
+        unavailable: It cannot even be asked.
     """
 
     def __init__(self, *, valid: bool = True, unavailable: bool = False) -> None:

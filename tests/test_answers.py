@@ -184,7 +184,7 @@ def test_a_wrong_answer_is_a_valid_verdict_with_a_reason(grader: Grader, answer:
 
 @pytest.mark.parametrize(
     ("gold", "reason"),
-    [(" ", "the gold answer is blank"), ("(((", "the gold answer can not be read as mathematics")],
+    [(" ", "the gold answer is blank"), ("(((", "the gold answer cannot be read as mathematics")],
 )
 def test_a_broken_gold_answer_is_our_fault(grader: Grader, gold: str, reason: str) -> None:
     assert grader.grade(gold, r"\sqrt{2}") == Verdict(correct=False, reason=reason, valid=False)

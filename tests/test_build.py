@@ -1,4 +1,4 @@
-"""What a run begins with: models that it can not train are refused before the first step."""
+"""What a run begins with: models that it cannot train are refused before the first step."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A collector over several collections: what goes on, what is cancelled, and what a clock can not change."""
+"""A collector over several collections: what goes on, what is cancelled, and what a clock cannot change."""
 
 import json
 import threading

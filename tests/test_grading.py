@@ -60,7 +60,7 @@ def run_program(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
-# --- what can not stop it --------------------------------------------------------------------------------------
+# --- what cannot stop it --------------------------------------------------------------------------------------
 
 
 def test_forty_runaway_answers_are_wrong_and_starve_none_of_forty_good_ones() -> None:

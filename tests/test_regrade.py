@@ -93,7 +93,7 @@ def test_the_command_writes_beside_never_over_and_lists_what_changed(
     before = path.read_bytes()
     code, out, _ = command(capsys, "regrade", path)
     assert code == 0
-    assert "8 samples: 2 verdicts changed, 1 stay invalid, 1 can not be judged now." in out
+    assert "8 samples: 2 verdicts changed, 1 stay invalid, 1 cannot be judged now." in out
     assert "| p, sample 1 |         8 |            7 |  right | wrong |   another number |" in out
     assert "| AIME24  |            75.0 |           50.0 |" in out
     assert path.read_bytes() == before

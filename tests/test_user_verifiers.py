@@ -281,7 +281,7 @@ def test_a_verifier_that_only_the_trainer_can_import_is_a_fault(monkeypatch: pyt
     with Grader() as grader:
         for answer in ("1", "2"):
             assert grader.grade("6", answer, "users_moody:check") == invalid(
-                "users_moody:check can not be imported for grading: KeyError: 'USERS_KEY'"
+                "users_moody:check cannot be imported for grading: KeyError: 'USERS_KEY'"
             )
         assert grader.grade(r"\sqrt{8}", r"2\sqrt{2}").correct
 

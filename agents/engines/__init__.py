@@ -43,7 +43,7 @@ def open_engine(
         log: Takes a line that says what "auto" came to.
 
     Raises:
-        EngineError: There is no such engine, it is not installed, or it can not serve the model.
+        EngineError: There is no such engine, it is not installed, or it cannot serve the model.
         EngineFault: Nothing answers at the address.
     """
     if name == "auto":

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class EngineError(AgentsError, ValueError):
-    """A request that the engine can not serve."""
+    """A request that the engine cannot serve."""
 
 
 class EngineFault(AgentsError, RuntimeError):
-    """The engine can not be used any longer: it is gone, or samples from other weights than it should."""
+    """The engine cannot be used any longer: it is gone, or samples from other weights than it should."""
 
 
 BROKEN = "Expect an engine with whole weights, got one whose last load failed: load whole ones first."

@@ -57,7 +57,7 @@ def load_llm(
         gpu_memory_utilization: Share of the GPU's memory for weights and cache; without a GPU the cache has 1 GiB.
 
     Raises:
-        EngineError: vLLM is not installed, or can not serve this model here.
+        EngineError: vLLM is not installed, or cannot serve this model here.
     """
     vllm = _import_vllm()
     on_gpu = torch.cuda.is_available()
@@ -66,7 +66,7 @@ def load_llm(
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_CPU_CACHE_GIB))
         # Where only a part of a prompt fits into a step, vLLM turns the request's random numbers back, which those of
-        # a CPU can not be.
+        # a CPU cannot be.
         whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(_STEP_TOKENS, max_model_len)}
         more = {"enforce_eager": True, **whole_prompts}
     if distributed.size() > 1:  # else it would begin a process group of its own

@@ -52,7 +52,7 @@ def report_evaluations(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any
 
     Raises:
         ReportError: A library is missing, or the page is to be a folder.
-        OSError: The file can not be written.
+        OSError: The file cannot be written.
     """
     _need(output)
     from agents.html.evaluations import evaluation_page
@@ -77,7 +77,7 @@ def report_training(folders: Sequence[Path], output: Path) -> None:
     Raises:
         ReportError: A folder holds no training run, a library is missing, or the page is to be a folder.
         MetricsError, SamplesError: A line of its metrics or samples is none.
-        OSError: A file can not be read or written.
+        OSError: A file cannot be read or written.
     """
     _need(output)
     from agents.html.training import training_page
@@ -179,7 +179,7 @@ def _distinct(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
 
 
 def _need(output: Path) -> None:
-    """Refuse before anything is computed where a library is missing, or the page can not be a file."""
+    """Refuse before anything is computed where a library is missing, or the page cannot be a file."""
     if output.is_dir():
         raise ReportError(f"Expect `output` to be the file of a page, got the folder {output}.")
     expect_writable(output)

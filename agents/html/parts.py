@@ -48,7 +48,7 @@ class Chart:
     title: str
     """What it shows."""
     description: str
-    """The same for who can not see it, figures included."""
+    """The same for who cannot see it, figures included."""
     svg: str
     """The picture."""
     legend: Sequence[tuple[str, str]] = ()

@@ -228,7 +228,7 @@ def last_line(error: BaseException) -> str:
 
 
 def whole_traceback(error: BaseException) -> str:
-    """Return the error's traceback without frames of ours; '' if it can not be written."""
+    """Return the error's traceback without frames of ours; '' if it cannot be written."""
     try:
         return _clip("".join(traceback.format_exception(type(error), error, _own_frames(error))).rstrip())
     except BaseException:

@@ -1,6 +1,6 @@
 """A control group around all zygotes and children of a sandbox: what they may hold together.
 
-The limits of a block are per process; this is the bound on their sum, so that many sessions can not take the machine's
+The limits of a block are per process; this is the bound on their sum, so that many sessions cannot take the machine's
 memory from the trainer. It is used where a group is delegated to this process (the unified hierarchy, version 2, or
 the older one), and named as missing elsewhere.
 """
@@ -32,7 +32,7 @@ class ControlGroup:
         parents: Where to make the folders, with the names of the files of each that take a limit.
 
     Raises:
-        OSError: It can not be made.
+        OSError: It cannot be made.
     """
 
     def __init__(self, parents: Mapping[Path, Sequence[str]]) -> None:

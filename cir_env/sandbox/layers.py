@@ -28,7 +28,7 @@ class Layers:
 
 
 def attempt(action: Callable[[], None]) -> str:
-    """Try in a fork what can not be undone; return "on" or the reason why it failed."""
+    """Try in a fork what cannot be undone; return "on" or the reason why it failed."""
     ask_read, ask_write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -90,7 +90,7 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
         report["scratch"] = attempt(jail.mount_scratch)
         jail.scratch_mount = cell.SCRATCH if report["scratch"] == ON else ""
     else:
-        report["scratch"] = "missing: needs namespaces; blocks can not write files"
+        report["scratch"] = "missing: needs namespaces; blocks cannot write files"
     _add_landlock(found, ["/"] if inside else readable, [jail.scratch_mount] if jail.scratch_mount else [])
     _add_seccomp(found)
     found.contained = report["seccomp"] == ON and (inside or report["landlock"] == ON)

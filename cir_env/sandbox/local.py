@@ -96,7 +96,7 @@ class LocalSandbox:
         """Queue a block that runs in a fresh namespace. See `Sandbox.submit`.
 
         Raises:
-            SandboxUnavailable: The sandbox is closed or can not start.
+            SandboxUnavailable: The sandbox is closed or cannot start.
         """
         return self._submit(code, limits, None)
 
@@ -104,7 +104,7 @@ class LocalSandbox:
         """Execute a block in a fresh namespace and wait for its result. See `Sandbox.run`.
 
         Raises:
-            SandboxUnavailable: The sandbox is closed or can not start.
+            SandboxUnavailable: The sandbox is closed or cannot start.
         """
         return self.submit(code, limits).result()
 

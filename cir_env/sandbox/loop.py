@@ -57,7 +57,7 @@ class Loop(ABC):
         """
         with self._lock:
             if self.failure is not None:
-                raise SandboxUnavailable(f"The sandbox can not run code: {self.failure}")
+                raise SandboxUnavailable(f"The sandbox cannot run code: {self.failure}")
             if self.closed:
                 raise SandboxUnavailable("Expect an open sandbox, got one that was closed; make a new one")
             if self._thread is None:

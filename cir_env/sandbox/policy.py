@@ -63,7 +63,7 @@ class Limits:
     """Threads that the block may run at the same time (it can start no process)."""
 
     def __post_init__(self) -> None:
-        """Refuse what can not be a limit."""
+        """Refuse what cannot be a limit."""
         for field in fields(self):
             value = getattr(self, field.name)
             whole = field.type is int and not isinstance(value, int)
@@ -119,7 +119,7 @@ class Sandbox(Protocol):
     """Runs untrusted Python blocks. Every method may be called from any thread.
 
     What the code does never raises: it becomes a `Status`, and a fault of the sandbox becomes
-    `Status.INFRASTRUCTURE`. `SandboxUnavailable` says that no code can run at all (the sandbox can not
+    `Status.INFRASTRUCTURE`. `SandboxUnavailable` says that no code can run at all (the sandbox cannot
     start, or is closed). For asyncio use `asyncio.wrap_future(sandbox.submit(code))`.
     """
 

@@ -168,7 +168,7 @@ async def serve(sandbox: Sandbox, token: str, host: str, port: int) -> None:
     """Serve until the task is cancelled; say on which address once it answers.
 
     Raises:
-        OSError: The address can not be bound.
+        OSError: The address cannot be bound.
     """
     runner = web.AppRunner(
         make_app(sandbox, token), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S

@@ -97,7 +97,7 @@ class Supervisor(Nursery):
         self.do_inbox()
         for task in list(self._open_tasks):
             with contextlib.suppress(InvalidStateError):
-                task.future.set_exception(SandboxUnavailable(f"The sandbox can not run code: {why}"))
+                task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {why}"))
 
     def shut(self) -> None:
         """Answer what is open, and end every process."""
@@ -214,7 +214,7 @@ class Supervisor(Nursery):
 
     def _enqueue(self, task: Task) -> None:
         if self.failure is not None:
-            task.future.set_exception(SandboxUnavailable(f"The sandbox can not run code: {self.failure}"))
+            task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {self.failure}"))
             return
         self._open_tasks.add(task)
         task.future.add_done_callback(lambda _: self._open_tasks.discard(task))

@@ -3,7 +3,7 @@
 A child reads jobs from, and writes one status packet per job to, a socket of packets. The nonce of a job
 comes back in its status, so that a packet which generated code wrote to that descriptor is not mistaken for
 one of the runner's. (Code shares a process with its runner and can, with effort, find the nonce: it can then
-misstate how its own block ended, as it could by printing something else. It can not claim a fault of ours,
+misstate how its own block ended, as it could by printing something else. It cannot claim a fault of ours,
 nor reach another block.)
 """
 
@@ -17,7 +17,7 @@ TEXT_BYTES = 15 * 1024
 NONCE_BYTES = 16
 
 READY = b"ready"
-"""A child's first packet, sent before it reads any code; anything else is the reason why it can not run any."""
+"""A child's first packet, sent before it reads any code; anything else is the reason why it cannot run any."""
 
 OK, ERROR, MEMORY, FILES, THREADS = KINDS = range(5)
 """What a runner can report."""

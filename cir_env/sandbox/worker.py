@@ -82,7 +82,7 @@ class Lane:
     blocks: int = 0
     """Blocks that have run in the child's namespace."""
     lost: bool = False
-    """A fault of ours took the namespace: later blocks can not be judged."""
+    """A fault of ours took the namespace: later blocks cannot be judged."""
     closed: bool = False
     """Nothing more will come."""
 
@@ -132,7 +132,7 @@ class Worker:
             self.child_out = -1
 
     def read_greeting(self) -> str | None:
-        """Return the reason why the child can not run code, '' if it can, None if it has not said yet."""
+        """Return the reason why the child cannot run code, '' if it can, None if it has not said yet."""
         try:
             packet = self.sock.recv(wire.STATUS_BYTES)
         except BlockingIOError:
