@@ -190,7 +190,7 @@ def pick_dtype(name: str, device: torch.device, *, log: Log = print) -> str:
     if name == "auto":
         return "bfloat16" if fast else "float32"
     if name == "bfloat16" and not fast:
-        log(f"Warning: {device} cannot compute in bfloat16 but by detours; float32 would be several times faster.")
+        log(f"Warning: {device} has no bfloat16 arithmetic; float32 would be several times faster.")
     return name
 
 
