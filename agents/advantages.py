@@ -34,9 +34,19 @@ def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig) -> A
         targets = ESTIMATORS[config.advantage](batch.rewards, batch.group_ids, mask)
     if config.importance_sampling == "none":
         return targets
-    ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, mask, level=config.importance_sampling)
-    weights = importance_weights(ratio, bound=config.importance_sampling_bound, cap=config.importance_sampling_cap)
-    return replace(targets, advantages=targets.advantages * weights)
+    return replace(targets, advantages=targets.advantages * correction(batch, old, config))
+
+
+def correction(batch: Batch, old: PolicyOutput, config: PPOConfig) -> torch.Tensor:
+    """Return what an update multiplies the advantages with, ``[B, T]``; without a correction, the tokens' plain ratios.
+
+    Args: As for :func:`estimate_advantages`.
+    """
+    level = "token" if config.importance_sampling == "none" else config.importance_sampling
+    ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, batch.action_mask, level=level)
+    if config.importance_sampling == "none":
+        return ratio
+    return importance_weights(ratio, bound=config.importance_sampling_bound, cap=config.importance_sampling_cap)
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, eps: float = 1e-8) -> torch.Tensor:

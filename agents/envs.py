@@ -97,7 +97,7 @@ class EnvPool(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Wait for the steps in flight and close every copy."""
+        """Close every copy, and forget what is in flight."""
 
     def _scanner(self, env_id: int, *, over: bool) -> Scanner | None:
         env = self.envs[env_id]
@@ -210,8 +210,7 @@ class VectorPool(EnvPool):
                 self._vector.recv()
 
     def close(self) -> None:
-        """Wait for the steps in flight and close every copy."""
-        self.drain()
+        """Close every copy, and forget what is in flight."""
         self._vector.close()
 
 
@@ -259,7 +258,7 @@ class ThreadedPool(EnvPool):
             self._pending -= 1
 
     def close(self) -> None:
-        """Wait for the steps in flight and close every copy."""
+        """Wait for the steps that have begun, and close every copy."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for env in self.envs:
             env.close()

@@ -9,9 +9,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from agents.errors import AgentsError
 from agents.types import Batch, PolicyOutput, Trajectory
+
+if TYPE_CHECKING:
+    import torch
 
 
 class MetricsError(AgentsError, ValueError):
@@ -59,10 +63,16 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
 
 
-def describe_mismatch(batch: Batch, old: PolicyOutput) -> dict[str, float]:
-    """Return how far the engine's log-probabilities of the sampled tokens are from the trainer's before the update."""
+def describe_mismatch(batch: Batch, old: PolicyOutput, weights: torch.Tensor) -> dict[str, float]:
+    """Return how far the engine's log-probabilities of the sampled tokens are from the trainer's before the update.
+
+    Args:
+        batch: ``B`` sequences.
+        old: The policy's output before the update.
+        weights: ``[B, T]``, from :func:`agents.advantages.correction`.
+    """
     difference = (old.logprobs - batch.sampling_logprobs)[batch.action_mask]
-    ratio = difference.exp()
+    ratio = weights[batch.action_mask]
     return {
         "sampling/sampling_logp_difference/mean": float(difference.abs().mean()),
         "sampling/sampling_logp_difference/max": float(difference.abs().max()),

@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.errors import AgentsError
 
@@ -184,14 +184,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def pick_dtype(name: str, device: torch.device, *, log: Log = print) -> str:
+def pick_dtype(name: str, device: torch.device, *, log: Log = print) -> Literal["float32", "bfloat16"]:
     """Return the dtype called `name`, and warn of a slow one; ``auto`` is bfloat16 where it is fast, else float32."""
     fast = has_fast_bfloat16(device)
     if name == "auto":
-        return "bfloat16" if fast else "float32"
+        name = "bfloat16" if fast else "float32"
     if name == "bfloat16" and not fast:
         log(f"Warning: {device} has no bfloat16 arithmetic; float32 would be several times faster.")
-    return name
+    return "bfloat16" if name == "bfloat16" else "float32"
 
 
 def with_cache(decoder: torch.nn.Module, cache: Cache) -> dict[str, Any]:

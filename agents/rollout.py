@@ -63,7 +63,8 @@ class Collector:
     """Plays episodes with an engine; between two collections it holds those that go on in the next.
 
     Each episode draws from random streams of its own, so that neither order nor timing changes what is sampled, up to
-    the engine's arithmetic. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``.
+    the engine's arithmetic. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``;
+    one in which neither policy nor environment has written anything in a turn is cut off.
 
     Args:
         envs: Copies of the environment; their number bounds the episodes in flight.
@@ -90,6 +91,8 @@ class Collector:
         self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not ended
         self._too_long: set[int] = set()
         self._count = 0
+        self._is_abandoned = False
+        envs.drain()  # of what another collector may have abandoned
 
     def collect(
         self,
@@ -178,13 +181,15 @@ class Collector:
         self._paused.append((env_id, play))
 
     def abandon(self) -> None:
-        """Forget every episode, and leave engine and environments ready for others."""
+        """Forget every episode; the next collection waits for environments that still run."""
         self._cancel(list(self._groups))
-        self._envs.drain()
-        self._in_env.clear()
-        self._free = deque(range(len(self._envs)))
+        self._is_abandoned = True
 
     def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
+        if self._is_abandoned:
+            self._envs.drain()
+            self._in_env.clear()
+            self._free, self._is_abandoned = deque(range(len(self._envs))), False
         self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
         for episode in episodes:
             play = Play(number=self._count, episode=episode, by_text=self._by_text)
@@ -249,7 +254,8 @@ class Collector:
         """Prepare the next turn, or end the episode where no token is left for it."""
         feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
         play.scanner, play.completion = result.scanner, None
-        if self._room(play, len(feedback_ids)) < 1:
+        is_stuck = bool(play.turns) and not play.turns[-1].text and not feedback_ids
+        if is_stuck or self._room(play, len(feedback_ids)) < 1:
             play.too_long = not play.turns
             if play.too_long and play.episode.group_id not in self._too_long:
                 self._too_long.add(play.episode.group_id)
@@ -279,7 +285,9 @@ class Collector:
         sampling = replace(self._sampling, max_tokens=max_tokens, seed=int(seed))
         self._in_engine[play.number] = (env_id, play)
         scanner = StopString() if play.by_text and play.scanner is not None else deepcopy(play.scanner)
+        begin = time.perf_counter()
         self._engine.submit(play.number, play.token_ids, sampling, scanner, begun=play.completion)
+        self._clock.sampling += time.perf_counter() - begin
 
     def _take_completion(self, completion: Completion) -> None:
         env_id, play = self._in_engine.pop(completion.request_id)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from agents.budget import ByCompetence, budget_at
 from agents.config import TrainConfig
@@ -29,6 +31,11 @@ Groups = Sequence[Sequence[Trajectory]]
 
 class _Closed(Exception):
     """Nobody waits for the collection any more."""
+
+
+def _on_the_same_gpu() -> Callable[[], None] | None:
+    """Return what gives another thread this thread's GPU: a new one begins on the first."""
+    return partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_initialized() else None
 
 
 class Sampler:
@@ -53,7 +60,7 @@ class Sampler:
         earned = config.env.interaction_budget == "competence"
         self._competence = ByCompetence(config.env.competence) if earned else None
         self._order = ProblemOrder.of(envs, config)
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler", initializer=_on_the_same_gpu())
         self._is_closed = False
         self._pending: Future[list[Trajectory]] | None = None
         self._ahead: list[Trajectory] | None = None

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from agents import checkpoint, distributed, run_folder
-from agents.advantages import estimate_advantages
+from agents.advantages import correction, estimate_advantages
 from agents.batching import collate, with_feedback
 from agents.build import build_policy, load_reference
 from agents.callbacks import Callback
@@ -284,7 +284,8 @@ class Trainer:
             batch = with_feedback(sampled, [t.prompt_length for t in trajectories])
         torch.manual_seed(seed_of(config.seed, 3, self.step))  # for dropout, where a model has any
         old = self.policy.evaluate(batch, config.ppo.micro_batch_tokens, on_micro_batch=self._break_off)
-        figures = describe_mismatch(sampled, old) | describe_staleness(trajectories, self.step)
+        weights = correction(sampled, old, config.ppo)
+        figures = describe_mismatch(sampled, old, weights) | describe_staleness(trajectories, self.step)
         targets = estimate_advantages(batch, old, config.ppo)
         if self._reference is not None:
             reference = self._reference.evaluate(batch, config.ppo.micro_batch_tokens, on_micro_batch=self._break_off)

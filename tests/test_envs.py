@@ -2,17 +2,19 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
 import gymnasium
 import pytest
 from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
-from fakes import CODE, FEEDBACK, fakes
+from fakes import CODE, FEEDBACK, FakeSandbox, fakes
 
 from agents.config import EnvConfig
 from agents.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool, open_split
 from agents.errors import ConfigError
+from cir_env.sandbox import ExecutionResult, Limits
 
 
 def received(envs: EnvPool, count: int) -> dict[int, EnvResult]:
@@ -268,6 +270,16 @@ def test_a_vector_pool_begins_episodes_with_their_own_seeds_and_options(vector_p
     assert [results[i].info["interaction_budget"] for i in range(3)] == [0, 1, 2]
     assert len({results[i].info["problem_id"] for i in range(3)}) == 3
     assert results[0].scanner is None
+
+
+def test_a_vector_pool_closes_without_waiting_for_its_blocks() -> None:
+    class Stuck(FakeSandbox):
+        def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+            return Future()
+
+    with closing(open_pool("cir_env:CodeMath-v0", 1, **(fakes() | {"sandbox": Stuck()}))) as envs:
+        begun(envs).send(0, CODE)
+        assert envs.recv(wait=False) == []
 
 
 def test_a_vector_pool_forgets_what_is_drained(vector_pool: EnvPool) -> None:

@@ -144,7 +144,7 @@ def test_of_two_processes_that_build_the_same_the_first_one_wins(tmp_path):
 
 def test_a_cache_that_can_not_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"^Can not make .*/file/tiny: .*Set CIR_CACHE to a folder with 600 MB free$"):
+    with pytest.raises(ModelError, match=r"^Cannot make .*/file/tiny: .*Set CIR_CACHE to a folder with 600 MB free$"):
         resolve_model("tiny", cache_dir=tmp_path / "file", log=quiet)
 
 

@@ -1,5 +1,6 @@
 """Collecting trajectories: which tokens stay, who waits for whom, and what a fault leaves behind."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -333,7 +334,6 @@ def test_an_environment_that_breaks_leaves_engine_and_pool_usable(make_env: Call
         with pytest.raises((OSError, ValueError)):
             collect(envs, engine, WORDY, episodes(16), sampling)
         assert engine.held == set()
-        assert envs.recv(wait=False) == []
         assert len(collect(envs, engine, WORDY, healthy, sampling)) == len(healthy)
     assert engine.held == set()
 
@@ -351,6 +351,39 @@ def test_a_caller_that_breaks_off_leaves_engine_and_pool_usable() -> None:
             collect(envs, engine, WORDY, episodes(9), Sampling(max_tokens=60), on_end=stop)
         assert engine.held == set()
         assert len(collect(envs, engine, WORDY, episodes(9), Sampling(max_tokens=60))) == 9
+
+
+def test_breaking_off_waits_for_no_environment_but_the_next_collection_does() -> None:
+    gate, healthy = threading.Event(), Sampling(max_tokens=60)
+
+    class Held(ScannedCallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            if self._problem == 1:
+                gate.wait()
+            return super().step(action)
+
+    class Enough(Exception):
+        pass
+
+    def stop(_: Trajectory) -> None:
+        raise Enough
+
+    engine = FakeEngine(WORDY, scripted("z"))
+    with pool(Held, 2) as envs:
+        with pytest.raises(Enough):
+            collect(envs, engine, WORDY, episodes(2, group_size=1), healthy, on_end=stop)
+        assert not gate.is_set()
+        gate.set()
+        assert len(collect(envs, engine, WORDY, episodes(4), healthy)) == 4
+
+
+def test_an_episode_in_which_nothing_is_written_is_cut_off() -> None:
+    class Silent(CallEnv):
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            return "", 0.0, False, False, {}
+
+    (made,), _ = play(scripted(""), make_env=Silent)
+    assert (made.truncated, len(made.turns)) == (True, 2)
 
 
 def test_an_empty_prompt_is_refused_by_the_engine() -> None:

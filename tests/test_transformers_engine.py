@@ -64,7 +64,7 @@ def test_a_request_that_comes_back_finds_its_cache_again_while_there_is_room() -
     for number, prompt in prompts.items():
         engine.submit(number, prompt, Sampling(max_tokens=3))
         finish(engine, 1)
-    assert {number: cached[:18] for number, (cached, _) in engine._aside.items()} == {
+    assert {number: cached[:18] for number, (cached, *_) in engine._aside.items()} == {
         number: prompts[number]
         for number in (1, 2)  # two of them fit beside the row; the oldest went
     }
@@ -326,7 +326,7 @@ def test_a_request_that_comes_back_with_another_context_is_computed_anew() -> No
 
 
 def test_a_shared_prompt_is_computed_once() -> None:
-    model, context = tiny_qwen2(V), [3 + n % 40 for n in range(50)]
+    model, context = tiny_qwen2(V), [3 + n % 40 for n in range(66)]
     engine = transformers_engine(model, CHAT)
     passes: list[int] = []
     engine._model.base_model.register_forward_pre_hook(
@@ -335,7 +335,25 @@ def test_a_shared_prompt_is_computed_once() -> None:
     for request_id in range(4):
         engine.submit(request_id, context, Sampling(seed=request_id, max_tokens=2))
     finish(engine, 4)
-    assert [length for length in passes if length > 1] == [49]
+    assert [length for length in passes if length > 1] == [32, 32]
+
+
+@pytest.mark.parametrize("length", [20, 33, 40, 57, 58, 64, 65, 90])
+def test_what_a_row_held_before_changes_no_bit_of_a_new_context(length: int) -> None:
+    context = [3 + n % 40 for n in range(length)]
+    alone = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
+    alone.submit(0, context, Sampling(seed=1, max_tokens=10))
+    expected = finish(alone, 1)[0]
+    for same in (0, 5, 25, 32, 50, 80):
+        used = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
+        for request_id in (1, 2, 3):
+            other = [*context[:same], *[50 + (n + request_id) % 7 for n in range(100 - same)]]
+            used.submit(request_id, other, Sampling(seed=request_id, max_tokens=6 * request_id))
+        finish(used, 3)
+        for request_id in (1, 3):
+            used.release(request_id)
+        used.submit(0, context, Sampling(seed=1, max_tokens=10))
+        assert finish(used, 1)[0] == expected
 
 
 def test_in_bfloat16_they_are_close() -> None:

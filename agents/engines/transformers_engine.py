@@ -5,6 +5,9 @@ or fewer rows where fewer run and this machine's kernels compute the same bits w
 first pass. What a row's context has and its cache lacks ("pending") is computed by a pass of its own if it is long, and
 otherwise fed through the sampling passes token by token, beside the rows that sample. Between two turns a request keeps
 what its row holds; if another one waits for the row, that is laid aside, while there is room.
+
+Nor do they depend on who was there before: a new context is computed in chunks of one length, and nothing but whole
+chunks is taken from other rows, so that their bits are those of the row's own.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
 _PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
+_CHUNK = 32  # tokens of a pass over a new context
 _FEWEST_ROWS = 2  # one row alone is multiplied by other kernels
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
 
@@ -69,9 +73,10 @@ class TransformersEngine:
         self._cache = RowCache(model, max_num_seqs, capacity)
         self._sizes: list[int] = []  # rows that a pass may have, in rising order
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
+        self._in_chunks = [0] * max_num_seqs  # so many tokens at a row's beginning were computed in whole chunks
         self._rows: dict[int, int] = {}
         self._free = list(range(max_num_seqs))  # a heap: which row is taken depends on no clock
-        self._aside: dict[int, tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]] = {}  # oldest first
+        self._aside: dict[int, tuple[list[int], int, list[tuple[torch.Tensor, torch.Tensor]]]] = {}  # oldest first
         self._idle: dict[int, None] = {}  # requests that hold a row between two turns, the idlest first
         self._running: dict[int, Request] = {}
         self._queue: dict[int, Request] = {}
@@ -168,7 +173,9 @@ class TransformersEngine:
             self._sizes = self._equal_sizes()
         while self._queue and (self._free or self._idle):
             request = self._queue.pop(next(iter(self._queue)))
-            self._rows[request.request_id] = heappop(self._free) if self._free else self._evict()
+            row = heappop(self._free) if self._free else self._evict()
+            self._rows[request.request_id] = row
+            self._cached[row] = self._cached[row][: self._in_chunks[row]]
             self._start(request)
         if not self._running:
             return []
@@ -190,6 +197,7 @@ class TransformersEngine:
 
     def _forget(self) -> None:
         self._cached = [[] for _ in self._cached]
+        self._in_chunks = [0] * len(self._cached)
         self._aside.clear()
 
     def _row(self, request: Request) -> int:
@@ -201,8 +209,9 @@ class TransformersEngine:
         del self._idle[idlest]
         row = self._rows.pop(idlest)
         if self._cached[row]:
-            self._aside[idlest] = self._cached[row], self._cache.lift(row, len(self._cached[row]))
-        while sum(len(cached) for cached, _ in self._aside.values()) > len(self._cached) * self.max_model_len:
+            layers = self._cache.lift(row, len(self._cached[row]))
+            self._aside[idlest] = self._cached[row], self._in_chunks[row], layers
+        while sum(len(cached) for cached, *_ in self._aside.values()) > len(self._cached) * self.max_model_len:
             del self._aside[next(iter(self._aside))]
         return row
 
@@ -211,21 +220,30 @@ class TransformersEngine:
         """Fill the row's cache with the context but for its last tokens, which the sampling passes feed."""
         row, context = self._row(request), request.context
         if request.request_id in self._aside:
-            self._cached[row], layers = self._aside.pop(request.request_id)
+            self._cached[row], self._in_chunks[row], layers = self._aside.pop(request.request_id)
             self._cache.put(row, layers)
         self._running[request.request_id] = request
         wanted = context[:-1]
-        shared = [_common_prefix(cached, wanted) for cached in self._cached]
-        kept = max(shared)
-        if kept > shared[row]:
-            self._cache.copy(shared.index(kept), row, kept)
-        self._cached[row] = context[:kept]
-        if len(context) - 1 - kept > _PREFILL_TOKENS:
-            self._prefill(row, context, kept)
+        chunks = [
+            _common_prefix(cached[:count], wanted) // _CHUNK * _CHUNK
+            for cached, count in zip(self._cached, self._in_chunks, strict=True)
+        ]
+        has_own = len(self._cached[row]) > self._in_chunks[row]
+        own = _common_prefix(self._cached[row], wanted) if has_own else chunks[row]
+        kept = max(own, *chunks)
+        if kept > own:
+            self._cache.copy(chunks.index(kept), row, kept)
+            chunks[row] = kept
+        self._cached[row], self._in_chunks[row] = context[:kept], chunks[row]
+        end = len(wanted)
+        while end - kept > _PREFILL_TOKENS:
+            in_chunks = kept == self._in_chunks[row]
+            begin, kept = kept, min(kept + _CHUNK, end) if in_chunks else end
+            self._prefill(row, context, begin, kept)
+            self._in_chunks[row] += _CHUNK if kept == begin + _CHUNK and in_chunks else 0
 
-    def _prefill(self, row: int, context: list[int], start: int) -> None:
-        """Compute the keys and values of all but the last token of ``context``."""
-        end = len(context) - 1
+    def _prefill(self, row: int, context: list[int], start: int, end: int) -> None:
+        """Compute the keys and values of the tokens from ``start`` to ``end``."""
         device = self._model.device
         positions = torch.arange(start, end, device=device)[None]
         self._cache.aim(slice(row, row + 1), positions, end)
@@ -262,6 +280,7 @@ class TransformersEngine:
         """Exchange two rows: what is in them, and who holds them."""
         self._cache.swap(row, other, max(len(self._cached[row]), len(self._cached[other])))
         self._cached[row], self._cached[other] = self._cached[other], self._cached[row]
+        self._in_chunks[row], self._in_chunks[other] = self._in_chunks[other], self._in_chunks[row]
         moved = {row: other, other: row}
         self._rows = {request_id: moved.get(held, held) for request_id, held in self._rows.items()}
         self._free = [moved.get(free, free) for free in self._free]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from safetensors import safe_open
 from agents import distributed
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
+from agents.errors import one_line
 from agents.models import load_generation_config
 from agents.types import Completion
 
@@ -177,7 +179,8 @@ class VllmEngine:
             ignore_eos=True,
             output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
         )
-        self._llm.add_request(str(request_id), {"prompt_token_ids": request.context[:]}, params)
+        with self._lost_on_error():
+            self._llm.add_request(str(request_id), {"prompt_token_ids": request.context[:]}, params)
         self._running[request_id] = request
 
     @property
@@ -192,7 +195,9 @@ class VllmEngine:
         if not self._is_whole:
             raise EngineFault(BROKEN)
         done: list[Completion] = []
-        for output in self._llm.step():
+        with self._lost_on_error():
+            outputs = self._llm.step()
+        for output in outputs:
             request = self._running.get(int(output.request_id))
             if request is None:
                 continue
@@ -204,6 +209,15 @@ class VllmEngine:
                     self.release(request.request_id)
                     break
         return done
+
+    @contextmanager
+    def _lost_on_error(self) -> Iterator[None]:
+        """Make a fault of whatever vLLM raises, after which it can be asked for nothing more."""
+        try:
+            yield
+        except Exception as error:
+            self._running.clear()
+            raise EngineFault(f"Expect vLLM to go on, but it failed: {one_line(error)}") from error
 
     def release(self, request_id: int) -> None:
         """Forget a request; what of it is cached stays until the room is needed."""

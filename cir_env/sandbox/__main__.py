@@ -75,7 +75,7 @@ def serve(host: str, port: int, slots: int | None) -> int:
         except asyncio.CancelledError:
             return 0
         except (SandboxUnavailable, OSError) as error:
-            print(f"Can not serve: {error}", file=sys.stderr)
+            print(f"Cannot serve: {error}", file=sys.stderr)
             return 2
     return 0
 

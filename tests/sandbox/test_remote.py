@@ -310,7 +310,7 @@ def test_a_port_that_is_taken_is_one_clear_line(process: str) -> None:
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--slots", "1", "--port", process.rpartition(":")[2]]
     done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.startswith("Can not serve: ")
+    assert done.stderr.startswith("Cannot serve: ")
     assert done.stderr.count("\n") == 1
     assert done.stdout.startswith("CIR_SANDBOX_TOKEN=")
 
