@@ -15,9 +15,9 @@ blocks sleep for each of its slots), and with hundreds of sleepers that bound an
 Contenders, each in a process of its own:
 
 - `engine`: all prompts of the single-turn load submitted at once, no environment; the others cannot be faster.
-- `lock-step`: in each environment an episode; all write a turn, then all blocks run, and so on until all have ended,
-  then come the next. Within a turn, rows are refilled at once.
-- `ours`: `agents.rollout.collect` with as many environments.
+- `lock-step`: all episodes write a turn, then all blocks run, and so on. Within a turn, rows are refilled at once.
+- `rounds`: the same with no more environments than ours has: when all of their episodes have ended, the next begin.
+- `ours`: `agents.rollout.collect`.
 - `TRL`: the generation of its GRPOTrainer, with a tool for the blocks and transformers' `generate`. It runs the tools
   of one episode after those of another, so that it plays no more than `trl_episodes` of the mixed load.
 """
@@ -53,7 +53,7 @@ from agents.tiny import build_tiny
 from agents.types import Episode, Trajectory
 from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, write_script
 
-Contender = Literal["engine", "lock-step", "ours", "TRL"]
+Contender = Literal["engine", "lock-step", "rounds", "ours", "TRL"]
 MAX_MODEL_LEN = 1024
 ENV = {"problems": "products", "prompt": "question", "observation": "feedback"}
 SAMPLING = Sampling(max_tokens=MAX_MODEL_LEN)
@@ -69,14 +69,14 @@ class Config:
     """How many episodes are collected."""
     loads: tuple[Load, ...] = ("mixed", "single")
     """What is played."""
-    contenders: tuple[Contender, ...] = ("engine", "lock-step", "ours", "TRL")
+    contenders: tuple[Contender, ...] = ("engine", "lock-step", "rounds", "ours", "TRL")
     """Who plays."""
     trl_episodes: int = 64
     """Most episodes of the mixed load for TRL."""
     rows: int = 64
     """Completions that the engine samples at once."""
-    num_envs: int = 64
-    """Most environments, of ours and of lock-step; with 1024 lock-step plays each load at once."""
+    num_envs: int = 256
+    """Most environments of ours and of rounds; lock-step has one for every episode."""
     shortest_s: float = 0.005
     """Shortest run time of a block."""
     longest_s: float = 5.0
@@ -150,7 +150,7 @@ def engine_alone(prompts: Sequence[Sequence[int]], engine: ScriptedEngine) -> in
 def measure(config: Config, contender: Contender, load: Load, count: int) -> dict[str, Any]:
     """Let one contender play, and return its figures."""
     torch.set_num_threads(config.threads)
-    num_envs = min(count, config.num_envs)
+    num_envs = count if contender == "lock-step" else min(count, config.num_envs)
     with (
         tempfile.TemporaryDirectory() as name,
         TimedSandbox() as sandbox,
@@ -169,7 +169,7 @@ def measure(config: Config, contender: Contender, load: Load, count: int) -> dic
         "load": load,
         "episodes": count,
         "contender": contender,
-        "num_envs": num_envs if contender in ("ours", "lock-step") else None,
+        "num_envs": num_envs if contender in ("ours", "lock-step", "rounds") else None,
         **found,
         "episodes_per_s": count / found["seconds"],
         "tokens_per_s": found["tokens"] / found["seconds"],
@@ -200,7 +200,7 @@ def _measure_ours(
     begin, trajectories, tokens = time.perf_counter(), [], 0
     if contender == "engine":
         tokens = engine_alone(prompts, engine)
-    elif contender == "lock-step":
+    elif contender in ("lock-step", "rounds"):
         trajectories = lock_step(envs, engine, chat, episodes)
     else:
         trajectories = collect(envs, engine, chat, episodes, SAMPLING)
@@ -318,6 +318,7 @@ def plan(config: Config) -> list[tuple[Load, int, Contender]]:
         for contender in config.contenders
         if not (contender == "engine" and load == "mixed")
         and not (contender == "TRL" and load == "mixed" and count > config.trl_episodes)
+        and not (contender == "rounds" and count <= config.num_envs)
     ]
 
 
@@ -328,9 +329,9 @@ def medians(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to each row its episodes a second as a multiple of lock-step's and of the engine's on the same load."""
+    """Add to each row its episodes a second as a multiple of others' on the same load."""
     rates = {(row["load"], row["episodes"], row["contender"]): row["episodes_per_s"] for row in rows}
-    others = ("lock-step", "engine")
+    others = ("lock-step", "rounds", "engine")
     bases = [{other: rates.get((row["load"], row["episodes"], other)) for other in others} for row in rows]
     return [
         row | {f"to_{other}": None if rate is None else row["episodes_per_s"] / rate for other, rate in base.items()}
@@ -366,6 +367,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "episodes/s": lambda r: f"{r['episodes_per_s']:.1f}",
         "tokens/s": lambda r: f"{r['tokens_per_s']:.0f}",
         "to lock-step": lambda r: _ratio(r["to_lock-step"]),
+        "to rounds": lambda r: _ratio(r["to_rounds"]),
         "to engine": lambda r: _ratio(r["to_engine"]),
         "engine idle, %": lambda r: f"{100 * r['idle']:.0f}",
         "rows used, %": lambda r: "-" if r["rows_used"] is None else f"{100 * r['rows_used']:.0f}",

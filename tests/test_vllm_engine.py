@@ -9,7 +9,7 @@ from engine_contract import CHAT, LAWS, PROMPT, Law, complete
 from transformers import PreTrainedModel
 
 from agents.batching import collate
-from agents.engines.base import EngineError, Sampling
+from agents.engines.base import EngineError, EngineFault, Sampling
 from agents.engines.vllm_engine import VllmEngine, load_llm
 from agents.policy import Policy
 from agents.rollout import collect
@@ -78,6 +78,46 @@ def test_a_model_that_vllm_can_not_serve_is_refused_in_one_line(tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model", "architectures": ["NoSuchModel"]}')
     with pytest.raises(EngineError, match=r"^Expect a model that vLLM can serve here, got .*no_such_model.*$"):
         load_llm(tmp_path, dtype="float32", max_num_seqs=4, max_model_len=320)
+
+
+def test_whatever_vllm_raises_is_a_fault_that_leaves_nothing_to_abort(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no memory is left")
+
+    engine = engine_on(llm)
+    engine.submit(0, PROMPT, Sampling(max_tokens=4))
+    with monkeypatch.context() as patch:
+        patch.setattr(llm, "step", fail)
+        with pytest.raises(EngineFault, match=r"^Expect vLLM to go on, but it failed: .*no memory is left"):
+            engine.poll()
+    assert not engine.busy
+    engine.release(0)
+    llm.abort_request(["0"])
+
+
+def test_an_engine_that_sleeps_samples_nothing_until_new_weights_wake_it(
+    llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, calls = engine_on(llm), list[str]()
+    monkeypatch.setattr(llm.vllm_config.model_config, "enable_sleep_mode", True)
+    monkeypatch.setattr(llm, "sleep", lambda *, level: calls.append(f"sleep {level}"))
+    monkeypatch.setattr(llm, "is_sleeping", lambda: calls[-1] == "sleep 2")
+    monkeypatch.setattr(llm, "wake_up", lambda: calls.append("wake"))
+    engine.sleep()
+    with pytest.raises(EngineError):
+        engine.submit(0, PROMPT, Sampling(max_tokens=4))
+    engine.load_weights(1, model().state_dict())
+    assert calls == ["sleep 2", "wake"]
+    assert complete(engine).token_ids
+
+
+def test_a_folder_that_does_not_name_its_weights_takes_over_no_others(llm: Any) -> None:
+    engine = engine_on(llm)
+    engine._shapes = {}
+    with pytest.raises(EngineError, match=r"^Expect weights as \*\.safetensors beside the model's config\.json"):
+        engine.load_weights(1, model().state_dict())
 
 
 def test_more_prompts_than_fit_into_a_step_or_the_cache_take_several(llm: Any) -> None:

@@ -226,6 +226,8 @@ class VllmEngine:
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
         """Put a state dict into vLLM's model, in place, and forget every cached key and value."""
+        if not self._shapes:
+            raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
         self._is_whole = False
         got = {name: tuple(weights[name].shape) for name in self._shapes if name in weights}
         wrong = next((name for name, shape in self._shapes.items() if got.get(name) != shape), None)
