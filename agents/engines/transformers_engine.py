@@ -6,8 +6,8 @@ first pass. What a row's context has and its cache lacks ("pending") is computed
 otherwise fed through the sampling passes token by token, beside the rows that sample. Between two turns a request keeps
 what its row holds; if another one waits for the row, that is laid aside, while there is room.
 
-Nor do they depend on who was there before: a new context is computed in chunks of one length, and nothing but whole
-chunks is taken from other rows, so that their bits are those of the row's own.
+Nor do they depend on who was there before: the context of a first turn is computed in chunks of one length, and nothing
+but whole chunks is taken from other rows, so that their bits are those of the row's own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
 _PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
-_CHUNK = 32  # tokens of a pass over a new context
+_CHUNK = 64  # tokens of a pass over the context of a first turn
 _FEWEST_ROWS = 2  # one row alone is multiplied by other kernels
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
 
@@ -81,6 +81,7 @@ class TransformersEngine:
         self._running: dict[int, Request] = {}
         self._queue: dict[int, Request] = {}
         self._random: dict[int, np.random.Generator] = {}
+        self._first_turns: set[int] = set()  # requests that have asked for no other completion before
 
     @classmethod
     def from_pretrained(
@@ -114,6 +115,10 @@ class TransformersEngine:
         )
         if request_id in self._running or request_id in self._queue:
             raise EngineError(f"Expect a request that is not running, got {request_id} again.")
+        if request_id not in self._random:
+            self._first_turns.add(request_id)
+        else:
+            self._first_turns.discard(request_id)
         self._random[request_id] = np.random.default_rng(sampling.seed)
         if request_id in self._rows:
             self._idle.pop(request_id)
@@ -125,6 +130,7 @@ class TransformersEngine:
         """Free a request's row."""
         for kept in (self._running, self._queue, self._idle, self._random, self._aside):
             kept.pop(request_id, None)
+        self._first_turns.discard(request_id)
         if request_id in self._rows:
             heappush(self._free, self._rows.pop(request_id))
 
@@ -237,7 +243,7 @@ class TransformersEngine:
         self._cached[row], self._in_chunks[row] = context[:kept], chunks[row]
         end = len(wanted)
         while end - kept > _PREFILL_TOKENS:
-            in_chunks = kept == self._in_chunks[row]
+            in_chunks = kept == self._in_chunks[row] and request.request_id in self._first_turns
             begin, kept = kept, min(kept + _CHUNK, end) if in_chunks else end
             self._prefill(row, context, begin, kept)
             self._in_chunks[row] += _CHUNK if kept == begin + _CHUNK and in_chunks else 0
