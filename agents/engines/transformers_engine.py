@@ -229,7 +229,16 @@ class TransformersEngine:
             self._cached[row], self._in_chunks[row], layers = self._aside.pop(request.request_id)
             self._cache.put(row, layers)
         self._running[request.request_id] = request
-        wanted = context[:-1]
+        kept, end = self._take_over(row, context[:-1]), len(context) - 1
+        if request.request_id in self._first_turns:
+            while kept + _CHUNK <= end:
+                self._prefill(row, context, kept, kept + _CHUNK)
+                kept = self._in_chunks[row] = kept + _CHUNK
+        if end - kept > _PREFILL_TOKENS:
+            self._prefill(row, context, kept, end)
+
+    def _take_over(self, row: int, wanted: list[int]) -> int:
+        """Keep of a row what a context has as well, or copy more from another one; return how many tokens are there."""
         chunks = [
             _common_prefix(cached[:count], wanted) // _CHUNK * _CHUNK
             for cached, count in zip(self._cached, self._in_chunks, strict=True)
@@ -240,13 +249,8 @@ class TransformersEngine:
         if kept > own:
             self._cache.copy(chunks.index(kept), row, kept)
             chunks[row] = kept
-        self._cached[row], self._in_chunks[row] = context[:kept], chunks[row]
-        end = len(wanted)
-        while end - kept > _PREFILL_TOKENS:
-            in_chunks = kept == self._in_chunks[row] and request.request_id in self._first_turns
-            begin, kept = kept, min(kept + _CHUNK, end) if in_chunks else end
-            self._prefill(row, context, begin, kept)
-            self._in_chunks[row] += _CHUNK if kept == begin + _CHUNK and in_chunks else 0
+        self._cached[row], self._in_chunks[row] = wanted[:kept], chunks[row]
+        return kept
 
     def _prefill(self, row: int, context: list[int], start: int, end: int) -> None:
         """Compute the keys and values of the tokens from ``start`` to ``end``."""
