@@ -1,7 +1,7 @@
 """Repeat the paper's ablations in small: the recipe against variants that differ from it in one thing each.
 
 python experiments/recipe.py                                       nine arms, three seeds, about 6 hours on 2 cores
-python experiments/recipe.py --steps 6                             the same with half of the steps in half of the time
+python experiments/recipe.py --steps 4                             the same with a third of the steps, in half of the time
 python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
 python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
 python experiments/recipe.py --report-only                         table and figure of the runs that are done
@@ -237,6 +237,7 @@ def plot(runs: Mapping[Arm, Sequence[TrainingRun]], path: Path) -> None:
             axis.annotate(f"budget {budget:g}", (step, 1.0), rotation=90, va="top", ha="right", fontsize="x-small")
         axis.set_title(question, fontsize="medium")
         axis.set_ylim(-0.03, 1.03)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.tick_params(labelbottom=True)
         if axis.get_legend_handles_labels()[0]:
