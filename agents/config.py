@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from agents.budget import CompetenceConfig, budget_at, parse_schedule
 from agents.errors import expect
+from agents.models import Dtype
 
 Boundary = Literal["exact", "stop_string"]
 
@@ -98,7 +99,7 @@ class RolloutConfig:
     """Episodes that are sampled at once; each holds a row of the engine's cache."""
     num_envs: int | None = None
     """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
     engine: str = "auto"
     """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm

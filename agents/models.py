@@ -47,6 +47,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 Log = Callable[[str], Any]
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 class ModelError(AgentsError, ValueError):
@@ -184,14 +185,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def pick_dtype(name: str, device: torch.device, *, log: Log = print) -> Literal["float32", "bfloat16"]:
+def pick_dtype(name: Dtype, device: torch.device, *, log: Log = print) -> Literal["float32", "bfloat16"]:
     """Return the dtype called `name`, and warn of a slow one; ``auto`` is bfloat16 where it is fast, else float32."""
     fast = has_fast_bfloat16(device)
     if name == "auto":
-        name = "bfloat16" if fast else "float32"
+        return "bfloat16" if fast else "float32"
     if name == "bfloat16" and not fast:
         log(f"Warning: {device} has no bfloat16 arithmetic; float32 would be several times faster.")
-    return "bfloat16" if name == "bfloat16" else "float32"
+    return name
 
 
 def with_cache(decoder: torch.nn.Module, cache: Cache) -> dict[str, Any]:

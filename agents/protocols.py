@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from agents.errors import ConfigError, expect
+from agents.models import Dtype
 
 ARMS = ("code", "text", "neutral")
 _PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
@@ -63,7 +64,7 @@ class EvalConfig:
     """Tokens of a whole episode, prompt included."""
     max_num_seqs: int = 32
     """Episodes in flight; each holds a row of the engine's cache."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """dtype of the weights; auto: bfloat16 where the device computes in it, else float32."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""

@@ -354,27 +354,30 @@ def test_a_caller_that_breaks_off_leaves_engine_and_pool_usable() -> None:
 
 
 def test_breaking_off_waits_for_no_environment_but_the_next_collection_does() -> None:
-    gate, healthy = threading.Event(), Sampling(max_tokens=60)
+    held, gate, late, sampling = *(threading.Event() for _ in range(3)), Sampling(max_tokens=60)
 
     class Held(ScannedCallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
             if self._problem == 1:
-                gate.wait()
+                held.set()
+                if not gate.wait(timeout=20):
+                    late.set()
             return super().step(action)
 
     class Enough(Exception):
         pass
 
     def stop(_: Trajectory) -> None:
-        raise Enough
+        if held.is_set():
+            raise Enough
 
     engine = FakeEngine(WORDY, scripted("z"))
     with pool(Held, 2) as envs:
         with pytest.raises(Enough):
-            collect(envs, engine, WORDY, episodes(2, group_size=1), healthy, on_end=stop)
-        assert not gate.is_set()
+            collect(envs, engine, WORDY, episodes(8, group_size=1), sampling, on_end=stop)
+        assert not late.is_set()
         gate.set()
-        assert len(collect(envs, engine, WORDY, episodes(4), healthy)) == 4
+        assert len(collect(envs, engine, WORDY, episodes(4), sampling)) == 4
 
 
 def test_an_episode_in_which_nothing_is_written_is_cut_off() -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 import tyro
 
 from agents.errors import AgentsError
+from agents.models import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Config:
     """HOST:PORT to listen at."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """Which engine; auto: vllm where it is installed and there is a GPU, else transformers."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
