@@ -41,7 +41,7 @@ def tiny() -> TrainConfig:
     """A tiny transformer without any download learns to add by Python in two minutes on one CPU core."""
     return TrainConfig(
         model="tiny",
-        warm_up_steps=700,
+        warm_up_steps=1000,
         output_dir=Path("runs/tiny"),
         max_steps=20,
         autocast=False,

@@ -199,7 +199,7 @@ def warm_up(
     problems: Iterable[tuple[str, str]],
     *,
     seed: int = 0,
-    steps: int = 700,
+    steps: int = 1000,
     batch_size: int = 16,
     code_fraction: float = CODE_FRACTION,
     log: Callable[[str], Any] = print,
@@ -230,19 +230,17 @@ def warm_up(
     started, rng, num_tokens, losses = time.perf_counter(), random.Random(seed), 0, []
     log(f"warm-up: {steps} steps of {batch_size} scripted solutions ...")
     model.train()
-    optimizers = _optimizers(model)
+    optimizer = _optimizer(model)
     for step in range(steps):
         with_code = 1.0 if step < 0.65 * steps else code_fraction
         batch = [encode_script(script, chat) for script in _draw(pairs, with_code, batch_size, rng)]
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * _schedule(step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * _schedule(step, steps)
         loss = _loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(loss.item())
         num_tokens += sum(len(token_ids) for token_ids, _ in batch)
         if step % 100 == 99:
@@ -297,16 +295,10 @@ def _loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[bool]]])
     return loss
 
 
-def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformer, Adam for everything else."""
+def _optimizer(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """Adam, with smaller steps for the matrices inside the transformer than for everything else."""
     embeddings = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     inside = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.ndim != 2 or id(p) in embeddings]
-    optimizers = [
-        torch.optim.Muon(inside, lr=0.02, weight_decay=0.0),
-        torch.optim.Adam(others, lr=0.02, betas=(0.9, 0.98)),
-    ]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+    groups = [{"params": inside, "peak_lr": 3e-3}, {"params": others, "peak_lr": 0.02}]
+    return torch.optim.Adam(groups, betas=(0.9, 0.98))

@@ -27,7 +27,7 @@ SMALL = [
 
 def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "train.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=540, check=False, **options)
 
 
 def test_without_arguments_the_quickstart_is_trained() -> None:

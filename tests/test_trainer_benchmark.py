@@ -38,10 +38,11 @@ def test_a_row_tells_rates_memory_and_the_share_of_the_limit(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)
     output = tmp_path / "figures.json"
-    (row,) = rows = trainer.main(replace(SMALL, contenders=("ours", "TRL"), output=output))
+    config = replace(SMALL, vocab_size=50_000, contenders=("ours", "TRL"), output=output)  # too large for freed memory
+    (row,) = rows = trainer.main(config)
     assert math.isclose(row["tokens_per_s"] * row["seconds"], row["tokens"])
     assert 0 < row["of_limit"] < 1
-    assert row["peak_mb"] > 0
+    assert row["peak_mb"] > row["state_mb"] / 2
     assert json.loads(output.read_text())["results"] == rows
     printed = capsys.readouterr().out
     assert "| ours " in printed
