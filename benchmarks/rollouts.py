@@ -2,9 +2,11 @@
 
 python benchmarks/rollouts.py --output rollouts.json
 python benchmarks/rollouts.py --episodes 64 --loads mixed --contenders ours lock-step
+python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model HuggingFaceTB/SmolLM2-135M-Instruct
+python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model qwen-7b-shape
 
-Everybody plays the same episodes of `CodeMath-v0` with the same tiny transformer: it computes every token, but what it
-writes is prescribed, so that all write the same. Loads:
+Everybody plays the same episodes of `CodeMath-v0` with the same model: it computes every token, but what it writes is
+prescribed, so that all write the same. Loads:
 
 - `mixed`: one to four turns with a block, then an answer. The run times of the blocks are drawn log-uniformly.
 - `single`: an answer without code.
@@ -19,7 +21,8 @@ Contenders, each in a process of its own:
 - `rounds`: the same with no more environments than ours has: when all of their episodes have ended, the next begin.
 - `ours`: `agents.rollout.collect`.
 - `TRL`: the generation of its GRPOTrainer, with a tool for the blocks and transformers' `generate`. It runs the tools
-  of one episode after those of another, so that it plays no more than `trl_episodes` of the mixed load.
+  of one episode after those of another, so that it plays no more than `trl_episodes` of the mixed load. It plays with
+  the tiny model on a CPU alone.
 """
 
 from __future__ import annotations
@@ -46,12 +49,12 @@ from agents.chat import Chat
 from agents.engines.base import Sampling
 from agents.envs import EnvPool, EnvResult, open_pool
 from agents.episodes import Play
-from agents.models import load_tokenizer
+from agents.models import load_tokenizer, pick_device, resolve_model
 from agents.report import table, write_json
 from agents.rollout import collect
 from agents.tiny import build_tiny
 from agents.types import Episode, Trajectory
-from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, write_script
+from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, qwen_7b, write_script
 
 Contender = Literal["engine", "lock-step", "rounds", "ours", "TRL"]
 MAX_MODEL_LEN = 1024
@@ -59,6 +62,8 @@ ENV = {"problems": "products", "prompt": "question", "observation": "feedback"}
 SAMPLING = Sampling(max_tokens=MAX_MODEL_LEN)
 CALL = '<tool_call>\n{{"name": "run", "arguments": {{"seconds": {seconds:.4f}}}}}\n</tool_call>'
 NO_TRL = "TRL: left out, not installed. Get it by `pip install trl`."
+TINY_TRL = "TRL: left out, it plays with --model tiny, --device cpu and --dtype float32 alone."
+QWEN_7B = "qwen-7b-shape"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,12 @@ class Config:
     """What is played."""
     contenders: tuple[Contender, ...] = ("engine", "lock-step", "rounds", "ours", "TRL")
     """Who plays."""
+    model: str = "tiny"
+    """tiny, qwen-7b-shape (fresh weights in Qwen2.5-Math-7B's shape, the tiny one's tokens), a folder or a hub name."""
+    device: str = "cpu"
+    """cpu, cuda, or auto: cuda where there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model."""
     trl_episodes: int = 64
     """Most episodes of the mixed load for TRL."""
     rows: int = 64
@@ -156,15 +167,16 @@ def measure(config: Config, contender: Contender, load: Load, count: int) -> dic
         TimedSandbox() as sandbox,
         closing(open_pool("cir_env:CodeMath-v0", num_envs, sandbox=sandbox, **ENV)) as envs,
     ):
-        build_tiny(Path(name), config.seed)
+        folder = Path(name)
+        build_tiny(folder, config.seed)
         problems = envs.envs[0].get_wrapper_attr("problems")
         draw = random.Random(config.seed)
         times = (config.shortest_s, config.longest_s)
         scripts = [write_script(load, problem.answer, *times, draw) for problem in problems[:count]]
         if contender == "TRL":
-            found = trl_generation(Path(name), [problem.statement for problem in problems[:count]], scripts)
+            found = trl_generation(folder, [problem.statement for problem in problems[:count]], scripts)
         else:
-            found = _measure_ours(config, contender, envs, Path(name), scripts)
+            found = _measure_ours(config, contender, envs, folder, scripts)
     return {
         "load": load,
         "episodes": count,
@@ -177,18 +189,22 @@ def measure(config: Config, contender: Contender, load: Load, count: int) -> dic
     }
 
 
+def make_engine(config: Config, tiny: Path) -> tuple[Chat, ScriptedEngine]:
+    """Load the model and its tokenizer; the folder holds the tiny ones."""
+    device, sizes = pick_device(config.device), {"max_num_seqs": config.rows, "max_model_len": MAX_MODEL_LEN}
+    own = config.model not in ("tiny", QWEN_7B)
+    path = resolve_model(config.model, log=lambda _: None) if own else tiny
+    chat = Chat(load_tokenizer(path))
+    if config.model != QWEN_7B:
+        return chat, ScriptedEngine.from_pretrained(path, chat, dtype=config.dtype, device=device, **sizes)
+    model = qwen_7b(device, getattr(torch, config.dtype))
+    return chat, ScriptedEngine(model, chat, stop_token_ids=chat.stop_token_ids(None), **sizes)
+
+
 def _measure_ours(
     config: Config, contender: Contender, envs: EnvPool, folder: Path, scripts: Sequence[Script]
 ) -> dict[str, Any]:
-    chat = Chat(load_tokenizer(folder))
-    engine = ScriptedEngine.from_pretrained(
-        folder,
-        chat,
-        dtype="float32",
-        device=torch.device("cpu"),
-        max_num_seqs=config.rows,
-        max_model_len=MAX_MODEL_LEN,
-    )
+    chat, engine = make_engine(config, folder)
     episodes = [
         Episode(group_id=n, env_seed=n, sampling_seed=n, options={"problem_index": n, "interaction_budget": 4})
         for n in range(len(scripts))
@@ -212,7 +228,7 @@ def _measure_ours(
         "busy_s": engine.busy_s,
         "rows_used": tokens / engine.passes / config.rows,
         "rewards": [each.reward for each in trajectories],
-        "peak_mb": peak_mb(),
+        "peak_mb": peak_mb(pick_device(config.device)),
     }
 
 
@@ -256,7 +272,7 @@ def trl_generation(folder: Path, statements: Sequence[str], scripts: Sequence[Sc
         def _generate(self, prompts: list[Any]) -> Any:
             begin = time.perf_counter()
             out = super()._generate(prompts)
-            seen.update(seconds=time.perf_counter() - begin, peak_mb=peak_mb())
+            seen.update(seconds=time.perf_counter() - begin, peak_mb=peak_mb(torch.device("cpu")))
             seen["tokens"] = sum(sum(mask) for mask in out[2]) if out[2] else sum(map(len, out[1]))
             return out
 
@@ -309,6 +325,13 @@ def _force(tokens: torch.Tensor, begin: int, input_ids: torch.Tensor, scores: to
     return scores.scatter(1, tokens[:, step : step + 1], FORCE)
 
 
+def why_no_trl(config: Config) -> str | None:
+    """Return the line that says why TRL can't play, or None if it can."""
+    if (config.model, config.device, config.dtype) != ("tiny", "cpu", "float32"):
+        return TINY_TRL
+    return NO_TRL if importlib.util.find_spec("trl") is None else None
+
+
 def plan(config: Config) -> list[tuple[Load, int, Contender]]:
     """Return the measurements of one round."""
     return [
@@ -342,8 +365,9 @@ def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(config: Config) -> list[dict[str, Any]]:
     """Measure, print a table, write the figures and return them."""
     measurements = plan(config)
-    if importlib.util.find_spec("trl") is None and "TRL" in config.contenders:
-        print(NO_TRL)
+    reason = why_no_trl(config)
+    if reason and "TRL" in config.contenders:
+        print(reason)
         measurements = [each for each in measurements if each[2] != "TRL"]
     found: dict[tuple[Load, int, Contender], list[dict[str, Any]]] = {}
     for _ in range(config.rounds):

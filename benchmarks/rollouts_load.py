@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from agents.engines.transformers_engine import TransformersEngine
 from agents.types import Completion
@@ -130,6 +131,27 @@ class ScriptedEngine(TransformersEngine):
         return logits
 
 
-def peak_mb() -> float:
-    """Return the most memory that this process has held, in MB."""
+def qwen_7b(device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Make a model of Qwen2.5-Math-7B's shape with fresh weights; its tokens are whatever a tokenizer calls them."""
+    shape = Qwen2Config(
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with device:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape, dtype=dtype)
+    return model
+
+
+def peak_mb(device: torch.device) -> float:
+    """Return the most memory that this process has held, in MB: on a GPU of the GPU's, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024

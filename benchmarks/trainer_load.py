@@ -44,15 +44,14 @@ class Meter:
     @property
     def peak_mb(self) -> float:
         """Most MB held since the first update began, beyond what was held then."""
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self._device.type == "cuda" else peak_mb()
-        return peak - (self._base or 0.0)
+        return peak_mb(self._device) - (self._base or 0.0)
 
     def _forget_peak(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             return torch.cuda.memory_allocated() / 2**20
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
-        return peak_mb()
+        return peak_mb(self._device)
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":

@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from agents.models import ModelError
+from agents.tiny import build_tiny
 from benchmarks import rollouts
 from benchmarks.rollouts import CALL, Config, tool_turns
-from benchmarks.rollouts_load import Load, Script, TimedSandbox, write_script
+from benchmarks.rollouts_load import Load, Script, TimedSandbox, qwen_7b, write_script
 from cir_env.sandbox import LocalSandbox, Sandbox, Status
 
 TINY = Config(episodes=(5,), rows=2, num_envs=3, longest_s=0.02)
@@ -77,6 +80,26 @@ def test_without_trl_the_others_are_measured_and_a_line_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "trl", None)
     assert rollouts.main(replace(TINY, contenders=("TRL",))) == []
     assert "pip install trl" in capsys.readouterr().out
+
+
+def test_another_model_plays_the_same_episodes_without_trl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_tiny(tmp_path, seed=1)
+    config = replace(TINY, loads=("single",), contenders=("ours", "TRL"))
+    found = [rollouts.main(replace(config, model=name, dtype="bfloat16"))[0] for name in ("tiny", str(tmp_path))]
+    assert found[0]["rewards"] == found[1]["rewards"]
+    assert capsys.readouterr().out.count("TRL: left out, it plays with --model tiny") == 2
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="Expect a CUDA device for --device cuda"):
+        rollouts.make_engine(replace(TINY, device="cuda"), Path())
+
+
+def test_the_large_model_has_the_shape_of_qwen2_5_math_7b() -> None:
+    model = qwen_7b(torch.device("meta"), torch.bfloat16)
+    assert sum(p.numel() for p in model.parameters()) == 7_615_616_512  # Qwen2.5-Math-7B's own number
+    assert model.dtype == torch.bfloat16
 
 
 def test_trl_plays_no_more_of_the_mixed_load_than_asked() -> None:
