@@ -20,13 +20,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from agents import results, transcripts
-from agents.commands import parse
-from agents.errors import AgentsError
-from agents.protocols import EvalConfig
+from agents import cli
+from agents.config.evaluation import EvalConfig
+from agents.core.errors import AgentsError
 
 
-def work_on_samples(command: transcripts.Command) -> None:
+def work_on_samples(command: cli.SamplesCommand) -> None:
     """Judge, export or import stored samples."""
     from cir_env.benchmarks import BENCHMARKS
     from cir_env.grading import GRADER_VERSION, shared_grader
@@ -34,12 +33,12 @@ def work_on_samples(command: transcripts.Command) -> None:
 
     on_hub = {name: benchmark.hub.name for name, benchmark in BENCHMARKS.items()}
     submit, version = shared_grader().submit, str(GRADER_VERSION)
-    transcripts.execute(command, submit=submit, read_answer=final_answer, version=version, datasets=on_hub)
+    cli.execute_on_samples(command, submit=submit, read_answer=final_answer, version=version, datasets=on_hub)
 
 
 def play(config: EvalConfig, args: Sequence[str]) -> None:
     """Play what is missing of the evaluation's runs, and report on them."""
-    from agents.evaluation import run
+    from agents.evaluation.runner import run
     from cir_env.benchmarks import PAPER
     from cir_env.fingerprint import fingerprint
     from cir_env.problems import load_problems, load_sets
@@ -52,18 +51,18 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
     if config.shard_of[1] > 1:
         print(f"Shard {config.shard} is done. When all are: python evaluate.py report {config.output}")
     else:
-        results.report_on_evaluations(folders)
+        cli.report_on_evaluations(folders)
 
 
 def main(args: Sequence[str]) -> int:
     """Evaluate; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
-    command = parse(args, __doc__ or "")
+    command = cli.parse(args, __doc__ or "")
     from cir_env.errors import CirEnvError
 
     try:
-        if isinstance(command, results.Command):
-            results.execute(command)
-        elif isinstance(command, transcripts.Command):
+        if isinstance(command, cli.RunsCommand):
+            cli.execute_on_runs(command)
+        elif isinstance(command, cli.SamplesCommand):
             work_on_samples(command)
         else:
             play(command, args)

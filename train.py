@@ -20,8 +20,8 @@ from contextlib import closing
 import tyro
 
 from agents import presets
-from agents.config import TrainConfig
-from agents.errors import AgentsError, ConfigError, UnhealthyError
+from agents.config.training import TrainConfig
+from agents.core.errors import AgentsError, ConfigError, UnhealthyError
 
 
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
@@ -45,8 +45,8 @@ def complain(error: Exception) -> int:
 def main(args: Sequence[str]) -> int:
     """Train; return the exit code.
 
-    0: done. 1: failed. 2: bad input. 3: the run is not healthy (`agents.health`). 130: stopped by Ctrl-C. 143: stopped
-    by SIGTERM. The last two are 128 and the signal's number, as a shell says; the command goes on with ``--resume``.
+    0: done. 1: failed. 2: bad input. 3: the run is not healthy (`training.health`). 130: stopped by Ctrl-C. 143:
+    stopped by SIGTERM. The last two are 128 plus the signal's number, as in a shell; ``--resume`` continues.
     """
     try:
         config, dry_run = parse(args)
@@ -60,8 +60,8 @@ def main(args: Sequence[str]) -> int:
 
     trainer = None
     try:
-        from agents.distributed import launcher
-        from agents.trainer import Trainer
+        from agents.core.distributed import launcher
+        from agents.training.trainer import Trainer
 
         trainer = Trainer(config)
         with closing(trainer):

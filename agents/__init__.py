@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from agents.callbacks import Callback
-from agents.config import TrainConfig
-from agents.preset_configs import presets
+from agents.config.presets import presets
+from agents.config.training import TrainConfig
+from agents.tracking.callbacks import Callback
 
 if TYPE_CHECKING:
-    from agents.trainer import Trainer
+    from agents.training.trainer import Trainer
 
 __all__ = ["Callback", "TrainConfig", "Trainer", "presets"]
 
@@ -30,6 +30,6 @@ __all__ = ["Callback", "TrainConfig", "Trainer", "presets"]
 def __getattr__(name: str) -> Any:
     if name != "Trainer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from agents.trainer import Trainer
+    from agents.training.trainer import Trainer
 
     return Trainer

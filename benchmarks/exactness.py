@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 import tyro
 
-from agents.batching import collate
-from agents.chat import Chat
+from agents.core.chat import Chat
+from agents.core.types import Episode, Trajectory
 from agents.engines import open_engine
 from agents.engines.base import Sampling
-from agents.envs import open_pool
-from agents.models import load_model, load_tokenizer, resolve_model
-from agents.policy import Policy
-from agents.report import table, write_json
-from agents.rollout import collect
-from agents.types import Episode, Trajectory
+from agents.evaluation.tables import table, write_json
+from agents.learning.batching import collate
+from agents.learning.policy import Policy
+from agents.models.find import load_model, load_tokenizer, resolve_model
+from agents.rollout.collector import collect
+from agents.rollout.envs import open_pool
 
 ENGINES = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tyro
 
-from agents.report import table, write_json
+from agents.evaluation.tables import table, write_json
 from cir_env.grading import GRADER_VERSION, Grader
 from cir_env.parsing import final_answer
 

@@ -15,8 +15,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.report import percent, table, write_json
-from agents.training_runs import ARMS, SUBJECT, TrainingRun, load_training_run
+from agents.evaluation.tables import percent, table, write_json
+from agents.tracking.history import ARMS, SUBJECT, TrainingRun, load_training_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

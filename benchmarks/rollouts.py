@@ -19,7 +19,7 @@ Contenders, each in a process of its own:
 - `engine`: all prompts of the single-turn load submitted at once, no environment; the others cannot be faster.
 - `lock-step`: all episodes write a turn, then all blocks run, and so on. Within a turn, rows are refilled at once.
 - `rounds`: the same with no more environments than ours has: when all of their episodes have ended, the next begin.
-- `ours`: `agents.rollout.collect`.
+- `ours`: `agents.rollout.collector.collect`.
 - `TRL`: the generation of its GRPOTrainer, with a tool for the blocks and transformers' `generate`. It runs the tools
   of one episode after those of another, so that it plays no more than `trl_episodes` of the mixed load. It plays with
   the tiny model on a CPU alone.
@@ -45,15 +45,15 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from agents.chat import Chat
+from agents.core.chat import Chat
+from agents.core.types import Episode, Trajectory
 from agents.engines.base import Sampling
-from agents.envs import EnvPool, EnvResult, open_pool
-from agents.episodes import Play
-from agents.models import load_tokenizer, pick_device, resolve_model
-from agents.report import table, write_json
-from agents.rollout import collect
-from agents.tiny import build_tiny
-from agents.types import Episode, Trajectory
+from agents.evaluation.tables import table, write_json
+from agents.models.find import load_tokenizer, pick_device, resolve_model
+from agents.models.tiny import build_tiny
+from agents.rollout.collector import collect
+from agents.rollout.envs import EnvPool, EnvResult, open_pool
+from agents.rollout.episode import Play
 from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, qwen_7b, write_script
 
 Contender = Literal["engine", "lock-step", "rounds", "ours", "TRL"]

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
+from agents.core.types import Completion
 from agents.engines.transformers_engine import TransformersEngine
-from agents.types import Completion
 from cir_env.sandbox import ExecutionResult, Limits, Session, Status
 
 Load = Literal["mixed", "single"]

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import tyro
 
-from agents.report import table, write_json
+from agents.evaluation.tables import table, write_json
 from cir_env.sandbox import Limits, LocalSandbox, Session, Status, usable_cores
 
 IMPORTS = "import math, fractions, itertools, collections, numpy, sympy\n"

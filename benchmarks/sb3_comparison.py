@@ -30,10 +30,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
-from agents.metrics import read_metrics
-from agents.report import table, write_json
-from agents.trainer import Trainer
+from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.evaluation.tables import table, write_json
+from agents.rollout.metrics import read_metrics
+from agents.training.trainer import Trainer
 from cir_env.small import END, MAX_TOKENS, OTHER, PATTERN, WORDS, sums
 
 GROUPS, GROUP_SIZE = 16, 16

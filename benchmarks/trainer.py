@@ -43,14 +43,14 @@ import torch
 import tyro
 from transformers import PreTrainedModel
 
-from agents.config import PPOConfig
-from agents.errors import expect
-from agents.models import load_model, pick_device, resolve_model
-from agents.policy import Policy
-from agents.ppo import PPO
-from agents.report import table, write_json
-from agents.tiny import byte_tokenizer
-from agents.types import Batch
+from agents.config.training import PPOConfig
+from agents.core.errors import expect
+from agents.core.types import Batch
+from agents.evaluation.tables import table, write_json
+from agents.learning.policy import Policy
+from agents.learning.ppo import PPO
+from agents.models.find import load_model, pick_device, resolve_model
+from agents.models.tiny import byte_tokenizer
 from benchmarks.trainer_load import GENERATIONS, Load, Meter, make_load, matmul_flops, needed_flops, random_model
 
 Contender = Literal["ours", "TRL", "padded"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from agents.batching import collate
-from agents.types import Advantages, Batch, Trajectory
+from agents.core.types import Advantages, Batch, Trajectory
+from agents.learning.batching import collate
 from benchmarks.rollouts_load import peak_mb
 
 GENERATIONS = 4

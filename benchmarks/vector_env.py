@@ -25,7 +25,7 @@ import gymnasium
 import tyro
 
 import cir_env  # noqa: F401
-from agents.report import table, write_json
+from agents.evaluation.tables import table, write_json
 from cir_env.vector import CodeMathVectorEnv
 
 PRINT = "```python\nprint(6 * 7)\n```\n"

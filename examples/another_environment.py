@@ -12,8 +12,8 @@ import gymnasium
 import tyro
 
 from agents import Trainer
-from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
-from agents.metrics import read_metrics
+from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
+from agents.rollout.metrics import read_metrics
 
 
 class Vowels(gymnasium.Env[str, str]):

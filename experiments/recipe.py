@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import tyro
 
 from agents import presets
-from agents.checkpoint import checkpoints
-from agents.config import TrainConfig
-from agents.errors import AgentsError, expect
-from agents.report import table, write_json
-from agents.training_runs import TrainingRun, load_training_run
+from agents.config.training import TrainConfig
+from agents.core.errors import AgentsError, expect
+from agents.evaluation.tables import table, write_json
+from agents.tracking.history import TrainingRun, load_training_run
+from agents.training.checkpoint import checkpoints
 from cir_env.errors import CirEnvError
 
 try:
@@ -157,7 +157,7 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 def train(config: TrainConfig) -> bool:
     """Begin a run or go on with it; return whether it has ended. Of one that has, weights are not kept."""
-    from agents.trainer import Trainer
+    from agents.training.trainer import Trainer
 
     folder = config.output_dir
     trainer = Trainer(replace(config, resume=bool(checkpoints(folder))))

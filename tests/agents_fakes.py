@@ -20,12 +20,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from agents.chat import Chat
+from agents.core.chat import Chat
+from agents.core.types import Batch, Completion, Episode, Trajectory, Turn
 from agents.engines.base import EngineError, Sampling, Scanner
 from agents.engines.request import Request
 from agents.engines.transformers_engine import TransformersEngine
-from agents.envs import EnvPool, ThreadedPool
-from agents.types import Batch, Completion, Episode, Trajectory, Turn
+from agents.rollout.envs import EnvPool, ThreadedPool
 
 torch.set_num_threads(1)  # on tensors of this size threads cost more than they give
 

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from agents_fakes import random_batch, small_chat, tiny_qwen2
 
-from agents import distributed
-from agents.advantages import estimate_advantages
-from agents.config import LoraConfig, PPOConfig
-from agents.distributed import whole
+from agents.config.training import LoraConfig, PPOConfig
+from agents.core import distributed
+from agents.core.distributed import whole
 from agents.engines.base import EngineFault, Sampling
 from agents.engines.transformers_engine import TransformersEngine
-from agents.lora import add_adapters, save_adapters
-from agents.policy import Policy
-from agents.ppo import PPO
-from agents.weight_sync import sync_weights
-from agents.weights import Weights
+from agents.learning.advantages import estimate_advantages
+from agents.learning.policy import Policy
+from agents.learning.ppo import PPO
+from agents.models.lora import add_adapters, save_adapters
+from agents.models.weights import Weights
+from agents.training.weight_sync import sync_weights
 
 V = 40
 

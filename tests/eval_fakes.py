@@ -6,9 +6,9 @@ from typing import Any
 
 from agents_fakes import trajectory
 
-from agents.runs import Run
-from agents.samples import Sample, transcript
-from agents.types import Turn
+from agents.core.samples import Sample, transcript
+from agents.core.types import Turn
+from agents.evaluation.run_folder import Run
 
 
 def row(right: bool | None = True, *, blocks: Sequence[str] = (), **changes: Any) -> Sample:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.html import report_evaluations
-from agents.runs import read_run
-from agents.summary import summarise
+from agents.evaluation.metrics import summarise
+from agents.evaluation.run_folder import read_run
+from agents.report import report_evaluations
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!--<script>\u2028\ud800\0\u202e"

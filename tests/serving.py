@@ -9,9 +9,9 @@ import torch
 from agents_fakes import FakeEngine, tiny_qwen2, transformers_engine
 from engine_contract import CHAT
 
+from agents.core.types import Completion
 from agents.engines.base import Engine
 from agents.engines.remote import RemoteEngine, read_key, serve
-from agents.types import Completion
 
 V = len(CHAT.tokenizer)
 

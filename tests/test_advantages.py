@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from agents.advantages import (
+from agents.config.training import PPOConfig
+from agents.core.types import Batch, PolicyOutput
+from agents.learning.advantages import (
     ESTIMATORS,
     dr_grpo,
     estimate_advantages,
@@ -18,9 +20,7 @@ from agents.advantages import (
     rloo,
     whiten,
 )
-from agents.config import PPOConfig
-from agents.losses import policy_loss
-from agents.types import Batch, PolicyOutput
+from agents.learning.losses import policy_loss
 
 
 def mask(*rows: str) -> torch.Tensor:

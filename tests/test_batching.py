@@ -6,8 +6,8 @@ import pytest
 import torch
 from agents_fakes import random_batch, trajectory
 
-from agents.batching import collate, micro_batches, with_feedback
-from agents.types import PolicyOutput
+from agents.core.types import PolicyOutput
+from agents.learning.batching import collate, micro_batches, with_feedback
 
 
 def test_rows_are_padded_on_the_right() -> None:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from agents.budget import ByCompetence, CompetenceConfig
-from agents.errors import ConfigError
+from agents.core.errors import ConfigError
+from agents.rollout.budget import ByCompetence, CompetenceConfig
 
 EASY = CompetenceConfig(first=2, last=4, window=2, exhausted=0.5, accuracy=0.5)
 

@@ -8,9 +8,9 @@ import torch
 from agents_fakes import small_chat, tiny_qwen2
 
 from agents import presets
-from agents.build import build_policy
-from agents.config import TrainConfig
-from agents.errors import ConfigError
+from agents.config.training import TrainConfig
+from agents.core.errors import ConfigError
+from agents.training.build import build_policy
 
 
 def build(config: TrainConfig, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from agents.chat import Chat, ChatError
+from agents.core.chat import Chat, ChatError
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 WORDY = tokenizer()

@@ -20,13 +20,13 @@ from agents_fakes import (
 )
 from engine_contract import CHAT
 
-from agents.batching import collate
-from agents.chat import Chat
+from agents.core.chat import Chat
+from agents.core.types import Trajectory
 from agents.engines.base import Sampling
-from agents.envs import EnvPool
-from agents.policy import Policy
-from agents.rollout import Collector
-from agents.types import Trajectory
+from agents.learning.batching import collate
+from agents.learning.policy import Policy
+from agents.rollout.collector import Collector
+from agents.rollout.envs import EnvPool
 
 WORDY = Chat(tokenizer(), "raw")
 SAMPLING = Sampling(max_tokens=60)

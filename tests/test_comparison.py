@@ -3,9 +3,9 @@
 import pytest
 from eval_fakes import outcomes, row, run_of
 
-from agents import report
-from agents.comparison import ComparisonError, compare, comparison_as_json
-from agents.runs import Run
+from agents.evaluation import tables as report
+from agents.evaluation.comparison import ComparisonError, compare, comparison_as_json
+from agents.evaluation.run_folder import Run
 
 
 def test_the_gain_is_paired_by_problem() -> None:

@@ -10,10 +10,10 @@ from agents_fakes import pool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.config import CurriculumConfig, EnvConfig, RolloutConfig, TrainConfig
-from agents.curriculum import ProblemOrder
-from agents.envs import open_pool
-from agents.errors import ConfigError
+from agents.config.training import CurriculumConfig, EnvConfig, RolloutConfig, TrainConfig
+from agents.core.errors import ConfigError
+from agents.rollout.curriculum import ProblemOrder
+from agents.rollout.envs import open_pool
 from cir_env.problems import Problem, ProblemSet
 
 

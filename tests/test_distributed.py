@@ -12,8 +12,8 @@ from distributed_update import CASES, update
 from test_train import SMALL
 
 import train
-from agents import distributed
-from agents.metrics import read_metrics
+from agents.core import distributed
+from agents.rollout.metrics import read_metrics
 
 FOLDER = Path(__file__).parent
 

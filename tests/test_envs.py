@@ -11,9 +11,9 @@ import pytest
 from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
 from fakes import CODE, FEEDBACK, FakeSandbox, fakes
 
-from agents.config import EnvConfig
-from agents.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool, open_split
-from agents.errors import ConfigError
+from agents.config.training import EnvConfig
+from agents.core.errors import ConfigError
+from agents.rollout.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool, open_split
 from cir_env.sandbox import ExecutionResult, Limits
 
 

@@ -166,7 +166,7 @@ def test_a_stopped_evaluation_says_how_to_go_on(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("agents.evaluation.run", stop)
+    monkeypatch.setattr("agents.evaluation.runner.run", stop)
     assert evaluate.main(["--model", model]) == 130
     assert capsys.readouterr().err == "evaluate.py: stopped; the same command goes on from here.\n"
 

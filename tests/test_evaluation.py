@@ -9,16 +9,16 @@ import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
 from fakes import CODE, FEEDBACK, fakes, make, products
 
-from agents.chat import Chat
+from agents.config.evaluation import EvalConfig
+from agents.core.chat import Chat
+from agents.core.errors import ConfigError
+from agents.core.samples import Sample, SampleFile, SamplesError, transcript
+from agents.core.types import Trajectory, Turn
 from agents.engines.base import Sampling
-from agents.envs import EnvPool, ThreadedPool
-from agents.errors import ConfigError
-from agents.evaluation import Evaluation, _Record, evaluate, run
-from agents.protocols import EvalConfig
-from agents.runs import Run, read_run
-from agents.samples import Sample, SampleFile, SamplesError, transcript
-from agents.summary import summarise
-from agents.types import Trajectory, Turn
+from agents.evaluation.metrics import summarise
+from agents.evaluation.run_folder import Run, read_run
+from agents.evaluation.runner import Evaluation, _Record, evaluate, run
+from agents.rollout.envs import EnvPool, ThreadedPool
 
 Write = Callable[[int, int, int], str]
 

@@ -11,11 +11,11 @@ from test_trainer import rows, small, trainer
 
 import train
 from agents import Trainer
-from agents.checkpoint import checkpoints
-from agents.config import HealthConfig
-from agents.errors import UnhealthyError
-from agents.health import Health
-from agents.metrics import read_metrics
+from agents.config.training import HealthConfig
+from agents.core.errors import UnhealthyError
+from agents.rollout.metrics import read_metrics
+from agents.training.checkpoint import checkpoints
+from agents.training.health import Health
 
 
 def poison(made: Trainer, is_bad: Callable[[int], bool]) -> None:

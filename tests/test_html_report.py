@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from reports import HOSTILE, hostile_row, ran, row, some_rows, write_page, write_rows, write_run, write_training, wrong
 
 import evaluate
-from agents.errors import ConfigError
-from agents.html import report_training
-from agents.html.evaluations import evaluation_page
-from agents.html.paper import PUBLISHED, SETS
-from agents.html.parts import Table
-from agents.html.transcripts import facet_counts, items, segments
-from agents.runs import read_run
-from agents.samples import SamplesError
-from agents.summary import summarise
-from agents.training_runs import ReportError
+from agents.core.errors import ConfigError
+from agents.core.samples import SamplesError
+from agents.evaluation.metrics import summarise
+from agents.evaluation.run_folder import read_run
+from agents.report import report_training
+from agents.report.evaluation_page import evaluation_page
+from agents.report.paper import PUBLISHED, SETS
+from agents.report.parts import Table
+from agents.report.viewer import facet_counts, items, segments
+from agents.tracking.history import ReportError
 
 
 def table_of(tables: Any, title: str) -> dict[str, list[str]]:

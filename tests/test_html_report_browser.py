@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from reports import HOSTILE, hostile_row, row, some_rows, turn, write_page, write_run, write_training
 
-from agents.html import report_training
+from agents.report import report_training
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:

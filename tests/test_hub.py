@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi, constants
 
-from agents.config import TrainConfig
-from agents.errors import ConfigError
-from agents.hub import HubError, HubUpload
+from agents.config.training import TrainConfig
+from agents.core.errors import ConfigError
+from agents.training.hub import HubError, HubUpload
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ def test_a_token_that_may_not_write_is_refused_before_training(tmp_path: Path, e
 
 
 def test_a_missing_token_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.hub.get_token", lambda: None)
+    monkeypatch.setattr("agents.training.hub.get_token", lambda: None)
     with pytest.raises(ConfigError, match=r"^Expect a token of the hub for --push-to-hub, got none: hf auth login, or"):
         HubUpload(config(tmp_path))
 

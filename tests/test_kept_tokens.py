@@ -6,9 +6,9 @@ from agents_fakes import byte_tokenizer, logprob_of, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.chat import Chat
-from agents.episodes import keep_tokens
-from agents.types import Completion, FinishReason
+from agents.core.chat import Chat
+from agents.core.types import Completion, FinishReason
+from agents.rollout.episode import keep_tokens
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 WORDY = Chat(tokenizer(), "raw")

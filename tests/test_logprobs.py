@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from agents import logprobs
-from agents.logprobs import token_logprobs
+from agents.learning import logprobs
+from agents.learning.logprobs import token_logprobs
 
 N, H, V = 11, 6, 9
 

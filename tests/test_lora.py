@@ -7,12 +7,12 @@ import torch
 from agents_fakes import random_batch, tiny_qwen2, twin
 from peft import PeftModel
 
-from agents.config import LoraConfig, PPOConfig
-from agents.lora import add_adapters, save_adapters
-from agents.policy import Policy
-from agents.ppo import PPO
-from agents.types import Advantages
-from agents.weights import Weights
+from agents.config.training import LoraConfig, PPOConfig
+from agents.core.types import Advantages
+from agents.learning.policy import Policy
+from agents.learning.ppo import PPO
+from agents.models.lora import add_adapters, save_adapters
+from agents.models.weights import Weights
 
 V = 40
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
+from agents.learning.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
 
 
 def surrogate(ratio: float, advantage: float, **arguments: Any) -> tuple[float, float]:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from agents_fakes import trajectory
 
-from agents.metrics import describe, describe_staleness, is_correct
-from agents.types import Trajectory, Turn
+from agents.core.types import Trajectory, Turn
+from agents.rollout.metrics import describe, describe_staleness, is_correct
 
 
 def turn(feedback: str = "", **info: Any) -> Turn:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from agents.config import EnvConfig, PPOConfig, TrainConfig, ValidationConfig
-from agents.model_card import ModelCardWriter, draw_curve, model_card
+from agents.config.training import EnvConfig, PPOConfig, TrainConfig, ValidationConfig
+from agents.tracking.model_card import ModelCardWriter, draw_curve, model_card
 
 CONFIG = TrainConfig(
     model="Qwen/Qwen2.5-Math-7B",

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from agents import models
-from agents.models import (
+from agents.models import find as models
+from agents.models.find import (
     SMOLLM2,
     SMOLLM2_WHEEL,
     ModelError,
@@ -23,7 +23,7 @@ from agents.models import (
     pick_dtype,
     resolve_model,
 )
-from agents.tiny import build_tiny
+from agents.models.tiny import build_tiny
 
 ROOT = Path(models.__file__).parents[1]
 SMOLLM2_CACHED = default_cache() / "SmolLM2-135M-Instruct"
@@ -48,7 +48,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_the_module_imports_nothing_heavy():
     heavy = "{'torch', 'transformers', 'huggingface_hub', 'safetensors'}"
-    code = f"import sys, agents.models; sys.exit(bool({heavy} & set(sys.modules)))"
+    code = f"import sys, agents.models.find; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -8,9 +8,9 @@ from agents_fakes import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import packing
-from agents.packing import SHARED_TOKENS, Layout, attend, common_length, pack
-from agents.types import Batch
+from agents.core.types import Batch
+from agents.learning import packing
+from agents.learning.packing import SHARED_TOKENS, Layout, attend, common_length, pack
 
 
 def batch_of(rows: list[list[int]]) -> Batch:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.training_runs import load_training_run
+from agents.tracking.history import load_training_run
 from benchmarks import plot_training
 
 ROWS: Sequence[Mapping[str, float]] = (

@@ -9,9 +9,9 @@ import torch
 from agents_fakes import MODELS, random_batch, tiny_llama, tiny_qwen2, twin
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel, StableLmConfig, StableLmForCausalLM
 
-from agents import logprobs
-from agents.policy import Policy, PolicyError
-from agents.types import Batch, PolicyOutput
+from agents.core.types import Batch, PolicyOutput
+from agents.learning import logprobs
+from agents.learning.policy import Policy, PolicyError
 
 V = 40
 SHORT, LONG = 4, 20  # a prompt that is too short to be computed once for all rows, and one that is not

@@ -9,10 +9,10 @@ import pytest
 import torch
 from agents_fakes import random_batch, tiny_llama, tiny_qwen2
 
-from agents.config import PPOConfig
-from agents.policy import Policy
-from agents.ppo import PPO
-from agents.types import Advantages, Batch, PolicyOutput
+from agents.config.training import PPOConfig
+from agents.core.types import Advantages, Batch, PolicyOutput
+from agents.learning.policy import Policy
+from agents.learning.ppo import PPO
 
 V = 40
 

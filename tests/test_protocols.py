@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agents.errors import ConfigError
-from agents.protocols import EvalConfig, paper, protocols, quick
+from agents.config.evaluation import EvalConfig, paper, protocols, quick
+from agents.core.errors import ConfigError
 from cir_env.benchmarks import PAPER
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import train
-from agents.commands import parse
-from agents.protocols import EvalConfig
+from agents.cli import parse
+from agents.config.evaluation import EvalConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

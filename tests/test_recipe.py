@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agents import Callback, Trainer, presets
-from agents.config import RolloutConfig, TrainConfig, ValidationConfig
-from agents.errors import ConfigError
-from agents.metrics import read_metrics
+from agents.config.training import RolloutConfig, TrainConfig, ValidationConfig
+from agents.core.errors import ConfigError
+from agents.rollout.metrics import read_metrics
 from experiments import recipe
 from experiments.recipe import ARMS, QUESTIONS, Config, configure
 
@@ -58,7 +58,7 @@ def test_runs_are_made_once_and_go_on_where_they_were_stopped_and_are_reported(
     figures = json.loads((tmp_path / "recipe.json").read_text())["runs"]
     assert figures["text"]["text-seed0"].keys() == recipe.COLUMNS.keys()
 
-    monkeypatch.delattr("agents.trainer.Trainer")
+    monkeypatch.delattr("agents.training.trainer.Trainer")
     (tmp_path / "recipe.md").unlink()
     assert recipe.main(config, BASE)
     assert (tmp_path / "recipe.md").read_text() == table

@@ -9,13 +9,13 @@ from agents_fakes import CallScanner, FakeEngine, ScannedCallEnv, episodes, pool
 from engine_contract import CHAT, LAWS, PROMPT, Law, complete, complete_all, finish
 from serving import Halting, Make, V, clients, connect, served
 
-from agents.batching import collate
+from agents.core.types import Trajectory
 from agents.engines.base import EngineError, EngineFault, Sampling
 from agents.engines.remote import KEY, RemoteEngine
-from agents.policy import Policy
-from agents.rollout import Collector, collect
-from agents.types import Trajectory
-from agents.weight_sync import sync_weights
+from agents.learning.batching import collate
+from agents.learning.policy import Policy
+from agents.rollout.collector import Collector, collect
+from agents.training.weight_sync import sync_weights
 
 # All but the last count polls, but a served engine samples on between them; the last one reads what its scanner was
 # fed, which is a copy on the other side. What they state is tested below.

@@ -16,7 +16,7 @@ from test_train import ROOT, SMALL, run, wait_for
 
 import train
 from agents.engines.remote import KEY
-from agents.metrics import read_metrics
+from agents.rollout.metrics import read_metrics
 
 ENV = {**os.environ, KEY: "secret"}
 SERVE = ("--model", "tiny", "--dtype", "float32", "--max-num-seqs", "4")

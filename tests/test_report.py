@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from eval_fakes import outcomes, row, run_of
 
-from agents import report
-from agents.errors import ConfigError
-from agents.summary import summarise
+from agents.core.errors import ConfigError
+from agents.evaluation import tables as report
+from agents.evaluation.metrics import summarise
 
 
 def test_each_set_has_its_scores_and_several_have_a_mean() -> None:

@@ -20,10 +20,10 @@ from agents_fakes import (
     write_at_random,
 )
 
-from agents.chat import Chat
+from agents.core.chat import Chat
+from agents.core.types import Episode, Trajectory
 from agents.engines.base import Sampling
-from agents.rollout import collect
-from agents.types import Episode, Trajectory
+from agents.rollout.collector import collect
 
 WORDY = Chat(tokenizer(), "raw")
 END = WORDY.tokenizer.eos_token_id

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.models import ModelError
-from agents.tiny import build_tiny
+from agents.models.find import ModelError
+from agents.models.tiny import build_tiny
 from benchmarks import rollouts
 from benchmarks.rollouts import CALL, Config, tool_turns
 from benchmarks.rollouts_load import Load, Script, TimedSandbox, qwen_7b, write_script

@@ -11,10 +11,10 @@ from huggingface_hub import ModelCard
 from tqdm import tqdm
 
 from agents import Callback, Trainer, presets
-from agents.config import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
-from agents.errors import ConfigError
-from agents.metrics import read_metrics
-from agents.training_runs import load_training_run
+from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.core.errors import ConfigError
+from agents.rollout.metrics import read_metrics
+from agents.tracking.history import load_training_run
 
 PAGE = (Path(__file__).parent.parent / "docs/training.md").read_text()
 PLACES = {"<validation>": "validation(_greedy|_text|/[^/]+)?", "<subject>": ".+"}
@@ -142,7 +142,7 @@ def test_the_time_left_is_by_the_mean_step_without_the_first_validation(
             nonlocal now
             now += 2 if now < 150 else 6
 
-    monkeypatch.setattr("agents.trainer.tqdm", Bar)
+    monkeypatch.setattr("agents.training.trainer.tqdm", Bar)
     train(small(tmp_path / "run", max_steps=2), callbacks=[Clock()])
     assert per_step == [2, pytest.approx((2 + 100 + 6) / 2)]  # there is a validation between the steps
 

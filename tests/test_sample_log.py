@@ -7,9 +7,9 @@ from typing import Any
 
 from agents_fakes import trajectory
 
-from agents.config import TrainConfig
-from agents.sample_log import SampleLog, choose_samples
-from agents.types import Trajectory
+from agents.config.training import TrainConfig
+from agents.core.types import Trajectory
+from agents.tracking.sample_log import SampleLog, choose_samples
 
 
 def played(problem: int, *rewards: float) -> list[Trajectory]:

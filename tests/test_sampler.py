@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer
 
-from agents.budget import CompetenceConfig
-from agents.chat import Chat
-from agents.config import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
-from agents.sampler import Sampler
-from agents.types import Trajectory
+from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
+from agents.core.chat import Chat
+from agents.core.types import Trajectory
+from agents.rollout.budget import CompetenceConfig
+from agents.rollout.sampler import Sampler
 
 WORDY = Chat(tokenizer(), "raw")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from eval_fakes import row
 
-from agents.runs import find_runs, read_run
-from agents.samples import SampleFile, SamplesError, read_samples
+from agents.core.samples import SampleFile, SamplesError, read_samples
+from agents.evaluation.run_folder import find_runs, read_run
 
 
 def test_rows_come_back_as_they_were_written_whatever_they_hold(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from agents_fakes import trajectory
 
-from agents.batching import collate
-from agents.config import RolloutConfig, SelectionConfig, TrainConfig
-from agents.errors import ConfigError
-from agents.selection import choose, is_in_loss, teaches, thin_out
-from agents.types import Trajectory, Turn
+from agents.config.training import RolloutConfig, SelectionConfig, TrainConfig
+from agents.core.errors import ConfigError
+from agents.core.types import Trajectory, Turn
+from agents.learning.batching import collate
+from agents.rollout.selection import choose, is_in_loss, teaches, thin_out
 
 ALL = SelectionConfig()
 DIFFERING = SelectionConfig(differing_rewards=True)

@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from agents.statistics import (
+from agents.evaluation.bootstrap import (
     DRAWS,
     Estimate,
     majority_at_k,

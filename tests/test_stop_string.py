@@ -7,14 +7,14 @@ import pytest
 from agents_fakes import FakeEngine, byte_tokenizer, episodes, logprob_of, scripted, tokenizer
 from test_kept_tokens import completion
 
-from agents.chat import Chat
-from agents.config import Boundary
+from agents.config.training import Boundary
+from agents.core.chat import Chat
+from agents.core.types import Trajectory
 from agents.engines.base import Sampling
-from agents.envs import open_pool
-from agents.episodes import encode_again
-from agents.rollout import collect
-from agents.stop_string import StopString, stop_end
-from agents.types import Trajectory
+from agents.rollout.collector import collect
+from agents.rollout.envs import open_pool
+from agents.rollout.episode import encode_again
+from agents.rollout.stop_string import StopString, stop_end
 
 WORDY = Chat(tokenizer(), "raw")
 END = int(WORDY.tokenizer.eos_token_id)

@@ -16,10 +16,11 @@ from test_trainer import trainer
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import train
-from agents import Trainer, signals
-from agents.checkpoint import STATE, checkpoints, read_json
-from agents.errors import Stopped
-from agents.metrics import read_metrics
+from agents import Trainer
+from agents.core.errors import Stopped
+from agents.rollout.metrics import read_metrics
+from agents.training import stop_request as signals
+from agents.training.checkpoint import STATE, checkpoints, read_json
 
 CHANGES: dict[str, Any] = {
     "max_steps": 3,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from eval_fakes import outcomes, row, run_of
 
-from agents.samples import Sample
-from agents.summary import blocks_of, recovers, summarise
+from agents.core.samples import Sample
+from agents.evaluation.metrics import blocks_of, recovers, summarise
 
 
 def figures(*problems: Sequence[Sample]) -> dict[str, Any]:

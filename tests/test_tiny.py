@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from agents.chat import Chat
-from agents.models import ModelError, load_model, load_tokenizer
-from agents.tiny import (
+from agents.core.chat import Chat
+from agents.models.find import ModelError, load_model, load_tokenizer
+from agents.models.tiny import (
     Script,
     arithmetic_code,
     build_tiny,

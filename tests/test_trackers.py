@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from agents.metrics import MetricsError, read_metrics
-from agents.trackers import MetricsLog, TrackerError, check_installed
+from agents.rollout.metrics import MetricsError, read_metrics
+from agents.tracking.trackers import MetricsLog, TrackerError, check_installed
 
 ROOT = Path(__file__).parent.parent
 Install = Callable[[str], None]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from agents import presets
-from agents.metrics import read_metrics
+from agents.rollout.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -187,7 +187,7 @@ def test_ctrl_c_while_libraries_load_ends_in_one_line(
         def __getattr__(self, name: str) -> Any:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "agents.trainer", Interrupted("agents.trainer"))
+    monkeypatch.setitem(sys.modules, "agents.training.trainer", Interrupted("agents.training.trainer"))
     assert train.main(["tiny"]) == 130
     assert capsys.readouterr().err == "train.py: stopped at once; the last checkpoint is as it was.\n"
 

@@ -11,11 +11,19 @@ import pytest
 import torch
 from agents_fakes import trajectory
 
-from agents import Callback, Trainer, checkpoint, presets
-from agents.checkpoint import STATE, checkpoints, read_json
-from agents.config import CurriculumConfig, PPOConfig, RolloutConfig, SelectionConfig, TrainConfig, ValidationConfig
-from agents.metrics import read_metrics
-from agents.types import Trajectory
+from agents import Callback, Trainer, presets
+from agents.config.training import (
+    CurriculumConfig,
+    PPOConfig,
+    RolloutConfig,
+    SelectionConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from agents.core.types import Trajectory
+from agents.rollout.metrics import read_metrics
+from agents.training import checkpoint
+from agents.training.checkpoint import STATE, checkpoints, read_json
 
 
 def small(folder: Path, **changes: Any) -> TrainConfig:
@@ -143,7 +151,7 @@ def test_an_episode_that_a_fault_of_ours_spoilt_leaves_baseline_whitening_and_lo
 
 def test_the_boundary_holds_for_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("agents.rollout.StopString", lambda: seen.append(1))
+    monkeypatch.setattr("agents.rollout.collector.StopString", lambda: seen.append(1))
     with trainer(tmp_path, rollout={"boundary": "stop_string"}, max_steps=0) as made:
         made.train()
         validated = len(seen)
@@ -229,7 +237,7 @@ def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -
 
 def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1])  # before training there is nothing to keep
-    monkeypatch.setattr("agents.trainer.figures_of", lambda _: {"validation/accuracy": next(accuracies)})
+    monkeypatch.setattr("agents.training.trainer.figures_of", lambda _: {"validation/accuracy": next(accuracies)})
     every = {"validation": {"every": 1}, "save_total_limit": 1}
     with trainer(tmp_path, max_steps=4, **every) as made:
         made.train()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from agents_fakes import tiny_llama
 
-from agents.errors import ConfigError
+from agents.core.errors import ConfigError
 from benchmarks import trainer
 from benchmarks.trainer import Config
 from benchmarks.trainer_load import INSTRUCTION, make_load, needed_flops

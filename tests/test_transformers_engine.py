@@ -27,13 +27,13 @@ from fakes import FakeSandbox
 from fakes import make as make_code_math
 from transformers import PreTrainedModel
 
-from agents.batching import collate
-from agents.chat import Chat
+from agents.core.chat import Chat
+from agents.core.types import Trajectory
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine, _draw
-from agents.policy import Policy
-from agents.rollout import collect
-from agents.types import Trajectory
+from agents.learning.batching import collate
+from agents.learning.policy import Policy
+from agents.rollout.collector import collect
 from cir_env.sandbox import ExecutionResult, Limits, Status
 
 V = len(CHAT.tokenizer)

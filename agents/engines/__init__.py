@@ -12,7 +12,7 @@ from agents.engines.base import EngineError
 if TYPE_CHECKING:
     import torch
 
-    from agents.chat import Chat
+    from agents.core.chat import Chat
     from agents.engines.base import Engine
 
 

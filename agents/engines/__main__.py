@@ -14,8 +14,8 @@ from typing import Literal
 
 import tyro
 
-from agents.errors import AgentsError
-from agents.models import Dtype
+from agents.core.errors import AgentsError
+from agents.models.find import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ def main(args: list[str]) -> int:
     config = tyro.cli(Config, prog="python -m agents.engines", description=__doc__, args=args)
     import torch
 
-    from agents.chat import Chat
+    from agents.core.chat import Chat
     from agents.engines import open_engine
     from agents.engines.remote import listen, read_address, read_key, serve
-    from agents.models import load_tokenizer, pick_device, pick_dtype, resolve_model
+    from agents.models.find import load_tokenizer, pick_device, pick_dtype, resolve_model
 
     try:
         address, key = read_address(config.address), read_key()

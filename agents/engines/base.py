@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from agents.errors import AgentsError
+from agents.core.errors import AgentsError
 
 if TYPE_CHECKING:
     import torch
 
-    from agents.types import Completion
+    from agents.core.types import Completion
 
 
 class EngineError(AgentsError, ValueError):

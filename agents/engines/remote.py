@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import torch
 
+from agents.core.types import Completion
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import check_room
-from agents.types import Completion
 
 if TYPE_CHECKING:
     from agents.engines.base import Engine

@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agents.core.types import Completion, FinishReason
 from agents.engines.base import EngineError, EngineFault, Sampling, Scanner
-from agents.types import Completion, FinishReason
 
 if TYPE_CHECKING:
-    from agents.chat import Chat, TokenDecoder
+    from agents.core.chat import Chat, TokenDecoder
 
 
 def check_room(token_ids: Sequence[int], begun: Completion | None, max_model_len: int) -> int:

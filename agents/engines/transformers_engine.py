@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from agents.core.types import Completion
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache
-from agents.models import load_model, with_cache
-from agents.types import Completion
+from agents.models.find import load_model, with_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from agents.chat import Chat
+    from agents.core.chat import Chat
 
 _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
 _PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from agents import distributed
+from agents.core import distributed
+from agents.core.errors import one_line
+from agents.core.types import Completion
 from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
 from agents.engines.request import Request
-from agents.errors import one_line
-from agents.models import load_generation_config
-from agents.types import Completion
+from agents.models.find import load_generation_config
 
 if TYPE_CHECKING:
-    from agents.chat import Chat
+    from agents.core.chat import Chat
 
 _CPU_CACHE_GIB = 1
 _STEP_TOKENS = 2048  # of all prompts that one step computes on a CPU

@@ -5,10 +5,11 @@ import pytest
 import torch
 from agents_fakes import random_batch, tiny_qwen2, twin
 
-from agents import packing, presets
-from agents.metrics import read_metrics
-from agents.policy import Policy
-from agents.trainer import Trainer
+from agents import presets
+from agents.learning import packing
+from agents.learning.policy import Policy
+from agents.rollout.metrics import read_metrics
+from agents.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,

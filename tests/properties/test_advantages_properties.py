@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.advantages import gae, reinforce_plus_plus_baseline, whiten
+from agents.learning.advantages import gae, reinforce_plus_plus_baseline, whiten
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

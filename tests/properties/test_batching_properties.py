@@ -5,8 +5,8 @@ from agents_fakes import trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.batching import collate, micro_batches
-from agents.packing import pack
+from agents.learning.batching import collate, micro_batches
+from agents.learning.packing import pack
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

@@ -1,0 +1,204 @@
+"""How an evaluation is done: its configuration, its arms, and the protocols, which are ready configurations.
+
+A protocol is a function that returns a whole configuration; its docstring says what it is for. Every field is a flag of
+``evaluate.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from agents.core.errors import ConfigError, expect
+from agents.models.find import Dtype
+
+ARMS = ("code", "text", "neutral")
+_PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """An evaluation of one or more models, each in one or more arms, on one or more sets of problems."""
+
+    model: tuple[str, ...]
+    """Folders, hub names, or "tiny"; several are evaluated one after another."""
+    arms: tuple[str, ...] = ("code",)
+    """code, text (--text-prompt, no code), neutral (code, errors without a message); code:8 has another budget."""
+    template: Literal["chat", "raw"] = "chat"
+    """Put prompts into the model's chat template, or take them as they are."""
+    benchmarks: Path | None = None
+    """Folder with the benchmarks' files, or "hub"; without it --names looks where CIR_BENCHMARKS says."""
+    names: tuple[str, ...] = ()
+    """Benchmarks to take, and files of your own; none named: the five of the paper, if there is --benchmarks."""
+    problems: str = "products"
+    """Without --benchmarks and --names: generator's name, JSONL or Parquet file, or hub:NAME; its test split."""
+    num_problems: int | None = None
+    """Only the first so many problems of each set; None: all."""
+    num_samples: str = "16"
+    """Samples of each problem: a number, and others for single sets, such as 16,MATH500:1."""
+    temperature: str = "1.0"
+    """Sampling temperature, by set as for --num-samples; 0 takes the likeliest token, with one sample a problem."""
+    top_p: float = 0.95
+    """Nucleus of the samples."""
+    prompt: str = "cir"
+    """Name of the prompt template."""
+    text_prompt: str = "text"
+    """Name of the prompt template of the arm without code."""
+    interaction_budget: int = 5
+    """Executions per episode."""
+    time_limit_s: float = 5.0
+    """CPU seconds that one block may take."""
+    max_output_chars: int = 400
+    """Characters of an execution's result that the policy sees."""
+    error_format: Literal["last_line", "full"] = "last_line"
+    """How much of a failed block's traceback the policy sees."""
+    sandbox: str = "local"
+    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
+    max_completion_length: int = 1024
+    """Tokens after the prompt, feedback included."""
+    max_model_len: int = 2048
+    """Tokens of a whole episode, prompt included."""
+    max_num_seqs: int = 32
+    """Episodes in flight; each holds a row of the engine's cache."""
+    dtype: Dtype = "auto"
+    """dtype of the weights; auto: bfloat16 where the device computes in it, else float32."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""
+    seed: int = 0
+    """Fixes the sampling."""
+    shard: str = "0/1"
+    """Only every N-th problem, from the i-th on, as i/N: processes with shards 0/2 and 1/2 make one run."""
+    output: Path = Path("runs/evaluation")
+    """Folder of the runs, one folder each, by model and arm; a run that is there goes on where it was."""
+
+    def __post_init__(self) -> None:
+        for name in ("model", "arms"):
+            expect(getattr(self, name) != (), name, "to name at least one", getattr(self, name))
+        for name in ("max_completion_length", "max_num_seqs"):
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        expect(self.num_problems is None or self.num_problems >= 1, "num_problems", "of at least 1", self.num_problems)
+        expect(self.interaction_budget >= 0, "interaction_budget", "of at least 0", self.interaction_budget)
+        expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        expect(self.seed >= 0, "seed", "of at least 0", self.seed)
+        counts, heats = self._counts(), self._temperatures()
+        for name in counts.keys() | heats.keys():
+            count, heat = counts.get(name, counts[""]), heats.get(name, heats[""])
+            expect(heat > 0 or count == 1, "num_samples", "1 with temperature 0 (all would be the same)", count)
+        expect(
+            self.max_model_len > self.max_completion_length,
+            "max_model_len",
+            f"above max_completion_length ({self.max_completion_length})",
+            self.max_model_len,
+        )
+        for arm in self.arms:
+            self.env_kwargs(arm)
+        _ = self.shard_of
+
+    @property
+    def shard_of(self) -> tuple[int, int]:
+        """Which shard of how many."""
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        index, count = map(int, match.groups()) if match else (1, 0)
+        expect(index < count, "shard", "like '0/2'", self.shard)
+        return index, count
+
+    def samples_of(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the samples of each problem for the sets called ``names``.
+
+        Raises:
+            ConfigError: ``num_samples`` speaks of another set, which is not one of the paper's.
+
+        >>> EvalConfig(model=("tiny",), num_samples="16,MATH500:1").samples_of(["AIME24", "MATH500"])
+        {'AIME24': 16, 'MATH500': 1}
+        """
+        return {name: int(count) for name, count in _of_sets("num_samples", self._counts(), names).items()}
+
+    def temperatures_of(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the sampling temperature for the sets called ``names``; errors as for :meth:`samples_of`."""
+        return _of_sets("temperature", self._temperatures(), names)
+
+    def env_kwargs(self, arm: str) -> dict[str, Any]:
+        """Return the keyword arguments of ``gymnasium.make`` in one arm, but for the problems.
+
+        >>> config = EvalConfig(model=("tiny",))
+        >>> [config.env_kwargs(arm)["interaction_budget"] for arm in ("code", "code:8", "text")]
+        [5, 8, 0]
+        """
+        kind, _, budget = arm.partition(":")
+        known = kind in ARMS and (not budget or budget.isdecimal()) and not (kind == "text" and budget)
+        expect(known, "arms", "like code, text, neutral or code:8", arm)
+        without = kind == "text"
+        return {
+            "prompt": self.text_prompt if without else self.prompt,
+            "interaction_budget": 0 if without else int(budget or self.interaction_budget),
+            "time_limit_s": self.time_limit_s,
+            "max_output_chars": self.max_output_chars,
+            "error_format": "neutral" if kind == "neutral" else self.error_format,
+            "sandbox": self.sandbox,
+            "max_transcript_chars": 32 * self.max_model_len,  # far beyond: length is limited in tokens alone
+            "observation": "feedback",
+        }
+
+    def _counts(self) -> dict[str, float]:
+        return _by_set("num_samples", self.num_samples, r"0*[1-9]\d*", "'16' or '16,MATH500:1'")
+
+    def _temperatures(self) -> dict[str, float]:
+        return _by_set("temperature", self.temperature, r"\d+(\.\d*)?|\.\d+", "'1.0' or '1.0,MATH500:0'")
+
+
+def quick(model: tuple[str, ...]) -> EvalConfig:
+    """A first look: four samples of the first 50 problems of each set, 1,024 tokens."""
+    return EvalConfig(model=model, num_problems=50, num_samples="4", output=Path("runs/evaluation/quick"))
+
+
+def paper(model: tuple[str, ...]) -> EvalConfig:
+    """The paper's table (arXiv 2505.24480): 16 samples at temperature 1 and top_p 0.95, MATH500 greedily with one.
+
+    At most 5 executions and 16,384 tokens behind the prompt, feedback included. It needs --benchmarks, or the variable
+    CIR_BENCHMARKS.
+    """
+    return EvalConfig(
+        model=model,
+        names=_PAPER_SETS,
+        num_samples="16,MATH500:1",
+        temperature="1.0,MATH500:0",
+        top_p=0.95,
+        interaction_budget=5,
+        max_completion_length=16_384,
+        max_model_len=18_432,
+        max_num_seqs=128,
+        output=Path("runs/evaluation/paper"),
+    )
+
+
+protocols: Mapping[str, Callable[[tuple[str, ...]], EvalConfig]] = MappingProxyType({"quick": quick, "paper": paper})
+"""Protocols by name; the first is the one that is meant where none is named."""
+
+
+def folder_name(model: str) -> str:
+    """Return a folder's name for a model's.
+
+    >>> folder_name("Qwen/Qwen2.5-Math-7B"), folder_name("runs/x/checkpoint-12/")
+    ('Qwen-Qwen2.5-Math-7B', 'runs-x-checkpoint-12')
+    """
+    return re.sub(r"[^\w.]+", "-", model).strip("-.")[-60:] or "model"
+
+
+def _by_set(field: str, spec: str, number: str, example: str) -> dict[str, float]:
+    """Read a number for all sets, which goes under the empty name, and others for single sets."""
+    pairs = [part.strip().rpartition(":") for part in spec.split(",")]
+    names = [name for name, _, _ in pairs]
+    valid = names[0] == "" and len(set(names)) == len(names)
+    expect(valid and all(re.fullmatch(number, value) for _, _, value in pairs), field, f"like {example}", spec)
+    return {name: float(value) for name, _, value in pairs}
+
+
+def _of_sets(field: str, numbers: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    names = list(names)
+    for name in sorted(numbers.keys() - {*names, "", *_PAPER_SETS}):
+        raise ConfigError(f"Expect `{field}` to speak of {', '.join(names)}, got {name!r}.")
+    return {name: numbers.get(name, numbers[""]) for name in names}

@@ -1,0 +1,432 @@
+"""The configuration of a run: frozen dataclasses, checked when they are made.
+
+Every field is a flag of ``train.py``. Whole configurations to begin with are in `agents.config.presets`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.core.errors import expect
+from agents.models.find import Dtype
+from agents.rollout.budget import CompetenceConfig, budget_at, parse_schedule
+
+Boundary = Literal["exact", "stop_string"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment, and which problems."""
+
+    id: str = "cir_env:CodeMath-v0"
+    """Gymnasium id of a text environment."""
+    problems: str = "products"
+    """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
+    decontaminate: str | None = None
+    """Folder with benchmark files: their problems are left out of training. None: no check."""
+    prompt: str = "cir"
+    """Name of the prompt template."""
+    interaction_budget: str = "2"
+    """Executions per episode: a number, a schedule over training steps such as 0:2,100:3,200:4, or competence."""
+    competence: CompetenceConfig = field(default_factory=CompetenceConfig)
+    time_limit_s: float = 5.0
+    """CPU seconds that one block may take."""
+    max_output_chars: int = 400
+    """Characters of an execution's result that the policy sees."""
+    error_format: Literal["last_line", "full"] = "last_line"
+    """How much of a failed block's traceback the policy sees."""
+    sandbox: str = "local"
+    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
+
+    def __post_init__(self) -> None:
+        if self.interaction_budget != "competence":
+            budget_at(self.interaction_budget, 0)
+
+    def kwargs(self, *, split: str) -> dict[str, Any]:
+        """Return the keyword arguments of ``gymnasium.make``."""
+        return {
+            "problems": self.problems,
+            "split": split,
+            "decontaminate": self.decontaminate if split == "train" else None,
+            "prompt": self.prompt,
+            "time_limit_s": self.time_limit_s,
+            "max_output_chars": self.max_output_chars,
+            "error_format": self.error_format,
+            "sandbox": self.sandbox,
+            "observation": "feedback",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """In which order training problems come; by default shuffled anew for each pass over them."""
+
+    subjects: str | None = None
+    """Subjects by training steps, such as 0:algebra,100:algebra|geometry,200:*, where * is all. None: all."""
+    easy_first_steps: int = 0
+    """Sort the problems of so many first steps by level, easy ones first."""
+    window: float = 0.1
+    """How far a problem may move at random from its place by level, as a share of what is sorted."""
+
+    def __post_init__(self) -> None:
+        subjects = self.subjects
+        valid = subjects is None or bool(parse_schedule(subjects))
+        expect(valid, "curriculum.subjects", "like '0:algebra,100:algebra|geometry'", subjects)
+        expect(self.easy_first_steps >= 0, "curriculum.easy_first_steps", "of at least 0", self.easy_first_steps)
+        expect(0 <= self.window <= 1, "curriculum.window", "in [0, 1]", self.window)
+        both = bool(subjects and self.easy_first_steps)
+        expect(not both, "curriculum.easy_first_steps", "0 beside curriculum.subjects", self.easy_first_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How trajectories are sampled."""
+
+    num_problems: int = 8
+    """Problems of one training step."""
+    num_generations: int = 8
+    """Episodes of each problem: the group that shares a baseline."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    max_completion_length: int = 128
+    """Tokens after the prompt, feedback included."""
+    max_model_len: int = 512
+    """Tokens of a whole episode, prompt included."""
+    max_num_seqs: int = 64
+    """Episodes that are sampled at once; each holds a row of the engine's cache."""
+    num_envs: int | None = None
+    """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes."""
+    dtype: Dtype = "auto"
+    """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
+    engine: str = "auto"
+    """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm
+    where there is one and a GPU."""
+    vllm_gpu_memory_utilization: float = 0.3
+    """Share of the GPU's memory that vLLM takes for weights and cache, beside the trainer."""
+    num_extra_problems: int = 0
+    """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
+    max_new_tokens: int | None = None
+    """Tokens of an episode in one step; longer ones go on in the next. None: no such limit."""
+    boundary: Boundary = "exact"
+    """Where a turn ends: exact, at the end of a block, with the sampled tokens kept; or, for the ablation, stop_string:
+    at the first ``` after a ```python, cut there as text, with each turn's text encoded again."""
+    overlap: bool = False
+    """Sample the next step's episodes during the update, with weights that are one step old."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_problems", "max_completion_length", "max_num_seqs", "num_envs", "max_new_tokens"):
+            value = getattr(self, name)
+            expect(value is None or value >= 1, name, "of at least 1", value)
+        if self.max_new_tokens is not None and self.num_envs is not None:
+            needed = replace(self, num_envs=None).pool_size
+            expect(self.num_envs >= needed, "num_envs", f"of at least {needed} beside max_new_tokens", self.num_envs)
+        share = self.vllm_gpu_memory_utilization
+        expect(0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)
+        expect(self.num_extra_problems >= 0, "num_extra_problems", "of at least 0", self.num_extra_problems)
+        whole = self.max_new_tokens is None or not self.num_extra_problems
+        expect(
+            whole,
+            "num_extra_problems",
+            "0 beside max_new_tokens (what is cut cannot be chosen from)",
+            self.num_extra_problems,
+        )
+        expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)
+        expect(self.temperature > 0, "temperature", "above 0", self.temperature)
+        expect(
+            self.max_model_len > self.max_completion_length,
+            "max_model_len",
+            f"above max_completion_length ({self.max_completion_length})",
+            self.max_model_len,
+        )
+
+    @property
+    def pool_size(self) -> int:
+        """How many copies of the environment play the training episodes."""
+        if self.num_envs is not None or self.max_new_tokens is None:
+            return self.num_envs or self.max_num_seqs
+        return self.num_problems * self.num_generations * math.ceil(self.max_completion_length / self.max_new_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """The update."""
+
+    advantage: Literal["reinforce_plus_plus_baseline", "reinforce_plus_plus", "grpo", "dr_grpo", "rloo", "gae"] = (
+        "reinforce_plus_plus_baseline"
+    )
+    """Advantage estimator; gae adds a value head."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Mean over the minibatch's tokens, mean over sequences of their means, or sum over max_completion_length."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Clip each token's ratio, or the sequence's geometric mean of them (GSPO)."""
+    kl_coefficient: float = 0.0
+    """Weight of a KL penalty towards the model that training began with; 0 holds no copy of it."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How the KL divergence is estimated from the sampled tokens."""
+    entropy_coefficient: float = 0.0
+    """Weight of an entropy bonus."""
+    learning_rate: float = 1e-6
+    """AdamW's, constant."""
+    adam_beta1: float = 0.9
+    """AdamW's."""
+    adam_beta2: float = 0.999
+    """AdamW's."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    num_epochs: int = 1
+    """Passes over each step's trajectories."""
+    num_minibatches: int = 2
+    """Optimiser steps in each pass."""
+    micro_batch_tokens: int = 2048
+    """Tokens of one forward and backward pass, what sequences share counted once; changes memory, not results."""
+    epsilon: float = 0.2
+    """Lower clip range of the ratio."""
+    epsilon_high: float = 0.28
+    """Upper clip range of the ratio."""
+    dual_clip: float | None = 3.0
+    """Bound of the ratio for negative advantages. None: no bound."""
+    importance_sampling: Literal["none", "token", "sequence", "geometric"] = "none"
+    """Correct for what the engine sampled differently from the trainer, by the ratio over this."""
+    importance_sampling_bound: Literal["truncate", "mask"] = "truncate"
+    """Cap a large ratio, or leave out tokens whose ratio is outside of [1 / cap, cap]."""
+    importance_sampling_cap: float = 2.0
+    """Where a ratio is large."""
+    train_on_feedback: bool = False
+    """For the ablation: let loss, whitening and their figures cover what the environment inserts, too."""
+    gamma: float = 1.0
+    """Discount (gae)."""
+    lam: float = 1.0
+    """Trace decay (gae)."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss (gae)."""
+    critic: Literal["shared", "separate"] = "shared"
+    """Let the value head read the policy's hidden states, or those of a copy of the model (gae)."""
+    critic_learning_rate: float = 1e-5
+    """AdamW's for a separate critic."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
+            expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("kl_coefficient", "entropy_coefficient", "value_coefficient", "weight_decay"):
+            expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
+        for name in ("epsilon", "adam_beta1", "adam_beta2"):
+            expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
+        expect(self.dual_clip is None or self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
+        cap = self.importance_sampling_cap
+        expect(cap >= 1, "importance_sampling_cap", "of at least 1", cap)
+        sampled = self.importance_sampling == "none" or not self.train_on_feedback
+        expect(sampled, "train_on_feedback", "off beside importance_sampling (nobody sampled feedback)", True)
+        own = self.critic == "shared" or self.advantage == "gae"
+        expect(own, "critic", f"shared beside the advantage {self.advantage}, which has none", self.critic)
+        expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
+        expect(0 <= self.lam <= 1, "lam", "in [0, 1]", self.lam)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters instead of all weights (needs the extra ``lora``)."""
+
+    rank: int = 0
+    """Inner dimension of an adapter; 0: train all weights, without adapters."""
+    alpha: int = 32
+    """An adapter's product is multiplied by alpha / rank."""
+
+    def __post_init__(self) -> None:
+        expect(self.rank >= 0, "lora.rank", "of at least 0", self.rank)
+        expect(self.alpha > 0, "lora.alpha", "above 0", self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which episodes are trained on."""
+
+    differing_rewards: bool = False
+    """Drop groups whose rewards are all the same; on by itself with rollout.num_extra_problems, which replaces them."""
+    min_accuracy: float = 0.0
+    """Drop groups with a smaller share of right answers."""
+    max_accuracy: float = 1.0
+    """Drop groups with a larger share of right answers."""
+    keep_generations: int | None = None
+    """Episodes of a group that are kept: of the right ones the cleanest, of the wrong ones any. None: all."""
+    mask_truncated_completions: bool = False
+    """Leave answers that a limit cut off out of the loss."""
+    mask_void_turns: bool = False
+    """Leave episodes that end in neither code nor an answer out of the loss."""
+
+    def __post_init__(self) -> None:
+        low, high = self.min_accuracy, self.max_accuracy
+        expect(0 <= low <= high <= 1, "min_accuracy", "and max_accuracy in order in [0, 1]", (low, high))
+        keep = self.keep_generations
+        expect(keep is None or keep >= 2, "keep_generations", "of at least 2", keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Accuracy on held-out problems, which are never trained on."""
+
+    every: int = 10
+    """Steps between validations; there is always one before the first and one after the last step. 0: only these."""
+    problems: tuple[str, ...] = ()
+    """Sets, each named as for env.problems; none: the test split of those. The first has the arms below."""
+    num_problems: int | tuple[int, ...] = 64
+    """Problems of one validation, at most: one number for all sets, or one for each."""
+    interaction_budget: int = 2
+    """Executions per episode, whatever training allows at the time; 0 where it never allows any."""
+    top_p: float = 1.0
+    """Nucleus of the samples."""
+    text_prompt: str | None = None
+    """Prompt of the text-only arm (budget 0), reported before and after; None: no such arm."""
+    greedy: bool = False
+    """Report greedy accuracy before and after, too."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "interaction_budget"):
+            expect(getattr(self, name) >= 0, f"validation.{name}", "of at least 0", getattr(self, name))
+        sizes = self.num_problems if isinstance(self.num_problems, tuple) else (self.num_problems,)
+        expect(min(sizes, default=0) >= 1, "validation.num_problems", "of at least 1", self.num_problems)
+        count = max(1, len(self.problems))
+        one_each = isinstance(self.num_problems, int) or len(sizes) == count
+        expect(one_each, "validation.num_problems", f"as one number or as {count}, one for each set", sizes)
+        names = [short_name(problems) for problems in self.problems]
+        expect(len(set(names)) == len(names), "validation.problems", "of different names", tuple(names))
+        expect(0 < self.top_p <= 1, "validation.top_p", "in (0, 1]", self.top_p)
+
+    def sets(self) -> dict[str, tuple[str | None, int]]:
+        """Return problems (None: the test split) and their number by what stands before the metrics of each set.
+
+        >>> ValidationConfig(problems=("products", "hub:HuggingFaceH4/MATH-500"), num_problems=(64, 500)).sets()
+        {'validation': ('products', 64), 'validation/MATH-500': ('hub:HuggingFaceH4/MATH-500', 500)}
+        """
+        problems = self.problems or (None,)
+        keys = ["validation", *(f"validation/{short_name(each)}" for each in self.problems[1:])]
+        sizes = self.num_problems if isinstance(self.num_problems, tuple) else [self.num_problems] * len(problems)
+        return dict(zip(keys, zip(problems, sizes, strict=True), strict=True))
+
+
+def short_name(problems: str) -> str:
+    """Return what metrics call a set of problems: the last part of its name, without an ending and without fields.
+
+    >>> [short_name(name) for name in ("mixed", "data/my set.jsonl", "hub:HuggingFaceH4/MATH-500?statement=problem")]
+    ['mixed', 'my set', 'MATH-500']
+    """
+    name = problems.partition("?")[0].rpartition(":")[2].rpartition("/")[2]
+    return name.removesuffix(".jsonl").removesuffix(".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """Which optimiser steps are skipped, and what is warned of.
+
+    An optimiser step whose loss or gradient is not a number is always skipped.
+    """
+
+    max_approx_kl: float | None = 1.0
+    """Skip the optimiser steps of minibatches on which the update has moved the policy further (nats). None: any."""
+    max_skipped_steps: int = 5
+    """The run stops when so many optimiser steps in a row were skipped."""
+    max_collapsed_steps: int | None = None
+    """The run stops when entropy or code use has collapsed in so many steps in a row. None: never."""
+    window: int = 10
+    """Steps whose mean a collapse is measured from."""
+    entropy_collapse: float = 0.01
+    """Warn when the entropy falls below this share of that mean; 0: never."""
+    code_use_collapse: float = 0.25
+    """Warn when the share of episodes with code falls below this share of that mean; 0: never."""
+
+    def __post_init__(self) -> None:
+        bound = self.max_approx_kl
+        expect(bound is None or bound > 0, "max_approx_kl", "above 0", bound)
+        for name in ("max_skipped_steps", "window"):
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        collapsed = self.max_collapsed_steps
+        valid = collapsed is None or 1 <= collapsed < self.window
+        expect(valid, "max_collapsed_steps", f"of at least 1 and below window ({self.window})", collapsed)
+        for name in ("entropy_collapse", "code_use_collapse"):
+            expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run."""
+
+    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Folder, hub name, or "tiny"."""
+    template: Literal["chat", "raw"] = "chat"
+    """Put prompts into the model's chat template, or take them as they are."""
+    warm_up_steps: int = 0
+    """Supervised steps on scripted arithmetic before PPO, for a model that is made on the spot."""
+    output_dir: Path = Path("runs/quickstart")
+    """Where metrics, samples and checkpoints go."""
+    resume: bool = False
+    """Go on from the newest checkpoint in output_dir."""
+    max_steps: int = 12
+    """Training steps: one collection of trajectories and one PPO update each."""
+    save_every: int = 10
+    """Steps between checkpoints; there is always one after the last step."""
+    save_total_limit: int = 2
+    """Newest checkpoints that are kept."""
+    best_metric: str | None = "validation/accuracy"
+    """Figure of a validation by which a best checkpoint is kept as well, the larger the better. None: no such."""
+    seed: int = 0
+    """Fixes problems, sampling and minibatches."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    autocast: bool = True
+    """Compute matrix products in bfloat16 where the device does so fast; parameters stay float32."""
+    compile: bool = False
+    """Compile the layers' feed-forward parts; the first steps take longer."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Trackers that get what metrics.jsonl gets; none: only that file."""
+    samples_every: int = 1
+    """Steps between transcripts in samples.jsonl; validations always leave some. 0: only they."""
+    samples_per_step: int = 2
+    """Transcripts of a step, and of each arm of a validation: right and wrong ones of the same problem first."""
+    push_to_hub: bool = False
+    """Upload the last checkpoint with its model card to the hub, at the end or when the run is stopped."""
+    hub_model_id: str | None = None
+    """The hub's NAME or OWNER/NAME to upload to; None: the name of output_dir."""
+    hub_private_repo: bool = False
+    """Make the hub's repository private if it is new."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        keep, size = self.selection.keep_generations, self.rollout.num_generations
+        expect(keep is None or keep <= size, "keep_generations", f"of at most num_generations ({size})", keep)
+        stale = self.rollout.overlap or self.rollout.max_new_tokens is not None
+        expect(
+            not stale or self.ppo.importance_sampling != "none",
+            "ppo.importance_sampling",
+            "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
+            self.ppo.importance_sampling,
+        )
+        expect(
+            self.rollout.boundary == "exact" or self.ppo.importance_sampling == "none",
+            "rollout.boundary",
+            "exact beside ppo.importance_sampling (tokens that were encoded again are not those that were sampled)",
+            self.rollout.boundary,
+        )
+        best = self.best_metric
+        expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
+        both = self.lora.rank and self.warm_up_steps
+        expect(not both, "lora.rank", "0 for a model that is warmed up (its weights would not be kept)", self.lora.rank)
+        for name in ("max_steps", "warm_up_steps", "samples_every", "samples_per_step", "seed"):
+            expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
+        for name in ("save_every", "save_total_limit"):
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))

@@ -1,0 +1,1 @@
+"""What everything else speaks: data types, chat templates, errors, processes, files and tables."""

@@ -1,0 +1,109 @@
+"""Text to token ids and back: the only file that knows a chat template.
+
+A prompt is encoded once, as a user turn or as the messages that the environment gives; what follows is one assistant
+turn that the policy and the environment write together. Feedback is encoded on its own and appended, so that no sampled
+token is ever encoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenizers.decoders import DecodeStream
+
+from agents.core.errors import AgentsError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+class ChatError(AgentsError, ValueError):
+    """The tokenizer cannot do what the configuration asks of it."""
+
+
+class Chat:
+    """Encodes prompts and feedback, and decodes sampled tokens piece by piece.
+
+    Args:
+        tokenizer: A fast tokenizer with an end-of-sequence token.
+        template: ``chat`` puts the prompt into a user turn of the tokenizer's chat template and opens the assistant's
+            turn (``enable_thinking=False`` where the template knows it); ``raw`` takes the prompt as it stands, as
+            the paper's evaluation of Qwen2.5-Math does.
+
+    Raises:
+        ChatError: The tokenizer has no chat template though one is asked for, no end-of-sequence token, or is slow.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Literal["chat", "raw"] = "chat") -> None:
+        if template == "chat" and not tokenizer.chat_template:
+            raise ChatError("Expect a tokenizer with a chat template, got one without: use `--template raw`.")
+        if tokenizer.eos_token_id is None:
+            raise ChatError("Expect a tokenizer with an end-of-sequence token, got one without.")
+        if not tokenizer.is_fast:
+            raise ChatError(f"Expect a fast tokenizer, got the slow {type(tokenizer).__name__}.")
+        self.tokenizer = tokenizer
+        self.template = template
+
+    def stop_token_ids(self, generation_config: GenerationConfig | None) -> frozenset[int]:
+        """Return the tokens that end a completion: the tokenizer's, and those that the model's maker names."""
+        named = getattr(generation_config, "eos_token_id", None)
+        more = named if isinstance(named, list) else [] if named is None else [named]
+        return frozenset([int(self.tokenizer.eos_token_id), *more])
+
+    def encode_prompt(self, prompt: str, messages: Sequence[Mapping[str, str]] | None = None) -> list[int]:
+        """Return the token ids that stand before the policy's first token.
+
+        Args:
+            prompt: The prompt as one text.
+            messages: The prompt as a chat, for the chat template; None: one user turn with ``prompt``.
+        """
+        if self.template == "raw":
+            return self._encode(prompt)
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages or [{"role": "user", "content": prompt}]],
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,
+        )
+        return self._encode(str(text))
+
+    def encode_feedback(self, feedback: str) -> list[int]:
+        """Return the token ids of text that the environment inserts into the assistant's turn.
+
+        A special token's name in it is text: what a program prints ends no turn.
+        """
+        ids: list[int] = self.tokenizer.encode(feedback, add_special_tokens=False, split_special_tokens=True)
+        return ids
+
+    def decoder(self) -> TokenDecoder:
+        """Return a decoder for the tokens of one completion."""
+        return TokenDecoder(self.tokenizer)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+
+class TokenDecoder:
+    """Turns sampled tokens into text as they come; holds back bytes that are no whole character yet."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._backend: Any = tokenizer.backend_tokenizer
+        self._stream = DecodeStream(skip_special_tokens=False)
+        self._pending: list[int] = []
+
+    def step(self, token_id: int) -> str:
+        """Return the text that ``token_id`` completes, possibly none."""
+        piece = self._stream.step(self._backend, token_id)
+        if piece is None:
+            self._pending.append(token_id)
+            return ""
+        self._pending.clear()
+        return str(piece)
+
+    def finish(self) -> str:
+        """Return what is held back, with replacement characters for broken bytes."""
+        text = self._backend.decode(self._pending, skip_special_tokens=False) if self._pending else ""
+        self._pending.clear()
+        return str(text)

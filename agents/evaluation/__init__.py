@@ -1,0 +1,1 @@
+"""Runs of an evaluation: play problems, store samples, compute metrics, compare runs."""

@@ -1,0 +1,115 @@
+"""What a run was made with: enough to tell whether its samples may be mixed with others, and what sets two apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from agents.config.evaluation import EvalConfig
+from agents.models.find import WEIGHT_FILES
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "gymnasium")
+_CHUNK = 1 << 24
+
+
+def describe_run(
+    config: EvalConfig, *, model: str, revision: str, arm: str, sizes: Mapping[str, int], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all that the samples of a run depend on, ready for JSON; where a run goes on, it must be the same.
+
+    Args:
+        config: The evaluation.
+        model: The model's name.
+        revision: Of its weights; :func:`weights_revision`.
+        arm: One of the configuration's arms.
+        sizes: How many problems each set has.
+        about: What the environment says of itself and of the problems.
+    """
+    counts, heats = config.samples_of(sizes), config.temperatures_of(sizes)
+    environment = {name: value for name, value in config.env_kwargs(arm).items() if name != "sandbox"}
+    run = {
+        "model": {"name": model, "revision": revision, "template": config.template, "dtype": config.dtype},
+        "arm": arm,
+        "arguments": environment,
+        "sets": {
+            name: {"problems": size, "num_samples": counts[name], "temperature": heats[name]}
+            for name, size in sizes.items()
+        },
+        "sampling": {
+            "top_p": config.top_p,
+            "max_completion_length": config.max_completion_length,
+            "max_model_len": config.max_model_len,
+            "seed": config.seed,
+            "engine": config.engine,
+        },
+        **about,
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+    return dict(json.loads(json.dumps(run)))
+
+
+def describe_session(command: str) -> dict[str, Any]:
+    """Return when, where and how a process worked on a run."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": {"cpu": platform.machine(), "cores": os.cpu_count(), "gpu": device},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def weights_revision(folder: Path) -> str:
+    """Return a hub's commit for a snapshot of its cache, else the SHA-256 of the weights' files."""
+    if folder.parent.name == "snapshots":
+        return f"commit {folder.name}"
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return f"sha256 {digest.hexdigest()}"
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return in what two descriptions differ, as ``place: one -> other``.
+
+    >>> differences({"sampling": {"seed": 0, "top_p": 1}}, {"sampling": {"seed": 1, "top_p": 1}})
+    ['sampling.seed: 0 -> 1']
+    """
+    ours, theirs = dict(_flat(one)), dict(_flat(other))
+    return [
+        f"{place}: {_short(ours.get(place))} -> {_short(theirs.get(place))}"
+        for place in [*ours, *(place for place in theirs if place not in ours)]
+        if ours.get(place) != theirs.get(place)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", inner
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else text[:20] + "..."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,337 @@
+"""Accuracy of a policy on a set of problems: every problem gets the same number of episodes.
+
+``evaluate`` plays one set with an engine that is there already, as the trainer does between steps. ``run`` plays what
+an `EvalConfig` asks for, as ``evaluate.py`` does: it writes each sample as it finishes, and resumes where an earlier
+process was killed. `agents.evaluation.metrics` computes metrics from the samples,
+`agents.evaluation.tables` prints them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, product
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agents.config.evaluation import EvalConfig
+from agents.config.training import Boundary
+from agents.core.distributed import gather_from, share
+from agents.core.errors import expect
+from agents.core.samples import Sample, SampleFile, transcript
+from agents.core.types import Episode, Trajectory
+from agents.engines.base import Sampling
+from agents.evaluation.bootstrap import score_interval
+from agents.evaluation.manifest import describe_run, describe_session, weights_revision
+from agents.evaluation.run_folder import RunFiles
+from agents.evaluation.tables import expect_writable
+from agents.models.find import load_tokenizer, pick_device, pick_dtype, resolve_model
+from agents.rollout.collector import collect
+from agents.rollout.envs import EnvPool, open_pool
+from agents.rollout.metrics import describe, is_correct
+
+if TYPE_CHECKING:
+    from agents.core.chat import Chat
+    from agents.engines.base import Engine
+
+Place = tuple[str, int, int]
+"""A sample's set, problem and number."""
+OpenEnvs = Callable[..., EnvPool]
+Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The outcome of :func:`evaluate`."""
+
+    trajectories: tuple[Trajectory, ...]
+    """All of them, problem by problem."""
+
+    def figures(self) -> dict[str, float]:
+        """Return :func:`agents.rollout.metrics.describe`'s figures."""
+        return describe(self.trajectories)
+
+    def accuracy_by(self, key: str) -> dict[str, float]:
+        """Return the accuracy of the valid episodes by a string in the environment's info, such as ``subject``."""
+        groups: dict[str, list[bool]] = {}
+        for t in self.trajectories:
+            if t.reward_valid:
+                groups.setdefault(str(t.info.get(key, "")), []).append(is_correct(t))
+        return {name: fmean(values) for name, values in sorted(groups.items())}
+
+
+def evaluate(
+    envs: EnvPool,
+    engine: Engine,
+    chat: Chat,
+    sampling: Sampling,
+    *,
+    num_problems: int,
+    num_samples: int = 1,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    wanted: Callable[[tuple[int, int]], bool] = lambda place: True,
+    on_end: Callable[[Trajectory], None] = lambda _: None,
+    on_poll: Callable[[], None] = lambda: None,
+    boundary: Boundary = "exact",
+) -> Evaluation:
+    """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
+
+    Args:
+        envs: Copies of the environment. If it has a problem set, problem i is ``problem_index`` i; else it is what
+            ``reset(seed=i)`` sets.
+        engine: Samples the tokens.
+        chat: Encodes prompts and feedback.
+        sampling: As for :func:`agents.rollout.collector.collect`.
+        num_problems: At most as many as the environment has.
+        num_samples: Episodes of each problem.
+        seed: Seed of the sampling.
+        options: More reset options, such as ``interaction_budget``.
+        wanted: Asked with (problem, number of the episode) whether to play it. What an episode samples depends on no
+            other.
+        on_end: Called with each trajectory as it ends.
+        on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
+        boundary: As for :func:`agents.rollout.collector.collect`.
+    """
+    available = envs.num_problems
+    if available is not None and num_problems > available:
+        raise ValueError(f"Expect at most {available} problems, got num_problems={num_problems}.")
+    episodes = [
+        Episode(
+            group_id=problem,
+            env_seed=problem,
+            sampling_seed=int(np.random.SeedSequence([seed, problem, sample]).generate_state(1, np.uint64)[0]),
+            options={**(options or {}), **({} if available is None else {"problem_index": problem})},
+            sample=sample,
+        )
+        for problem in share(range(num_problems))
+        for sample in range(num_samples)
+        if wanted((problem, sample))
+    ]
+
+    def play() -> list[Trajectory]:
+        return collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll, boundary=boundary)
+
+    return Evaluation(trajectories=tuple(sorted(gather_from(play), key=lambda t: t.group_id)))
+
+
+def _open_envs(num_envs: int, **kwargs: Any) -> EnvPool:
+    return open_pool("cir_env:CodeMath-v0", num_envs, **kwargs)
+
+
+def run(
+    config: EvalConfig,
+    sets: Mapping[str, Sequence[Any]],
+    *,
+    about: Callable[[str], Mapping[str, Any]] = lambda prompt: {},
+    command: str = "",
+    open_envs: OpenEnvs = _open_envs,
+    load: Load | None = None,
+    log: Callable[[str], Any] = print,
+) -> list[Path]:
+    """Play every problem of every set with every model in every arm; what an earlier process played is kept.
+
+    Args:
+        config: The models, the arms, the sampling and the environment.
+        sets: Problem sets by name, as the environment takes them for ``problems``.
+        about: Says for a prompt's name what else the samples depend on, for the manifest.
+        command: What goes on with these runs, for the manifest.
+        open_envs: Called as ``open_envs(num_envs, problems=..., **config.env_kwargs(arm))``; by default CodeMath-v0.
+        load: Loads the model of a folder; by default :func:`load_engine`. The engine is closed at the end.
+        log: Takes lines for the user.
+
+    Returns:
+        The runs' folders.
+
+    Raises:
+        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``, or a run cannot be
+            written.
+        SamplesError: A run that is there was made with something else, or another process works on it.
+        ModelError, ChatError: A model cannot be loaded, or not be used as a chat.
+    """
+    sizes = {name: len(problems) for name, problems in sets.items()}
+    config.samples_of(sizes)  # refuses names of other sets, and so does the next line
+    config.temperatures_of(sizes)
+    for model, arm in product(config.model, config.arms):
+        expect_writable(RunFiles.of(config, model, arm).samples)
+    with ExitStack() as opened:  # bad arguments are refused before a model is looked for
+        for arm, problems in product(config.arms, sets.values()):
+            opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))
+    config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
+    plans = []
+    for model in config.model:
+        path = resolve_model(model, log=log)
+        revision = weights_revision(path)
+        for arm in config.arms:
+            more = about(config.env_kwargs(arm)["prompt"])
+            made_with = describe_run(config, model=model, revision=revision, arm=arm, sizes=sizes, about=more)
+            plans.append(_Plan(model=model, path=path, arm=arm, about=made_with))
+    folders = [plan.files(config).folder for plan in plans]
+    names = [f"{plan.model} {plan.arm}" for plan in plans]
+    expect(len(set(folders)) == len(folders), "model and arms", "to give each run a folder of its own", names)
+    for plan in plans:
+        plan.files(config).claim(plan.about)
+    for _, arms in groupby(plans, key=lambda plan: plan.model):
+        _run_model(config, sets, list(arms), command=command, open_envs=open_envs, load=load or load_engine, log=log)
+    return folders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    """One run."""
+
+    model: str
+    path: Path
+    arm: str
+    about: Mapping[str, Any]
+
+    def files(self, config: EvalConfig) -> RunFiles:
+        return RunFiles.of(config, self.model, self.arm)
+
+
+def _run_model(
+    config: EvalConfig,
+    sets: Mapping[str, Sequence[Any]],
+    plans: Sequence[_Plan],
+    *,
+    command: str,
+    open_envs: OpenEnvs,
+    load: Load,
+    log: Callable[[str], Any],
+) -> None:
+    """Play what is missing of one model's runs; a model of which nothing is missing is not loaded."""
+    plans = [plan for plan in plans if plan.files(config).num_samples() < len(_places(config, sets))]
+    if not plans:
+        return
+    engine, chat = load(config, plans[0].path)
+    with closing(engine):
+        for plan in plans:
+            files = plan.files(config)
+            with SampleFile(files.samples) as file:
+                files.write_manifest(plan.about, describe_session(command))
+                if file.dropped:
+                    log(f"Dropped a half-written sample at the end of {files.samples}; it is played again.")
+                record = _Record(file, _places(config, sets))
+                log(f"{files.folder}: {len(file.rows)} samples are there, {len(record.missing)} are to be played.")
+                with record.bar(f"{plan.model} {plan.arm}"):
+                    open_arm = partial(open_envs, config.max_num_seqs, **config.env_kwargs(plan.arm))
+                    _play_sets(config, sets, record, open_envs=open_arm, engine=engine, chat=chat)
+
+
+def _play_sets(
+    config: EvalConfig,
+    sets: Mapping[str, Sequence[Any]],
+    record: _Record,
+    *,
+    open_envs: OpenEnvs,
+    engine: Engine,
+    chat: Chat,
+) -> None:
+    """Play what is missing of one run."""
+    for name, temperature in config.temperatures_of(sets).items():
+        missing = frozenset((problem, sample) for of_set, problem, sample in record.missing if of_set == name)
+        if not missing:
+            continue
+        with closing(open_envs(problems=sets[name])) as envs:
+            evaluate(
+                envs,
+                engine,
+                chat,
+                Sampling(temperature=temperature, top_p=config.top_p, max_tokens=config.max_completion_length),
+                num_problems=len(sets[name]),
+                num_samples=config.samples_of(sets)[name],
+                seed=config.seed,
+                wanted=missing.__contains__,
+                on_end=partial(record.add, name),
+            )
+
+
+def _places(config: EvalConfig, sets: Mapping[str, Sequence[Any]]) -> set[Place]:
+    """Return the samples that this process is to see to."""
+    index, count = config.shard_of
+    counts = config.samples_of(sets)
+    return {
+        (name, problem, sample)
+        for name, problems in sets.items()
+        for problem in range(index, len(problems), count)
+        for sample in range(counts[name])
+    }
+
+
+class _Record:
+    """Writes samples as they finish, and shows how far a run has come.
+
+    Args:
+        file: Where they go; it may hold some.
+        wanted: All that are to be there in the end.
+    """
+
+    def __init__(self, file: SampleFile, wanted: Collection[Place]) -> None:
+        self.missing = set(wanted)
+        self._file, self._total = file, len(wanted)
+        self._problems: dict[tuple[str, int], int] = Counter((name, problem) for name, problem, _ in wanted)
+        self._played: dict[tuple[str, int], list[Sample]] = {}
+        for row in file.rows:
+            self._count(row)
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[None]:
+        """Show a bar, with the time that is left."""
+        done = self._total - len(self.missing)
+        with tqdm(total=self._total, initial=done, desc=title, unit="sample", dynamic_ncols=True) as self._bar:
+            self._bar.set_postfix_str(self.progress())
+            yield
+
+    def add(self, name: str, trajectory: Trajectory) -> None:
+        """Write a sample of a set."""
+        row = transcript(trajectory, set_name=name)
+        self._file.append(row)
+        self._count(row)
+        self._bar.set_postfix_str(self.progress(), refresh=False)
+        self._bar.update()
+
+    def progress(self) -> str:
+        """Return how many problems are done, and the accuracy so far with its interval over problems."""
+        done = sum(len(rows) == self._problems.get(problem) for problem, rows in self._played.items())
+        judged = [[row["correct"] for row in rows if row["reward_valid"]] for rows in self._played.values()]
+        means = [fmean(rows) for rows in judged if rows]
+        text = f"{done}/{len(self._problems)} problems"
+        if means:
+            low, high = score_interval(fmean(means), len(means))
+            text += f", accuracy {100 * fmean(means):.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+        return text
+
+    def _count(self, row: Sample) -> None:
+        self.missing.discard((row["set"], row["problem_index"], row["sample"]))
+        self._played.setdefault((row["set"], row["problem_index"]), []).append(row)
+
+
+def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
+    """Return an engine with the model of a folder, and the chat that encodes for it.
+
+    Raises:
+        ModelError, ChatError: The model cannot be loaded, or not be used as a chat.
+    """
+    from agents.core.chat import Chat
+    from agents.engines import open_engine
+
+    device = pick_device("auto")
+    print(f"Loading {path} on {device}, to sample in {config.dtype}.", flush=True)
+    chat = Chat(load_tokenizer(path), config.template)
+    engine = open_engine(
+        config.engine,
+        path,
+        chat,
+        dtype=config.dtype,
+        device=device,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=config.max_model_len,
+    )
+    return engine, chat

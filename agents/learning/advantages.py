@@ -1,0 +1,255 @@
+"""Advantage estimators, and the correction for what the engine sampled differently: pure functions of tensors.
+
+All of them return tensors of shape ``[B, T]`` that are 0 wherever ``action_mask`` is False: feedback and prompt tokens
+enter neither the advantages nor the statistics of the whitening.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from agents.core.types import Advantages, Batch, PolicyOutput
+
+if TYPE_CHECKING:
+    from agents.config.training import PPOConfig
+
+
+def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig) -> Advantages:
+    """Return the targets of an update, as the configuration wants them estimated and corrected.
+
+    Args:
+        batch: ``B`` sequences.
+        old: The policy's output before the update, with values for ``gae``.
+        config: Estimator, discount and correction.
+    """
+    mask = batch.action_mask
+    if config.advantage == "gae":
+        if old.values is None:
+            raise ValueError("Expect values for `gae`, got a policy without a value head.")
+        targets = gae(batch.rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
+    else:
+        targets = ESTIMATORS[config.advantage](batch.rewards, batch.group_ids, mask)
+    if config.importance_sampling == "none":
+        return targets
+    return replace(targets, advantages=targets.advantages * correction(batch, old, config))
+
+
+def correction(batch: Batch, old: PolicyOutput, config: PPOConfig) -> torch.Tensor:
+    """Return what an update multiplies the advantages with, ``[B, T]``; without a correction, the tokens' plain ratios.
+
+    Args: As for :func:`estimate_advantages`.
+    """
+    level = "token" if config.importance_sampling == "none" else config.importance_sampling
+    ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, batch.action_mask, level=level)
+    if config.importance_sampling == "none":
+        return ratio
+    return importance_weights(ratio, bound=config.importance_sampling_bound, cap=config.importance_sampling_cap)
+
+
+def whiten(values: torch.Tensor, mask: torch.Tensor, *, eps: float = 1e-8) -> torch.Tensor:
+    """Return ``values`` with mean 0 and variance 1 over the elements where ``mask`` is True, and 0 elsewhere.
+
+    Args:
+        values: Any shape.
+        mask: bool, the same shape.
+        eps: Added to the variance.
+    """
+    count = mask.sum().clamp(min=1)
+    mean = (values * mask).sum() / count
+    variance = ((values - mean).square() * mask).sum() / count
+    return (values - mean) * torch.rsqrt(variance + eps) * mask
+
+
+def reinforce_plus_plus_baseline(
+    rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor
+) -> Advantages:
+    """Subtract the mean reward of the group, broadcast over the sequence's tokens, whiten over the whole batch.
+
+    The group's spread does not divide: easy and hard problems keep their weight. (The paper, section 4; REINFORCE++
+    with a group baseline, arXiv 2501.03262.)
+
+    Args:
+        rewards: ``[B]``.
+        group_ids: ``[B]`` integers; equal numbers form a group.
+        action_mask: ``[B, T]`` bool.
+
+    >>> mask = torch.ones(2, 3, dtype=torch.bool)
+    >>> result = reinforce_plus_plus_baseline(torch.tensor([1.0, -1.0]), torch.tensor([7, 7]), mask)
+    >>> result.advantages.tolist()
+    [[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]
+    """
+    mean, _ = _of_group(rewards, group_ids)
+    return _broadcast(rewards - mean, rewards, action_mask, whitened=True)
+
+
+def reinforce_plus_plus(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Whiten the rewards over the whole batch's tokens, without a baseline for each group (arXiv 2501.03262).
+
+    Args: As for :func:`reinforce_plus_plus_baseline`; the groups do not matter.
+    """
+    return _broadcast(rewards, rewards, action_mask, whitened=True)
+
+
+def grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Subtract the group's mean and divide by its standard deviation (arXiv 2402.03300, section 4.1.2).
+
+    Args: As for :func:`reinforce_plus_plus_baseline`.
+
+    >>> mask = torch.ones(3, 1, dtype=torch.bool)
+    >>> result = grpo(torch.tensor([3.0, -3.0, 5.0]), torch.tensor([0, 0, 1]), mask)
+    >>> [round(a, 3) for a in result.advantages[:, 0].tolist()]
+    [0.707, -0.707, 0.0]
+    """
+    mean, count = _of_group(rewards, group_ids)
+    squares, _ = _of_group((rewards - mean).square(), group_ids)
+    deviation = (squares * count / (count - 1).clamp(min=1)).sqrt()
+    return _broadcast((rewards - mean) / (deviation + 1e-4), rewards, action_mask)
+
+
+def dr_grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Subtract the group's mean and do no more: dividing would favour problems of any spread (arXiv 2503.20783).
+
+    Args: As for :func:`reinforce_plus_plus_baseline`.
+    """
+    mean, _ = _of_group(rewards, group_ids)
+    return _broadcast(rewards - mean, rewards, action_mask)
+
+
+def rloo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
+    """Subtract the mean of the group's other episodes (arXiv 2402.14740, equation 8); one alone teaches nothing.
+
+    Args: As for :func:`reinforce_plus_plus_baseline`.
+
+    >>> mask = torch.ones(3, 1, dtype=torch.bool)
+    >>> rloo(torch.tensor([5.0, -1.0, -1.0]), torch.tensor([0, 0, 0]), mask).advantages[:, 0].tolist()
+    [6.0, -3.0, -3.0]
+    """
+    mean, count = _of_group(rewards, group_ids)
+    return _broadcast((rewards - mean) * count / (count - 1).clamp(min=1), rewards, action_mask)
+
+
+def _of_group(values: torch.Tensor, group_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return for each of ``values [B]`` the mean and the size of its group."""
+    _, group = torch.unique(group_ids, return_inverse=True)
+    sums = torch.zeros(int(group.max()) + 1, device=values.device).index_add_(0, group, values)
+    counts = torch.zeros_like(sums).index_add_(0, group, torch.ones_like(values))
+    return (sums / counts)[group], counts[group]
+
+
+def _broadcast(
+    values: torch.Tensor, rewards: torch.Tensor, action_mask: torch.Tensor, *, whitened: bool = False
+) -> Advantages:
+    """Give every token of a sequence the sequence's value."""
+    tokens = values[:, None] * action_mask
+    return Advantages(
+        advantages=whiten(values[:, None].expand(action_mask.shape), action_mask) if whitened else tokens,
+        returns=rewards[:, None] * action_mask,
+    )
+
+
+def gae(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    action_mask: torch.Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    whitened: bool = True,
+) -> Advantages:
+    """Generalised advantage estimation over the sampled tokens (arXiv 1506.02438), the reward at the last of them.
+
+    The time of the decision process runs over sampled tokens: from the last token before a feedback it steps to the
+    first one after it.
+
+    Args:
+        rewards: ``[B]``, given at each sequence's last sampled token.
+        values: ``[B, T]``: value of the state in which token t was drawn.
+        action_mask: ``[B, T]`` bool.
+        gamma: Discount in (0, 1].
+        lam: Trace decay in [0, 1].
+        whitened: Whiten the advantages over the batch's sampled tokens; the returns never are.
+    """
+    advantages = torch.zeros_like(values)
+    next_advantage = torch.zeros_like(rewards)
+    next_value = torch.zeros_like(rewards)
+    reward_ahead = rewards.clone()
+    for t in reversed(range(values.shape[1])):
+        acts = action_mask[:, t]
+        delta = reward_ahead + gamma * next_value - values[:, t]
+        advantage = delta + gamma * lam * next_advantage
+        advantages[:, t] = torch.where(acts, advantage, 0.0)
+        next_advantage = torch.where(acts, advantage, next_advantage)
+        next_value = torch.where(acts, values[:, t], next_value)
+        reward_ahead = torch.where(acts, 0.0, reward_ahead)
+    returns = (advantages + values) * action_mask
+    return Advantages(
+        advantages=whiten(advantages, action_mask) if whitened else advantages,
+        returns=returns,
+    )
+
+
+ESTIMATORS = {
+    "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+    "reinforce_plus_plus": reinforce_plus_plus,
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "rloo": rloo,
+}
+"""Those that need no values, by the name in the configuration."""
+
+
+def importance_ratio(
+    logprobs: torch.Tensor,
+    sampling_logprobs: torch.Tensor,
+    action_mask: torch.Tensor,
+    *,
+    level: Literal["token", "sequence", "geometric"],
+) -> torch.Tensor:
+    """How much likelier the trainer's policy makes what the engine sampled; 1 where both agree, 0 off the mask.
+
+    An engine computes in another precision and order than the trainer, and may hold older weights. ``token``: each
+    token's ratio. ``sequence``: the product over the sequence's sampled tokens, unbiased and of high variance.
+    ``geometric``: the sequence's geometric mean (GSPO, arXiv 2507.18071, eq. 7).
+
+    Args:
+        logprobs: ``[B, T]``, the trainer's before the update.
+        sampling_logprobs: ``[B, T]``, the engine's.
+        action_mask: ``[B, T]`` bool.
+        level: Over what the ratio is taken.
+
+    >>> trainer, mask = torch.tensor([[9.0, 4.0, 1.0]]).log(), torch.tensor([[False, True, True]])
+    >>> importance_ratio(trainer, torch.zeros(1, 3), mask, level="token").tolist()
+    [[0.0, 4.0, 1.0]]
+    >>> importance_ratio(trainer, torch.zeros(1, 3), mask, level="geometric").tolist()
+    [[0.0, 2.0, 2.0]]
+    """
+    log_ratio = torch.where(action_mask, logprobs - sampling_logprobs, 0.0)
+    if level != "token":
+        total = log_ratio.sum(1, keepdim=True)
+        count = action_mask.sum(1, keepdim=True).clamp(min=1) if level == "geometric" else 1
+        log_ratio = (total / count).expand_as(log_ratio)
+    return torch.where(action_mask, log_ratio.exp(), 0.0)  # a large one times 0 would be no number
+
+
+def importance_weights(ratio: torch.Tensor, *, bound: Literal["truncate", "mask"], cap: float) -> torch.Tensor:
+    """Bound importance ratios, so that few tokens do not outweigh all others; multiply the advantages with them.
+
+    The policy loss is proportional to the advantage, so that this weighs the tokens' losses.
+
+    Args:
+        ratio: ``[B, T]``, from :func:`importance_ratio`.
+        bound: ``truncate`` takes ``cap`` for a larger ratio (TIS); ``mask`` leaves out tokens whose ratio is outside of
+            ``[1 / cap, cap]``, on either side: those on which trainer and engine disagree most.
+        cap: At least 1.
+
+    >>> importance_weights(torch.tensor([0.25, 1.0, 3.0]), bound="truncate", cap=2.0).tolist()
+    [0.25, 1.0, 2.0]
+    >>> importance_weights(torch.tensor([0.25, 1.0, 3.0]), bound="mask", cap=2.0).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    if bound == "truncate":
+        return ratio.clamp(max=cap)
+    return torch.where((ratio <= cap) & (ratio >= 1 / cap), ratio, 0.0)

@@ -1,0 +1,96 @@
+"""Trajectories to right-padded tensors, and a batch to micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from agents.core.distributed import rank, size
+from agents.core.types import Batch, Trajectory
+from agents.learning.packing import SHARED_TOKENS, common_length, rows_of
+
+
+def collate(
+    trajectories: Sequence[Trajectory], *, pad_token_id: int = 0, in_loss: Sequence[bool] | None = None
+) -> Batch:
+    """Return the trajectories as one batch, each token once.
+
+    Args:
+        trajectories: At least one, each with at least one token.
+        pad_token_id: Id that fills the rows on the right.
+        in_loss: False for those whose tokens are not trained on, though their rewards count; None: all are.
+
+    Raises:
+        ValueError: No trajectory.
+    """
+    if not trajectories:
+        raise ValueError("Expect at least one trajectory, got none.")
+    length = max(len(t.token_ids) for t in trajectories)
+    acts = [t.action_mask for t in trajectories]
+    if in_loss is not None:
+        acts = [mask if kept else (False,) * len(mask) for mask, kept in zip(acts, in_loss, strict=True)]
+
+    def pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=dtype)
+
+    return Batch(
+        token_ids=pad([t.token_ids for t in trajectories], pad_token_id, torch.long),
+        attention_mask=pad([[True] * len(t.token_ids) for t in trajectories], False, torch.bool),
+        action_mask=pad(acts, False, torch.bool),
+        sampling_logprobs=pad([t.logprobs for t in trajectories], 0.0, torch.float32),
+        rewards=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
+        group_ids=torch.tensor([t.group_id for t in trajectories], dtype=torch.long),
+    )
+
+
+def with_feedback(batch: Batch, prompt_lengths: Sequence[int]) -> Batch:
+    """Return the batch with everything after the prompts in its action mask; rows without an action stay without.
+
+    For the ablation alone: a policy is then trained to predict what the environment wrote.
+
+    >>> rows = {"token_ids": torch.tensor([[5, 6, 7, 8, 0]]), "attention_mask": torch.tensor([[True] * 4 + [False]])}
+    >>> acts = torch.tensor([[False, True, False, True, False]])
+    >>> rest = {"sampling_logprobs": torch.zeros(1, 5), "rewards": torch.zeros(1), "group_ids": torch.zeros(1)}
+    >>> with_feedback(Batch(action_mask=acts, **rows, **rest), [1]).action_mask.tolist()
+    [[False, True, True, True, False]]
+    """
+    behind = torch.arange(batch.token_ids.shape[1]) >= torch.tensor(prompt_lengths)[:, None]
+    return replace(batch, action_mask=batch.attention_mask & behind & batch.action_mask.any(1, keepdim=True))
+
+
+def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
+    """Yield row indices whose packed sequences have about ``max_tokens`` tokens, what rows share counted once.
+
+    Rows that begin alike stand together. A row that is longer by itself is alone.
+
+    Args:
+        batch: ``B`` sequences.
+        max_tokens: At least 1.
+    """
+    rows = rows_of(batch)
+    order = sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
+    members: list[int] = []
+    tokens = 0
+    for row in order:
+        shared = common_length(rows[members[-1]], rows[row]) if members else 0
+        new = len(rows[row]) - (shared if shared >= SHARED_TOKENS else 0)
+        if members and tokens + new > max_tokens:
+            yield torch.tensor(members)
+            members, tokens, new = [], 0, len(rows[row])
+        members.append(row)
+        tokens += new
+    yield torch.tensor(members)
+
+
+def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:
+    """Yield this process's share of the micro-batches, and whether each counts.
+
+    All processes get equally many, since sharded parameters come together for each: where one has none left, it gets
+    the first one again, which does not count.
+    """
+    parts = list(parts)
+    for start in range(0, len(parts), size()):
+        place = start + rank()
+        yield (parts[place], True) if place < len(parts) else (parts[0], False)

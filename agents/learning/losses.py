@@ -1,0 +1,172 @@
+"""Losses: pure functions that return weighted sums over action tokens.
+
+Each token's loss is multiplied by its weight, which :func:`token_weights` computes for a whole optimiser step: a step
+has the same gradient however it is cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from agents.core.types import Loss
+
+
+def token_weights(
+    action_mask: torch.Tensor, aggregation: Literal["token", "sequence", "constant"], *, constant: int = 1
+) -> torch.Tensor:
+    """What each token's loss counts in an optimiser step.
+
+    ``token``: all the same (DAPO, arXiv 2503.14476, and the paper). ``sequence``: all sequences the same, and a
+    sequence's tokens among themselves (GRPO). ``constant``: ``1 / constant`` for each token, over the number of
+    sequences: a long answer's tokens count no less than a short one's (Dr. GRPO, arXiv 2503.20783).
+
+    Args:
+        action_mask: ``[B, T]`` bool, of the whole step.
+        aggregation: How the losses of tokens are put together.
+        constant: The longest that a completion may be, in tokens.
+
+    Returns:
+        ``[B, T]`` float32, 0 where the mask is False.
+
+    >>> mask = torch.tensor([[True, True], [True, False]])
+    >>> token_weights(mask, "sequence").tolist()
+    [[0.25, 0.25], [0.5, 0.0]]
+    >>> token_weights(mask, "constant", constant=8).tolist()
+    [[0.0625, 0.0625], [0.0625, 0.0]]
+    """
+    weights = action_mask.float()
+    if aggregation == "token":
+        return weights / weights.sum().clamp(min=1)
+    acting = weights.any(1).sum().clamp(min=1)
+    if aggregation == "constant":
+        return weights / (acting * constant)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1) / acting
+
+
+def policy_loss(
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    action_mask: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    epsilon: float = 0.2,
+    epsilon_high: float = 0.28,
+    dual_clip: float | None = 3.0,
+    ratio: Literal["token", "sequence"] = "token",
+) -> Loss:
+    """PPO's clipped surrogate with a separate upper clip ("clip-higher") and dual clip, summed over action tokens.
+
+    For each token with ratio ``r = exp(logprob - old_logprob)`` the loss is ``max(-A r, -A clip(r, 1 - epsilon, 1 +
+    epsilon_high))``; where ``A < 0`` it is at most ``-A dual_clip``. (PPO: arXiv 1707.06347, eq. 7; clip-higher: arXiv
+    2503.14476, section 3.1; dual clip: arXiv 1912.09729, eq. 5; the paper's figures: 0.2, 0.28, 3.)
+
+    Args:
+        logprobs: ``[B, T]``, with a gradient.
+        old_logprobs: ``[B, T]``, before the update.
+        advantages: ``[B, T]``.
+        action_mask: ``[B, T]`` bool.
+        weights: ``[B, T]``, what each token counts; 0 where the mask is False.
+        epsilon: Lower clip range.
+        epsilon_high: Upper clip range.
+        dual_clip: Bound of the ratio for negative advantages, above 1; None: no bound.
+        ratio: ``sequence`` takes the geometric mean of the sequence's ratios for each of its tokens (GSPO, arXiv
+            2507.18071, equation 7).
+
+    >>> zero, mask = torch.tensor([[0.0]]), torch.tensor([[True]])
+    >>> policy_loss(zero, zero, torch.tensor([[2.0]]), mask, torch.ones(1, 1)).total.item()
+    -2.0
+    """
+    log_ratio = torch.where(action_mask, logprobs - old_logprobs, 0.0)
+    if ratio == "sequence":
+        mean = log_ratio.sum(1, keepdim=True) / action_mask.sum(1, keepdim=True).clamp(min=1)
+        log_ratio = mean * action_mask
+    ratios = log_ratio.exp()
+    unclipped = -advantages * ratios
+    clipped = -advantages * ratios.clamp(1 - epsilon, 1 + epsilon_high)
+    loss = torch.maximum(unclipped, clipped)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
+    with torch.no_grad():
+        up = (ratios > 1 + epsilon_high) & (advantages > 0) & action_mask
+        down = (ratios < 1 - epsilon) & (advantages < 0) & action_mask
+        metrics = {
+            "policy_loss": float((loss * action_mask).sum()),
+            "approx_kl": float((ratios - 1 - log_ratio).sum()),
+            "clip_ratio/high_mean": float(up.sum()),
+            "clip_ratio/low_mean": float(down.sum()),
+        }
+    return Loss(total=(loss * weights).sum(), metrics=metrics)
+
+
+def kl_loss(
+    logprobs: torch.Tensor,
+    reference_logprobs: torch.Tensor,
+    action_mask: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    estimator: Literal["k1", "k2", "k3"],
+    coefficient: float,
+) -> Loss:
+    """Penalise the distance from a reference policy, estimated from the sampled tokens.
+
+    With ``d = logprob - reference_logprob``: k1 is ``d``, unbiased, of any sign; k2 is ``d^2 / 2``, whose gradient is
+    that of the divergence; k3 is ``exp(-d) - 1 + d``, never negative (Schulman, "Approximating KL Divergence", 2020).
+    The gradient of ``d`` itself is 0 on average, and would hold nothing back: k1 has that of k2.
+
+    Args:
+        logprobs: ``[B, T]``, with a gradient.
+        reference_logprobs: ``[B, T]``.
+        action_mask: ``[B, T]`` bool.
+        weights: ``[B, T]``, what each token counts.
+        estimator: Which estimate.
+        coefficient: Weight of this loss beside the policy's.
+
+    >>> d = torch.tensor([[0.5]])
+    >>> one, mask = torch.ones(1, 1), torch.tensor([[True]])
+    >>> [round(kl_loss(d, 0 * d, mask, one, estimator=k, coefficient=1.0).total.item(), 4) for k in ("k1", "k2", "k3")]
+    [0.5, 0.125, 0.1065]
+    """
+    distance = torch.where(action_mask, logprobs - reference_logprobs, 0.0)
+    half_square = distance.square() / 2
+    estimates = {
+        "k1": half_square + (distance - half_square).detach(),
+        "k2": half_square,
+        "k3": torch.expm1(-distance) + distance,
+    }
+    kl = estimates[estimator]
+    return Loss(total=coefficient * (kl * weights).sum(), metrics={"kl": float(kl.detach().sum())})
+
+
+def entropy_loss(entropy: torch.Tensor, weights: torch.Tensor, *, coefficient: float) -> Loss:
+    """Reward a policy for not making up its mind.
+
+    Args:
+        entropy: ``[B, T]`` in nats, with a gradient.
+        weights: ``[B, T]``, what each token counts.
+        coefficient: Weight of this loss beside the policy's.
+    """
+    return Loss(total=-coefficient * (entropy * weights).sum(), metrics={})
+
+
+def value_loss(
+    values: torch.Tensor,
+    returns: torch.Tensor,
+    action_mask: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    coefficient: float = 0.5,
+) -> Loss:
+    """Squared error of the value head, times ``coefficient``, summed over action tokens.
+
+    Args:
+        values: ``[B, T]``, with a gradient.
+        returns: ``[B, T]``.
+        action_mask: ``[B, T]`` bool.
+        weights: ``[B, T]``, what each token counts.
+        coefficient: Weight of this loss beside the policy's.
+    """
+    loss = coefficient * (values - returns).square() * action_mask
+    return Loss(total=(loss * weights).sum(), metrics={"value_loss": float(loss.detach().sum())})

@@ -1,0 +1,267 @@
+"""Rows of a batch as one sequence without padding, in which no row sees another, and what rows share is there once.
+
+Rows of one group begin with the same problem, and all rows with the same instruction. The packed sequence is a forest
+of segments: a segment holds tokens that all rows of a branch share, and its children are where these rows part::
+
+    instruction ─┬─ problem 1 ─┬─ completion
+                 │             └─ completion
+                 └─ problem 2 ─── completion
+
+A token attends to its segment up to itself and to the segments above it: what a causal model computes for it is what it
+computes in the row alone, gradients included, however many rows share it. (Padding-free packing: transformers'
+``DataCollatorWithFlattening``; shared prefixes in training: prefix grouper, arXiv 2506.05433.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from agents.core.types import Batch
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+ATTENTION = "agents_packed"
+"""Name under which :func:`attend` is known to transformers."""
+SHARED_TOKENS = 16
+"""Rows that share fewer tokens than this do not share a segment."""
+_CHANGE_SCORES = ("softcap", "s_aux", "position_bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which parts of a packed sequence see which."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each segment, in the order in which they stand."""
+    ancestors: tuple[tuple[int, ...], ...]
+    """For each segment the numbers of those above it, from the root down."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where the sequence is."""
+
+    @cached_property
+    def key_lengths(self) -> tuple[int, ...]:
+        """How many tokens each segment sees, its own included."""
+        return tuple(
+            length + sum(self.lengths[a] for a in above)
+            for length, above in zip(self.lengths, self.ancestors, strict=True)
+        )
+
+    @cached_property
+    def masks(self) -> tuple[torch.Tensor | None, ...]:
+        """For each segment ``[its tokens, those it sees]`` bool; None for a root, which is causal by itself."""
+        return tuple(
+            torch.ones(n, k, dtype=torch.bool, device=self.device).tril(k - n) if k > n else None
+            for n, k in zip(self.lengths, self.key_lengths, strict=True)
+        )
+
+    @cached_property
+    def key_index(self) -> torch.Tensor:
+        """``[sum(key_lengths)]``: the places of what each segment sees, segment by segment."""
+        starts = [0, *accumulate(self.lengths)]
+        parts = [
+            torch.arange(starts[s], starts[s + 1])
+            for number, above in enumerate(self.ancestors)
+            for s in (*above, number)
+        ]
+        return torch.cat(parts).to(self.device)
+
+    def ends(self, lengths: Sequence[int]) -> torch.Tensor:
+        """Return ``[segments + 1]`` int32: where parts of these lengths begin and end."""
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def query_ends(self) -> torch.Tensor:
+        """Where the segments begin and end in the sequence."""
+        return self.ends(self.lengths)
+
+    @cached_property
+    def key_ends(self) -> torch.Tensor:
+        """Where they begin and end in ``key_index``."""
+        return self.ends(self.key_lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A batch as one sequence of ``N`` tokens."""
+
+    token_ids: torch.Tensor
+    """``[N]`` int64."""
+    position_ids: torch.Tensor
+    """``[N]`` int64: each token's place in its row."""
+    places: torch.Tensor
+    """``[B, T]`` int64: where each token of a row stands in the sequence; 0 on padding."""
+    layout: Layout
+    """Which tokens see which."""
+
+
+def pack(batch: Batch) -> Packed:
+    """Return a batch as one sequence, on the batch's device.
+
+    >>> ids = torch.tensor([[7] * 16 + [1], [7] * 16 + [2]])
+    >>> mask = torch.ones_like(ids, dtype=torch.bool)
+    >>> zeros = torch.zeros(2, 17)
+    >>> packed = pack(Batch(token_ids=ids, attention_mask=mask, action_mask=mask, sampling_logprobs=zeros,
+    ...                     rewards=zeros[:, 0], group_ids=ids[:, 0]))
+    >>> packed.layout.lengths, packed.layout.ancestors, len(packed.token_ids)
+    ((16, 1, 1), ((), (0,), (0,)), 18)
+    """
+    rows = rows_of(batch)
+    places = np.zeros(batch.token_ids.shape, dtype=np.int64)
+    tokens: list[Ids] = []
+    starts: list[int] = []
+    ancestors: list[tuple[int, ...]] = []
+    size = 0
+    branches: list[tuple[Sequence[int], int, tuple[int, ...]]] = [(range(len(rows)), 0, ())]
+    while branches:
+        members, start, above = branches.pop()
+        for group in _parted(rows, members, start):
+            first = rows[group[0]]
+            end = min((common_length(first, rows[row]) for row in group[1:]), default=len(first))
+            places[group, start:end] = np.arange(size, size + end - start)
+            branches.append(([row for row in group if len(rows[row]) > end], end, (*above, len(tokens))))
+            tokens.append(first[start:end])
+            starts.append(start)
+            ancestors.append(above)
+            size += end - start
+    device = batch.token_ids.device
+    positions = [np.arange(start, start + len(part)) for start, part in zip(starts, tokens, strict=True)]
+    return Packed(
+        token_ids=torch.from_numpy(np.concatenate(tokens)).to(device),
+        position_ids=torch.from_numpy(np.concatenate(positions)).to(device),
+        places=torch.from_numpy(places).to(device),
+        layout=Layout(lengths=tuple(map(len, tokens)), ancestors=tuple(ancestors), device=device),
+    )
+
+
+def rows_of(batch: Batch) -> list[Ids]:
+    """Return the token ids of each row, without padding."""
+    ids, lengths = batch.token_ids.cpu().numpy(), batch.attention_mask.sum(1).tolist()
+    return [ids[row, :length] for row, length in enumerate(lengths)]
+
+
+def common_length(one: Ids, other: Ids) -> int:
+    """Return with how many equal tokens two rows begin.
+
+    >>> common_length(np.array([5, 6, 7]), np.array([5, 6, 8, 9]))
+    2
+    """
+    size = min(len(one), len(other))
+    different = one[:size] != other[:size]
+    return int(different.argmax()) if different.any() else size
+
+
+def _parted(rows: Sequence[Ids], members: Sequence[int], start: int) -> list[list[int]]:
+    """Put together the rows whose next tokens are the same."""
+    groups: dict[object, list[int]] = {}
+    for row in members:
+        ahead = rows[row][start : start + SHARED_TOKENS]
+        groups.setdefault(ahead.tobytes() if len(ahead) == SHARED_TOKENS else row, []).append(row)
+    return list(groups.values())
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    layout: Layout | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over a packed sequence, as transformers calls it; without a layout, PyTorch's causal one.
+
+    Args:
+        module: The attention layer.
+        query: ``[1, heads, N, D]``.
+        key: ``[1, key heads, N, D]``.
+        value: ``[1, key heads, N, D]``.
+        attention_mask: None with a layout.
+        layout: Which tokens see which.
+        scaling: Of the scores.
+        sliding_window: How far a layer looks back; None: to the beginning.
+        more: What else transformers says.
+
+    Returns:
+        ``[1, N, heads, D]``.
+
+    Raises:
+        ValueError: A row is longer than the layer looks back, or scores are not plain products.
+    """
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    odd = next((name for name in _CHANGE_SCORES if more.get(name) is not None), None)
+    if odd is not None:
+        raise ValueError(f"Expect attention by plain scores, got `{odd}`.")
+    longest = max(layout.key_lengths)
+    if sliding_window is not None and longest > sliding_window:
+        raise ValueError(f"Expect rows within the model's sliding window of {sliding_window} tokens, got {longest}.")
+    if torch.is_autocast_enabled(query.device.type):  # turned by their positions, queries and keys are float32 again
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (part.to(dtype) for part in (query, key, value))
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        output = _varlen(query, key, value, layout, scaling)
+    else:
+        output = _by_segment(query, key, value, layout, scaling)
+    return output.transpose(1, 2), None
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float | None
+) -> torch.Tensor:
+    """Call the flash-attention kernel once for all segments: a query is aligned with the last of its keys."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    repeats = query.shape[1] // key.shape[1]
+    keys, values = (
+        part[0].transpose(0, 1).index_select(0, layout.key_index).repeat_interleave(repeats, dim=1)
+        for part in (key, value)
+    )
+    output: Any = varlen_attn(
+        query[0].transpose(0, 1).contiguous(),
+        keys,
+        values,
+        layout.query_ends,
+        layout.key_ends,
+        max(layout.lengths),
+        max(layout.key_lengths),
+        window_size=(-1, 0),
+        scale=scaling,
+    )
+    return output.transpose(0, 1)[None]  # type: ignore[no-any-return]
+
+
+def _by_segment(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float | None
+) -> torch.Tensor:
+    lengths = list(layout.lengths)
+    queries, keys, values = (part.split(lengths, dim=2) for part in (query, key, value))
+    outputs = []
+    for number, (above, mask) in enumerate(zip(layout.ancestors, layout.masks, strict=True)):
+        seen = (*above, number)
+        output = scaled_dot_product_attention(
+            queries[number],
+            torch.cat([keys[s] for s in seen], dim=2),
+            torch.cat([values[s] for s in seen], dim=2),
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        outputs.append(output)
+    return torch.cat(outputs, dim=2)
+
+
+AttentionInterface.register(ATTENTION, attend)

@@ -1,0 +1,228 @@
+"""A language model as a policy: log-probabilities and values of the tokens of a batch.
+
+The shift by one token lives here alone: what the model computes at position ``t - 1`` is stored at index ``t``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from agents.core.distributed import add_up
+from agents.core.errors import AgentsError
+from agents.core.types import Batch, PolicyOutput
+from agents.learning.batching import deal, micro_batches
+from agents.learning.logprobs import token_logprobs
+from agents.learning.packing import ATTENTION, SHARED_TOKENS, Packed, pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ROUNDING = 1e-4  # of the largest hidden number
+_CHANGE_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+class PolicyError(AgentsError, ValueError):
+    """A model cannot be trained here."""
+
+
+class Policy(nn.Module):
+    """A causal language model, and a value head if one is asked for.
+
+    The rows of a batch are packed into one sequence without padding, where what they share at their beginning (the
+    instruction, a group's problem) is computed once, with the same gradient as if each row had it: see `packing`.
+
+    Args:
+        model: The language model, in the dtype to train in.
+        temperature: The sampling temperature: log-probabilities are those of ``logits / temperature``.
+        value_head: Add a linear value head on the last hidden state, initialised to 0.
+        critic: A language model of its own for the value head; None: it reads the policy's hidden states.
+        autocast: dtype of the matrix products, such as ``torch.bfloat16``; None: the parameters' own.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        entropy_gradient: Let the entropy carry a gradient, for a bonus.
+        compile_layers: Compile the layers' feed-forward parts for sequences of any length.
+
+    Attributes:
+        autocast: As given.
+
+    Raises:
+        PolicyError: The model does more to its logits than its output layer says, its attention is its own, or
+            something beside attention lets a token see others.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float = 1.0,
+        value_head: bool = False,
+        critic: PreTrainedModel | None = None,
+        autocast: torch.dtype | None = None,
+        gradient_checkpointing: bool = False,
+        entropy_gradient: bool = False,
+        compile_layers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.critic = critic
+        if critic is not None and critic.get_output_embeddings().weight is not critic.get_input_embeddings().weight:
+            critic.get_output_embeddings().requires_grad_(False)  # nobody asks it for logits
+        for each in self._models():
+            _prepare(each, gradient_checkpointing)
+        self.temperature = temperature
+        self.value_head = nn.Linear(model.config.hidden_size, 1) if value_head else None
+        if self.value_head is not None:
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+            self.value_head.to(model.device)
+        self.autocast = autocast
+        self._entropy_gradient = entropy_gradient
+        if compile_layers:
+            for layer in self.layers():
+                part = getattr(layer, "mlp", None)
+                if not isinstance(part, nn.Module):
+                    raise PolicyError(f"Expect layers with a part `mlp` to compile, got {type(layer).__name__}.")
+                part.compile(dynamic=True)
+
+    def _models(self) -> list[PreTrainedModel]:
+        return [self.model] if self.critic is None else [self.model, self.critic]
+
+    def layers(self) -> list[nn.Module]:
+        """Return the decoder layers, whose parameters are sharded together."""
+        return [
+            each for model in self._models() for each in model.modules() if isinstance(each, GradientCheckpointingLayer)
+        ]
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Return the parameters that are trained: the policy's, and those of a critic of its own."""
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if self.critic is None:
+            return [list(trained.values())]
+        of_critic = [p for name, p in trained.items() if name.startswith(("critic.", "value_head."))]
+        return [[p for name, p in trained.items() if name.startswith("model.")], of_critic]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.model.device
+
+    def forward(self, batch: Batch) -> PolicyOutput:
+        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if they are enabled."""
+        acts = batch.action_mask
+        if bool(acts[:, 0].any()):
+            raise ValueError(
+                "Expect a prompt of at least one token in every row, got a row that starts with an action."
+            )
+        packed = pack(batch)
+        before = packed.places[:, :-1][acts[:, 1:]]
+        with self._casting():
+            hidden = _hidden(self.model, packed)[before]
+            states = hidden if self.critic is None else _hidden(self.critic, packed)[before]
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
+        head = self.model.get_output_embeddings()
+        hidden = hidden if self.autocast is None else hidden.to(self.autocast)
+        bias = getattr(head, "bias", None)
+        logprobs, entropy = token_logprobs(
+            hidden, head.weight, bias, batch.token_ids[acts], temperature=self.temperature
+        )
+        return PolicyOutput(
+            logprobs=_scatter(logprobs, acts),
+            entropy=_scatter(entropy if self._entropy_gradient else entropy.detach(), acts),
+            values=None if values is None else _scatter(values.float(), acts),
+        )
+
+    @torch.no_grad()
+    def evaluate(
+        self, batch: Batch, max_tokens: int, *, on_micro_batch: Callable[[], None] = lambda: None
+    ) -> PolicyOutput:
+        """Return the output for a whole batch without gradients, ``max_tokens`` tokens at a time.
+
+        ``on_micro_batch`` is called after each forward pass; what it raises ends the evaluation.
+        """
+        self.eval()
+        zeros = torch.zeros_like(batch.sampling_logprobs)
+        total = {"logprobs": zeros, "entropy": zeros.clone()}
+        if self.value_head is not None:
+            total["values"] = zeros.clone()
+        for index, counts in deal(micro_batches(batch, max_tokens)):
+            rows = batch.rows(index).trimmed().to(self.device)
+            output = self(rows)
+            for name, tensor in total.items():
+                if counts:
+                    tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
+            on_micro_batch()
+        return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
+
+    def _casting(self) -> AbstractContextManager[None]:
+        # a cache would hold all weights in both dtypes up to the end of a forward pass, and each is cast once in one
+        enabled = self.autocast is not None
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False)
+
+
+def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
+    changed = [name for name in _CHANGE_LOGITS if getattr(model.config, name, None) not in (None, 1)]
+    if changed:
+        raise PolicyError(f"Expect a model whose output layer gives the logits, got one with `{changed[0]}`.")
+    try:
+        model.set_attn_implementation(ATTENTION)
+    except ValueError as error:
+        raise PolicyError(
+            f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
+        ) from error
+    _check_packing(model)
+    if gradient_checkpointing:
+        # transformers 5.2x has renamed it and warns of the old name
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+
+@torch.no_grad()
+def _check_packing(model: PreTrainedModel) -> None:
+    """Refuse a model for which a row beside another one is not what it is alone: one that mixes tokens by itself."""
+    ids = torch.arange(2 * SHARED_TOKENS, device=model.device).repeat(2, 1)
+    ids[1, SHARED_TOKENS:] += SHARED_TOKENS
+    ids %= model.config.vocab_size
+    there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=model.device)
+    rows = Batch(
+        token_ids=ids,
+        attention_mask=there,
+        action_mask=there,
+        sampling_logprobs=zeros,
+        rewards=zeros[:, 0],
+        group_ids=ids[:, 0],
+    )
+    model.eval()
+    try:
+        together, alone = (pack(rows.rows(torch.tensor(kept, device=model.device))) for kept in ([0, 1], [1]))
+        found, expected = _hidden(model, together)[together.places[1]], _hidden(model, alone)
+    except ValueError as error:
+        raise PolicyError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
+    if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
+        raise PolicyError(
+            f"Expect a model in which tokens meet in attention alone, got {type(model).__name__}: its rows cannot "
+            "stand in one sequence."
+        )
+
+
+def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
+    """Return the last hidden states ``[N, H]`` of a packed batch."""
+    output = model.base_model(
+        input_ids=packed.token_ids[None],
+        position_ids=packed.position_ids[None],
+        use_cache=False,
+        layout=packed.layout,
+    )
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return a tensor like ``mask`` with ``values`` where it is True and 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

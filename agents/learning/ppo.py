@@ -1,0 +1,179 @@
+"""PPO's update: epochs x minibatches x micro-batches; KL penalty and entropy bonus only where they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from agents.core.distributed import add_up_figures, size, whole
+from agents.core.types import Advantages, Batch, Loss, PolicyOutput
+from agents.learning.batching import deal, micro_batches
+from agents.learning.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
+
+if TYPE_CHECKING:
+    from agents.config.training import PPOConfig
+    from agents.learning.policy import Policy
+
+
+Part = tuple[Batch, PolicyOutput, Advantages]
+"""A minibatch: its sequences, the policy's output before the update, and the targets."""
+
+
+def is_finite(figures: Mapping[str, float], _: Part) -> bool:
+    """Return whether a minibatch's loss, gradient and everything else that was measured is a number."""
+    return all(map(math.isfinite, figures.values()))
+
+
+class PPO:
+    """The optimiser of a policy.
+
+    Args:
+        policy: The policy to train.
+        config: Learning rate, clipping and batch sizes.
+        max_completion_length: What ``aggregation="constant"`` divides by.
+    """
+
+    def __init__(self, policy: Policy, config: PPOConfig, *, max_completion_length: int = 1) -> None:
+        self.policy = policy
+        self.config = config
+        self._constant = max_completion_length
+        rates = (config.learning_rate, config.critic_learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+        )
+
+    def update(
+        self,
+        batch: Batch,
+        old: PolicyOutput,
+        targets: Advantages,
+        *,
+        generator: torch.Generator,
+        guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
+        on_micro_batch: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Take ``num_epochs`` passes over the batch, one optimiser step for each minibatch.
+
+        Args:
+            batch: ``B`` sequences.
+            old: The policy's output before the update.
+            targets: Advantages and returns; reference log-probabilities for a KL penalty.
+            generator: Draws the minibatches.
+            guard: Asked before each optimiser step, with the minibatch's means over sampled tokens and its gradient's
+                norm, whether to take it. If not, parameters and moments stay as they are.
+            on_micro_batch: Called after each backward pass; what it raises ends the update.
+
+        Returns:
+            Means over the sampled tokens of all minibatches whose step was taken, the mean of the gradients' norms, and
+            ``num_updates``, how many were taken; where none was, only the latter.
+        """
+        totals: dict[str, float] = defaultdict(float)
+        norms = []
+        for index in self._minibatches(len(batch), generator):
+            part = batch.rows(index), old.rows(index), targets.rows(index)
+            count, metrics = self.accumulate(*part, on_micro_batch=on_micro_batch)
+            norm = self._clip()
+            if not guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
+                self.optimizer.zero_grad(set_to_none=True)
+                continue
+            self.optimizer.step()
+            norms.append(norm)
+            totals["tokens"] += count
+            for name, value in metrics.items():
+                totals[name] += value
+        if not norms:
+            return {"num_updates": 0.0}
+        tokens = totals.pop("tokens")
+        means = {name: value / tokens for name, value in totals.items()}
+        return means | {
+            "grad_norm": sum(norms) / len(norms),
+            "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+            "num_updates": float(len(norms)),
+        }
+
+    def accumulate(
+        self,
+        batch: Batch,
+        old: PolicyOutput,
+        targets: Advantages,
+        *,
+        on_micro_batch: Callable[[], None] = lambda: None,
+    ) -> tuple[int, dict[str, float]]:
+        """Set the parameters' gradients to those of the minibatch's loss.
+
+        Returns:
+            The number of sampled tokens, and metrics summed over them.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.policy.train()
+        tokens = int(batch.action_mask.sum())
+        weights = token_weights(batch.action_mask, self.config.aggregation, constant=self._constant)
+        totals: dict[str, float] = defaultdict(float)
+        for index, counts in deal(micro_batches(batch, self.config.micro_batch_tokens)):
+            rows = batch.rows(index).trimmed().to(self.policy.device)
+            length = rows.token_ids.shape[1]
+            parts = old.rows(index).columns(length), targets.rows(index).columns(length)
+            loss = self._loss(rows, *parts, weights[index, :length].to(self.policy.device))
+            (loss.total * (size() * counts)).backward()  # FSDP2 takes the mean over processes
+            for name, value in loss.metrics.items():
+                totals[name] += value * counts
+            on_micro_batch()
+        return tokens, add_up_figures(totals)
+
+    def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
+        config, mask = self.config, batch.action_mask
+        old, targets = old.to(self.policy.device), targets.to(self.policy.device)
+        output = self.policy(batch)
+        losses = [
+            policy_loss(
+                output.logprobs,
+                old.logprobs,
+                targets.advantages,
+                mask,
+                weights,
+                epsilon=config.epsilon,
+                epsilon_high=config.epsilon_high,
+                dual_clip=config.dual_clip,
+                ratio=config.ratio,
+            )
+        ]
+        if output.values is not None:
+            losses.append(
+                value_loss(output.values, targets.returns, mask, weights, coefficient=config.value_coefficient)
+            )
+        if targets.reference_logprobs is not None:
+            losses.append(
+                kl_loss(
+                    output.logprobs,
+                    targets.reference_logprobs,
+                    mask,
+                    weights,
+                    estimator=config.kl_estimator,
+                    coefficient=config.kl_coefficient,
+                )
+            )
+        if config.entropy_coefficient:
+            losses.append(entropy_loss(output.entropy, weights, coefficient=config.entropy_coefficient))
+        metrics = {"entropy": float(output.entropy.detach().sum())}
+        for loss in losses:
+            metrics |= loss.metrics
+        return Loss(total=torch.stack([loss.total for loss in losses]).sum(), metrics=metrics)
+
+    def _minibatches(self, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        for _ in range(self.config.num_epochs):
+            order = torch.randperm(size, generator=generator)
+            yield from order.chunk(self.config.num_minibatches)
+
+    def _clip(self) -> float:
+        """Clip the gradient, a critic's own apart; return its norm, and where a critic's is no number, that."""
+        norms = [
+            float(whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)))
+            for group in self.optimizer.param_groups
+        ]
+        return next((norm for norm in norms if not math.isfinite(norm)), norms[0])

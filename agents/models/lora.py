@@ -1,0 +1,54 @@
+"""Low-rank adapters through peft: a few small matrices are trained, the model's own weights stay as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agents.core.distributed import succeed_together, whole
+from agents.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+    from agents.config.training import LoraConfig
+
+
+def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Put an adapter on every linear layer but the output layer, and freeze all other weights.
+
+    A new adapter changes nothing: one of its two matrices is 0. (LoRA: arXiv 2106.09685.)
+
+    Raises:
+        ConfigError: The library peft is missing.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError('Expect the library peft for `lora.rank`: pip install "cir-env[lora]".') from None
+    peft.inject_adapter_in_model(_peft_config(config), model)
+
+
+def save_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path) -> None:
+    """Write the adapters alone, in peft's layout; of several processes, which must all come here, the first writes."""
+    import peft
+    from safetensors.torch import save_file
+
+    state = peft.get_peft_model_state_dict(model)
+    tensors = {f"base_model.model.{name}": whole(tensor).cpu().contiguous() for name, tensor in state.items()}
+
+    def write() -> None:
+        _peft_config(config).save_pretrained(str(folder))
+        save_file(tensors, folder / "adapter_model.safetensors")
+
+    succeed_together(write, on_first=True)
+
+
+def _peft_config(config: LoraConfig) -> PeftConfig:
+    import peft
+
+    return peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules="all-linear", task_type=peft.TaskType.CAUSAL_LM
+    )

@@ -1,0 +1,216 @@
+"""What the viewer shows of each transcript, ready for JSON."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from pygments.lexers.python import PythonLexer
+from pygments.token import Comment, Keyword, Name, Number, Operator, String
+
+from agents.core.samples import Sample, SampleTurn
+from agents.evaluation.metrics import blocks_of
+from agents.report.parts import clean
+
+MAX_HIGHLIGHTED = 20_000
+"""Code of more characters stays plain."""
+MAX_OPTIONS = 30
+"""How many values a filter offers; rarer ones are put together."""
+OTHER = "other"
+"""What rarer values are called."""
+FACETS: Mapping[str, str] = {
+    "kind": "Kind",
+    "step": "Step",
+    "evaluation": "Evaluation",
+    "set": "Set",
+    "verdict": "Verdict",
+    "ending": "Ending",
+    "subject": "Subject",
+    "level": "Level",
+    "code": "Code",
+    "error": "Error",
+}
+"""What transcripts are filtered by, each with its label."""
+
+BLOCKS: Mapping[str, str] = {
+    "none": "no code ran",
+    "all_ran": "all ran",
+    "some_failed": "some failed",
+    "all_failed": "all failed",
+}
+"""What became of the code blocks, by :func:`agents.evaluation.metrics.blocks_of`, in words."""
+
+_FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*(\w*)[^\n`]*\n", re.M)
+_RESULT = re.compile(r"\s*```output\n(.*?)\n?```\s*", re.S)
+_EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,60})(?::|$)")
+_CLASSES = (
+    (Comment, "c"),
+    (Keyword, "k"),
+    (String, "s"),
+    (Number, "m"),
+    (Operator.Word, "k"),
+    (Name.Builtin, "b"),
+    (Name.Function, "f"),
+    (Name.Class, "f"),
+)
+
+
+def items(samples: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
+    """Return the viewer's items, in order; ``samples`` are by the name of their evaluation or run.
+
+    The values of an item's facets are lists, since one transcript may have several errors.
+    """
+    links: Counter[str] = Counter()
+    found = []
+    for name, rows in samples.items():
+        for row in rows:
+            link = _link(row, [name] if len(samples) > 1 else [])
+            links[link] += 1
+            unique = link if links[link] == 1 else f"{link}/{links[link]}"
+            found.append(_item(row, unique, {"evaluation": [clean(name)]} if len(samples) > 1 else {}))
+    for facet in FACETS:
+        _put_rare_together(found, facet)
+    return found
+
+
+def facet_counts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, int]]]:
+    """Return the values of each facet that tells transcripts apart, with the number of transcripts that have them."""
+    counts: dict[str, Counter[str]] = {facet: Counter() for facet in FACETS}
+    for item in found:
+        for facet, values in item["facets"].items():
+            counts[facet].update(values)
+    offered = {facet: count for facet, count in counts.items() if set(count.values()) - {len(found)}}
+    return {facet: sorted(count.items(), key=_natural) for facet, count in offered.items()}
+
+
+def verdict(sample: Sample) -> str:
+    """Return whether a transcript is right, wrong, or unjudged since a fault of ours spoilt it."""
+    return ("right" if sample["correct"] else "wrong") if sample["reward_valid"] else "unjudged"
+
+
+def error_kind(turn: SampleTurn) -> str | None:
+    r"""Return how a turn's block failed: the exception's name where there is one, else the status.
+
+    >>> feedback = "\n```output\nNameError: name 'x'\n```\n"
+    >>> error_kind({"text": "", "feedback": feedback, "status": "error", "finish_reason": "boundary"})
+    'NameError'
+    """
+    if turn["status"] in (None, "ok"):
+        return None
+    lines = result_of(turn["feedback"]).rstrip().split("\n")
+    named = _EXCEPTION.match(lines[-1]) if turn["status"] == "error" else None
+    return named[1] if named else turn["status"]
+
+
+def result_of(feedback: str) -> str:
+    r"""Return what feedback says, without the block around it.
+
+    >>> result_of("\n```output\n42\n```\n")
+    '42'
+    """
+    wrapped = _RESULT.fullmatch(feedback)
+    return wrapped[1] if wrapped else feedback
+
+
+def segments(text: str) -> list[str | list[str]]:
+    r"""Split text at its fenced blocks: prose is text, a block a list of (class, text), one after the other.
+
+    All texts together are the text again; the fences have the class "fence".
+
+    >>> segments("So:\n```python\nx = 1\n```\n")
+    ['So:\n', ['fence', '```python\n', '', 'x = ', 'm', '1', '', '\n', 'fence', '```\n']]
+    """
+    parts: list[str | list[str]] = []
+    at = 0
+    while opening := _FENCE.search(text, at):
+        if opening.start() > at:
+            parts.append(text[at : opening.start()])
+        closing = re.compile(rf"^[ \t]*{opening[2][0]}{{{len(opening[2])},}}[ \t]*(?:\n|\Z)", re.M)
+        end = closing.search(text, opening.end())
+        body = text[opening.end() : end.start() if end else len(text)]
+        pieces = _highlight(body) if opening[3].lower() in ("python", "py", "python3") else ("", body)
+        parts.append(["fence", opening[0], *pieces, *(["fence", end[0]] if end else [])])
+        at = end.end() if end else len(text)
+    return [*parts, *([text[at:]] if at < len(text) else [])]
+
+
+@lru_cache(maxsize=4096)
+def _highlight(code: str) -> tuple[str, ...]:
+    if len(code) > MAX_HIGHLIGHTED:
+        return ("", code)
+    pieces: list[str] = []
+    for _, kind, value in _LEXER.get_tokens_unprocessed(code):  # "unprocessed": not a character is changed
+        name = _class_of(kind)
+        if pieces and pieces[-2] == name:
+            pieces[-1] += value
+        else:
+            pieces += [name, value]
+    return tuple(pieces)
+
+
+_LEXER = PythonLexer()
+
+
+@lru_cache(maxsize=256)
+def _class_of(kind: Any) -> str:
+    return next((name for parent, name in _CLASSES if kind in parent), "")
+
+
+def _link(sample: Sample, before: Sequence[str]) -> str:
+    of_run = [str(sample.get("kind")), str(sample.get("step"))] if "step" in sample else []  # of training
+    parts = [*before, *of_run, sample["set"], str(sample["problem_index"]), str(sample["sample"])]
+    return "/".join(quote(clean(part), safe="") or "-" for part in parts)
+
+
+def _item(sample: Sample, link: str, facets: dict[str, list[str]]) -> dict[str, Any]:
+    ending = "cut off" if sample["truncated"] else "no answer" if sample["void"] else "answered"
+    single = {
+        "kind": sample.get("kind"),
+        "step": sample.get("step"),
+        "set": sample["set"],
+        "verdict": verdict(sample),
+        "ending": ending,
+        "subject": sample["subject"],
+        "level": sample["level"],
+        "code": BLOCKS[blocks_of(sample)],
+    }
+    facets |= {key: [clean(str(value))] for key, value in single.items() if value not in (None, "")}
+    facets["error"] = list(dict.fromkeys(clean(kind) for turn in sample["turns"] if (kind := error_kind(turn))))
+    return {
+        "link": link,
+        "id": sample["problem_id"],
+        "sample": sample["sample"],
+        "statement": sample["problem"],
+        "predicted": None if sample["predicted"] is None else str(sample["predicted"]),
+        "answer": None if sample["answer"] is None else str(sample["answer"]),
+        "reason": sample["reason"],
+        "reward": f"{sample['reward']:g}",
+        "tokens": sample["sampled_tokens"],
+        "feedbackTokens": sample["feedback_tokens"],
+        "facets": facets,
+        "turns": [
+            {"parts": segments(t["text"]), "result": result_of(t["feedback"]), "status": t["status"]}
+            for t in sample["turns"]
+        ],
+    }
+
+
+def _put_rare_together(found: Sequence[dict[str, Any]], facet: str) -> None:
+    counts = Counter(value for item in found for value in item["facets"].get(facet, ()))
+    if len(counts) <= MAX_OPTIONS or facet == "step":
+        return
+    kept = {value for value, _ in counts.most_common(MAX_OPTIONS - 1)}
+    for item in found:
+        values = item["facets"].get(facet, ())
+        item["facets"][facet] = list(dict.fromkeys(value if value in kept else OTHER for value in values))
+
+
+def _natural(pair: tuple[str, int]) -> list[tuple[int, str]]:
+    """Order "9" before "10"."""
+    return [
+        (int(part), "") if part.isdecimal() and len(part) < 20 else (-1, part) for part in re.split(r"(\d+)", pair[0])
+    ]

@@ -1,0 +1,361 @@
+"""Collect trajectories: environments and engine run side by side, and no episode waits for another.
+
+The loop hands finished completions to their environments and finished steps to the engine, whichever comes first.
+Sampled token ids are kept as they were sampled; see `agents.rollout.episode.keep_tokens` for the one exception. What is
+returned never depends on who was faster: groups come whole and in the order in which they were asked for, and an
+episode that goes on in the next collection is cut by a number of tokens, not by a clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agents.core.types import Completion, Episode, Trajectory
+from agents.engines.base import Sampling
+from agents.rollout.episode import Play
+from agents.rollout.stop_string import StopString, cut_text
+
+if TYPE_CHECKING:
+    from agents.config.training import Boundary
+    from agents.core.chat import Chat
+    from agents.engines.base import Engine
+    from agents.rollout.envs import EnvPool, EnvResult
+
+
+_LOG = logging.getLogger("agents")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Clock:
+    """Where the time of one collection went, in seconds."""
+
+    begin: float = field(default_factory=time.perf_counter)
+    sampling: float = 0.0
+    waiting: float = 0.0
+    executions: list[float] = field(default_factory=list)
+    gradings: list[float] = field(default_factory=list)
+
+    def figures(self) -> dict[str, float]:
+        whole = time.perf_counter() - self.begin
+        return {
+            "tools/execution_s": _mean(self.executions),
+            "episodes/grading_s": _mean(self.gradings),
+            "engine/utilisation": self.sampling / whole,
+            "engine/waiting_s": self.waiting,
+            "time/sampling_s": whole,
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+class Collector:
+    """Plays episodes with an engine; between two collections it holds those that go on in the next.
+
+    Each episode draws from random streams of its own, so that neither order nor timing changes what is sampled, up to
+    the engine's arithmetic. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``;
+    one in which neither policy nor environment has written anything in a turn is cut off.
+
+    Args:
+        envs: Copies of the environment; their number bounds the episodes in flight.
+        engine: Samples the tokens.
+        chat: Encodes prompts and feedback.
+        boundary: See :attr:`agents.config.training.RolloutConfig.boundary`.
+
+    Attributes:
+        figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends
+            an episode (``episodes/grading_s``), the share of the time in which the engine worked
+            (``engine/utilisation``), the seconds in which all episodes waited for environments
+            (``engine/waiting_s``), and the seconds in all (``time/sampling_s``).
+    """
+
+    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, *, boundary: Boundary = "exact") -> None:
+        self.figures: dict[str, float] = {}
+        self._envs, self._engine, self._chat = envs, engine, chat
+        self._by_text = boundary == "stop_string"
+        self._free = deque(range(len(envs)))
+        self._waiting: deque[Play] = deque()
+        self._in_env: dict[int, Play | None] = {}  # None: of an episode that was cancelled
+        self._in_engine: dict[int, tuple[int, Play]] = {}
+        self._paused: list[tuple[int, Play]] = []
+        self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not ended
+        self._too_long: set[int] = set()
+        self._count = 0
+        self._is_abandoned = False
+        envs.drain()  # of what another collector may have abandoned
+
+    def collect(
+        self,
+        episodes: Sequence[Episode],
+        sampling: Sampling,
+        *,
+        on_end: Callable[[Trajectory], None] = lambda _: None,
+        on_poll: Callable[[], None] = lambda: None,
+        max_new_tokens: int | None = None,
+        enough: Callable[[Sequence[Sequence[Trajectory]]], bool] = lambda _: False,
+    ) -> list[Trajectory]:
+        """Play these episodes, and those that were left over, and return the groups that have ended.
+
+        Args:
+            episodes: What to begin; all episodes of a group at once.
+            sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
+                seed is not used.
+            on_end: Called with each trajectory as it ends.
+            on_poll: Called before each of the engine's steps; what it raises ends the collection.
+            max_new_tokens: So many tokens at most are sampled of each episode; one that would go on is left over for
+                the next call, with all that was sampled. None: every episode is played to its end.
+            enough: Told the first group when it is complete, the first two when both are, and so on; once it returns
+                True these are returned, and everything behind them is cancelled.
+
+        Returns:
+            The trajectories of whole groups, in the order in which they were asked for.
+        """
+        clock, self._sampling, self._on_end = _Clock(), sampling, on_end
+        self._clock = clock
+        try:
+            self._begin(episodes, max_new_tokens)
+            self._leading: list[list[Trajectory]] = []
+            while not self._has_enough(enough) and self._is_playing:
+                self._take_results()
+                on_poll()
+                begin = time.perf_counter()
+                completions = self._engine.poll()
+                clock.sampling += time.perf_counter() - begin
+                for completion in completions:
+                    self._take_completion(completion)
+        except BaseException:
+            self.abandon()
+            raise
+        self.figures = clock.figures()
+        return self._take_groups()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is left over for the next collection, ready for JSON."""
+        groups = {
+            group_id: {n: None if t is None else asdict(t) for n, t in members.items()}
+            for group_id, members in self._groups.items()
+        }
+        plays = [play.as_json() for play in (*(play for _, play in self._paused), *self._waiting)]
+        return {"count": self._count, "groups": groups, "plays": plays, "figures": self.figures}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over what another collector left: its environments' episodes are stepped again, as they were."""
+        self._count = int(data["count"])
+        self.figures = dict(data["figures"])
+        self._groups = {
+            int(group_id): {int(n): None if t is None else Trajectory.from_json(t) for n, t in members.items()}
+            for group_id, members in data["groups"].items()
+        }
+        for play in map(Play.from_json, data["plays"]):
+            if play.token_ids:
+                self._replay(play)
+            else:
+                self._waiting.append(play)
+
+    def _replay(self, play: Play) -> None:
+        env_id = self._free.popleft()
+        self._envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
+        (result,) = self._envs.recv(wait=True)
+        for turn in play.turns:
+            self._envs.send(env_id, turn.text)
+            (result,) = self._envs.recv(wait=True)
+            if result.terminated or result.truncated or result.observation != turn.feedback:
+                _LOG.warning(
+                    "Playing an episode of problem %s anew: its code came to something else",
+                    turn.info.get("problem_id"),
+                )
+                self._free.append(env_id)
+                self._waiting.append(Play(number=play.number, episode=play.episode, by_text=play.by_text))
+                return
+        play.scanner = result.scanner
+        self._paused.append((env_id, play))
+
+    def abandon(self) -> None:
+        """Forget every episode; the next collection waits for environments that still run."""
+        self._cancel(list(self._groups))
+        self._is_abandoned = True
+
+    def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
+        if self._is_abandoned:
+            self._envs.drain()
+            self._in_env.clear()
+            self._free, self._is_abandoned = deque(range(len(self._envs))), False
+        self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
+        for episode in episodes:
+            play = Play(number=self._count, episode=episode, by_text=self._by_text)
+            self._groups.setdefault(episode.group_id, {})[play.number] = None
+            self._waiting.append(play)
+            self._count += 1
+        for play in self._waiting:
+            play.allowance = max_new_tokens
+        resumed, self._paused = self._paused, []
+        for env_id, play in sorted(resumed, key=lambda each: each[1].number):
+            play.allowance = max_new_tokens
+            self._sample(env_id, play)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Begin waiting episodes in free environments."""
+        while self._free and self._waiting:
+            env_id, play = self._free.popleft(), self._waiting.popleft()
+            self._in_env[env_id] = play
+            self._envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
+
+    @property
+    def _is_playing(self) -> bool:
+        in_env = any(play is not None for play in self._in_env.values())
+        return bool(in_env or self._in_engine or (self._waiting and self._in_env))
+
+    def _take_results(self) -> None:
+        """Go on with the episodes whose environments are done; wait for one if there is nothing to sample."""
+        wait = not self._engine.busy
+        begin = time.perf_counter()
+        results = self._envs.recv(wait=wait)
+        self._clock.waiting += (time.perf_counter() - begin) if wait else 0.0
+        for result in results:
+            play = self._in_env.pop(result.env_id)
+            if play is None or self._take_result(play, result):
+                self._free.append(result.env_id)
+        self._fill()
+
+    def _take_result(self, play: Play, result: EnvResult) -> bool:
+        """Go on with an episode whose environment is done; return whether it has ended."""
+        if not play.token_ids:
+            play.insert(self._chat.encode_prompt(result.observation, result.info.get("messages")))
+            play.prompt_length = len(play.token_ids)
+        elif self._take_step(play, result):
+            return True
+        self._ask(play, result)
+        return False
+
+    def _take_step(self, play: Play, result: EnvResult) -> bool:
+        """Go on with an episode whose action was stepped; return whether it has ended."""
+        ended = play.end_turn(result, self._chat.encode_feedback)
+        seconds = self._clock.gradings if ended else self._clock.executions
+        seconds.append(time.perf_counter() - play.acted_at)
+        if ended:
+            self._engine.release(play.number)
+            trajectory = play.trajectory(truncated=result.truncated or play.finish_reason == "length")
+            self._groups[play.episode.group_id][play.number] = trajectory
+            self._on_end(trajectory)
+        return ended
+
+    def _ask(self, play: Play, result: EnvResult) -> None:
+        """Prepare the next turn, or end the episode where no token is left for it."""
+        feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
+        play.scanner, play.completion = result.scanner, None
+        is_stuck = bool(play.turns) and not play.turns[-1].text and not feedback_ids
+        if is_stuck or self._room(play, len(feedback_ids)) < 1:
+            play.too_long = not play.turns
+            if play.too_long and play.episode.group_id not in self._too_long:
+                self._too_long.add(play.episode.group_id)
+                name, limit = result.info.get("problem_id"), self._engine.max_model_len
+                _LOG.warning(
+                    "Leaving out problem %s: its prompt has %d tokens of at most %d", name, len(play.token_ids), limit
+                )
+            self._act(result.env_id, play)
+            return
+        play.insert(feedback_ids)
+        self._sample(result.env_id, play)
+
+    def _room(self, play: Play, more: int = 0) -> int:
+        """Return how many tokens may follow."""
+        length = len(play.token_ids) + more + play.begun
+        return min(self._sampling.max_tokens - (length - play.prompt_length), self._engine.max_model_len - length)
+
+    def _sample(self, env_id: int, play: Play) -> None:
+        """Let the engine go on with a turn, or lay it aside where this collection allows no more tokens."""
+        room = self._room(play)
+        max_tokens = room if play.allowance is None else min(room, play.allowance)
+        if max_tokens < 1:
+            self._paused.append((env_id, play))
+            return
+        parts = [play.episode.sampling_seed, len(play.turns), *([play.begun] if play.begun else [])]
+        seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
+        sampling = replace(self._sampling, max_tokens=max_tokens, seed=int(seed))
+        self._in_engine[play.number] = (env_id, play)
+        scanner = StopString() if play.by_text and play.scanner is not None else deepcopy(play.scanner)
+        begin = time.perf_counter()
+        self._engine.submit(play.number, play.token_ids, sampling, scanner, begun=play.completion)
+        self._clock.sampling += time.perf_counter() - begin
+
+    def _take_completion(self, completion: Completion) -> None:
+        env_id, play = self._in_engine.pop(completion.request_id)
+        if play.allowance is not None:
+            play.allowance -= len(completion.token_ids) - play.begun
+        play.completion = (
+            cut_text(completion) if completion.finish_reason == "boundary" and play.by_text else completion
+        )
+        if completion.finish_reason == "length" and self._room(play) > 0:
+            self._engine.release(play.number)  # new weights will come, and make its cache worthless
+            self._paused.append((env_id, play))
+        else:
+            self._act(env_id, play)
+
+    def _act(self, env_id: int, play: Play) -> None:
+        play.acted_at = time.perf_counter()
+        self._in_env[env_id] = play
+        self._envs.send(env_id, play.completion.text if play.completion is not None else "")
+
+    def _has_enough(self, enough: Callable[[Sequence[Sequence[Trajectory]]], bool]) -> bool:
+        """Ask for each leading group that is new whether it was the last one; if so, cancel what is behind it."""
+        for members in islice(self._groups.values(), len(self._leading), None):
+            ended = [trajectory for trajectory in members.values() if trajectory is not None]
+            if len(ended) < len(members):
+                break
+            self._leading.append(ended)
+            if enough(self._leading):
+                self._cancel(list(self._groups)[len(self._leading) :])
+                return True
+        return False
+
+    def _take_groups(self) -> list[Trajectory]:
+        """Hand over the groups that are complete."""
+        whole = [g for g, members in self._groups.items() if None not in members.values()]
+        taken = [self._groups.pop(group_id) for group_id in whole]
+        return [trajectory for members in taken for trajectory in members.values() if trajectory is not None]
+
+    def _cancel(self, group_ids: Collection[int]) -> None:
+        """Forget these groups; an environment that still runs is free again when it is done."""
+        numbers = {number for group_id in group_ids for number in self._groups.pop(group_id)}
+        for number in numbers:
+            self._engine.release(number)
+            env_id, _ = self._in_engine.pop(number, (None, None))
+            if env_id is not None:
+                self._free.append(env_id)
+        self._free.extend(env_id for env_id, play in self._paused if play.number in numbers)
+        self._paused = [(env_id, play) for env_id, play in self._paused if play.number not in numbers]
+        self._waiting = deque(play for play in self._waiting if play.number not in numbers)
+        for env_id, play in self._in_env.items():
+            if play is not None and play.number in numbers:
+                self._in_env[env_id] = None
+
+
+def collect(
+    envs: EnvPool,
+    engine: Engine,
+    chat: Chat,
+    episodes: Sequence[Episode],
+    sampling: Sampling,
+    *,
+    on_end: Callable[[Trajectory], None] = lambda _: None,
+    on_poll: Callable[[], None] = lambda: None,
+    boundary: Boundary = "exact",
+) -> list[Trajectory]:
+    """Play every episode to its end, once; see :class:`Collector`.
+
+    Returns:
+        The trajectories, group after group, in the order of ``episodes``.
+    """
+    collector = Collector(envs, engine, chat, boundary=boundary)
+    return collector.collect(episodes, sampling, on_end=on_end, on_poll=on_poll)

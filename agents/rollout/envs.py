@@ -1,0 +1,295 @@
+"""Copies of one Gymnasium environment that are stepped side by side.
+
+``send`` hands an action to one copy and returns at once; ``recv`` returns the copies that are done, first come first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from agents.core.errors import ConfigError, one_line
+from agents.engines.base import Scanner
+
+if TYPE_CHECKING:
+    from agents.config.training import EnvConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvResult:
+    """What a reset or a step of one copy returned."""
+
+    env_id: int
+    """Number of the copy, from 0."""
+    observation: str
+    """The prompt after a reset, the feedback after a step."""
+    reward: float
+    """0 after a reset."""
+    terminated: bool
+    """False after a reset."""
+    truncated: bool
+    """False after a reset."""
+    info: Mapping[str, Any]
+    """The environment's info."""
+    scanner: Scanner | None
+    """Where the environment will end the next action, if it can say so; see ``action_scanner`` in its docs."""
+
+
+class EnvPool(ABC):
+    """Copies of a text environment, numbered from 0; `open_pool` makes one.
+
+    An environment may have a method ``action_scanner() -> Scanner | None``: what it returns tells an engine where to
+    stop sampling. Environments without it get whole completions.
+    """
+
+    envs: Sequence[gymnasium.Env[str, str]]
+    """The copies."""
+
+    def __len__(self) -> int:
+        """Return the number of copies."""
+        return len(self.envs)
+
+    @property
+    def num_problems(self) -> int | None:
+        """How many problems ``problem_index`` may choose from; None if the environment has no problem set."""
+        env = self.envs[0]
+        return len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else None
+
+    def traits(self, name: str) -> list[str]:
+        """Return an attribute of each problem in the problem set, such as ``subject``; "" where it has none."""
+        return [str(getattr(problem, name, "")) for problem in self.envs[0].get_wrapper_attr("problems")]
+
+    @property
+    def data_summary(self) -> str | None:
+        """What the environment says of its problems in one line, for the log; None if it says nothing."""
+        env = self.envs[0]
+        return str(env.get_wrapper_attr("data_summary")) if env.has_wrapper_attr("data_summary") else None
+
+    @abstractmethod
+    def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
+        """Start an episode in one copy."""
+
+    @abstractmethod
+    def send(self, env_id: int, action: str) -> None:
+        """Hand an action to one copy."""
+
+    @abstractmethod
+    def recv(self, *, wait: bool) -> list[EnvResult]:
+        """Return the copies that are done; with ``wait``, at least one.
+
+        Raises:
+            RuntimeError: ``wait`` though nothing was sent. What an environment raises is raised here.
+        """
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Wait for everything in flight and forget it, errors included."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every copy, and forget what is in flight."""
+
+    def _scanner(self, env_id: int, *, over: bool) -> Scanner | None:
+        env = self.envs[env_id]
+        has_scanner = not over and env.has_wrapper_attr("action_scanner")
+        return env.get_wrapper_attr("action_scanner")() if has_scanner else None
+
+
+def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
+    """Return ``num_envs`` copies of a registered environment.
+
+    One whose own vector environment has EnvPool's asynchronous convention (``send``, ``recv``, and ``send_reset``
+    beside them) is stepped by that; any other by a thread for each copy.
+
+    Args:
+        env_id: As for ``gymnasium.make``.
+        num_envs: How many.
+        kwargs: Arguments of the environment.
+    """
+    name, spec = find_spec(env_id)
+    if spec.vector_entry_point is not None and hasattr(_load(spec.vector_entry_point), "send_reset"):
+        return VectorPool(gymnasium.make_vec(name, num_envs, "vector_entry_point", **kwargs))
+    return ThreadedPool(lambda: gymnasium.make(name, **kwargs), num_envs)
+
+
+def open_split(config: EnvConfig, num_envs: int, *, split: str, **overrides: Any) -> EnvPool:
+    """Return copies of the configured environment that set the problems of one split.
+
+    Args:
+        config: Which environment; arguments that its constructor does not have are left out.
+        num_envs: How many.
+        split: ``train`` or ``test``.
+        overrides: Arguments other than the configuration's.
+
+    Raises:
+        ConfigError: There is no such environment, or its actions are no texts.
+    """
+    envs = open_pool(config.id, num_envs, **accepted(config.id, {**config.kwargs(split=split), **overrides}))
+    if not isinstance(envs.envs[0].action_space, gymnasium.spaces.Text):
+        envs.close()
+        raise ConfigError(f"Expect `env.id` of an environment whose actions are texts, got {config.id!r}.")
+    return envs
+
+
+def find_spec(env_id: str) -> tuple[str, EnvSpec]:
+    """Return the name and the spec of an environment; a module before a colon is imported, as by gymnasium.make.
+
+    Raises:
+        ConfigError: There is no such environment, or no such module.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        return name, gymnasium.spec(name)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(
+            f"Expect `env.id` of an environment that Gymnasium knows, or MODULE:ID of one that a module registers, "
+            f"got {env_id!r}: {one_line(error)}"
+        ) from error
+
+
+def accepted(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``arguments`` that an environment's constructor has: a text environment need not have all."""
+    entry_point = find_spec(env_id)[1].entry_point
+    parameters = inspect.signature(_load(entry_point)).parameters if entry_point is not None else {}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in arguments.items() if takes_any or name in parameters}
+
+
+def _load(entry_point: str | Callable[..., Any]) -> Callable[..., Any]:
+    return entry_point if callable(entry_point) else load_env_creator(entry_point)
+
+
+class VectorPool(EnvPool):
+    """The copies of one vector environment, without a thread of their own."""
+
+    def __init__(self, vector: Any) -> None:
+        self._vector = vector
+        self.envs = vector.envs
+
+    def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
+        """Start an episode in one copy."""
+        self._vector.send_reset([env_id], [seed], [options or None])
+
+    def send(self, env_id: int, action: str) -> None:
+        """Hand an action to one copy."""
+        self._vector.send([action], [env_id])
+
+    def recv(self, *, wait: bool) -> list[EnvResult]:
+        """Return the copies that are done; see `EnvPool.recv`."""
+        observations, rewards, terminations, truncations, infos = self._vector.recv(wait=wait)
+        env_ids = infos.pop("env_id").tolist()
+        return [
+            EnvResult(
+                env_id=env_id,
+                observation=observations[row],
+                reward=float(rewards[row]),
+                terminated=bool(terminations[row]),
+                truncated=bool(truncations[row]),
+                info={name: values[row] for name, values in infos.items()},
+                scanner=self._scanner(env_id, over=bool(terminations[row] or truncations[row])),
+            )
+            for row, env_id in enumerate(env_ids)
+        ]
+
+    def drain(self) -> None:
+        """Wait for everything in flight and forget it, errors included."""
+        while self._vector.in_flight:
+            with suppress(Exception):
+                self._vector.recv()
+
+    def close(self) -> None:
+        """Close every copy, and forget what is in flight."""
+        self._vector.close()
+
+
+class ThreadedPool(EnvPool):
+    """Copies of any environment; a thread for each overlaps what their steps wait for.
+
+    Args:
+        make_env: Makes one copy.
+        num_envs: How many.
+    """
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env[str, str]], num_envs: int) -> None:
+        with ExitStack() as made:
+            self.envs = [made.enter_context(closing(make_env())) for _ in range(num_envs)]
+            made.pop_all()
+        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="env")
+        self._done: SimpleQueue[Future[EnvResult]] = SimpleQueue()
+        self._pending = 0
+
+    def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:
+        """Start an episode in one copy."""
+        self._submit(self._reset, env_id, seed, dict(options))
+
+    def send(self, env_id: int, action: str) -> None:
+        """Hand an action to one copy."""
+        self._submit(self._step, env_id, action)
+
+    def recv(self, *, wait: bool) -> list[EnvResult]:
+        """Return the copies that are done; see `EnvPool.recv`."""
+        if wait and not self._pending:
+            raise RuntimeError("Expect a reset or an action in flight before recv(wait=True), got none.")
+        results: list[EnvResult] = []
+        while True:
+            try:
+                future = self._done.get(block=wait and not results)
+            except Empty:
+                return results
+            self._pending -= 1
+            results.append(future.result())
+
+    def drain(self) -> None:
+        """Wait for everything in flight and forget it, errors included."""
+        while self._pending:
+            self._done.get()
+            self._pending -= 1
+
+    def close(self) -> None:
+        """Wait for the steps that have begun, and close every copy."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for env in self.envs:
+            env.close()
+
+    def _submit(self, call: Callable[..., EnvResult], *args: Any) -> None:
+        self._pending += 1
+        self._threads.submit(call, *args).add_done_callback(self._done.put)
+
+    def _reset(self, env_id: int, seed: int, options: dict[str, Any]) -> EnvResult:
+        observation, info = self.envs[env_id].reset(seed=seed, options=options or None)
+        return self._result(env_id, observation, info)
+
+    def _step(self, env_id: int, action: str) -> EnvResult:
+        observation, reward, terminated, truncated, info = self.envs[env_id].step(action)
+        return self._result(env_id, observation, info, float(reward), terminated, truncated)
+
+    def _result(  # noqa: PLR0917
+        self,
+        env_id: int,
+        observation: str,
+        info: dict[str, Any],
+        reward: float = 0.0,
+        terminated: bool = False,
+        truncated: bool = False,
+    ) -> EnvResult:
+        return EnvResult(
+            env_id=env_id,
+            observation=observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            info=info,
+            scanner=self._scanner(env_id, over=terminated or truncated),
+        )

@@ -1,0 +1,208 @@
+"""An episode in progress: the tokens it has come to, and which of a completion's tokens stay in its context."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from agents.core.types import Completion, Episode, FinishReason, Trajectory, Turn
+
+if TYPE_CHECKING:
+    from agents.engines.base import Scanner
+    from agents.rollout.envs import EnvResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptTokens:
+    """The tokens of a completion that stay in the context."""
+
+    token_ids: tuple[int, ...]
+    """Token ids, in order."""
+    action_mask: tuple[bool, ...]
+    """False on the encoding that replaced a cut token."""
+    logprobs: tuple[float, ...]
+    """0 where the mask is False."""
+    cuts: int
+    """1 if a token was cut, else 0."""
+
+
+def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str], list[int]]) -> KeptTokens:
+    """Return the tokens that hold the first ``kept_chars`` characters of a completion's text.
+
+    A token that holds both kept and later text is replaced by the encoding of its kept part, which is masked: the
+    policy did not sample it. An end-of-sequence token holds no text; it goes if the episode goes on.
+
+    Args:
+        completion: What the engine sampled.
+        kept_chars: How much of its text the environment keeps.
+        encode: Turns text to token ids.
+    """
+    sampled = len(completion.token_ids) - (completion.finish_reason == "stop")
+    ends = (0, *completion.text_ends)
+    whole = bisect_right(ends, kept_chars, hi=sampled + 1) - 1
+    while 0 < whole < sampled and ends[whole] == ends[whole - 1]:
+        whole -= 1  # the first bytes of a character that comes later
+    token_ids = list(completion.token_ids[:whole])
+    rest = encode(completion.text[ends[whole] : kept_chars]) if ends[whole] < kept_chars else []
+    return KeptTokens(
+        token_ids=(*token_ids, *rest),
+        action_mask=(*[True] * whole, *[False] * len(rest)),
+        logprobs=(*completion.logprobs[:whole], *[0.0] * len(rest)),
+        cuts=int(bool(rest)),
+    )
+
+
+def encode_again(
+    completion: Completion, kept_chars: int, encode: Callable[[str], list[int]], *, ended: bool
+) -> KeptTokens:
+    """Return the encoding of the kept text as if it had been sampled, as a pipeline does that hands texts on.
+
+    Log-probabilities keep their places, whatever tokens now stand there; 0 behind the last.
+
+    Args:
+        completion: What the engine sampled.
+        kept_chars: How much of its text the environment keeps.
+        encode: Turns text to token ids.
+        ended: Whether the episode ends here; a closing end-of-sequence token then stays.
+
+    Returns:
+        The tokens, all of them trained on; ``cuts`` is 1 if they differ from those that were sampled.
+    """
+    end = len(completion.token_ids) - (completion.finish_reason == "stop")
+    encoded = encode(completion.text[:kept_chars])
+    token_ids = (*encoded, *(completion.token_ids[end:] if ended else ()))
+    count = len(token_ids)
+    return KeptTokens(
+        token_ids=token_ids,
+        action_mask=(True,) * count,
+        logprobs=(*completion.logprobs, *[0.0] * count)[:count],
+        cuts=int(tuple(encoded) != completion.token_ids[:end]),
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class Play:
+    """An episode in progress."""
+
+    number: int
+    """Its number among all that its collector plays."""
+    episode: Episode
+    """What is played."""
+    prompt_length: int = 0
+    """Tokens of the prompt; 0 before it is known."""
+    token_ids: list[int] = field(default_factory=list)
+    """Prompt, and what the turns that are over have come to."""
+    action_mask: list[bool] = field(default_factory=list)
+    """True on tokens that the policy sampled."""
+    logprobs: list[float] = field(default_factory=list)
+    """0 where the mask is False."""
+    policy_versions: list[int] = field(default_factory=list)
+    """-1 where the mask is False."""
+    turns: list[Turn] = field(default_factory=list)
+    """Those that are over."""
+    reward: float = 0.0
+    """The sum so far."""
+    cuts: int = 0
+    """Tokens that were cut at the end of a block."""
+    too_long: bool = False
+    """Whether the prompt leaves no room for a token."""
+    completion: Completion | None = None
+    """The turn in progress, as far as it was sampled."""
+    by_text: bool = False
+    """Whether each turn's text is encoded again, in place of the sampled tokens."""
+    scanner: Scanner | None = None
+    """Finds the end of the turn in progress; as new."""
+    allowance: int | None = None
+    """How many tokens may be sampled in this collection; None: all."""
+    acted_at: float = 0.0
+    """When the environment got the last action."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the last completion ended; without one no token was left."""
+        return self.completion.finish_reason if self.completion is not None else "length"
+
+    @property
+    def begun(self) -> int:
+        """How many tokens of the turn in progress are sampled."""
+        return 0 if self.completion is None else len(self.completion.token_ids)
+
+    def insert(self, token_ids: Sequence[int]) -> None:
+        """Append tokens that the policy did not sample."""
+        self._append(token_ids, [False] * len(token_ids), [0.0] * len(token_ids), ())
+
+    def end_turn(self, result: EnvResult, encode: Callable[[str], list[int]]) -> bool:
+        """Keep what the environment keeps of the action that it has stepped; return whether the episode has ended."""
+        completion = self.completion
+        ended = result.terminated or result.truncated or completion is None
+        text = completion.text if completion is not None else ""
+        kept_chars = len(text) if ended else int(result.info.get("kept_chars", len(text)))
+        if completion is not None and self.by_text:
+            kept = encode_again(completion, kept_chars, encode, ended=ended)
+            versions = completion.policy_versions[:1] * len(kept.token_ids)
+            self._append(kept.token_ids, kept.action_mask, kept.logprobs, versions)
+            self.cuts += kept.cuts
+        elif completion is not None and ended:
+            ids = completion.token_ids
+            self._append(ids, [True] * len(ids), completion.logprobs, completion.policy_versions)
+        elif completion is not None:
+            kept = keep_tokens(completion, kept_chars, encode)
+            self._append(kept.token_ids, kept.action_mask, kept.logprobs, completion.policy_versions)
+            self.cuts += kept.cuts
+        self.reward += result.reward
+        feedback = "" if ended else result.observation
+        self.turns.append(
+            Turn(text=text[:kept_chars], feedback=feedback, finish_reason=self.finish_reason, info=result.info)
+        )
+        return ended
+
+    def trajectory(self, *, truncated: bool) -> Trajectory:
+        """Return the episode, which has ended."""
+        info = self.turns[-1].info
+        return Trajectory(
+            problem_id=str(info.get("problem_id", self.episode.env_seed)),
+            group_id=self.episode.group_id,
+            token_ids=tuple(self.token_ids),
+            action_mask=tuple(self.action_mask),
+            logprobs=tuple(self.logprobs),
+            prompt_length=self.prompt_length,
+            reward=self.reward,
+            reward_valid=bool(info.get("reward_valid", True)) and not self.too_long,
+            terminated=not truncated,
+            truncated=truncated,
+            turns=tuple(self.turns),
+            boundary_cuts=self.cuts,
+            policy_versions=tuple(self.policy_versions),
+            sample=self.episode.sample,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the play, ready for JSON; the scanner is left out."""
+        values = {name: copy(getattr(self, name)) for name in self.__slots__ if name not in _NOT_SAVED}
+        completion = None if self.completion is None else asdict(self.completion)
+        return values | {
+            "episode": asdict(self.episode),
+            "turns": [asdict(turn) for turn in self.turns],
+            "completion": completion,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the play that :meth:`as_json` was asked of."""
+        completion = None if data["completion"] is None else Completion.from_json(data["completion"])
+        turns = [Turn(**turn) for turn in data["turns"]]
+        return cls(**{**data, "episode": Episode(**data["episode"]), "turns": turns, "completion": completion})
+
+    def _append(
+        self, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float], versions: Sequence[int]
+    ) -> None:
+        self.token_ids += token_ids
+        self.action_mask += mask
+        self.logprobs += logprobs
+        self.policy_versions += [versions[place] if acted else -1 for place, acted in enumerate(mask)]
+
+
+_NOT_SAVED = ("scanner", "allowance", "acted_at")

@@ -1,0 +1,76 @@
+"""Which of a step's trajectories are trained on: pure functions of trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from agents.core.types import Trajectory
+from agents.rollout.metrics import is_correct, is_void
+
+if TYPE_CHECKING:
+    from agents.config.training import SelectionConfig
+
+Group = Sequence[Trajectory]
+
+
+def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConfig) -> list[Trajectory]:
+    """Return the first ``count`` groups that teach something, each thinned out.
+
+    Args:
+        trajectories: Whole groups, one after the other.
+        count: How many groups.
+        config: What teaches, and how many of a group stay.
+    """
+    groups: dict[int, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        groups.setdefault(trajectory.group_id, []).append(trajectory)
+    chosen = [group for group in groups.values() if teaches(group, config)]
+    return [trajectory for group in chosen[:count] for trajectory in thin_out(group, config.keep_generations)]
+
+
+def teaches(group: Group, config: SelectionConfig) -> bool:
+    """Return whether a group's valid rewards differ, if that is asked for, and its accuracy is within the range.
+
+    (Dynamic sampling: DAPO, arXiv 2503.14476, section 3.2.)
+    """
+    valid = [t for t in group if t.reward_valid]
+    if not valid or (config.differing_rewards and len({t.reward for t in valid}) < 2):
+        return False
+    return config.min_accuracy <= fmean(map(is_correct, valid)) <= config.max_accuracy
+
+
+def thin_out(group: Group, count: int | None) -> list[Trajectory]:
+    """Keep ``count`` episodes of a group: right and wrong ones in their shares, of the right ones the cleanest.
+
+    Clean is what had few failed blocks, then few blocks. Wrong ones are kept as they come, so that all kinds of failure
+    stay (resampling on correct: rStar2-Agent, arXiv 2508.20722, section 3.2). Those without a valid reward go first.
+
+    Args:
+        group: The episodes of one problem.
+        count: How many to keep; None: all.
+    """
+    if count is None or len(group) <= count:
+        return list(group)
+    right = sorted((t for t in group if t.reward_valid and is_correct(t)), key=_dirt)
+    wrong = [t for t in group if t.reward_valid and not is_correct(t)]
+    num_right = round(count * len(right) / max(1, len(right) + len(wrong)))
+    num_right = min(max(num_right, count - len(wrong), min(1, len(right))), len(right))
+    kept = {id(t) for t in [*right[:num_right], *wrong[: count - num_right]]}
+    return [t for t in group if id(t) in kept]
+
+
+def is_in_loss(trajectory: Trajectory, config: SelectionConfig) -> bool:
+    """Return whether an episode is trained on; one that is not still counts in its group's baseline.
+
+    (Overlong filtering: DAPO, section 3.4; void turns: SimpleTIR, arXiv 2509.02479.)
+    """
+    too_long = config.mask_truncated_completions and trajectory.truncated
+    return not too_long and not (config.mask_void_turns and is_void(trajectory))
+
+
+def _dirt(trajectory: Trajectory) -> tuple[float, int]:
+    """Return the share of an episode's blocks that failed, and how many there are."""
+    statuses = [s for turn in trajectory.turns if (s := turn.info.get("execution_status"))]
+    return (fmean(s != "ok" for s in statuses) if statuses else 0.0), len(statuses)

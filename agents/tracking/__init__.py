@@ -1,0 +1,1 @@
+"""What a run reports while it trains: callbacks, metrics, samples and the model card."""

@@ -1,0 +1,82 @@
+"""What a training run has written of its course, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from agents.core.errors import AgentsError
+from agents.rollout.metrics import read_metrics
+
+ARMS = {"validation": "sampled", "validation_greedy": "greedy", "validation_text": "text only"}
+"""What was measured on held-out problems, by the prefix of its keys."""
+SUBJECT = "validation/accuracy/"
+"""What the metrics put before a subject's name."""
+
+
+class ReportError(AgentsError, ValueError):
+    """A report cannot be made of what there is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRun:
+    """One training run."""
+
+    name: str
+    """Name of its folder."""
+    rows: Sequence[Mapping[str, float]]
+    """The rows of its metrics.jsonl."""
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """Return (step, value) of a figure, in order of steps."""
+        return sorted((row["step"], row[key]) for row in self.rows if key in row)
+
+    def before_after(self, key: str) -> tuple[float | None, float | None]:
+        """Return a figure before the first and after the last step; None where it was not measured."""
+        values = dict(self.series(key))
+        last = self.steps
+        return values.get(0), values.get(last) if last else None
+
+    @property
+    def steps(self) -> int:
+        """How many steps were trained."""
+        return int(max((step for step, _ in self.series("step_time")), default=0))
+
+    @property
+    def minutes(self) -> float:
+        """Time spent on steps and validations."""
+        return sum(value for key in ("step_time", "time/validation_s") for _, value in self.series(key)) / 60
+
+    @property
+    def budget_changes(self) -> list[tuple[float, float]]:
+        """Steps at which the interaction budget changed, each with the new one."""
+        series = self.series("interaction_budget")
+        return [now for before, now in pairwise(series) if now[1] != before[1]]
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subjects of the held-out problems; none where there is only one."""
+        return sorted({key.removeprefix(SUBJECT) for row in self.rows for key in row if key.startswith(SUBJECT)})
+
+
+def is_training_run(folder: Path) -> bool:
+    """Return whether a folder is the output folder of a training run."""
+    return (folder / "metrics.jsonl").is_file()
+
+
+def load_training_run(folder: Path) -> TrainingRun:
+    """Read a training run.
+
+    Raises:
+        ReportError: There is no metrics.jsonl in the folder, or nothing in it.
+        MetricsError: A line of it is no row.
+    """
+    path = folder / "metrics.jsonl"
+    if not is_training_run(folder):
+        raise ReportError(f"Expect the --output-dir of a training run, got {folder}: no metrics.jsonl in it.")
+    rows = read_metrics(path)
+    if not rows:
+        raise ReportError(f"Expect metrics in {path}, got none: has the run written its first validation?")
+    return TrainingRun(name=folder.resolve().name, rows=rows)

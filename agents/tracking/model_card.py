@@ -1,0 +1,232 @@
+"""The model card of a checkpoint: what was trained on what, by which command, and what the run measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agents.config.training import short_name
+from agents.core.distributed import launcher
+from agents.evaluation.tables import percent, table
+from agents.rollout.metrics import read_metrics
+from agents.tracking.callbacks import Callback
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
+
+    from agents.config.training import TrainConfig
+    from agents.training.trainer import Trainer
+
+Rows = Sequence[Mapping[str, float]]
+
+CURVE = "learning_curve.png"
+_DATA_SET = re.compile(r"'([\w.-]+/[\w.-]+)'")
+_NOT_OF_HUB = ("/train", "/test", ".jsonl", ".parquet")  # generators and files
+_ACCURACY = "/accuracy"
+_ARMS = {"validation_greedy": ", greedy", "validation_text": ", without code"}
+_LIBRARIES = ("cir-env", "torch", "transformers", "gymnasium", "math-verify", "vllm")
+_CITATION = """@misc{bai2025codeintegrated,
+  title = {Towards Effective Code-Integrated Reasoning},
+  author = {Fei Bai and Yingqian Min and Beichen Zhang and Zhipeng Chen and Wayne Xin Zhao and Lei Fang and
+            Zheng Liu and Zhongyuan Wang and Ji-Rong Wen},
+  year = {2025},
+  eprint = {2505.24480},
+  archivePrefix = {arXiv},
+  primaryClass = {cs.CL}
+}"""
+
+
+class ModelCardWriter(Callback):
+    """Writes ``README.md`` into every checkpoint, from the run's configuration and ``metrics.jsonl``."""
+
+    def on_save(self, trainer: Trainer, path: Path) -> None:
+        """Write the card; without room for it the checkpoint is whole all the same."""
+        rows = read_metrics(trainer.config.output_dir / "metrics.jsonl")
+        rows = [row for row in rows if row["step"] <= trainer.step]
+        command = f"{launcher()} {shlex.join(sys.argv)}"
+        try:
+            drawn = draw_curve(rows, path / CURVE)
+            card = model_card(
+                trainer.config,
+                rows,
+                step=trainer.step,
+                command=command,
+                drawn=drawn,
+                data=trainer.train_envs.data_summary,
+            )
+            card.save(path / "README.md")
+        except OSError as error:
+            trainer.log(f"Warning: could not write the model card in {path}: {error}.")
+
+
+def model_card(
+    config: TrainConfig, rows: Rows, *, step: int, command: str, drawn: bool, data: str | None = None
+) -> ModelCard:
+    """Return the card of a checkpoint.
+
+    Args:
+        config: The run.
+        rows: Its metrics so far; every figure of the card is from them.
+        step: Training steps so far.
+        command: What started the run.
+        drawn: Whether :data:`CURVE` lies beside the card; without it the learning curve is a table.
+        data: What the environment says of the problems, with data sets of the hub as 'OWNER/NAME'.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base = None if config.model == "tiny" or Path(config.model).exists() else config.model
+    metadata = ModelCardData(
+        base_model=base,
+        datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_OF_HUB)] or None,
+        eval_results=_eval_results(config, rows, step),
+        library_name="transformers",
+        metrics=["accuracy"],
+        model_name=config.output_dir.resolve().name,
+        pipeline_tag="text-generation",
+        tags=["reinforcement-learning", "ppo", "code-integrated-reasoning", "cir-env"],
+    )
+    body = _body(config, rows, step=step, command=command, base=base, drawn=drawn, data=data)
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
+
+
+def _body(
+    config: TrainConfig, rows: Rows, *, step: int, command: str, base: str | None, drawn: bool, data: str | None
+) -> str:
+    origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{config.model}`"
+    settings = json.dumps(dataclasses.asdict(config), default=str, indent=2)
+    sections = [
+        f"# {config.output_dir.resolve().name}",
+        f"{origin} after {step} steps of reinforcement learning in the environment `{config.env.id}`, "
+        f"on the problems `{config.env.problems}`{f' ({data})' if data else ''}.",
+        "## Accuracy",
+        *_accuracy(config, rows, step),
+        *_learning_curve(rows, drawn),
+        "## Training",
+        _method(config),
+        f"```bash\n{command}\n```",
+        f"<details><summary>The whole configuration</summary>\n\n```json\n{settings}\n```\n\n</details>",
+        "Versions: " + ", ".join([f"Python {platform.python_version()}", *_versions()]) + ".",
+        "## Citation",
+        "The method is that of [Towards Effective Code-Integrated Reasoning](https://arxiv.org/abs/2505.24480):",
+        f"```bibtex\n{_CITATION}\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _accuracy(config: TrainConfig, rows: Rows, step: int) -> Iterable[str]:
+    """Return the figures before and after, in words and as a table."""
+    before, after = _accuracies(rows, 0), _accuracies(rows, step)
+    keys = [key for key in _measured(rows) if key in before or key in after]
+    if not keys:
+        yield "The run has measured none at this step."
+        return
+    sizes = ", ".join(f"{size} of {_label(config, key)}" for key, (_, size) in config.validation.sets().items())
+    yield (
+        f"In percent of held-out problems, at most {sizes}; one answer to each, sampled at temperature "
+        f"{config.rollout.temperature:g} and top-p {config.validation.top_p:g} unless greedy. What has a dash was not "
+        "measured."
+    )
+    cells = [[_label(config, key), percent(before.get(key)), percent(after.get(key))] for key in keys]
+    yield table(["problems", "before", f"after step {step}"], cells)
+
+
+def _learning_curve(rows: Rows, drawn: bool) -> Iterable[str]:
+    points = _series(rows, "validation/accuracy")
+    if drawn:
+        yield f"![Accuracy by training step]({CURVE})"
+    elif len(points) > 2:
+        yield table(["step", "held-out accuracy, %"], [[f"{step:g}", percent(value)] for step, value in points])
+
+
+def _method(config: TrainConfig) -> str:
+    ppo, rollout = config.ppo, config.rollout
+    warm_up = f"After {config.warm_up_steps} supervised steps: " if config.warm_up_steps else ""
+    kl = f"a KL penalty of {ppo.kl_coefficient:g} ({ppo.kl_estimator})" if ppo.kl_coefficient else "no KL penalty"
+    bonus = f"an entropy bonus of {ppo.entropy_coefficient:g}" if ppo.entropy_coefficient else "no entropy bonus"
+    return (
+        f"{warm_up}PPO's clipped loss ({ppo.epsilon:g} below, {ppo.epsilon_high:g} above) with `{ppo.advantage}` "
+        f"advantages, {kl} and {bonus}. A step has {rollout.num_problems} problems with {rollout.num_generations} "
+        f"episodes each; the learning rate is {ppo.learning_rate:g}, the interaction budget "
+        f"`{config.env.interaction_budget}`. The tokens that the environment writes are in no loss."
+    )
+
+
+def _eval_results(config: TrainConfig, rows: Rows, step: int) -> list[EvalResult]:
+    """Return what was measured at this very step, for the card's metadata."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_name=short_name(_problems(config, key)),
+            dataset_type=_problems(config, key),
+            metric_type="accuracy",
+            metric_name="accuracy" + _ARMS.get(key, ""),
+            metric_value=value,
+        )
+        for key, value in _accuracies(rows, step).items()
+    ]
+
+
+def _accuracies(rows: Rows, step: int) -> dict[str, float]:
+    """Return accuracy on held-out problems at a step, by set or arm."""
+    return {
+        name.removesuffix(_ACCURACY): value
+        for row in rows
+        if row["step"] == step
+        for name, value in row.items()
+        if name.startswith("validation") and name.endswith(_ACCURACY)
+    }
+
+
+def _measured(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in _accuracies([row], int(row["step"]))))
+
+
+def _problems(config: TrainConfig, key: str) -> str:
+    """Return the problems behind a set or an arm of the first one."""
+    sets = config.validation.sets()
+    return sets.get(key, sets["validation"])[0] or config.env.problems
+
+
+def _label(config: TrainConfig, key: str) -> str:
+    return short_name(_problems(config, key)) + _ARMS.get(key, "")
+
+
+def _series(rows: Rows, name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in rows if name in row]
+
+
+def _versions() -> Iterable[str]:
+    for name in _LIBRARIES:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+
+
+def draw_curve(rows: Rows, path: Path) -> bool:
+    """Draw accuracy by step; return whether it was drawn: not without matplotlib, nor of fewer than three points."""
+    if len(_series(rows, "validation/accuracy")) < 3:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for name, label, marker in (("accuracy", "training", ""), ("validation/accuracy", "held-out", "o")):
+        axis.plot(*zip(*_series(rows, name), strict=True), marker=marker, label=label)
+    axis.set(xlabel="step", ylabel="accuracy", ylim=(-0.03, 1.03))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+    return True

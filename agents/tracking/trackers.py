@@ -1,0 +1,178 @@
+"""Where the figures of a run go: ``metrics.jsonl``, which is the record, and the trackers that ``report_to`` names."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agents.core.errors import AgentsError, ConfigError, one_line
+from agents.rollout.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from agents.config.training import TrainConfig
+
+PROJECT = "cir-env"
+"""What runs are filed under, unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise."""
+
+
+class TrackerError(AgentsError, OSError):
+    """A tracker does not start."""
+
+
+class Tracker(Protocol):
+    """What the runs of wandb and trackio have in common."""
+
+    def log(self, data: dict[str, Any], step: int) -> object:
+        """Take the figures of a step."""
+
+    def finish(self) -> None:
+        """Hand over what is left."""
+
+
+class TensorBoard:
+    """The same, into TensorBoard's event files in ``folder/tensorboard``."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, keep_before: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=keep_before or None)
+        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```", keep_before)
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        """Write scalars."""
+        for name, value in data.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def finish(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Refuse trackers whose library is missing, without importing any.
+
+    Raises:
+        ConfigError: With the command that installs it.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise ConfigError(f"Expect the library {name} for --report-to {name}, got none: pip install {name}.")
+
+
+def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: str, keep_before: int) -> Tracker:
+    """Start a tracker's run, or go on with the one of this ``run_id``.
+
+    Raises:
+        TrackerError: It does not start, for want of a login or of a network.
+    """
+    if name == "tensorboard":
+        return TensorBoard(folder, config, keep_before=keep_before)
+    own = {"wandb": {"id": run_id, "dir": folder, "allow_val_change": True}}.get(name, {})
+    project = os.environ.get(f"{name.upper()}_PROJECT", PROJECT)
+    try:
+        library = importlib.import_module(name)
+        run: Tracker = library.init(
+            project=project, name=f"{folder.resolve().name}-{run_id}", config=dict(config), resume="allow", **own
+        )
+    except Exception as error:  # each library has classes of its own
+        raise TrackerError(
+            f"Expect {name} to start a run, got: {one_line(error)} Leave it out of --report-to to go without."
+        ) from error
+    return run
+
+
+class MetricsLog:
+    """Appends figures to ``metrics.jsonl`` and hands them to trackers; a tracker that fails is left behind.
+
+    Args:
+        folder: Where files go; made if it is missing.
+        keep_before: Rows of an earlier run from this step on are dropped, so that a resumed run has each step once.
+        report_to: Names of the trackers.
+        config: What trackers file the run's figures with, ready for JSON.
+        warn: Takes a line when a tracker fails.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_before: int,
+        report_to: Iterable[str] = (),
+        config: Mapping[str, Any] | None = None,
+        warn: Callable[[str], Any] = print,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        drop_rows(path, keep_before=keep_before)
+        self._warn = warn
+        self._trackers: dict[str, Tracker] = {}
+        self._file = path.open("a")
+        run_id = _run_id(folder / "run_id", resumed=keep_before > 0)
+        try:
+            for name in dict.fromkeys(report_to):
+                opened = open_tracker(name, folder, config or {}, run_id=run_id, keep_before=keep_before)
+                self._trackers[name] = opened
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of_run(cls, config: TrainConfig, first: int, *, warn: Callable[[str], Any]) -> MetricsLog:
+        """Return the log of a run that begins, or goes on, after ``first`` steps."""
+        plain = json.loads(json.dumps(asdict(config), default=str))
+        keep_before = first + 1 if first else 0
+        return cls(config.output_dir, keep_before=keep_before, report_to=config.report_to, config=plain, warn=warn)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write one row; a step may have several."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        self._with_each(lambda tracker: tracker.log(dict(figures), step=step))
+
+    def close(self) -> None:
+        """Close the file, and end the trackers' runs."""
+        self._file.close()
+        self._with_each(lambda tracker: tracker.finish())
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _with_each(self, do: Callable[[Tracker], object]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                do(tracker)
+            except Exception as error:  # training does not end because a network did
+                del self._trackers[name]
+                self._warn(
+                    f"Warning: {name} failed and gets no more figures; metrics.jsonl has them all: {one_line(error)}"
+                )
+
+
+def drop_rows(path: Path, *, keep_before: int) -> None:
+    """Drop the rows of a JSON lines file from the step ``keep_before`` on; an unfinished last line goes, too."""
+    kept = [row for row in read_metrics(path) if row["step"] < keep_before] if keep_before else []
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    partial.replace(path)
+
+
+def _run_id(path: Path, *, resumed: bool) -> str:
+    """Return the name that trackers know a run by; a resumed run has kept it."""
+    if not (resumed and path.exists()):
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()

@@ -1,0 +1,119 @@
+"""What a run begins with: a policy, warmed up where it was made on the spot, and the reference that a penalty needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import torch
+
+from agents.config.training import TrainConfig
+from agents.core import distributed
+from agents.core.errors import expect
+from agents.learning.policy import Policy
+from agents.models.find import has_fast_bfloat16, load_model, no_progress_bars
+from agents.models.lora import add_adapters
+from agents.models.tiny import warm_up
+from agents.rollout.envs import accepted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from agents.core.chat import Chat
+
+_WARM_UP_PROBLEMS = 2000
+REFERENCE = "reference"
+
+
+def build_policy(
+    config: TrainConfig, path: Path, chat: Chat, device: torch.device, *, is_new: bool, log: Callable[[str], Any]
+) -> Policy:
+    """Return the policy of a run, on its device, sharded if there are several processes.
+
+    Args:
+        config: The run.
+        path: The folder of the model, or of a checkpoint of all its weights.
+        chat: Encodes prompts and feedback.
+        device: Where to.
+        is_new: The run begins here: warm up, and keep the reference if a penalty needs one.
+        log: Takes lines for the user.
+
+    Raises:
+        ConfigError: Episodes may be longer than the model looks back.
+        PolicyError: The model cannot be trained.
+    """
+    model = _load(path, device)
+    _check_window(model, config.rollout.max_model_len, log)
+    if is_new and config.warm_up_steps:
+        _warm_up(model, config, chat, log)
+    if is_new and config.ppo.kl_coefficient:
+        distributed.succeed_together(lambda: _keep(model, config.output_dir / REFERENCE), on_first=True)
+    if config.lora.rank:
+        torch.manual_seed(config.seed)
+        add_adapters(model, config.lora)
+    needs_values = config.ppo.advantage == "gae"
+    policy = Policy(
+        model,
+        temperature=config.rollout.temperature,
+        value_head=needs_values,
+        critic=_load(path, device) if needs_values and config.ppo.critic == "separate" else None,
+        autocast=_autocast(config, device),
+        gradient_checkpointing=config.gradient_checkpointing,
+        entropy_gradient=config.ppo.entropy_coefficient > 0,
+        compile_layers=config.compile,
+    )
+    distributed.shard(policy)
+    return policy
+
+
+def load_reference(config: TrainConfig, device: torch.device) -> Policy:
+    """Return the policy that a run began with; it is kept beside the checkpoints."""
+    model = _load(config.output_dir / REFERENCE, device).requires_grad_(False)
+    policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast(config, device))
+    distributed.shard(policy)
+    return policy
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    return torch.bfloat16 if config.autocast and has_fast_bfloat16(device) else None
+
+
+def _load(path: Path, device: torch.device) -> PreTrainedModel:
+    model = load_model(path, "float32")
+    torch.nn.Module.to(model, device)
+    return model
+
+
+def _check_window(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
+    types = getattr(model.config, "layer_types", None)
+    window = getattr(model.config, "sliding_window", None) if types is None or "sliding_attention" in types else None
+    expect(
+        window is None or max_model_len <= window,
+        "max_model_len",
+        f"within the model's window ({window})",
+        max_model_len,
+    )
+    made_for = getattr(model.config, "max_position_embeddings", None)
+    if made_for is not None and max_model_len > made_for:
+        log(f"Warning: episodes may have {max_model_len} tokens, though the model was made for {made_for}.")
+
+
+def _keep(model: PreTrainedModel, folder: Path) -> None:
+    with no_progress_bars():
+        model.save_pretrained(folder)
+
+
+def _warm_up(model: PreTrainedModel, config: TrainConfig, chat: Chat, log: Callable[[str], Any]) -> None:
+    """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
+    env = gymnasium.make(config.env.id, **accepted(config.env.id, config.env.kwargs(split="train")))
+    count = len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else _WARM_UP_PROBLEMS
+    pairs = []
+    for index in range(min(_WARM_UP_PROBLEMS, count)):
+        prompt, _ = env.reset(seed=index, options={"problem_index": index})
+        *_, info = env.step("")
+        pairs.append((prompt, str(info["answer"])))
+    env.close()
+    report = warm_up(model, chat, pairs, seed=config.seed, steps=config.warm_up_steps, log=log)
+    log(f"Warmed up in {report.seconds:.0f} s.")

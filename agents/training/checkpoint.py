@@ -1,0 +1,262 @@
+"""Checkpoints in the layout of transformers: ``output_dir/checkpoint-N`` loads with ``from_pretrained``.
+
+Beside model and tokenizer lie ``training_state`` (the optimiser's moments, and trained parameters that are not the
+model's own: value head, critic, adapters), ``rollouts.json`` with what each process has sampled and not trained on yet,
+and ``trainer_state.json`` with step, settings, best checkpoint and health; with adapters also ``adapter``, in peft's
+layout. All randomness of a step is a function of seed and step, and so is the order of the problems, so that these
+suffice to go on exactly.
+
+Several processes write one checkpoint: the first one the model, each its own part of ``training_state``
+(``torch.distributed.checkpoint``). It loads on any number of processes. The folder must be the same for all of them.
+
+A folder becomes ``checkpoint-N`` by one rename, when everything in it is on the disk, and ceases to be one by another:
+whenever the process or the machine dies, every ``checkpoint-N`` is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
+
+import numpy as np
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+from agents.core import distributed
+from agents.core.errors import AgentsError
+from agents.models.find import no_progress_bars
+from agents.models.lora import save_adapters
+from agents.models.weights import Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from agents.config.training import LoraConfig
+    from agents.learning.policy import Policy
+
+
+STATE = "trainer_state.json"
+ROLLOUTS = "rollouts.json"
+TRAINING_STATE = "training_state"
+
+
+class CheckpointError(AgentsError, OSError):
+    """A checkpoint cannot be written or read."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in ``folder``, oldest first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit() and (p / STATE).exists()]
+    return sorted(found, key=lambda p: int(p.name[11:]))
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is, once it is written."""
+    return folder / f"checkpoint-{step}"
+
+
+def save(
+    folder: Path,
+    *,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    rollouts: Sequence[Mapping[str, Any]],
+    keep: int,
+    lora: LoraConfig | None = None,
+) -> Path:
+    """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove what need not be kept.
+
+    All processes must come here. A step is saved once: where its checkpoint is there already, only ``state`` is
+    written anew.
+
+    Args:
+        folder: The run's.
+        policy: Model and value head.
+        tokenizer: Saved beside the model.
+        optimizer: Its moments are saved.
+        state: What is small; ``step`` is needed, and ``best`` may name the checkpoint that is kept as the best.
+        rollouts: What each process has sampled and not trained on.
+        keep: How many of the newest checkpoints are kept, beside the best.
+        lora: The adapters' configuration, if there are any.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
+    """
+    target = path_of(folder, state["step"])
+    partial = _partial(target)
+    is_there = distributed.any_of(distributed.rank() == 0 and (target / STATE).exists())
+
+    def begin() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def finish() -> None:
+        (partial / STATE).write_text(json.dumps(state, indent=1))
+        for path in (*partial.rglob("*"), partial):
+            _to_disk(path)
+        if is_there:
+            (partial / STATE).replace(target / STATE)
+            partial.rmdir()
+        else:
+            shutil.rmtree(target, ignore_errors=True)  # without a state it is no checkpoint
+            partial.rename(target)
+        _to_disk(target)
+        _to_disk(folder)
+
+    try:
+        distributed.succeed_together(begin, on_first=True)
+        if not is_there:
+            _write(partial, policy, tokenizer, optimizer, rollouts, lora)
+        distributed.succeed_together(finish, on_first=True)
+    except Exception as error:  # safetensors and torch have error classes of their own for a full disk
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"Could not write {target}: {reason}. Free some space; no older checkpoint is lost."
+        ) from error
+    if distributed.rank() == 0:
+        best = (state.get("best") or {}).get("checkpoint")
+        for old in checkpoints(folder)[:-keep]:
+            if old.name != best:
+                _remove(old)
+    return target
+
+
+def _write(  # noqa: PLR0917 - it is `save`, continued
+    folder: Path,
+    policy: Policy,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Sequence[Mapping[str, Any]],
+    lora: LoraConfig | None,
+) -> None:
+    is_first = distributed.rank() == 0
+    weights = {name: tensor.cpu() for name, tensor in _model_weights(policy) if is_first}
+
+    def write_model() -> None:
+        with no_progress_bars():
+            policy.model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+        (folder / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
+
+    distributed.succeed_together(write_model, on_first=True)
+    if lora is not None:
+        save_adapters(policy.model, lora, folder / "adapter")
+    state = _training_state(policy, optimizer)
+    with _shards():
+        save_shards(state, checkpoint_id=folder / TRAINING_STATE)
+
+
+@contextmanager
+def _shards() -> Iterator[None]:
+    """Keep torch from warning that there is one process only, and raise what went wrong in one of them."""
+    with catch_warnings():
+        filterwarnings("ignore", "torch.distributed is disabled")
+        try:
+            yield
+        except CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from error
+
+
+def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the model's weights, those that it has under two names once."""
+    model = policy.model
+    output = model.get_output_embeddings()
+    is_tied = output.weight is model.get_input_embeddings().weight
+    tied = {f"{name}.weight" for name, module in model.named_modules() if is_tied and module is output}
+    weights = Weights(model)
+    for name in weights:
+        if name not in tied:
+            yield name, weights[name]
+
+
+def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what the model's own files do not hold, by parameter; before the first step, moments are 0."""
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, parameter in policy.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        states[name] = dict(optimizer.state.get(parameter) or _no_moments(parameter))
+        if not name.startswith("model.") or ".lora_" in name:
+            states[name]["weight"] = parameter.detach()
+    return states
+
+
+def _no_moments(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+    return zeros | {"step": torch.zeros(())}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed has left half written or half removed."""
+    for path in folder.glob(".checkpoint-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _partial(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.partial")
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; killed half way, it is none any more."""
+    with suppress(OSError):  # what stays takes space, and does no other harm
+        shutil.rmtree(checkpoint.rename(_partial(checkpoint)))
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: object) -> object:
+    """Return what JSON has for a value that an environment put into its info."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def read_json(path: Path) -> Any:
+    """Return what lies in one of a checkpoint's JSON files.
+
+    Raises:
+        CheckpointError: There is no such file, or no JSON in it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"Expect JSON in {path}, got: {error}.") from error
+
+
+def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Load what ``from_pretrained`` does not: the optimiser's moments, and trained parameters beside the model's own.
+
+    All processes must come here.
+
+    Raises:
+        CheckpointError: It is not there, not readable, or of another model.
+    """
+    states = _training_state(policy, optimizer)
+    try:
+        with _shards():
+            load_shards(states, checkpoint_id=path / TRAINING_STATE)
+    except Exception as error:  # it has classes of its own for each way to fail
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"Expect the training state in {path / TRAINING_STATE}, got: {reason}. Remove {path}."
+        ) from error
+    parameters = dict(policy.named_parameters())
+    for name, state in states.items():
+        state.pop("weight", None)  # loaded in place
+        optimizer.state[parameters[name]] = state

@@ -1,0 +1,56 @@
+"""A run's output folder: whose it is, and which checkpoint the run goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.core.errors import ConfigError, one_line
+from agents.training import checkpoint
+
+if TYPE_CHECKING:
+    from agents.config.training import TrainConfig
+
+_MAY_CHANGE = (
+    *("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation", "report_to"),
+    *("samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
+)
+
+
+def claim(config: TrainConfig) -> Path | None:
+    """Return the checkpoint to go on from, if any; refuse to write over a run, and tidy up after one that was killed.
+
+    Raises:
+        ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings; or
+            it cannot be made.
+    """
+    folder = config.output_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"Expect `output_dir` to be a folder, got {folder}: {one_line(error)}") from error
+    found = checkpoint.checkpoints(folder)
+    if not config.resume:
+        if found:
+            raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another --output-dir.")
+        checkpoint.remove_leftovers(folder)
+        return None
+    if not found:
+        raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
+    before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
+    now = settings(config)
+    changed = sorted(name for name in now if before.get(name) != now[name])
+    if changed:
+        raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
+    checkpoint.remove_leftovers(folder)
+    return found[-1]
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a resumed run may not change, in JSON; what samples may, since a server may move."""
+    kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
+    del kept["rollout"]["engine"]
+    as_read: dict[str, Any] = json.loads(json.dumps(kept))
+    return as_read

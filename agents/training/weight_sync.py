@@ -1,0 +1,100 @@
+"""Trainer to engine: new weights with a version, and a check that they arrived whole.
+
+After each transfer the engine samples a few tokens, and the trainer says how likely it finds them. An engine that still
+holds old weights, in one layer or in all, gives itself away by log-probabilities of its own; one that holds the
+trainer's differs by rounding alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from agents.core.distributed import gather
+from agents.core.types import Batch, Completion
+from agents.engines.base import EngineFault, Sampling
+from agents.models.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agents.engines.base import Engine
+    from agents.learning.policy import Policy
+
+_PROBES = 4
+_PROBE_TOKENS = 8
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
+"""Largest mean difference in nats that rounding explains, by the less precise of the two dtypes."""
+
+
+def sync_weights(
+    policy: Policy, engine: Engine, *, version: int, prompt: Sequence[int], tolerance: float
+) -> dict[str, float]:
+    """Hand the policy's weights to the engine, and compare what both say of some tokens.
+
+    Of several processes all must come here; each of them judges the engines of all.
+
+    Args:
+        policy: The trainer's.
+        engine: Nothing may run in it.
+        version: Of the weights.
+        prompt: Token ids of any text.
+        tolerance: Largest mean difference of log-probabilities, in nats; see `TOLERANCE`.
+
+    Returns:
+        ``sampling/probe_difference``: the mean difference, of several engines the largest.
+
+    Raises:
+        EngineFault: The engine samples from other weights than the policy's.
+        EngineError: The engine's model is another one.
+    """
+    engine.load_weights(version, Weights(policy.model))
+    completions = gather(_sample(engine, prompt, temperature=policy.temperature))
+    versions = {v for each in completions for v in each.policy_versions}
+    if versions != {version}:
+        raise EngineFault(f"Expect the engine to sample from weights {version}, got tokens of {sorted(versions)}.")
+    batch = _batch(prompt, completions)
+    output = policy.evaluate(batch, batch.token_ids.numel())
+    differences = (output.logprobs - batch.sampling_logprobs).abs() * batch.action_mask
+    by_engine = [part.sum() for part in differences.split(_PROBES)]
+    tokens = [part.sum() for part in batch.action_mask.split(_PROBES)]
+    difference = float((torch.stack(by_engine) / torch.stack(tokens)).max())
+    if not difference <= tolerance:
+        raise EngineFault(
+            f"Expect the engine to sample from the trainer's weights (version {version}), but their log-probabilities "
+            f"differ by {difference:.3g} on average (at most {tolerance:g}): the weights did not arrive, or not whole."
+        )
+    return {"sampling/probe_difference": difference}
+
+
+def _sample(engine: Engine, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
+    numbers = range(-_PROBES, 0)  # no episode's
+    for number in numbers:
+        sampling = Sampling(temperature=temperature, max_tokens=_PROBE_TOKENS, seed=-number)
+        engine.submit(number, prompt, sampling)
+    completions: list[Completion] = []
+    while len(completions) < _PROBES:
+        completions += engine.poll()
+    for number in numbers:
+        engine.release(number)
+    return completions
+
+
+def _batch(prompt: Sequence[int], completions: Sequence[Completion]) -> Batch:
+    start, length = len(prompt), len(prompt) + _PROBE_TOKENS
+    batch = Batch(
+        token_ids=torch.zeros(len(completions), length, dtype=torch.long),
+        attention_mask=torch.zeros(len(completions), length, dtype=torch.bool),
+        action_mask=torch.zeros(len(completions), length, dtype=torch.bool),
+        sampling_logprobs=torch.zeros(len(completions), length),
+        rewards=torch.zeros(len(completions)),
+        group_ids=torch.zeros(len(completions), dtype=torch.long),
+    )
+    for row, each in enumerate(completions):
+        end = start + len(each.token_ids)
+        batch.token_ids[row, :end] = torch.tensor([*prompt, *each.token_ids])
+        batch.attention_mask[row, :end] = True
+        batch.action_mask[row, start:end] = True
+        batch.sampling_logprobs[row, start:end] = torch.tensor(each.logprobs)
+    return batch
