@@ -27,9 +27,9 @@ from agents.core.errors import AgentsError
 
 def work_on_samples(command: cli.SamplesCommand) -> None:
     """Judge, export or import stored samples."""
-    from cir_env.benchmarks import BENCHMARKS
-    from cir_env.grading import GRADER_VERSION, shared_grader
+    from cir_env.grading.grader import GRADER_VERSION, shared_grader
     from cir_env.parsing import final_answer
+    from cir_env.problems.benchmarks import BENCHMARKS
 
     on_hub = {name: benchmark.hub.name for name, benchmark in BENCHMARKS.items()}
     submit, version = shared_grader().submit, str(GRADER_VERSION)
@@ -39,9 +39,9 @@ def work_on_samples(command: cli.SamplesCommand) -> None:
 def play(config: EvalConfig, args: Sequence[str]) -> None:
     """Play what is missing of the evaluation's runs, and report on them."""
     from agents.evaluation.runner import run
-    from cir_env.benchmarks import PAPER
     from cir_env.fingerprint import fingerprint
-    from cir_env.problems import load_problems, load_sets
+    from cir_env.problems.benchmarks import PAPER
+    from cir_env.problems.load import load_problems, load_sets
 
     named = load_sets(config.names or (PAPER if config.benchmarks else ()), config.benchmarks)
     whole = named or {config.problems: load_problems(config.problems, "test")}

@@ -20,7 +20,7 @@ from pathlib import Path
 import tyro
 
 from agents.evaluation.tables import table, write_json
-from cir_env.grading import GRADER_VERSION, Grader
+from cir_env.grading.grader import GRADER_VERSION, Grader
 from cir_env.parsing import final_answer
 
 CASES = Path(__file__).parent.parent / "tests" / "grading_cases.toml"

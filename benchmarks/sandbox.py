@@ -104,7 +104,7 @@ for line in sys.stdin:
 """
 
     def __init__(self) -> None:
-        from cir_env.sandbox.launch import PRELOAD
+        from cir_env.sandbox.host.launch import PRELOAD
 
         program = [sys.executable, "-c", self.program, json.dumps(PRELOAD)]
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

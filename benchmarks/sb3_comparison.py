@@ -34,7 +34,7 @@ from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainCon
 from agents.evaluation.tables import table, write_json
 from agents.rollout.metrics import read_metrics
 from agents.training.trainer import Trainer
-from cir_env.small import END, MAX_TOKENS, OTHER, PATTERN, WORDS, sums
+from cir_env.adapters.codemath_tokens import END, MAX_TOKENS, OTHER, PATTERN, WORDS, sums
 
 GROUPS, GROUP_SIZE = 16, 16
 PROMPT_TOKENS = 4

@@ -8,14 +8,7 @@ from typing import Any, Final, Literal
 
 import gymnasium
 
-from cir_env.arguments import check_choice, check_integer, check_number, check_reset_options
-from cir_env.contamination import decontaminate as leave_out_benchmarks
-from cir_env.episode import Episode, print_news
-from cir_env.errors import ActionError, EpisodeError, GraderUnavailable, OptionError, ProblemError, SandboxUnavailable
-from cir_env.grading import AnswerGrader, Verdict, shared_grader
-from cir_env.parsing import BlockScanner, find_block
-from cir_env.problems import Problem, ProblemSet, is_procedural, load_problems, with_answer_type
-from cir_env.prompts import (
+from cir_env.episode.prompts import (
     EXHAUSTED,
     NEUTRAL_ERROR,
     Prompt,
@@ -27,7 +20,26 @@ from cir_env.prompts import (
     say_budget,
     say_left,
 )
-from cir_env.rewards import Reward, correctness
+from cir_env.episode.rewards import Reward, correctness
+from cir_env.episode.state import Episode, print_news
+from cir_env.errors import (
+    ActionError,
+    EpisodeError,
+    GraderUnavailable,
+    OptionError,
+    ProblemError,
+    SandboxUnavailable,
+    check_choice,
+    check_integer,
+    check_number,
+    check_reset_options,
+)
+from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
+from cir_env.parsing import BlockScanner, find_block
+from cir_env.problems.contamination import decontaminate as leave_out_benchmarks
+from cir_env.problems.load import is_procedural, load_problems, with_answer_type
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
@@ -52,7 +64,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     ```python
     >>> import gymnasium, cir_env
-    >>> from cir_env.problems import Problem, ProblemSet
+    >>> from cir_env.problems.load import Problem, ProblemSet
     >>> problem = Problem(id="1", statement="What is 6 * 7?", answer="42", source="me", subject="products")
     >>> env = gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), observation="feedback")
     >>> prompt, info = env.reset(seed=1)
@@ -122,20 +134,21 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     ## Arguments
     All by keyword, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
 
-    - `problems` ("arithmetic"): a `ProblemSet`, or a text that `cir_env.problems` can read: the name of a generator
-      or of a data set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture of them such as `dapo*3+mixed`.
+    - `problems` ("arithmetic"): a `ProblemSet`, or a text that `cir_env.problems.load` can read: the name of a
+      generator or of a data set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`.
     - `split` ("train"): "train" or "test".
     - `decontaminate` (None): a folder with files of benchmarks; problems that are in one of them, by the rules of
-      `cir_env.contamination`, are left out. The attribute `data_summary` says in a line how many there were.
+      `cir_env.problems.contamination`, are left out. The attribute `data_summary` says in a line how many there were.
     - `answer_type` (None): how the answers of all problems are compared with the right ones, such as
       "number?rel_tol=0.01", "choice", "set", "interval" or "module:function" (a verifier of your own); see
-      `cir_env.answer_types`. By default each problem says so itself, and "math", the paper's semantics, is its default.
+      `cir_env.grading.answer_types`. By default each problem says so itself; "math", the paper's semantics, is its
+      default.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
     - `observation` ("transcript"): or "feedback".
-    - `prompt` ("cir"): a name in `cir_env.prompts.PROMPTS`, or a function from a `Problem` to a text.
+    - `prompt` ("cir"): a name in `cir_env.episode.prompts.PROMPTS`, or a function from a `Problem` to a text.
     - `reward_correct` (1.0), `reward_incorrect` (-1.0).
-    - `reward` (None): a function from a `cir_env.rewards.EpisodeRecord` to a number, in place of those two, or to None
-      for an episode to leave out. `cir_env.rewards` has ready ones, and `total` to add them up.
+    - `reward` (None): a function from a `cir_env.EpisodeRecord` to a number, in place of those two, or to None for an
+      episode to drop. `cir_env.episode.rewards` has ready ones, and `total` to add them up.
     - `on_exhausted` ("silent"): what is done about a block when the budget is used up. "silent": nothing, as in the
       paper; a policy learns by the reward alone that nothing comes back. "tell": once in an episode the block is
       answered with a line that says so, and the policy may still answer; for policies not trained on a budget.
@@ -153,7 +166,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `sandbox` ("local"): what `cir_env.sandbox.shared_sandbox` takes ("unsafe", addresses of servers), shared by all
       environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which the caller
       closes.
-    - `grader` (None): a `cir_env.grading.Grader`, which the caller closes; by default one that all environments share.
+    - `grader` (None): a `cir_env.Grader`, which the caller closes; by default one that all environments share.
     - `render_mode` (None): with "ansi" `render()` returns the transcript, with "human" it is printed as it grows.
 
     Environments are independent of each other and may live in different threads; one environment serves one

@@ -1,4 +1,4 @@
-"""The exceptions of ``cir_env``.
+"""The exceptions of ``cir_env``, and the checks of arguments that raise them.
 
 ::
 
@@ -12,6 +12,14 @@
 
 Each message says what was expected, what came and what to do. A model's output never raises.
 """
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
 
 
 class CirEnvError(Exception):
@@ -40,3 +48,105 @@ class SandboxUnavailable(CirEnvError, RuntimeError):
 
 class GraderUnavailable(CirEnvError, RuntimeError):
     """The grader cannot judge an answer."""
+
+
+def check_integer(name: str, value: Any, minimum: int | None = None) -> int:
+    """Return `value` as an integer.
+
+    Raises:
+        OptionError: It is none (a bool is none either), or is below `minimum`.
+
+    Example:
+        >>> check_integer("interaction_budget", -1, 0)
+        Traceback (most recent call last):
+        cir_env.errors.OptionError: Expect `interaction_budget` to be at least 0, got -1.
+    """
+    try:
+        integer = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None:
+        raise OptionError(f"Expect `{name}` to be an integer, got {value!r}.")
+    if minimum is not None and integer < minimum:
+        raise OptionError(f"Expect `{name}` to be at least {minimum}, got {integer}.")
+    return integer
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return `value` as a float.
+
+    Raises:
+        OptionError: It is not a number, or not a finite one.
+
+    Example:
+        >>> check_number("reward_correct", 1)
+        1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise OptionError(f"Expect `{name}` to be a finite number, got {value!r}.")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """Return `value`, which must be one of `choices` (strings and the constants True, False and None).
+
+    Raises:
+        OptionError: It is something else.
+
+    Example:
+        >>> check_choice("split", "tran", ("train", "test"))
+        Traceback (most recent call last):
+        cir_env.errors.OptionError: Expect `split` to be 'train' or 'test', got 'tran'. Did you mean 'train'?
+    """
+    texts = [choice for choice in choices if isinstance(choice, str)]
+    if any(value is choice for choice in choices) or (isinstance(value, str) and value in texts):
+        return value
+    names = ", ".join(map(repr, choices[:-1]))
+    hint = did_you_mean(value, texts)
+    raise OptionError(f"Expect `{name}` to be {names} or {choices[-1]!r}, got {value!r}.{hint}")
+
+
+def check_reset_options(options: Any, names: Iterable[str]) -> Mapping[str, Any]:
+    """Return the options of a `reset`, or none at all for None.
+
+    Raises:
+        OptionError: They are no mapping, or one has a name that is not in `names`.
+
+    Example:
+        >>> check_reset_options({"problem": 3}, ["problem_index"])
+        Traceback (most recent call last):
+        cir_env.errors.OptionError: Expect as reset options only 'problem_index', got 'problem'. Did you mean \
+'problem_index'?
+    """
+    if options is None:
+        return {}
+    known = list(names)
+    listed = " and ".join(map(repr, known))
+    if not isinstance(options, Mapping):
+        raise OptionError(f"Expect `options` to be a mapping with {listed}, got {type(options).__name__}.")
+    for name in options:
+        if name not in known:
+            raise OptionError(f"Expect as reset options only {listed}, got {name!r}.{did_you_mean(name, known)}")
+    return options
+
+
+def did_you_mean(got: object, names: Iterable[str]) -> str:
+    """End an error message with the name that was probably meant, if one is close.
+
+    Example:
+        >>> did_you_mean("tekst", ["cir", "text"]), did_you_mean("", ["cir", "text"])
+        (" Did you mean 'text'?", '')
+    """
+    close = difflib.get_close_matches(str(got), list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def parse_spec(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Split a text such as ``hub:OWNER/NAME?statement=question&answer=gold`` into a name and its options.
+
+    Example:
+        >>> parse_spec("number?rel_tol=0.01"), parse_spec("set")
+        (('number', (('rel_tol', '0.01'),)), ('set', ()))
+    """
+    name, _, query = spec.partition("?")
+    return name, tuple(parse_qsl(query, keep_blank_values=True))

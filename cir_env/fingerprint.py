@@ -7,12 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cir_env.benchmarks import PATCHES_VERSION, content_sha256
-from cir_env.grading import GRADER_VERSION
-from cir_env.problems import Problem, ProblemSet
-from cir_env.prompts import QUESTION, render_messages
+from cir_env.episode.prompts import QUESTION, render_messages
+from cir_env.grading.grader import GRADER_VERSION
+from cir_env.problems.benchmarks import PATCHES_VERSION, content_sha256
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
-_GRADER = ("answer*.py", "grading*.py", "parsing.py")
+_GRADER = ("grading/*.py", "parsing.py")
 
 
 def fingerprint(sets: Mapping[str, ProblemSet], prompt: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def fingerprint(sets: Mapping[str, ProblemSet], prompt: str) -> dict[str, Any]:
 
     Args:
         sets: Problems by the name of their set.
-        prompt: A name in `cir_env.prompts.PROMPTS`.
+        prompt: A name in `cir_env.episode.prompts.PROMPTS`.
 
     >>> sorted(fingerprint({}, "cir"))
     ['environment', 'grader', 'patches', 'problems', 'prompt']

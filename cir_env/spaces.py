@@ -17,8 +17,7 @@ from gymnasium import Space
 from gymnasium.spaces import Text
 from gymnasium.vector.utils import create_shared_memory, read_from_shared_memory, write_to_shared_memory
 
-from cir_env.arguments import check_integer
-from cir_env.errors import OptionError
+from cir_env.errors import OptionError, check_integer
 
 _MAX_SAMPLE_CHARS = 64
 _SAMPLED: Final = [chr(code) for code in range(0x20, 0x7F)] + ["\n", "é", "π", "≤", "数", "🙂"]

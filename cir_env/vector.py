@@ -8,9 +8,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
-from cir_env.arguments import check_integer
 from cir_env.env import CodeMathEnv, Stages, StepResult
-from cir_env.errors import ActionError, EpisodeError, OptionError
+from cir_env.errors import ActionError, EpisodeError, OptionError, check_integer
 
 Batch = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 """Observations, rewards, terminations, truncations, infos."""

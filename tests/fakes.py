@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from cir_env.env import CodeMathEnv
+from cir_env.episode.prompts import render_prompt
 from cir_env.errors import GraderUnavailable, SandboxUnavailable
-from cir_env.grading import Verdict
-from cir_env.problems import Problem, ProblemSet
-from cir_env.prompts import render_prompt
+from cir_env.grading.grader import Verdict
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 from cir_env.sandbox import ExecutionResult, Limits, Status
 
 T = TypeVar("T")

@@ -11,10 +11,12 @@ import gymnasium
 import pytest
 from fakes import FakeGrader, begun, fakes, make
 
-from cir_env.answer_types import find_answer_type
 from cir_env.errors import OptionError, ProblemError
-from cir_env.grading import Grader, Verdict
-from cir_env.problems import Problem, ProblemSet, load_problems, with_answer_type
+from cir_env.grading.answer_types import find_answer_type
+from cir_env.grading.grader import Grader, Verdict
+from cir_env.problems.load import load_problems, with_answer_type
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 
 @pytest.fixture(scope="module")

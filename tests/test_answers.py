@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cir_env.answer_text import tidy
-from cir_env.answers import MAX_ANSWER_CHARS, judge_text
-from cir_env.grading import Grader, Verdict
+from cir_env.grading.grader import Grader, Verdict
+from cir_env.grading.judge import MAX_ANSWER_CHARS, judge_text
+from cir_env.grading.latex import tidy
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from cir_env import benchmarks
-from cir_env.benchmarks import BENCHMARKS, PAPER, content_sha256, load_benchmark
 from cir_env.errors import ProblemError
-from cir_env.grading import Grader
-from cir_env.problems import Problem, ProblemSet
+from cir_env.grading.grader import Grader
+from cir_env.problems import benchmarks
+from cir_env.problems.benchmarks import BENCHMARKS, PAPER, content_sha256, load_benchmark
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 FOLDER = Path(os.environ.get("CIR_BENCHMARKS", Path(__file__).parents[2] / "shared" / "benchmarks"))
 real_files = pytest.mark.skipif(

@@ -12,11 +12,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import cir_env  # noqa: F401  registers the environment
-from cir_env import benchmarks
-from cir_env.benchmarks import BENCHMARKS, load_benchmark
-from cir_env.contamination import BenchmarkIndex, Match, decontaminate, split_off, words
 from cir_env.errors import OptionError, ProblemError
-from cir_env.problems import Problem, ProblemSet, load_problems
+from cir_env.problems import benchmarks
+from cir_env.problems.benchmarks import BENCHMARKS, load_benchmark
+from cir_env.problems.contamination import BenchmarkIndex, Match, decontaminate, split_off, words
+from cir_env.problems.load import load_problems
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 LONG = (
     r"Let $a$ and $b$ be real numbers with $a^2 + b^2 = 2{,}500$ such that the parabola $y = a x^2 + b$ touches the "

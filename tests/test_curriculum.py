@@ -14,7 +14,8 @@ from agents.config.training import CurriculumConfig, EnvConfig, RolloutConfig, T
 from agents.core.errors import ConfigError
 from agents.rollout.curriculum import ProblemOrder
 from agents.rollout.envs import open_pool
-from cir_env.problems import Problem, ProblemSet
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 
 def taken(order: ProblemOrder, steps: int, begin: int = 0) -> list[int]:

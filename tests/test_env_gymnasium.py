@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 
 import cir_env  # noqa: F401  (registers CodeMath-v0)
 from cir_env.env import CodeMathEnv
-from cir_env.grading import Grader
+from cir_env.grading.grader import Grader
 from cir_env.sandbox import LocalSandbox
 from cir_env.spaces import UnicodeText
 

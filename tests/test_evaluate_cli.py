@@ -12,7 +12,7 @@ import pytest
 from agents_fakes import byte_tokenizer, tiny_qwen2
 
 import evaluate
-from cir_env.benchmarks import BENCHMARKS
+from cir_env.problems.benchmarks import BENCHMARKS
 
 ROOT = Path(evaluate.__file__).parent
 BENCHMARK_FILES = Path(os.environ.get("CIR_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))

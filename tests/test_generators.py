@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import sympy
 
-from cir_env import generators
 from cir_env.errors import ProblemError
-from cir_env.families import Draft
-from cir_env.problems import Problem, ProblemSet, load_problems
+from cir_env.problems import generators
+from cir_env.problems.families import Draft
+from cir_env.problems.load import load_problems
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 
 def message(action: Callable[[], object]) -> str:

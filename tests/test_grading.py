@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cir_env import grading
 from cir_env.errors import GraderUnavailable, OptionError
-from cir_env.grading import Grader, Verdict, shared_grader
+from cir_env.grading import grader as grading
+from cir_env.grading.grader import Grader, Verdict, shared_grader
 
 BOMB = r"9^{9^{9}} + "  # with a number appended, an answer that no computer can work out
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cir_env.grading import Grader
+from cir_env.grading.grader import Grader
 from cir_env.parsing import final_answer
 
 FILE = tomllib.loads(Path(__file__).with_name("grading_cases.toml").read_text())

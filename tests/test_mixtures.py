@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir_env.errors import ProblemError
-from cir_env.mixtures import mix, unite
-from cir_env.problems import DATA_SETS, Problem, ProblemSet, load_problems
+from cir_env.problems.load import DATA_SETS, load_problems
+from cir_env.problems.mixtures import mix, unite
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 
 def numbered(name: str, size: int) -> ProblemSet:

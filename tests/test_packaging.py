@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_wheel_holds_the_environment_and_not_the_trainer(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "cir_env_verifiers.py"):
         shutil.copy(ROOT / name, source)
     for name in ("cir_env", "agents", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -19,6 +19,6 @@ def test_the_wheel_holds_the_environment_and_not_the_trainer(tmp_path: Path) -> 
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"cir_env"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cir_env", "cir_env_verifiers.py"}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "cir_env").rglob("*.py")}
     assert modules | {"cir_env/py.typed"} <= set(names)

@@ -13,7 +13,10 @@ import pytest
 from fakes import FakeTable
 
 from cir_env.errors import ProblemError
-from cir_env.problems import Fields, Problem, ProblemSet, load_problems
+from cir_env.problems.load import load_problems
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
+from cir_env.problems.rows import Fields
 
 ROW = {"problem": "What is 1 + 1?", "answer": "2"}
 OTHER = {"problem": "What is 2 + 2?", "answer": "4"}

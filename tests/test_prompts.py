@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from cir_env.episode.prompts import PROMPTS, render_feedback, render_messages, render_prompt, render_result, shorten
 from cir_env.errors import OptionError
 from cir_env.parsing import final_answer, find_block
-from cir_env.problems import Problem, ProblemSet
-from cir_env.prompts import PROMPTS, render_feedback, render_messages, render_prompt, render_result, shorten
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 QUESTION = "What is {x} in \\boxed{x}? {question}"
 PROBLEM = Problem(id="p", statement=QUESTION, answer="1", source="s", subject="t")

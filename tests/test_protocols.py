@@ -7,7 +7,7 @@ import pytest
 
 from agents.config.evaluation import EvalConfig, paper, protocols, quick
 from agents.core.errors import ConfigError
-from cir_env.benchmarks import PAPER
+from cir_env.problems.benchmarks import PAPER
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import evaluate
 from agents.core.samples import Sample
 from agents.evaluation.lm_eval import read_lm_eval, whole_text
 from agents.evaluation.regrade import accuracy, read_rows, regrade, write_rows
-from cir_env.grading import shared_grader
+from cir_env.grading.grader import shared_grader
 from cir_env.parsing import final_answer
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from fakes import CODE, begun, make, products
 
+from cir_env.episode.rewards import EpisodeRecord, correctness, failed_blocks, length, total
 from cir_env.errors import OptionError
-from cir_env.rewards import EpisodeRecord, correctness, failed_blocks, length, total
 from cir_env.sandbox import Status
 
 FAILS = "```python\n1 / 0\n```\n"

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import cir_env  # noqa: F401  (registers it)
-from cir_env.small import END, MAX_TOKENS, WORDS, Words, make_tokens_env, sums
+from cir_env.adapters.codemath_tokens import END, MAX_TOKENS, WORDS, Words, make_tokens_env, sums
 
 IDS = {word: i for i, word in enumerate(WORDS)}
 

@@ -22,7 +22,7 @@ from agents.models.tiny import (
     scripted_solution,
     warm_up,
 )
-from cir_env.problems import ProblemSet
+from cir_env.problems.problem_set import ProblemSet
 
 SUMS = [(f"What is {a} + {b}?", str(a + b)) for a in range(10, 30) for b in range(10, 30)]
 

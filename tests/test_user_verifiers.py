@@ -10,11 +10,11 @@ import pytest
 from fakes import fakes
 from test_grading import is_alive, new_child, wait_until, worker_of
 
-from cir_env.answer_types import find_answer_type
 from cir_env.env import CodeMathEnv
 from cir_env.errors import OptionError, ProblemError
-from cir_env.grading import Grader, Verdict
-from cir_env.problems import Problem
+from cir_env.grading.answer_types import find_answer_type
+from cir_env.grading.grader import Grader, Verdict
+from cir_env.problems.problem import Problem
 
 MODULE = """
 import os

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import cir_env  # noqa: F401
 from cir_env.env import CodeMathEnv
 from cir_env.errors import ActionError, EpisodeError, OptionError, ProblemError
-from cir_env.grading import Grader
+from cir_env.grading.grader import Grader
 from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox
 from cir_env.vector import CodeMathVectorEnv
 

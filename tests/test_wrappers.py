@@ -11,8 +11,8 @@ from agents_fakes import byte_tokenizer
 from fakes import CODE, FEEDBACK, PROMPT, FakeSandbox, make
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from cir_env.adapters.tokens import TokenActions
 from cir_env.errors import ActionError, EpisodeError, OptionError
-from cir_env.wrappers import TokenActions
 
 EOS = 0
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from cir_env.env import CodeMathEnv, Stages, StepResult
-from cir_env.prompts import EXHAUSTED
+from cir_env.episode.prompts import EXHAUSTED
 
 OVER: Final = "This was not run: the episode is over. Give the final answer."
 """What a call is answered with once the sandbox has failed or the transcript is full."""
@@ -28,7 +28,7 @@ class ToolEpisode:
             beyond the budget is always answered with a line that says so.
 
     Example:
-        >>> from cir_env.problems import Problem, ProblemSet
+        >>> from cir_env.problems.load import Problem, ProblemSet
         >>> problem = Problem(id="1", statement="What is 6 * 7?", answer="42", source="me", subject="products")
         >>> async def play():
         ...     episode = ToolEpisode(problems=ProblemSet([problem]))

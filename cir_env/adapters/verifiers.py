@@ -1,14 +1,14 @@
 r"""`CodeMath-v0` for verifiers: ``pip install "cir-env[verifiers]"``.
 
-The id of the task set is ``cir-env``. Its configuration holds the arguments of `cir_env.env.CodeMathEnv`::
+The id of the task set is ``cir-env-verifiers``. Its configuration holds the arguments of `cir_env.env.CodeMathEnv`::
 
     [env.taskset]
-    id = "cir-env"
+    id = "cir-env-verifiers"
     task.arguments = {problems = "products", interaction_budget = 2}
 
 The same in Python; ``agent`` says who plays::
 
-    config = verifiers.v1.resolve_env_config({"taskset": {"id": "cir-env", "task": {"arguments": {...}}}})
+    config = verifiers.v1.resolve_env_config({"taskset": {"id": "cir-env-verifiers", "task": {"arguments": {...}}}})
     env = verifiers.v1.load_environment(config)
     async with env.serving():
         episode = await env.run_episode(next(iter(env.taskset)), context)

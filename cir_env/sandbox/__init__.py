@@ -1,8 +1,12 @@
-"""Runs untrusted Python blocks in processes of their own. Policy (`policy`) is kept apart from mechanism."""
+"""Runs untrusted Python blocks, each in a process of its own.
 
+`contract` says what a block may do and what comes back. `host` runs on the trainer's side and never executes a block,
+`inside` is everything in the child's process, `http` offers the same contract over a network.
+"""
+
+from cir_env.sandbox.contract import ExecutionResult, Limits, Sandbox, Session, Status
+from cir_env.sandbox.http.client import RemoteSandbox, RemoteSession, SandboxFusion
 from cir_env.sandbox.local import LocalSandbox, LocalSession, usable_cores
-from cir_env.sandbox.policy import ExecutionResult, Limits, Sandbox, Session, Status
-from cir_env.sandbox.remote import RemoteSandbox, RemoteSession, SandboxFusion
 from cir_env.sandbox.shared import shared_sandbox
 
 __all__ = [

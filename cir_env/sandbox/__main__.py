@@ -10,8 +10,8 @@ import signal
 import sys
 
 from cir_env.errors import SandboxUnavailable
+from cir_env.sandbox.http.client import TOKEN_VARIABLE
 from cir_env.sandbox.local import LocalSandbox
-from cir_env.sandbox.remote import TOKEN_VARIABLE
 
 MEANING = {
     "namespaces": "blocks see none of the host's files, processes and networks",
@@ -54,7 +54,7 @@ def list_layers() -> int:
 def serve(host: str, port: int, slots: int | None) -> int:
     """Run blocks for other machines over HTTP; the token is CIR_SANDBOX_TOKEN in the environment, or a new one."""
     try:
-        from cir_env.sandbox import server
+        from cir_env.sandbox.http import server
     except ImportError:
         print("The server needs aiohttp: pip install 'cir-env[remote]'", file=sys.stderr)
         return 2

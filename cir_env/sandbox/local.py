@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Literal, Self
 
 from cir_env.errors import OptionError
-from cir_env.sandbox.launch import PRELOAD, Settings
-from cir_env.sandbox.policy import ExecutionResult, Limits, refuse_code
-from cir_env.sandbox.supervisor import Supervisor
-from cir_env.sandbox.worker import Lane, Task
+from cir_env.sandbox.contract import ExecutionResult, Limits, refuse_code
+from cir_env.sandbox.host.launch import PRELOAD, Settings
+from cir_env.sandbox.host.monitor import Lane, Task
+from cir_env.sandbox.host.supervisor import Supervisor
 
 
 def usable_cores() -> int:

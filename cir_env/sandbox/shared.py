@@ -4,9 +4,9 @@ import os
 import threading
 
 from cir_env.errors import OptionError
+from cir_env.sandbox.contract import Sandbox
+from cir_env.sandbox.http.client import RemoteSandbox, SandboxFusion
 from cir_env.sandbox.local import LocalSandbox
-from cir_env.sandbox.policy import Sandbox
-from cir_env.sandbox.remote import RemoteSandbox, SandboxFusion
 
 FUSION = "fusion+"
 

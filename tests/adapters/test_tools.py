@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir_env.adapters.tools import OVER, ToolEpisode, as_block, rows
+from cir_env.episode.prompts import EXHAUSTED, render_messages
 from cir_env.parsing import find_block
-from cir_env.prompts import EXHAUSTED, render_messages
 
 T = TypeVar("T")
 TICKS = "`" * 3

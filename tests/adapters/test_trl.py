@@ -18,9 +18,9 @@ from trl import GRPOConfig, GRPOTrainer
 from trl_fakes import WARNINGS_OF_TRL, call, tool_model, tool_tokenizer
 
 from cir_env.adapters.trl import CodeMathTools, codemath_reward, make_dataset
+from cir_env.episode.prompts import EXHAUSTED
 from cir_env.errors import OptionError
-from cir_env.grading import Verdict
-from cir_env.prompts import EXHAUSTED
+from cir_env.grading.grader import Verdict
 
 pytestmark = pytest.mark.filterwarnings(*WARNINGS_OF_TRL)
 

@@ -15,7 +15,7 @@ import verifiers.v1 as vf
 from fakes import FakeGrader, FakeSandbox, PatientSandbox, products
 
 import cir_env
-from cir_env.prompts import EXHAUSTED, render_messages
+from cir_env.episode.prompts import EXHAUSTED, render_messages
 
 TICKS = "`" * 3
 CODE = "print(2 * 3)"
@@ -74,7 +74,7 @@ def play(
     arguments = {"problems": products(1)} | arguments
 
     async def main(url: str) -> list[vf.Trace]:
-        taskset = {"id": "cir-env", "task": {"arguments": arguments}}
+        taskset = {"id": "cir-env-verifiers", "task": {"arguments": arguments}}
         env = vf.load_environment(vf.resolve_env_config({"taskset": taskset, "agent": agent or {}}))
         context = vf.ModelContext(model="scripted", client=vf.EvalClientConfig(base_url=url, api_key_var="NONE"))
         async with env.serving():
@@ -154,9 +154,9 @@ def test_the_library_is_asked_for_only_by_its_adapter() -> None:
     code = """
 import sys
 sys.modules["verifiers"] = None
-import cir_env
+from cir_env import *
 try:
-    cir_env.CodeMathTaskset
+    import cir_env_verifiers
 except ImportError as error:
     print(error)
 """

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_grading_properties import ANY_TEXT
 
-from cir_env.answer_parts import judge_parts, read_choice, read_intervals, read_set
-from cir_env.answer_types import find_answer_type
+from cir_env.grading.answer_types import find_answer_type
+from cir_env.grading.parts import judge_parts, read_choice, read_intervals, read_set
 
 INTEGERS = st.integers(-(10**6), 10**6)
 ENDS = INTEGERS.map(str) | st.sampled_from([r"\sqrt{2}", r"\frac{1}{3}", "1{,}234"])

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_env.answer_numbers import parse_number
-from cir_env.answer_text import for_algebra, tidy
-from cir_env.answers import judge_text
-from cir_env.grading import Grader
+from cir_env.grading.grader import Grader
+from cir_env.grading.judge import judge_text
+from cir_env.grading.latex import for_algebra, tidy
+from cir_env.grading.numeric import parse_number
 
 PIECES = [*"0123456789xyi+-*/^_=.,;:!|(){}[]<>$% °\\\n", "\\frac{", "\\sqrt{", "\\text{", "\\boxed{"]
 LATEX = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)

@@ -13,7 +13,8 @@ import pytest
 from observe import descendants, eventually, zygote_pid
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox import Limits, LocalSandbox, Status, canary, shared_sandbox
+from cir_env.sandbox import Limits, LocalSandbox, Status, shared_sandbox
+from cir_env.sandbox.host import self_test as canary
 
 
 def children_of_zygote(sandbox: LocalSandbox) -> list[int]:

@@ -22,7 +22,7 @@ from observe import eventually
 import cir_env  # noqa: F401
 from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox import ExecutionResult, Limits, RemoteSandbox, Sandbox, SandboxFusion, Session, Status
-from cir_env.sandbox.server import MAX_BODY_BYTES, make_app
+from cir_env.sandbox.http.server import MAX_BODY_BYTES, make_app
 
 TOKEN = "a-token-of-the-tests"
 
@@ -246,7 +246,7 @@ def test_a_sandbox_that_nobody_holds_any_more_hangs_up(fake: FakeSandbox) -> Non
 
 
 def test_a_waiting_client_hears_the_servers_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cir_env.sandbox.server.PULSE_S", 0.05)
+    monkeypatch.setattr("cir_env.sandbox.http.server.PULSE_S", 0.05)
     monkeypatch.setattr(RemoteSandbox, "silence_s", 0.5)
     waiting = WaitingSandbox()
     with Served(make_app(waiting, TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
@@ -258,7 +258,7 @@ def test_a_waiting_client_hears_the_servers_pulse(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_silent_server_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cir_env.sandbox.remote.RETRY_PAUSE_S", 0.0)
+    monkeypatch.setattr("cir_env.sandbox.http.client.RETRY_PAUSE_S", 0.0)
     monkeypatch.setattr(RemoteSandbox, "silence_s", 0.2)
     with Served(make_app(WaitingSandbox(), TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
         result = sandbox.run("print(1)")

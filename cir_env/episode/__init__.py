@@ -1,0 +1,1 @@
+"""One episode: what the policy reads, how far it has come, what it earns."""

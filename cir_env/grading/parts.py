@@ -1,0 +1,189 @@
+r"""Answers that have parts: the letters of a choice, the elements of a set, the pieces of a union of intervals.
+
+Reading is done by text and is total on strings. Whether two elements or two ends of intervals are equal is what the
+grader of mathematics says (`judge`, then algebra), so sets and intervals are compared in the grading process.
+"""
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from cir_env.grading.judge import judge_text
+from cir_env.grading.latex import for_algebra, partner, tidy
+
+Part = TypeVar("Part", bound=Hashable)
+Same = Callable[[str, str], bool]
+"""Says whether an element of the gold answer and one of the policy's are equal."""
+
+# --- choices ---------------------------------------------------------------------------------------------------
+
+_TEXT: Final = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|bf|rm)\s*\{([^{}]*)\}")
+_LEAD: Final = re.compile(r"(?:(?:the |correct |final )*(?:answers?|options?|choices?)(?: is| are)?(?: ?: ?| ))+", re.I)
+_LETTER: Final = r"(?:\( ?[A-Ja-j] ?\)|\[ ?[A-Ja-j] ?\]|(?<![A-Za-z])[A-Ja-j](?![A-Za-z]))[).:]?"
+_AND: Final = r" ?(?:, ?)?(?:[,;/&]|\band\b|\bor\b)? ?"
+_LETTERS: Final = re.compile(rf"{_LETTER}(?>{_AND}{_LETTER})*")  # atomic, lest a long list is read in all ways
+_RUN: Final = re.compile("[A-J]{2,}")
+_LETTER_AND_TEXT: Final = re.compile(
+    r"(?:[(\[] ?(?P<inside>[A-Ja-j]) ?[)\]]|(?P<before>[A-Ja-j])[).:])[).:]? ?(?P<text>.+)"
+)
+_ANOTHER: Final = re.compile(
+    r"(?<![A-Za-z0-9\\])\( ?([A-Ja-j]) ?\)|(?<![A-Za-z0-9(\\])([A-J])\)|(?:[,;/&]|\band\b|\bor\b) ?([A-J])(?![A-Za-z])"
+)
+
+
+def read_choice(text: str) -> frozenset[str] | None:
+    r"""Read the letters, A to J, of one or several choices; the text of a choice may stand behind its letter.
+
+    >>> [sorted(read_choice(text)) for text in ("B", r"\text{(B)}", "B) 42", "option b", "A and C", "(A) 3 or (B) 4")]
+    [['B'], ['B'], ['B'], ['B'], ['A', 'C'], ['A', 'B']]
+    >>> [read_choice(text) for text in ("42", "Bob", "K", "")]
+    [None, None, None, None]
+    """
+    previous, text = None, tidy(text).replace("$", "")
+    while text != previous:
+        previous, text = text, _TEXT.sub(r"\1", text)
+    text = tidy(_LEAD.sub("", text.strip("{} *"), count=1) if _LEAD.match(text) else text.strip("{} *"))
+    if _LETTERS.fullmatch(text):
+        return frozenset(re.findall("(?<![A-Z])[A-J](?![A-Z])", re.sub(r"\b(?:and|or)\b", ",", text).upper()))
+    if _RUN.fullmatch(text):
+        return frozenset(text)
+    match = _LETTER_AND_TEXT.fullmatch(text)
+    if match is None:
+        return None
+    others = "".join(letter for found in _ANOTHER.findall(match["text"]) for letter in found)
+    return frozenset(((match["inside"] or match["before"]) + others).upper())
+
+
+# --- sets and intervals ----------------------------------------------------------------------------------------
+
+_THOUSANDS: Final = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=\d{3}(?!\d))")
+_MEMBER: Final = re.compile(r"[A-Za-z] ?(?:\\in(?![a-zA-Z])|=(?= ?\\?\{)) ?")
+_WORDS: Final = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:and|or) ?\}|(?<=[ })\d])(?:and|or)(?=[ \\{(\d])) ?")
+_EMPTY: Final = {r"\emptyset", r"\{\}", r"\{ \}", "{}"}
+_CUP: Final = re.compile(r"\\cup(?![a-zA-Z])|(?<=[\])]) ?U ?(?=[(\[])")
+_REALS: Final = re.compile(r"\\mathbb ?\{? ?R ?\}?|\\R(?![a-zA-Z])")
+_INFINITY: Final = re.compile(r"(?P<minus>-)?\+? ?(?:\\infty|\\infin|infinity|inf|oo)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """One interval, its ends as they were written."""
+
+    brackets: str
+    """Both brackets, such as ``[)``."""
+    left: str
+    """The left end; "-∞" is minus infinity."""
+    right: str
+    """The right end; "∞" is infinity."""
+
+
+def read_set(text: str) -> tuple[str, ...] | None:
+    r"""Read the elements of a set, with braces or without, as they stand there; None if one is blank.
+
+    A comma between digits separates elements; one that separates thousands must stand in braces, ``1{,}234``.
+
+    >>> read_set(r"\{1, (2,3), \sqrt{5}\}"), read_set(r"2 \text{ or } 3"), read_set("1{,}234")
+    (('1', '(2,3)', '\\sqrt{5}'), ('2', '3'), ('1234',))
+    >>> read_set(r"\emptyset"), read_set("1,,2"), read_set("(1,2")
+    ((), None, None)
+    """
+    text = _MEMBER.sub("", tidy(_THOUSANDS.sub("", text)).replace("$", ""), count=1)
+    if text in _EMPTY:
+        return ()
+    start = text.find("{", 0, 2)
+    if text.startswith(("{", r"\{")) and partner(text, start) == len(text) - 1:
+        text = text[start + 1 : -1].removesuffix("\\")
+    elements = _split(_WORDS.sub(",", text))
+    return elements if elements and all(elements) else None
+
+
+def read_intervals(text: str) -> tuple[Interval, ...] | None:
+    r"""Read a union of intervals; None if it is none, as a tuple of three or a bracket at infinity.
+
+    >>> [(part.brackets, part.left, part.right) for part in read_intervals(r"(-\infty, 0] \cup (\frac12, 3)")]
+    [('(]', '-∞', '0'), ('()', '\\frac{1}{2}', '3')]
+    >>> read_intervals("(1,2,3)"), read_intervals("1,2"), read_intervals(r"[1,\infty]")
+    (None, None, None)
+    """
+    text = _MEMBER.sub("", tidy(_THOUSANDS.sub("", text)).replace("$", ""), count=1)
+    pieces = [_read_interval(piece.strip()) for piece in _CUP.split(_REALS.sub(r"(-\\infty,\\infty)", text))]
+    return tuple(piece for piece in pieces if piece) if all(pieces) else None
+
+
+def _read_interval(text: str) -> Interval | None:
+    if text[:1] not in ("(", "[") or text[-1] not in ")]" or partner(text, 0) != len(text) - 1:
+        return None
+    ends = _split(text[1:-1])
+    if not ends or len(ends) != 2 or not all(ends):
+        return None
+    left, right = (_INFINITY.sub(r"\g<minus>∞", end) if _INFINITY.fullmatch(end) else end for end in ends)
+    misplaced = left == "∞" or right == "-∞" or (left == "-∞" and text[0] == "[") or (right == "∞" and text[-1] == "]")
+    return None if misplaced else Interval(brackets=text[0] + text[-1], left=left, right=right)
+
+
+def _split(text: str) -> tuple[str, ...] | None:
+    """Split at commas and semicolons outside of brackets; None where brackets do not match in number."""
+    parts, depth, start = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return None
+        if depth == 0 and character in ",;" and text[index - 1 : index] != "\\":
+            parts.append(text[start:index].strip())
+            start = index + 1
+    return None if depth else (*parts, text[start:].strip())
+
+
+# --- comparing, in the grading process -------------------------------------------------------------------------
+
+
+class UnreadableGold(Exception):
+    """A part of the gold answer cannot be read as mathematics."""
+
+
+def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """Compare two sets or two unions of intervals: each part has an equal one on the other side, in any order.
+
+    Args:
+        kind: "set" or "interval".
+        gold: The right answer, which can be read.
+        answer: The policy's, which can be read.
+        algebra: Compares two elements that their text does not decide; `judge` of the grading process.
+
+    Returns:
+        `correct`, `reason` and `valid`, as `algebra` does.
+    """
+
+    def same(gold_part: str, part: str) -> bool:
+        judged = judge_text(gold_part, part)
+        if judged is not None:
+            return judged[0]
+        verdict = algebra(for_algebra(gold_part), for_algebra(part))
+        if not verdict["valid"]:
+            raise UnreadableGold(verdict["reason"])
+        return bool(verdict["correct"])
+
+    try:
+        if kind == "set":
+            equal = _cover(read_set(gold) or (), read_set(answer) or (), same)
+        else:
+            equal = _cover(
+                read_intervals(gold) or (), read_intervals(answer) or (), lambda a, b: _same_interval(a, b, same)
+            )
+    except UnreadableGold as error:
+        return {"correct": False, "reason": str(error), "valid": False}
+    return {"correct": equal, "reason": f"equal {kind}s" if equal else f"another {kind}", "valid": True}
+
+
+def _cover(golds: Sequence[Part], answers: Sequence[Part], same: Callable[[Part, Part], bool]) -> bool:
+    """Whether each part has an equal one on the other side; those with the same text are found at once."""
+    gold_texts, answer_texts = set(golds), set(answers)
+    return all(
+        answer in gold_texts or any(same(gold, answer) for gold in gold_texts) for answer in answer_texts
+    ) and all(gold in answer_texts or any(same(gold, answer) for answer in answer_texts) for gold in gold_texts)
+
+
+def _same_interval(gold: Interval, answer: Interval, same: Same) -> bool:
+    ends = ((gold.left, answer.left), (gold.right, answer.right))
+    return gold.brackets == answer.brackets and all(a == b if "∞" in (a[-1], b[-1]) else same(a, b) for a, b in ends)

@@ -1,0 +1,365 @@
+"""The grading process: compares answers, each in a child of its own that can be killed alone.
+
+It is run as a program, ``python -I worker.py CONFIGURATION``, by `cir_env.grading.grader`, never imported by it.
+It reads one JSON object a line from stdin, ``{"id", "compare", "gold", "answer"}``, and writes one a line to stdout, in
+any order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` when it cannot work at all. It ends at the end
+of stdin, or when its parent is gone. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by
+a user's verifier ("module:function", with the "path" to import it from).
+
+Importing sympy takes half a second, so that happens once, here, as does the import of a verifier; a fork per answer
+then takes a millisecond. A child first gets a short turn (an eighth of the time limit). Those that need more wait for
+a second, full turn behind all others, and never fill every slot, so that a heap of runaway answers (``9^{9^{9}}``)
+starves nobody.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import resource
+import selectors
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+_WALL_LIMIT_S = 60.0  # for a child that neither ends nor uses its CPU time: our fault, never the policy's
+_WALL_PER_CPU_SECOND = 12.0  # for a verifier, which may sleep
+_IMPORT_LIMIT_S = 60
+_POLL_S = 2.0
+_WARM_UP = (  # touches what sympy imports late and caches
+    (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
+    ("(1,2)", "1,2"),
+    (r"\{1,2\}", r"\{2,1\}"),
+    ("x^2+2x+1", "(x+1)^2"),
+    (r"x \le 2", r"(-\infty,2]"),
+    (r"5\sqrt{2}", "7.0710678"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+)
+
+
+def judge(gold: str, answer: str) -> dict[str, Any]:
+    """Compare two answers with math-verify, gold first; takes as long and as much memory as it takes."""
+    from math_verify import parse, verify  # type: ignore[import-untyped, unused-ignore]
+
+    golds = parse(f"${gold}$", parsing_timeout=None)
+    if not _expressions(golds):
+        return {"correct": False, "reason": "the gold answer cannot be read as mathematics", "valid": False}
+    answers = parse(f"${answer}$", parsing_timeout=None)
+    if not _expressions(answers):
+        return {"correct": False, "reason": "cannot be read as mathematics", "valid": True}
+    golds, answers = [[_with_imaginary_unit(expression) for expression in parsed] for parsed in (golds, answers)]
+    if not verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True):
+        return {"correct": False, "reason": "not equal by algebra", "valid": True}
+    if not _same_size(_expressions(golds)[0], _expressions(answers)[0]):
+        return {"correct": False, "reason": "equal only next to zero", "valid": True}
+    return {"correct": True, "reason": "equal by algebra", "valid": True}
+
+
+def _expressions(parsed: list[Any]) -> list[Any]:
+    return [expression for expression in parsed if not isinstance(expression, str)]
+
+
+def _with_imaginary_unit(expression: Any) -> Any:
+    """Read the letter i as the imaginary unit where no other variable is: math-verify takes it for a variable."""
+    if {symbol.name for symbol in getattr(expression, "free_symbols", ())} != {"i"}:
+        return expression
+    from sympy import I  # type: ignore[import-untyped, unused-ignore]
+
+    return expression.subs(dict.fromkeys(expression.free_symbols, I))
+
+
+def _same_size(gold: Any, answer: Any) -> bool:
+    """Whether two numbers agree relative to their size; True for anything else.
+
+    math-verify compares the difference with zero to 15 digits, and decimals to 6 places, so that 1/2004! would
+    equal 1/2006!, and 0.0000001 would equal 0.0000002.
+    """
+    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
+        return True
+    sizes = [abs(expression.doit().evalf(30)) for expression in (gold, answer)]
+    if not all(size.is_Float and size.is_finite for size in sizes):
+        return True
+    return bool(abs(sizes[0] - sizes[1]) <= max(sizes) / 1000)
+
+
+Comparison = Callable[[str, str], dict[str, Any]]
+
+
+def load_comparison(compare: str, path: list[str]) -> Comparison:
+    """Return what compares a gold answer with another; the modules that it needs are imported here.
+
+    Args:
+        compare: "math", "set", "interval" or a verifier's "module:function".
+        path: Where a verifier may be imported from.
+    """
+    if compare == "math":
+        return judge
+    if ":" not in compare:
+        from cir_env.grading.parts import judge_parts
+
+        return partial(judge_parts, compare, algebra=judge)
+    sys.path.extend(folder for folder in path if folder not in sys.path)
+    importlib.invalidate_caches()
+    module, _, names = compare.partition(":")
+    verifier: Any = importlib.import_module(module)
+    for name in names.split("."):
+        verifier = getattr(verifier, name)
+    return partial(_verify, verifier)
+
+
+def _verify(verifier: Callable[[str, str], object], gold: str, answer: str) -> dict[str, Any]:
+    try:
+        correct = verifier(gold, answer)
+    except BaseException as error:
+        return _fault("the verifier raises", error)
+    if not isinstance(correct, bool):
+        return _fault(f"the verifier returns {type(correct).__name__}, not bool")
+    reason = "accepted by the verifier" if correct else "refused by the verifier"
+    return {"correct": correct, "reason": reason, "valid": True}
+
+
+def _fault(reason: str, error: BaseException | None = None) -> dict[str, Any]:
+    if error is not None:
+        reason += " " + "".join(traceback.format_exception_only(error)).strip()[:200]
+    return {"correct": False, "reason": reason, "valid": False}
+
+
+def _stop_import(*_: object) -> None:
+    raise TimeoutError(f"it takes more than {_IMPORT_LIMIT_S} s")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Job:
+    request: dict[str, Any]
+    tries: int = 0
+    is_slow: bool = False
+
+    @property
+    def is_verifier(self) -> bool:
+        """Whether the user's code compares, so that its faults are ours and not the policy's."""
+        return ":" in self.request["compare"]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Child:
+    job: _Job
+    pid: int
+    ends_at: float
+    output: bytes = b""
+    is_stuck: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has said all; what a verifier left behind may hold the pipe open."""
+        return self.output.endswith(b"\n")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Server:
+    requests: int
+    replies: int
+    time_limit_s: float
+    memory_limit_mb: float
+    slots: int
+    quick: deque[_Job] = field(default_factory=deque)
+    slow: deque[_Job] = field(default_factory=deque)
+    children: dict[int, _Child] = field(default_factory=dict)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+
+    def serve(self) -> None:
+        parent = os.getppid()
+        unread = b""
+        self.selector.register(self.requests, selectors.EVENT_READ)
+        while os.getppid() == parent:
+            self.start_children()
+            for key, _ in self.selector.select(timeout=_POLL_S):
+                if key.fd != self.requests:
+                    self.read_child(key.fd)
+                    continue
+                data = os.read(self.requests, 1 << 16)
+                if not data:
+                    return
+                *lines, unread = (unread + data).split(b"\n")
+                self.quick.extend(_Job(request=json.loads(line)) for line in lines)
+            self.end_stuck_children()
+
+    def start_children(self) -> None:
+        while len(self.children) < self.slots:
+            slow_running = sum(child.job.is_slow for child in self.children.values())
+            if self.quick:
+                job, time_limit_s = self.quick.popleft(), self.time_limit_s / 8
+            elif self.slow and slow_running < self.slots - 1:
+                job, time_limit_s = self.slow.popleft(), self.time_limit_s
+            else:
+                return
+            job.tries += 1
+            comparison = self.comparison(job.request)
+            wall_limit_s = _WALL_PER_CPU_SECOND * time_limit_s if job.is_verifier else _WALL_LIMIT_S
+            output, child_output = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(self.requests)
+                os.close(self.replies)
+                _run_child(job, comparison, child_output, time_limit_s, self.memory_limit_mb)
+            with contextlib.suppress(OSError):  # the child does so too: who comes first
+                os.setpgid(pid, pid)
+            os.close(child_output)
+            self.children[output] = _Child(job=job, pid=pid, ends_at=time.monotonic() + wall_limit_s)
+            self.selector.register(output, selectors.EVENT_READ)
+
+    def comparison(self, request: dict[str, Any]) -> Comparison:
+        """Load a comparison when it is first asked for; where that fails, all that it should do is a fault."""
+        compare = request["compare"]
+        if compare not in self.comparisons:
+            signal.signal(signal.SIGALRM, _stop_import)
+            signal.alarm(_IMPORT_LIMIT_S)
+            try:
+                self.comparisons[compare] = load_comparison(compare, request.get("path", []))
+            except BaseException as error:
+                fault = _fault(f"{compare} cannot be imported for grading:", error)
+                self.comparisons[compare] = lambda gold, answer: fault
+            finally:
+                signal.alarm(0)
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        return self.comparisons[compare]
+
+    def read_child(self, output: int) -> None:
+        child = self.children[output]
+        data = os.read(output, 1 << 16)
+        child.output += data
+        if not data or child.is_done:
+            self.end_child(output)
+
+    def end_child(self, output: int) -> None:
+        """Reply what has become of a child, and end what it may have started."""
+        child = self.children.pop(output)
+        self.selector.unregister(output)
+        os.close(output)
+        os.killpg(child.pid, signal.SIGKILL)
+        _, status = os.waitpid(child.pid, 0)
+        verdict = self.verdict(child, status)
+        if verdict:
+            self.send({"id": child.job.request["id"], **verdict})
+
+    def verdict(self, child: _Child, status: int) -> dict[str, Any] | None:
+        """What the end of a child means; None if its job was put back into a queue."""
+        job = child.job
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if child.is_done:
+            result: dict[str, Any] = json.loads(child.output)
+            return result
+        if ended_by in (signal.SIGPROF, signal.SIGXCPU) or (child.is_stuck and job.is_verifier):
+            if job.is_slow:
+                reason = f"takes more than {self.time_limit_s:g} s to compare"
+                return {"correct": False, "reason": reason, "valid": not job.is_verifier}
+            job.is_slow = True
+            job.tries = 0
+            self.slow.append(job)
+            return None
+        if ended_by in (signal.SIGKILL, signal.SIGTERM):  # from outside: a person, or the kernel short of memory
+            if job.tries >= 2:
+                return {"correct": False, "reason": "grading was killed twice from outside", "valid": False}
+            (self.slow if job.is_slow else self.quick).append(job)
+            return None
+        return {"correct": False, "reason": "crashes the comparison", "valid": not job.is_verifier}
+
+    def end_stuck_children(self) -> None:
+        now = time.monotonic()
+        for output in [output for output, child in self.children.items() if now > child.ends_at]:
+            self.children[output].is_stuck = True
+            self.end_child(output)
+
+    def kill_children(self) -> None:
+        for child in self.children.values():
+            os.killpg(child.pid, signal.SIGKILL)
+
+    def send(self, reply: dict[str, Any]) -> None:
+        _write(self.replies, json.dumps(reply).encode() + b"\n")
+
+
+def _run_child(job: _Job, comparison: Comparison, output: int, time_limit_s: float, memory_limit_mb: float) -> None:
+    """Judge one answer and end the process, within limits whose breach ends it too."""
+    try:
+        try:
+            os.setpgid(0, 0)
+            _set_limits(time_limit_s, memory_limit_mb)
+        except (OSError, ValueError) as error:
+            result = {"correct": False, "reason": f"limits cannot be set: {error}", "valid": False}
+        else:
+            result = _judge_safely(job, comparison)
+        _write(output, json.dumps(result).encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # ends even a single long step inside C code
+    _limit(resource.RLIMIT_CPU, int(time_limit_s) + 2)
+    _limit(resource.RLIMIT_AS, _address_space() + int(memory_limit_mb * 2**20))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
+
+
+def _judge_safely(job: _Job, comparison: Comparison) -> dict[str, Any]:
+    try:
+        return comparison(job.request["gold"], job.request["answer"])
+    except MemoryError:
+        return {"correct": False, "reason": "needs too much memory to compare", "valid": True}
+    except Exception as error:
+        return {"correct": False, "reason": f"cannot be compared: {type(error).__name__}", "valid": True}
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def main() -> int:
+    """Serve until the end of stdin."""
+    configuration = json.loads(sys.argv[1])
+    sys.path[:] = configuration.pop("path")  # what the parent can import, this can import
+    requests, replies, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    server = _Server(requests=requests, replies=replies, **configuration)
+    try:
+        logging.disable(logging.CRITICAL)
+        for gold, answer in _WARM_UP:
+            judge(gold, answer)
+        gc.collect()
+        gc.freeze()
+    except Exception as error:
+        server.send({"fatal": f"{type(error).__name__}: {error}"})
+        return 1
+    try:
+        server.serve()
+    except BrokenPipeError:  # the parent is gone
+        pass
+    finally:
+        server.kill_children()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Where problems come from: a short text names a generator, a data set, a benchmark, a file, or a mixture of them.
+
+| text | problems |
+|---|---|
+| `products`, `arithmetic`, `mixed`, `reasoning_gym`, `reasoning_gym:TASK` | made by a generator |
+| `still3`, `dapo` | the data sets of `DATA_SETS`, from the Hugging Face hub |
+| `hub:OWNER/NAME` | any other data set there |
+| `benchmark:AIME24?folder=PATH` | a benchmark; without `folder`, in the one that the variable CIR_BENCHMARKS names |
+| `PATH.jsonl`, `PATH.parquet` | a file |
+| `PATH` | a folder with `train` and `test` files of these kinds |
+| `dapo+still3+mixed` | every problem of each, once |
+| `dapo*3+mixed` | of any four problems in a row, three of the first and one of the second |
+
+Behind a data set or a path may stand the names of its `Fields`, as in `hub:OWNER/NAME?statement=question&answer=gold`;
+behind a data set its `revision` and `config`; behind a path, `fields=dapo` for a copy of a data set that has a name. A
+blank is written `%20` there, a plus sign `%2B`.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from cir_env.errors import ProblemError, did_you_mean, parse_spec
+from cir_env.grading.answer_types import find_answer_type
+from cir_env.problems import generators
+from cir_env.problems.benchmarks import load_benchmark
+from cir_env.problems.families import GENERATORS
+from cir_env.problems.mixtures import mix, unite
+from cir_env.problems.problem_set import DEFAULT_SIZES, ProblemSet, check_split
+
+_PART = re.compile(r"(?P<name>.*?)(?:\*(?P<weight>\d+))?", re.DOTALL)
+Options = tuple[tuple[str, str], ...]
+
+DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "still3": (
+        "RUC-AIBOX/STILL-3-RL-90K",
+        {
+            "statement": "prompt.0.content",
+            "answer": "reward_model.ground_truth",
+            "after": "User:",
+            "before": "Assistant:",
+        },
+    ),
+    "dapo": (
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        {
+            "statement": "prompt.0.content",
+            "answer": "reward_model.ground_truth",
+            "after": "is the answer to the problem.",
+            "before": "Remember to put your answer on its own line",
+        },
+    ),
+}
+"""Data sets by short names: where each lies on the hub, and its fields. Both wrap an instruction around the problem."""
+
+
+def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> ProblemSet:
+    """Find the problems that a short text names; the same text gives the same object within a process.
+
+    Args:
+        spec: A set (returned as it is), a path, or a text as in the table above.
+        split: "train" or "test". A set, a benchmark or a single file is taken whole under either.
+
+    Raises:
+        ProblemError: Nothing has that name, or it cannot be read.
+
+    >>> load_problems("products*3+arithmetic", "test").summary()
+    "500 problems of 'products*3+arithmetic'; 375 of 375 of 'products/test'; 125 of 125 of 'arithmetic/test'"
+    """
+    check_split(split)
+    if isinstance(spec, ProblemSet):
+        return spec
+    if isinstance(spec, os.PathLike):
+        return _load_path(os.fspath(spec), (), split)
+    if not isinstance(spec, str):
+        raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
+    parts = _parts(spec)
+    if any(weight is not None for _, weight in parts):
+        return _load_weighted([(name, int(weight or 1)) for name, weight in parts], split, spec)
+    if len(parts) == 1 or generators.is_name(spec):
+        return _load_one(spec, split)
+    return unite(tuple(_load_one(name, split) for name, _ in parts), spec)
+
+
+def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> dict[str, ProblemSet]:
+    """Load benchmarks, and files of problems beside them: a name that ends as a file's does is a file's path.
+
+    Args:
+        names: Of the benchmarks, and the files' paths.
+        folder: Where the benchmarks are, as for `load_benchmark`.
+
+    Raises:
+        ProblemError: Nothing has such a name, or it cannot be read.
+    """
+    are_files = {name: parse_spec(name)[0].endswith(tuple(_READERS)) for name in names}
+    return {n: load_problems(n, "test") if is_file else load_benchmark(n, folder) for n, is_file in are_files.items()}
+
+
+def is_procedural(spec: object) -> bool:
+    """Whether all problems that a text names are made by generators.
+
+    >>> is_procedural("products*3+mixed"), is_procedural("products+dapo")
+    (True, False)
+    """
+    return isinstance(spec, str) and all(generators.is_name(name) for name, _ in _parts(spec))
+
+
+def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
+    """Return problems with another answer type; the same arguments give the same object within a process.
+
+    Raises:
+        OptionError: There is no such answer type.
+        ProblemError: A gold answer is not of that type.
+
+    >>> with_answer_type(ProblemSet.generate("products", size=1), "number?rel_tol=0.01")[0].answer_type
+    'number?rel_tol=0.01'
+    """
+    find_answer_type(answer_type)
+    return _with_answer_type(problems, answer_type)
+
+
+def _parts(spec: str) -> list[tuple[str, str | None]]:
+    """Return the parts of a mixture and their weights, if they have one."""
+    if os.path.exists(parse_spec(spec)[0]):  # a file's name may have any sign
+        return [(spec, None)]
+    return [(part["name"], part["weight"]) for text in spec.split("+") if (part := _PART.fullmatch(text))]
+
+
+def _load_weighted(parts: Sequence[tuple[str, int]], split: str, name: str) -> ProblemSet:
+    """Load a mixture; of a generator come as many problems as the other sets allow."""
+    weights = tuple(weight for _, weight in parts)
+    if min(weights) < 1:
+        raise ProblemError(f"Expect weights of at least 1 in `problems`, got {name!r}.")
+    found = {place: _load_one(part, split) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
+    rounds = min((len(there) // weights[place] for place, there in found.items()), default=0)
+    rounds = rounds or max(1, DEFAULT_SIZES[split] // sum(weights))  # a set that is too small is named by `mix`
+    sets = (
+        found[place] if place in found else ProblemSet.generate(part, split=split, size=rounds * weight)
+        for place, (part, weight) in enumerate(parts)
+    )
+    return mix(tuple(sets), weights, name)
+
+
+def _load_one(spec: str, split: str) -> ProblemSet:
+    if generators.is_name(spec):
+        return ProblemSet.generate(spec, split=split)
+    name, options = parse_spec(spec)
+    kind, _, rest = name.partition(":")
+    if kind == "benchmark":
+        return _load_benchmark(rest, options)
+    if kind == "hub":
+        return _load_hub(rest, split, options)
+    if name in DATA_SETS:
+        hub_name, fields = DATA_SETS[name]
+        return _load_hub(hub_name, split, (*fields.items(), *options))
+    return _load_path(name, options, split)
+
+
+def _load_benchmark(name: str, options: Options) -> ProblemSet:
+    given = dict(options)
+    folder = given.pop("folder", None)
+    if given:
+        raise ProblemError(f"Expect a benchmark's folder alone, 'benchmark:{name}?folder=PATH', got {sorted(given)}.")
+    return load_benchmark(name, folder)
+
+
+def _load_path(name: str, options: Options, split: str) -> ProblemSet:
+    path = _file_of_split(Path(name), split) if os.path.isdir(name) else Path(name)
+    if path.suffix not in _READERS or not os.path.isfile(path):
+        raise ProblemError(
+            f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
+            "'hub:OWNER/NAME', 'benchmark:NAME', or the path of a .jsonl or .parquet file that exists, got "
+            f"{name!r}.{did_you_mean(name, [*GENERATORS, *DATA_SETS])}"
+        )
+    stat = path.stat()
+    return _load_file(path.resolve(), options, stat.st_mtime_ns, stat.st_size)
+
+
+_READERS = {".jsonl": ProblemSet.from_jsonl, ".parquet": ProblemSet.from_parquet}
+
+
+def _file_of_split(folder: Path, split: str) -> Path:
+    for suffix in _READERS:
+        if (path := folder / f"{split}{suffix}").is_file():
+            return path
+    raise ProblemError(f"Expect {split}.jsonl or {split}.parquet in the folder {str(folder)!r}, got neither.")
+
+
+@lru_cache(maxsize=32)
+def _load_file(path: Path, options: Options, mtime_ns: int, size: int) -> ProblemSet:
+    """Read a file once for all environments of the process; a file that changed is read again."""
+    fields = dict(options)
+    if (like := fields.pop("fields", None)) is not None:
+        if like not in DATA_SETS:
+            raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {like!r}.")
+        fields = {**DATA_SETS[like][1], **fields}
+    return _READERS[path.suffix](path, fields=fields)
+
+
+@lru_cache(maxsize=32)
+def _load_hub(name: str, split: str, options: Options) -> ProblemSet:
+    fields = dict(options)
+    config, revision = fields.pop("config", None), fields.pop("revision", None)
+    return ProblemSet.from_hub(name, split=split, config=config, revision=revision, fields=fields)
+
+
+@lru_cache(maxsize=32)
+def _with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
+    typed = ProblemSet(
+        (replace(problem, answer_type=answer_type) for problem in problems),
+        name=problems.name,
+        skipped=problems.skipped,
+        notes=problems.notes,
+    )
+    typed._recipe = (with_answer_type, (problems, answer_type))
+    return typed

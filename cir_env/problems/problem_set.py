@@ -1,0 +1,323 @@
+"""An immutable set of problems, read from files and data sets or made by a generator."""
+
+import hashlib
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+from cir_env.errors import ProblemError
+from cir_env.problems import generators
+from cir_env.problems.problem import Problem
+from cir_env.problems.rows import BadRowError, Fields, decode_row, first_line, problem_from_row
+
+OnBadRow = Literal["raise", "skip"]
+DEFAULT_SIZES = {"train": 10_000, "test": 500}
+"""How many problems a generator that is given by name alone makes."""
+
+
+_BATCH = 10_000
+"""How many rows are read at once."""
+
+
+class ProblemSet(Sequence[Problem]):
+    """An immutable sequence of problems with distinct ids.
+
+    Slices are problem sets as well. A set that one of our generators made travels to another process as its
+    recipe (a hundred bytes), any other as plain columns of text; copies share it.
+
+    Args:
+        problems: At least one problem; no id twice.
+        name: What errors and ``repr`` call the set.
+        skipped: How many bad rows were left out while reading.
+        notes: What was done to the set before, in words.
+
+    Raises:
+        ProblemError: The set is empty, holds something else than problems, or repeats an id.
+    """
+
+    __slots__ = ("_hash", "_name", "_notes", "_problems", "_recipe", "_skipped")
+
+    def __init__(
+        self, problems: Iterable[Problem], *, name: str = "problems", skipped: int = 0, notes: Iterable[str] = ()
+    ) -> None:
+        self._problems = tuple(problems)
+        self._name = name
+        self._skipped = skipped
+        self._notes = tuple(notes)
+        self._hash: int | None = None
+        self._recipe: tuple[Callable[..., ProblemSet], tuple[Any, ...]] | None = None
+        if not self._problems:
+            bad = f" ({skipped} bad rows were skipped)" if skipped else ""
+            raise ProblemError(f"Expect at least one problem in {name!r}, got none{bad}.")
+        seen: set[str] = set()
+        for problem in self._problems:
+            if not isinstance(problem, Problem):
+                raise ProblemError(f"Expect only `Problem` in {name!r}, got {type(problem).__name__}.")
+            if problem.id in seen:
+                raise ProblemError(f"Expect distinct ids in {name!r}, got {problem.id!r} twice.")
+            seen.add(problem.id)
+
+    @property
+    def name(self) -> str:
+        """What errors and ``repr`` call the set."""
+        return self._name
+
+    @property
+    def skipped(self) -> int:
+        """How many bad rows were left out while reading."""
+        return self._skipped
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the set, in words: what was dropped and why, and what it is a mixture of."""
+        return self._notes
+
+    def summary(self) -> str:
+        """Return a line that says what the set is and how it came to be.
+
+        >>> ProblemSet.generate("products", size=5).summary()
+        "5 problems of 'products/train'"
+        """
+        return f"{len(self):,} problems of {self._name!r}" + "".join(f"; {note}" for note in self._notes)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> "ProblemSet": ...
+    def __getitem__(self, index: int | slice) -> "Problem | ProblemSet":
+        if isinstance(index, slice):
+            return ProblemSet(self._problems[index], name=self._name)
+        return self._problems[operator.index(index)]
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self._problems)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProblemSet) and self._problems == other._problems
+
+    def __hash__(self) -> int:
+        if self._hash is None:  # every environment of a process asks for it, as a key of what is made but once
+            self._hash = hash(self._problems)
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"ProblemSet({self._name!r}, {len(self)} problems)"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._recipe is not None:
+            return self._recipe
+        columns = [tuple(getattr(p, f.name) for p in self._problems) for f in fields(Problem)]
+        return _from_columns, (columns, self._name, self._skipped, self._notes)
+
+    @classmethod
+    def from_jsonl(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        fields: Fields | Mapping[str, Any] | None = None,
+        on_bad_row: OnBadRow = "raise",
+        name: str | None = None,
+    ) -> "ProblemSet":
+        """Read a file with one JSON object a line; blank lines are passed over.
+
+        A row that asks the same as one before and has the same answer is left out; `notes` says how many were.
+
+        Args:
+            path: The file, UTF-8.
+            fields: The names that the file gives to the parts of a problem.
+            on_bad_row: "raise" names the first bad row by file and line; "skip" counts bad rows in `skipped`.
+            name: The set's name, and the source of its problems; by default the file's stem.
+
+        Raises:
+            ProblemError: The file cannot be read, has a bad row, or has no problem at all.
+        """
+        path = Path(path)
+        lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        rows = ((f"{path}, line {n}", decode_row(line)) for n, line in enumerate(lines, 1) if line.strip())
+        return _from_rows(rows, name=name or path.stem, fields=fields, on_bad_row=on_bad_row)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        fields: Fields | Mapping[str, Any] | None = None,
+        on_bad_row: OnBadRow = "raise",
+    ) -> "ProblemSet":
+        """Read a Parquet file (needs the extra ``parquet``); arguments and errors as in `from_jsonl`."""
+        path = Path(path)
+        try:
+            import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
+            import pyarrow.parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        except ImportError:
+            raise ProblemError(
+                f'Expect the library pyarrow to read {str(path)!r}: pip install "cir-env[parquet]".'
+            ) from None
+        try:
+            table = pyarrow.parquet.read_table(pyarrow.BufferReader(_read_bytes(path)))
+        except pyarrow.ArrowException as error:
+            raise ProblemError(f"Expect a Parquet file, got {str(path)!r}: {first_line(error)}") from None
+        batches = table.to_batches(max_chunksize=_BATCH)
+        rows = ((f"{path}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
+        return _from_rows(rows, name=path.stem, fields=fields, on_bad_row=on_bad_row)
+
+    @classmethod
+    def from_hub(
+        cls,
+        name: str,
+        *,
+        split: str = "train",
+        config: str | None = None,
+        revision: str | None = None,
+        fields: Fields | Mapping[str, Any] | None = None,
+        on_bad_row: OnBadRow = "raise",
+    ) -> "ProblemSet":
+        """Load a data set of the Hugging Face hub (needs the extra ``hub`` and a network or a filled cache).
+
+        Args:
+            name: The data set, ``owner/name``.
+            split: The data set's own split.
+            config: The data set's configuration, where it has several.
+            revision: A commit, to get the same problems next year.
+            fields: The names that the data set gives to the parts of a problem.
+            on_bad_row: As in `from_jsonl`.
+
+        Raises:
+            ProblemError: The library is missing, the data set cannot be loaded, or a row is bad.
+        """
+        try:
+            import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        except ImportError:
+            raise ProblemError(
+                f'Expect the library datasets to load {name!r} from the hub: pip install "cir-env[hub]".'
+            ) from None
+        try:
+            table = datasets.load_dataset(name, config, split=split, revision=revision)
+        except Exception as error:  # the library has no common base class; the user gets its first line
+            raise ProblemError(
+                f"Expect the hub to have split {split!r} of {name!r}, and to be reachable; "
+                f"got {type(error).__name__}: {first_line(error)}"
+            ) from None
+        batches = table.with_format("arrow").iter(_BATCH)  # five times as fast as row by row
+        rows = ((f"{name}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
+        return _from_rows(rows, name=name, fields=fields, on_bad_row=on_bad_row)
+
+    @classmethod
+    def generate(cls, name: str, *, split: str = "train", seed: int = 0, size: int | None = None) -> "ProblemSet":
+        """Make problems: the same arguments give the same problems in every process.
+
+        Args:
+            name: "products", "arithmetic", "mixed", "reasoning_gym", "reasoning_gym:" and a task's name, or several
+                with "+" between them, as in "mixed+reasoning_gym".
+            split: "train" or "test". They never overlap, whatever the seeds and sizes.
+            seed: Any integer.
+            size: How many; by default 10,000 to train on and 500 to test on.
+
+        Raises:
+            ProblemError: An argument is out of its range, or the generator cannot make that many.
+
+        >>> ProblemSet.generate("products", split="test", seed=1, size=200)
+        ProblemSet('products/test', 200 problems)
+        """
+        check_split(split)
+        size = DEFAULT_SIZES[split] if size is None else size
+        if not isinstance(size, int) or size < 1:
+            raise ProblemError(f"Expect `size` to be a positive integer, got {size!r}.")
+        if not isinstance(seed, int):
+            raise ProblemError(f"Expect `seed` to be an integer, got {seed!r}.")
+        return _generate(name, split, seed, size)
+
+
+def check_split(split: str) -> None:
+    """Refuse every split but "train" and "test"."""
+    if split not in generators.SPLITS:
+        raise ProblemError(f"Expect `split` to be 'train' or 'test', got {split!r}.")
+
+
+@lru_cache(maxsize=32)
+def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
+    problems = [
+        Problem(
+            id=f"{name}-{hashlib.sha256(draft.key.encode()).hexdigest()[:16]}",
+            statement=draft.statement,
+            answer=draft.answer,
+            source=name,
+            subject=draft.subject,
+        )
+        for draft in generators.draw(name, split, seed, size)
+    ]
+    made = ProblemSet(problems, name=f"{name}/{split}")
+    if "reasoning_gym" not in name:
+        made._recipe = (_generate, (name, split, seed, size))
+    return made
+
+
+def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int, notes: tuple[str, ...]) -> ProblemSet:
+    names = [f.name for f in fields(Problem)]
+    problems = (Problem(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
+    return ProblemSet(problems, name=name, skipped=skipped, notes=notes)
+
+
+def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the rows of Arrow tables; a large set is never in memory as Python objects at once."""
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def _from_rows(
+    rows: Iterable[tuple[str, Any]],
+    *,
+    name: str,
+    fields: Fields | Mapping[str, Any] | None,
+    on_bad_row: OnBadRow,
+) -> ProblemSet:
+    if on_bad_row not in ("raise", "skip"):
+        raise ProblemError(f"Expect `on_bad_row` to be 'raise' or 'skip', got {on_bad_row!r}.")
+    names = Fields.of(fields)
+    problems: dict[tuple[str, ...], Problem] = {}
+    ids: set[str] = set()
+    skipped = repeated = 0
+    for number, (place, row) in enumerate(rows, 1):
+        try:
+            problem = problem_from_row(row, names, source=name, default_id=f"{name}-{number}")
+            content = problem.statement, problem.answer, problem.answer_type
+            if content in problems:
+                repeated += 1
+                continue
+            if problem.id in ids:
+                raise BadRowError(f"Expect distinct ids, got {problem.id!r} again.")
+        except BadRowError as error:
+            if on_bad_row == "raise":
+                raise ProblemError(f"{place}: {error}") from None
+            skipped += 1
+        else:
+            problems[content] = problem
+            ids.add(problem.id)
+    counts = {
+        "exact repetitions dropped": repeated,
+        "bad rows dropped": skipped,
+        "questions repeated with another answer": len(problems)
+        - len({problem.statement for problem in problems.values()}),
+    }
+    notes = [f"{what}: {count:,}" for what, count in counts.items() if count]
+    return ProblemSet(problems.values(), name=name, skipped=skipped, notes=notes)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ProblemError(f"Expect a file that can be read, got {str(path)!r}: {error.strerror}.") from None

@@ -1,0 +1,1 @@
+"""The trainer's side of the sandbox: starts zygotes, watches children, never runs a block."""

@@ -1,0 +1,183 @@
+"""A sandbox for other machines: an HTTP server in front of a `LocalSandbox`.
+
+::
+
+    GET    /                     the layers that are on
+    POST   /run                  {"code": ..., "limits": {...}}  ->  {"status": ..., "stdout": ..., ...}
+    POST   /sessions             ->  {"session": ...}
+    POST   /sessions/ID/run      as /run, in the session's namespace
+    DELETE /sessions/ID
+
+Each request carries the token (`Authorization: Bearer ...`). While a block waits or runs, the answer's body begins with
+blanks, one every few seconds, so that a client can tell a busy server from a dead one.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hmac
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from cir_env.errors import OptionError, SandboxUnavailable
+from cir_env.sandbox.contract import MAX_CODE_BYTES, Limits, Sandbox, Session
+
+PULSE_S = 5.0
+"""Seconds between two blanks."""
+SESSION_TTL_S = 3600.0
+"""Seconds without a block after which a session is closed: its client may have died."""
+SHUTDOWN_S = 5.0
+"""Seconds that blocks in flight get when the server is asked to end."""
+MAX_BODY_BYTES = 6 * MAX_CODE_BYTES + 65_536
+"""JSON writes a character as up to six bytes for each byte of the code."""
+
+
+def make_app(sandbox: Sandbox, token: str, *, session_ttl_s: float = SESSION_TTL_S) -> web.Application:
+    """Return the application that fronts a sandbox; the caller closes the sandbox.
+
+    Args:
+        sandbox: What runs the blocks.
+        token: What each request must carry.
+        session_ttl_s: Seconds after which an unused session is closed.
+    """
+    front = _Front(sandbox, token, session_ttl_s)
+    app = web.Application(middlewares=[front.authenticate], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(
+        [
+            web.get("/", front.describe),
+            web.post("/run", front.run),
+            web.post("/sessions", front.open_session),
+            web.post("/sessions/{name}/run", front.run_in_session),
+            web.delete("/sessions/{name}", front.close_session),
+        ]
+    )
+    app.cleanup_ctx.append(front.close_unused)
+    return app
+
+
+class _Front:
+    """The handlers and the open sessions."""
+
+    def __init__(self, sandbox: Sandbox, token: str, session_ttl_s: float) -> None:
+        self._sandbox = sandbox
+        self._token = token.encode()
+        self._ttl = session_ttl_s
+        self._sessions: dict[str, Session] = {}
+        self._last_used: dict[str, float] = {}
+
+    @web.middleware
+    async def authenticate(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        given = request.headers.get(hdrs.AUTHORIZATION, "").encode("utf-8", "replace")
+        if not hmac.compare_digest(given, b"Bearer " + self._token):
+            raise web.HTTPUnauthorized(text="Expect the server's token in `Authorization: Bearer TOKEN`")
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def describe(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"layers": getattr(self._sandbox, "layers", {}), "sessions": len(self._sessions)})
+
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self._sandbox)
+
+    async def open_session(self, request: web.Request) -> web.StreamResponse:
+        name = secrets.token_urlsafe(16)
+        self._sessions[name] = self._sandbox.open_session()
+        self._last_used[name] = time.monotonic()
+        return web.json_response({"session": name})
+
+    async def run_in_session(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in self._sessions:
+            raise web.HTTPNotFound(text="Expect an open session, got one that is closed or was unused for too long")
+        self._last_used[name] = float("inf")
+        try:
+            return await self._answer(request, self._sessions[name])
+        finally:
+            self._last_used[name] = time.monotonic()
+
+    async def close_session(self, request: web.Request) -> web.StreamResponse:
+        self._forget(request.match_info["name"])
+        return web.Response()
+
+    async def close_unused(self, app: web.Application) -> AsyncIterator[None]:
+        """Close sessions that nobody has used for long; at the end all."""
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(self._ttl / 10)
+                oldest = time.monotonic() - self._ttl
+                for name in [name for name, used in self._last_used.items() if used < oldest]:
+                    self._forget(name)
+
+        watching = asyncio.create_task(watch())
+        yield
+        watching.cancel()
+        for name in list(self._sessions):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._last_used.pop(name, None)
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+
+    async def _answer(self, request: web.Request, runner: Sandbox | Session) -> web.StreamResponse:
+        """Run the block that a request holds; send blanks until its result is there."""
+        code, limits = await _read_block(request)
+        try:
+            future = asyncio.wrap_future(runner.submit(code, limits))
+        except SandboxUnavailable as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
+        await response.prepare(request)
+        try:
+            while not (await asyncio.wait([future], timeout=PULSE_S))[0]:
+                await response.write(b" ")
+            body = dataclasses.asdict(future.result())
+        except SandboxUnavailable as error:
+            body = {"unavailable": str(error)}
+        finally:
+            future.cancel()  # A client that has gone wants no result: what still waits does not run.
+        await response.write(json.dumps(body).encode())
+        await response.write_eof()
+        return response
+
+
+async def _read_block(request: web.Request) -> tuple[str, Limits | None]:
+    """Return the code and the limits of a request."""
+    problem = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}}'
+    body: Any = None
+    with contextlib.suppress(ValueError):
+        body = json.loads(await request.text())
+    if not isinstance(body, dict) or not isinstance(body.get("code"), str):
+        raise web.HTTPBadRequest(text=problem)
+    if body.get("limits") is None:
+        return body["code"], None
+    try:
+        return body["code"], Limits(**body["limits"])
+    except (TypeError, OptionError) as error:
+        raise web.HTTPBadRequest(text=f"{problem}: {error}") from None
+
+
+async def serve(sandbox: Sandbox, token: str, host: str, port: int) -> None:
+    """Serve until the task is cancelled; say on which address once it answers.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    runner = web.AppRunner(
+        make_app(sandbox, token), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        print(f"Serving a sandbox on http://{host}:{runner.addresses[0][1]}", flush=True)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()

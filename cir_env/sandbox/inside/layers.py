@@ -1,0 +1,153 @@
+"""Finds out which layers this kernel and container allow, and puts them together: runs in the zygote."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO
+
+from cir_env.sandbox import control_group
+from cir_env.sandbox.inside import namespaces
+from cir_env.sandbox.inside.jail import Jail, drop_bounding_set, landlock_version
+from cir_env.sandbox.inside.seccomp import Filter
+
+ON = "on"
+
+
+@dataclass(kw_only=True, slots=True)
+class Layers:
+    """The outcome: what each child puts on, and a line on every layer."""
+
+    jail: Jail
+    """What a child enters."""
+    report: dict[str, str] = field(default_factory=dict)
+    """Layer to "on", or to the reason why it is missing."""
+    contained: bool = False
+    """Whether what is on suffices: seccomp, and namespaces or Landlock."""
+    memory_files: tuple[IO[str], IO[str]] | None = None
+    """/proc/self/statm and maps, opened before the host's files went out of sight."""
+
+
+def attempt(action: Callable[[], None]) -> str:
+    """Try in a fork what cannot be undone; return "on" or the reason why it failed."""
+    ask_read, ask_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+        except BaseException as error:
+            os.write(ask_write, f"missing: {error}".encode()[:300])
+            os._exit(1)
+        os._exit(0)
+    os.close(ask_write)
+    with open(ask_read, "rb") as pipe:
+        said = pipe.read().decode("utf-8", "replace")
+    _, status = os.waitpid(pid, 0)
+    return said or (ON if status == 0 else f"missing: the attempt ended with wait status {status}")
+
+
+def open_memory_files() -> tuple[IO[str], IO[str]]:
+    """Open the files that tell how much memory this process holds, and where; be the first to go without any."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    return open("/proc/self/statm"), open("/proc/self/maps")
+
+
+def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
+    """Enter what children share, and return what each of them has to enter.
+
+    Args:
+        isolation: "auto", "without-namespaces" or "unsafe".
+        packages: Packages that blocks may import beside the standard library.
+        groups: Folders of the control group to join.
+    """
+    if isolation == "unsafe":
+        control_group.join(groups)
+        return Layers(jail=Jail(), memory_files=open_memory_files())
+    readable = namespaces.readable_paths(packages)
+    found = Layers(jail=Jail())
+    report = found.report
+
+    def build() -> None:
+        namespaces.enter_namespaces(lambda: None)
+        namespaces.build_root(packages)
+
+    report["namespaces"] = attempt(build) if isolation == "auto" else "missing: not asked for"
+    inside = report["namespaces"] == ON
+    if inside:
+        remover = control_group.Remover(groups)
+        namespaces.enter_namespaces(remover.remove)
+        remover.close()
+    control_group.join(groups)
+    found.memory_files = open_memory_files()
+    if inside:
+        namespaces.build_root(packages)
+    drop_bounding_set()
+    jail = found.jail
+    _add_user(found, inside)
+    if inside:
+        jail.scratch_mount = namespaces.SCRATCH
+        jail.process_base = 1024
+        report["scratch"] = attempt(jail.mount_scratch)
+        jail.scratch_mount = namespaces.SCRATCH if report["scratch"] == ON else ""
+    else:
+        report["scratch"] = "missing: needs namespaces; blocks cannot write files"
+    _add_landlock(found, ["/"] if inside else readable, [jail.scratch_mount] if jail.scratch_mount else [])
+    _add_seccomp(found)
+    found.contained = report["seccomp"] == ON and (inside or report["landlock"] == ON)
+    return found
+
+
+def _add_user(found: Layers, inside: bool) -> None:
+    """Run children as nobody where that is possible, and without capabilities in any case."""
+    found.jail.capabilities = True
+    if os.geteuid() != 0:
+        found.report["user"] = ON
+        return
+    uid = namespaces.INSIDE_UID if inside else namespaces.OUTSIDE_UID
+    probe = Jail(uid=uid, capabilities=True)
+
+    def read_libraries() -> None:
+        probe.enter(os.getppid())
+        with open(os.__file__, "rb"):
+            pass
+
+    if not inside and not _may_signal_others():
+        found.report["user"] = "missing: without CAP_KILL a child of another user could not be ended"
+        return
+    found.report["user"] = attempt(read_libraries)
+    if found.report["user"] == ON:
+        found.jail.uid = uid
+
+
+def _may_signal_others() -> bool:
+    with open("/proc/self/status") as file:
+        effective = next((line.split()[1] for line in file if line.startswith("CapEff")), "0")
+    return bool(int(effective, 16) >> 5 & 1)
+
+
+def _add_landlock(found: Layers, readable: list[str], writable: list[str]) -> None:
+    version = landlock_version()
+    if version == 0:
+        found.report["landlock"] = "missing: the kernel or the container does not offer it"
+        return
+    probe = Jail(uid=found.jail.uid, scratch_mount=found.jail.scratch_mount, readable=readable, writable=writable)
+
+    def enter() -> None:
+        probe.mount_scratch()
+        probe.enter(os.getppid())
+
+    found.report["landlock"] = attempt(enter)
+    if found.report["landlock"] == ON:
+        found.jail.readable, found.jail.writable = readable, writable
+
+
+def _add_seccomp(found: Layers) -> None:
+    try:
+        probe = Jail(filter=Filter(metadata=bool(found.jail.scratch_mount)))
+    except OSError as error:
+        found.report["seccomp"] = f"missing: {error}"
+        return
+    found.report["seccomp"] = attempt(lambda: probe.enter(os.getppid()))
+    if found.report["seccomp"] == ON:
+        found.jail.filter = probe.filter
