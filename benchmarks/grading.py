@@ -1,4 +1,4 @@
-"""Count on how many answers of tests/grading_cases.toml our grader, and math-verify alone, say what a fair reader says.
+"""Count on how many answers of grading_cases.toml our grader, and math-verify alone, say what a fair reader says.
 
 python benchmarks/grading.py
 python benchmarks/grading.py --output grading.json
@@ -23,7 +23,7 @@ from agents.evaluation.tables import table, write_json
 from cir_env.grading.grader import GRADER_VERSION, Grader
 from cir_env.parsing import final_answer
 
-CASES = Path(__file__).parent.parent / "tests" / "grading_cases.toml"
+CASES = Path(__file__).parent.parent / "tests/cir_env/grading/grading_cases.toml"
 FORM = ("arithmetic_left_to_do",)
 """Groups in which our rule on the form of a number decides, which math-verify does not have."""
 

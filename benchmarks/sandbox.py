@@ -323,7 +323,7 @@ def _false_timeouts(code: str, *, slots: int, jobs: int) -> int:
 
 def soak(config: Config) -> dict[str, Any]:
     """Return what many blocks, some of them hostile, left behind."""
-    attacks = json.loads((Path(__file__).parent.parent / "tests/sandbox/attacks.json").read_text())
+    attacks = json.loads((Path(__file__).parent.parent / "tests/cir_env/sandbox/attacks.json").read_text())
     codes = [attack["code"] for attack in attacks if "code" in attack]
     limits = Limits(time_limit_s=0.5, idle_limit_s=0.5, wall_limit_s=10.0)
     order = random.Random(0)

@@ -1,4 +1,4 @@
-"""Settings of all tests; being here also puts this folder on the import path of the tests in its subfolders."""
+"""Settings of all tests. Helpers lie in support/, which pyproject.toml puts on the import path."""
 
 import os
 

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from cir_env.__main__ import article
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 
 
 def test_the_page_on_the_environment_is_its_docstring() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 from trl_fakes import WARNINGS_OF_TRL, tool_model, tool_tokenizer
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from paths import ROOT
 
 
 def test_the_wheel_holds_the_environment_and_not_the_trainer(tmp_path: Path) -> None:

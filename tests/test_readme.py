@@ -1,15 +1,14 @@
 import re
 import runpy
 import shlex
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import train
 from agents.cli import parse
 from agents.config.evaluation import EvalConfig
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 

@@ -5,29 +5,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from paths import ROOT
+from runs import SMALL, run, wait_for
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from agents import presets
 from agents.rollout.metrics import read_metrics
-
-ROOT = Path(__file__).parent.parent
-SMALL = [
-    *("tiny", "--rollout.num-problems", "2", "--rollout.num-generations", "2", "--rollout.max-num-seqs", "4"),
-    *("--validation.num-problems", "4", "--validation.every", "0", "--warm-up-steps", "1"),
-]
-
-
-def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=540, check=False, **options)
 
 
 def test_without_arguments_the_quickstart_is_trained() -> None:
@@ -190,14 +180,6 @@ def test_ctrl_c_while_libraries_load_ends_in_one_line(
     monkeypatch.setitem(sys.modules, "agents.training.trainer", Interrupted("agents.training.trainer"))
     assert train.main(["tiny"]) == 130
     assert capsys.readouterr().err == "train.py: stopped at once; the last checkpoint is as it was.\n"
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("Expect the condition to hold within 180 s.")
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -1,0 +1,118 @@
+"""Several processes: the numbers of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_update import CASES, update
+from paths import ROOT
+from runs import SMALL
+
+import train
+from agents.core import distributed
+from agents.rollout.metrics import read_metrics
+
+SUPPORT = ROOT / "tests" / "support"
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a program in several processes, which find our packages and the tests' fakes."""
+    path = os.pathsep.join([str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [*command, *arguments],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outcomes")
+    done = torchrun(str(SUPPORT / "distributed_update.py"), str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(folder: Path) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]:
+    loaded: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]] = torch.load(folder / "outcomes.pt")
+    return loaded
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_take_the_steps_of_one(
+    case: str, outcomes: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]
+) -> None:
+    tensors, figures = update(CASES[case])
+    shared, shared_figures = outcomes[case]
+    assert shared_figures == pytest.approx(figures, rel=1e-6, abs=1e-9)
+    assert shared.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.allclose(shared[name], tensor, rtol=0, atol=1e-6), name
+
+
+def test_each_process_judges_all_engines_by_what_they_sampled_themselves(folder: Path) -> None:
+    said = json.loads((folder / "said.json").read_text())
+    assert [passed for passed, *_ in said] == ["passed", "passed"]
+    assert all(fault.startswith("Expect the engine to sample from the trainer's weights") for _, fault, _ in said)
+
+
+def test_adapters_that_one_process_can_not_write_are_an_error_in_all(folder: Path) -> None:
+    said = json.loads((folder / "said.json").read_text())
+    assert all("adapter" in error for *_, error in said)
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    """Metrics that do not depend on a clock, or on which process had which episode in its engine."""
+    names = ("reward", "policy_loss", "entropy", "grad_norm", "completions/mean_length", "validation/accuracy")
+    return [{name: row[name] for name in names if name in row} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_others_checkpoints(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    args = [
+        *SMALL,
+        "--rollout.max-completion-length",
+        "24",
+        "--device",
+        "cpu",
+        "--save-every",
+        "1",
+        "--ppo.num-minibatches",
+        "1",
+    ]
+    assert train.main([*args, "--max-steps", "2", "--output-dir", str(one)]) == 0
+    done = torchrun("train.py", *args, "--max-steps", "2", "--output-dir", str(two))
+    assert done.returncode == 0, done.stderr
+    assert [done.stdout.count(f"{said} after step 2") for said in ("Held-out accuracy", "Checkpoint")] == [1, 1]
+    assert "```bash\ntorchrun --nproc-per-node 2 train.py tiny " in (two / "checkpoint-2" / "README.md").read_text()
+    assert [sorted(row) for row in figures(two)] == [sorted(row) for row in figures(one)]
+    for row, expected in zip(figures(two), figures(one), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert train.main([*args, "--max-steps", "3", "--output-dir", str(two), "--resume"]) == 0
+    done = torchrun("train.py", *args, "--max-steps", "3", "--output-dir", str(one), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert figures(two)[-1] == pytest.approx(figures(one)[-1], rel=1e-3, abs=1e-5)
+
+
+def test_gpus_that_one_process_leaves_idle_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    devices = [torch.device(kind) for kind in ("cuda", "cpu")]
+    assert [distributed.idle_gpus(device) for device in devices] == [7, 0]
+    monkeypatch.setattr(distributed, "size", lambda: 8)
+    assert distributed.idle_gpus(devices[0]) == 0
+
+
+def test_problems_that_can_not_be_shared_evenly_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    assert train.main([*SMALL, "--rollout.num-problems", "3", "--output-dir", str(tmp_path)]) == 2
+    assert "Expect `rollout.num_problems` a multiple of the 2 processes, got 3." in capsys.readouterr().err

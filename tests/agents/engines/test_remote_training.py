@@ -1,0 +1,140 @@
+"""train.py with an engine in a process of its own: the same run, and what is left when the engine is lost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import ROOT
+from runs import SMALL, run, wait_for
+
+import train
+from agents.engines.remote import KEY
+from agents.rollout.metrics import read_metrics
+
+ENV = {**os.environ, KEY: "secret"}
+SERVE = ("--model", "tiny", "--dtype", "float32", "--max-num-seqs", "4")
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def engine(*args: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Serve the tiny model in a process; yield the address and the process, which is killed at the end."""
+    address = free_address()
+    command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE, *args]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENV) as process:
+        try:
+            assert process.stdout is not None
+            assert f"Serving an engine at {address}.\n" in iter(process.stdout.readline, "")
+            yield address, process
+        finally:
+            process.kill()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "reward" in row]
+
+
+def transcripts(folder: Path) -> list[Any]:
+    return [json.loads(line)["turns"] for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(tmp_path: Path) -> None:
+    own, served = tmp_path / "own", tmp_path / "served"
+    args = [*SMALL, "--max-steps", "2", "--rollout.dtype", "float32"]
+    assert run(*args, "--output-dir", own).returncode == 0
+    with engine() as (address, process):
+        done = run(*args, "--output-dir", served, "--rollout.engine", address, env=ENV)
+        assert (done.returncode, process.poll()) == (0, None), done.stderr
+    assert [row["reward"] for row in rows(served)] == [row["reward"] for row in rows(own)]
+    assert len(rows(served)) == 2
+    assert transcripts(served) == transcripts(own)
+    weights = "checkpoint-2/model.safetensors"
+    assert (served / weights).read_bytes() == (own / weights).read_bytes()
+
+
+def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_another_engine(tmp_path: Path) -> None:
+    args = [*SMALL, "--output-dir", str(tmp_path)]
+    with engine() as (address, process):
+        command = [sys.executable, str(ROOT / "train.py"), *args, "--max-steps", "500", "--rollout.engine", address]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENV
+        ) as training:
+            wait_for(lambda: len(read_metrics(tmp_path / "metrics.jsonl")) >= 3)
+            process.send_signal(signal.SIGKILL)
+            output, errors = training.communicate(timeout=120)
+    assert training.returncode == 1
+    assert errors.splitlines()[-1].startswith(f"train.py: Expect an engine at {address}, got none (")
+    assert "Traceback" not in errors
+    assert "go on with --resume" in output
+    step = rows(tmp_path)[-1]["step"]
+    assert (tmp_path / f"checkpoint-{step}" / "trainer_state.json").exists()
+    with engine() as (address, _):
+        more = ["--max-steps", str(step + 1), "--rollout.engine", address, "--resume"]
+        done = run(*args, *more, env=ENV)
+        assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, step + 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "code", "message"),
+    [
+        (
+            "{free}",
+            "secret",
+            1,
+            "Expect an engine at {free}, got none ([Errno 111] Connection refused). Start it again: ",
+        ),
+        (
+            "{free}",
+            "",
+            2,
+            "Expect a secret in the environment variable CIR_ENGINE_KEY, the same on both sides; it is not ",
+        ),
+        ("somewhere", "secret", 2, 'Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '),
+    ],
+)
+def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
+    *,
+    given: str,
+    key: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(KEY, key)
+    free = free_address()
+    args = [*SMALL, "--output-dir", str(tmp_path), "--rollout.engine", given.format(free=free)]
+    assert train.main(args) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: " + message.format(free=free))
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "code", "message"),
+    [
+        ("nowhere", "secret", 2, "agents.engines: Expect the address of an engine, HOST:PORT, got 'nowhere'."),
+        ("127.0.0.1:5005", "", 2, f"agents.engines: Expect a secret in the environment variable {KEY}, the same on"),
+        ("192.0.2.1:5005", "secret", 1, "agents.engines: Expect to listen at 192.0.2.1:5005, but "),
+    ],
+)
+def test_what_can_not_be_served_ends_with_one_line(address: str, key: str, code: int, message: str) -> None:
+    command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**ENV, KEY: key}, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert done.stderr.startswith(message)

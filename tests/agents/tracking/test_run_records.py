@@ -1,0 +1,156 @@
+"""What a run leaves behind: metrics under the names of docs/training.md, samples, and a model card."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from paths import ROOT
+from tqdm import tqdm
+
+from agents import Callback, Trainer, presets
+from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+from agents.core.errors import ConfigError
+from agents.rollout.metrics import read_metrics
+from agents.tracking.history import load_training_run
+
+PAGE = (ROOT / "docs/training.md").read_text()
+PLACES = {"<validation>": "validation(_greedy|_text|/[^/]+)?", "<subject>": ".+"}
+
+
+def small(folder: Path, **changes: Any) -> TrainConfig:
+    """The tiny preset with few and short episodes and a validation after each step."""
+    arguments: dict[str, Any] = {"validation": ValidationConfig(every=1, num_problems=1)}
+    return TrainConfig(
+        model="tiny",
+        output_dir=folder,
+        autocast=False,
+        env=presets["tiny"]().env,
+        rollout=RolloutConfig(
+            num_problems=2,
+            num_generations=2,
+            max_completion_length=8,
+            max_model_len=256,
+            max_num_seqs=4,
+            dtype="float32",
+        ),
+        **(arguments | changes),
+    )
+
+
+def train(config: TrainConfig, **arguments: Any) -> None:
+    trainer = Trainer(config, log=lambda _: None, **arguments)
+    try:
+        trainer.train()
+    finally:
+        trainer.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one step with every kind of figure."""
+    folder = tmp_path_factory.mktemp("runs") / "everything"
+    validation = ValidationConfig(
+        problems=("mixed", "arithmetic"), num_problems=(3, 1), greedy=True, text_prompt="text"
+    )
+    ppo = PPOConfig(advantage="gae", kl_coefficient=0.1)
+    train(small(folder, max_steps=1, ppo=ppo, validation=validation))
+    return folder
+
+
+def documented() -> dict[str, str]:
+    """Name of each metric on the page, and the pattern of what it stands for."""
+    table = PAGE.partition("### Metrics")[2].partition("## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    names = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
+    patterns = {}
+    for name in names:
+        patterns[name] = re.escape(name)
+        for place, pattern in PLACES.items():
+            patterns[name] = patterns[name].replace(re.escape(place), pattern)
+    return patterns
+
+
+def test_every_metric_is_on_the_page_and_the_page_has_no_other(folder: Path) -> None:
+    written = {name for row in read_metrics(folder / "metrics.jsonl") for name in row} - {"step"}
+    page = documented()
+    assert [name for name in written if not any(re.fullmatch(each, name) for each in page.values())] == []
+    assert [name for name, each in page.items() if not any(re.fullmatch(each, known) for known in written)] == []
+
+
+def test_each_set_of_problems_is_validated_under_its_own_name_with_its_own_number(folder: Path) -> None:
+    first = read_metrics(folder / "metrics.jsonl")[0]
+    accuracies = {name.removesuffix("/accuracy") for name in first if name.endswith("/accuracy")}
+    assert accuracies == {"validation", "validation/arithmetic", "validation_greedy", "validation_text"}
+    subjects = [name for name in first if name.startswith("validation/accuracy/")]
+    assert len(subjects) == 3  # one of each, of three problems
+
+
+def test_transcripts_of_the_step_and_of_every_set_and_arm_are_kept(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    kinds = {(row["step"], row["kind"]) for row in rows}
+    arms = {"validation", "validation/arithmetic", "validation_greedy", "validation_text"}
+    assert kinds == {(1, "training")} | {(step, arm) for step in (0, 1) for arm in arms}
+    assert len(rows) <= 2 * len(kinds)
+
+
+def test_the_checkpoint_has_a_card_with_what_was_measured(folder: Path) -> None:
+    card = ModelCard.load(folder / "checkpoint-1" / "README.md")
+    last = read_metrics(folder / "metrics.jsonl")[-1]
+    results = [(each.dataset_name, each.metric_name, each.metric_value) for each in card.data.eval_results]
+    assert sorted(results) == [
+        ("arithmetic", "accuracy", last["validation/arithmetic/accuracy"]),
+        ("mixed", "accuracy", last["validation/accuracy"]),
+        ("mixed", "accuracy, greedy", last["validation_greedy/accuracy"]),
+        ("mixed", "accuracy, without code", last["validation_text/accuracy"]),
+    ]
+
+
+def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:
+    run = load_training_run(folder)
+    assert (run.steps, len(run.subjects)) == (1, 3)
+    assert run.minutes > 0
+
+
+def test_the_time_left_is_by_the_mean_step_without_the_first_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, per_step = 0.0, []
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        """A bar whose time is ours."""
+
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, file=io.StringIO(), **more)
+            self._time = lambda: now
+            self.start_t = self.last_print_t = now
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            shows = self.format_dict
+            per_step.append(1 / shows["rate"] if shows["rate"] else shows["elapsed"] / self.n)
+            return shown
+
+    class Clock(Callback):
+        def on_validation(self, *_: Any) -> None:
+            nonlocal now
+            now += 100
+
+        def on_step_end(self, *_: Any) -> None:
+            nonlocal now
+            now += 2 if now < 150 else 6
+
+    monkeypatch.setattr("agents.training.trainer.tqdm", Bar)
+    train(small(tmp_path / "run", max_steps=2), callbacks=[Clock()])
+    assert per_step == [2, pytest.approx((2 + 100 + 6) / 2)]  # there is a validation between the steps
+
+
+def test_a_tracker_without_its_library_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    names: tuple[str, ...] = ("tensorboard", "no_tracker")
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match="pip install no_tracker"):
+        Trainer(TrainConfig(output_dir=tmp_path, report_to=names), log=lines.append)  # type: ignore[arg-type]
+    assert lines == []

@@ -1,0 +1,229 @@
+"""The loop around a step: what a fault leaves behind, who sleeps when, and what a penalty is measured from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from agents_fakes import trajectory
+from runs import rows, small, trainer
+
+from agents import Callback, Trainer, presets
+from agents.config.training import (
+    CurriculumConfig,
+    SelectionConfig,
+)
+from agents.core.types import Trajectory
+from agents.training import checkpoint
+from agents.training.checkpoint import STATE, checkpoints, read_json
+
+
+def test_a_fault_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trainer(tmp_path) as made:
+        submit = made.engine.submit
+
+        def fail(request_id: int, *arguments: Any, **more: Any) -> None:
+            if made.step == 1 and request_id >= 0:
+                raise OSError("the sandbox's machine is gone")
+            submit(request_id, *arguments, **more)
+
+        monkeypatch.setattr(made.engine, "submit", fail)
+        with pytest.raises(OSError, match="machine is gone"):
+            made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
+    with trainer(tmp_path, resume=True) as made:
+        assert made.train()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_a_fault_in_the_middle_of_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trainer(tmp_path) as made:
+        accumulate = made.ppo.accumulate
+        calls = count(1)
+
+        def fail(*arguments: Any, **more: Any) -> Any:
+            if next(calls) == 4:  # the second minibatch of the second step
+                raise MemoryError("the GPU's is full")
+            return accumulate(*arguments, **more)
+
+        monkeypatch.setattr(made.ppo, "accumulate", fail)
+        with pytest.raises(MemoryError):
+            made.train()
+    assert checkpoints(tmp_path) == []
+
+
+def test_the_engine_sleeps_during_the_update_unless_it_samples_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, overlap, expected in (("alone", False, [0, 1]), ("beside", True, [1])):  # nothing is beside the last
+        slept: list[int] = []
+        with trainer(tmp_path / name, rollout={"overlap": overlap}, ppo={"importance_sampling": "token"}) as made:
+            monkeypatch.setattr(made.engine, "sleep", lambda made=made, slept=slept: slept.append(made.step))
+            made.train()
+        assert slept == expected
+        assert [row["sampling/staleness_max"] for row in rows(tmp_path / name)] == [0, float(overlap)]
+
+
+def test_a_step_without_an_episode_in_the_loss_changes_nothing(tmp_path: Path) -> None:
+    with trainer(tmp_path, selection=SelectionConfig(mask_void_turns=True), max_steps=1) as made:
+        before = [parameter.clone() for parameter in made.policy.parameters()]
+        made.train()
+        assert all(map(torch.equal, before, made.policy.parameters()))
+    (row,) = rows(tmp_path)
+    assert (row["episodes/void_ratio"], row["num_updates"]) == (1, 0)
+
+
+def test_a_kl_penalty_is_measured_from_the_model_that_training_began_with_also_after_a_resume(tmp_path: Path) -> None:
+    penalty = {"kl_coefficient": 0.1}
+    with trainer(tmp_path, ppo=penalty, max_steps=1) as made:
+        first = [parameter.clone() for parameter in made.policy.parameters()]
+        made.train()
+    with trainer(tmp_path, ppo=penalty, resume=True) as made:
+        assert made._reference is not None
+        assert all(map(torch.equal, first, made._reference.parameters()))
+        made.train()
+    assert [row["kl"] >= 0 for row in rows(tmp_path)] == [True, True]
+
+
+def test_training_on_feedback_changes_the_update_but_not_what_is_said_of_the_sampled_tokens(tmp_path: Path) -> None:
+    found = []
+    for name, on in (("off", False), ("on", True)):
+        with trainer(tmp_path / name, ppo={"train_on_feedback": on}, max_steps=1) as made:
+            tokens = made.chat.encode_feedback("ab12")
+            episode = {"token_ids": tuple(tokens), "action_mask": (False, True, False, True), "prompt_length": 1}
+            rest = {"logprobs": (0.0, -1.0, 0.0, -1.0), "policy_versions": (-1, 0, -1, 0)}
+            played = [trajectory("P s f s", **episode, **rest, reward=reward) for reward in (1.0, -1.0)]
+            found.append(made._update(played))
+    off, on = found
+    assert off["sampling/sampling_logp_difference/mean"] == on["sampling/sampling_logp_difference/mean"]
+    assert off["entropy"] != on["entropy"]
+    assert off["grad_norm"] != on["grad_norm"]
+
+
+def test_an_episode_that_a_fault_of_ours_spoilt_leaves_baseline_whitening_and_loss(tmp_path: Path) -> None:
+    sound = [trajectory("P s f s", reward=reward) for reward in (1.0, -1.0, -1.0)]
+    spoilt = trajectory("P s s", reward=0.0, reward_valid=False)
+    weights = []
+    for name, played in (("without", sound), ("with", [spoilt, *sound])):
+        with trainer(tmp_path / name) as made:
+            made._update(played)
+            weights.append([parameter.clone() for parameter in made.policy.parameters()])
+    assert all(map(torch.equal, *weights))
+
+
+def test_the_boundary_holds_for_training_and_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("agents.rollout.collector.StopString", lambda: seen.append(1))
+    with trainer(tmp_path, rollout={"boundary": "stop_string"}, max_steps=0) as made:
+        made.train()
+        validated = len(seen)
+        made.sampler.take(0, on_end=lambda _: None)
+    assert len(seen) > validated > 0
+
+
+@pytest.mark.parametrize(("in_training", "expected"), [("0", [0, 0]), ("0:1,9:4", [3, 0]), ("competence", [3, 0])])
+def test_a_validation_has_a_budget_of_its_own_and_none_where_training_has_none(
+    in_training: str, expected: list[int], tmp_path: Path
+) -> None:
+    budgets = []
+
+    class Look(Callback):
+        def on_validation(
+            self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+        ) -> None:
+            budgets.extend(t.info["interaction_budget"] for each in trajectories.values() for t in each)
+
+    env = replace(presets["tiny"]().env, interaction_budget=in_training)
+    both = {"text_prompt": "question", "interaction_budget": 3}
+    with trainer(tmp_path, callbacks=[Look()], max_steps=0, env=env, validation=both) as made:
+        made.train()
+    assert budgets == expected
+
+
+class Notes(Callback):
+    """Writes down what it is called with, and stops the run after its first step."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        self.calls.append(("begin", trainer.step))
+
+    def on_step_end(self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
+        self.calls.append(("step", (trainer.step, "reward" in figures, len(trajectories))))
+        trainer.stop()
+
+    def on_validation(
+        self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+    ) -> None:
+        lengths = {name: len(each) for name, each in trajectories.items()}
+        self.calls.append(("validation", (figures["validation/accuracy"] >= 0, lengths)))
+
+    def on_save(self, trainer: Trainer, path: Path) -> None:
+        self.calls.append(("save", path.name))
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        self.calls.append(("end", trainer.step))
+
+
+def test_callbacks_see_steps_validations_and_checkpoints_in_order_and_may_stop_the_run(tmp_path: Path) -> None:
+    notes = Notes()
+    with trainer(tmp_path, callbacks=[notes]) as made:
+        assert not made.train()
+    assert notes.calls == [
+        ("begin", 0),
+        ("validation", (True, {"validation": 1})),
+        ("step", (1, True, 4)),
+        ("save", "checkpoint-1"),
+        ("end", 1),
+    ]
+
+
+def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -> None:
+    class Subjects(Callback):
+        def on_step_end(
+            self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]
+        ) -> None:
+            seen.append({str(t.info["subject"]) for t in trajectories})
+
+    seen: list[set[str]] = []
+    lines: list[str] = []
+    config = small(tmp_path, curriculum=CurriculumConfig(subjects="0:addition,1:subtraction"))
+    made = Trainer(config, log=lines.append, callbacks=[Subjects()])
+    made.train()
+    made.close()
+    assert seen == [{"addition"}, {"subtraction"}]
+    assert "Training on 10,000 problems of 'arithmetic/train'." in lines
+    assert read_json(tmp_path / "checkpoint-2" / STATE)["data"] == "10,000 problems of 'arithmetic/train'"
+
+
+def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1])  # before training there is nothing to keep
+    monkeypatch.setattr("agents.training.trainer.figures_of", lambda _: {"validation/accuracy": next(accuracies)})
+    every = {"validation": {"every": 1}, "save_total_limit": 1}
+    with trainer(tmp_path, max_steps=4, **every) as made:
+        made.train()
+    with trainer(tmp_path, max_steps=5, resume=True, **every) as made:
+        made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-5"]
+    best = {"checkpoint": "checkpoint-3", "metric": "validation/accuracy", "value": 0.6}
+    assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [best, best]
+    assert list(accuracies) == []  # the last step of the first run was not validated twice
+
+
+def test_a_best_one_that_could_not_be_saved_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trainer(tmp_path, max_steps=1) as made:
+        save = checkpoint.save_shards
+
+        def full_once(*arguments: Any, **more: Any) -> None:
+            monkeypatch.setattr(checkpoint, "save_shards", save)
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(checkpoint, "save_shards", full_once)
+        made.train()
+    assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [None]

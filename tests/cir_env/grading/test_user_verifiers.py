@@ -1,0 +1,307 @@
+"""A user's own verifier: how it is found, and that nothing it does stops or starves the grading of others."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import fakes
+from processes import is_alive, new_child, wait_until, worker_of
+
+from cir_env.env import CodeMathEnv
+from cir_env.errors import OptionError, ProblemError
+from cir_env.grading.answer_types import find_answer_type
+from cir_env.grading.grader import Grader, Verdict
+from cir_env.problems.problem import Problem
+
+MODULE = """
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COUNT = 0
+VALUE = 7
+
+
+class Words:
+    @staticmethod
+    def same(gold, answer):
+        return sorted(gold.split()) == sorted(answer.split())
+
+
+def exact(gold, answer):
+    return gold == answer
+
+
+def one(gold):
+    return True
+
+
+def behave(gold, answer):
+    global COUNT
+    COUNT += 1
+    if answer == "loop":
+        while True:
+            pass
+    if answer == "sleep":
+        time.sleep(1000)
+    if answer == "ignore":
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        time.sleep(1000)
+    if answer == "raise":
+        raise ValueError("no such answer")
+    if answer == "raise without words":
+        class Mute(Exception):
+            def __str__(self):
+                raise RuntimeError
+        raise Mute
+    if answer == "exit":
+        sys.exit(0)
+    if answer == "_exit":
+        os._exit(0)
+    if answer == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if answer == "memory":
+        return bool([0] * 10**10)
+    if answer == "none":
+        return None
+    if answer == "int":
+        return 1
+    if answer == "print":
+        print("{}", flush=True)
+        sys.stderr.write("x" * 10**6)
+    if answer == "write":
+        Path(gold).write_text("x")
+    if answer == "fork":
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, 0)
+            time.sleep(1000)
+        raise ValueError(pid)
+    if answer == "child":
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(100)
+        raise ValueError(pid)
+    if answer == "environment":
+        raise ValueError(sorted(os.environ))
+    if answer == "count":
+        return COUNT == 1
+    return gold == answer
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on the import path with a module of a user and a distribution that offers two of its functions."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "users_verifiers.py").write_text(MODULE)
+    (folder / "users_broken.py").write_text("import no_such_module_at_all\n")
+    (folder / "users_moody.py").write_text("import os\nos.environ['USERS_KEY']\ndef check(gold, answer): return True\n")
+    metadata = folder / "users-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: users\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[cir_env.verifiers]\nusers_exact = users_verifiers:exact\nusers_words = users_verifiers:Words.same\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader(time_limit_s=0.4) as grader:
+        grader.grade(r"\sqrt{8}", r"2\sqrt{2}")
+        yield grader
+
+
+BEHAVE = "users_verifiers:behave"
+
+
+def invalid(reason: str) -> Verdict:
+    return Verdict(correct=False, reason=reason, valid=False)
+
+
+# --- found -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer_type", "gold", "answer", "correct"),
+    [
+        ("users_exact", "a b", "a b", True),
+        ("users_exact", "1", "1.0", False),
+        ("users_words", "a b", "b a", True),
+        ("users_verifiers:Words.same", "a b", "b c", False),
+        ("operator:eq", " $1$ ", " $1$ ", True),
+    ],
+)
+def test_a_verifier_of_a_distribution_or_a_module_says_what_is_right(
+    grader: Grader, answer_type: str, gold: str, answer: str, correct: bool
+) -> None:
+    reason = "accepted by the verifier" if correct else "refused by the verifier"
+    assert grader.grade(gold, answer, answer_type) == Verdict(correct=correct, reason=reason)
+
+
+def test_a_verifier_that_came_onto_the_path_after_the_worker_had_started_is_found(
+    grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_late.py").write_text("def check(gold, answer): return answer == gold[::-1]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert grader.grade("ab", "ba", "users_late:check").correct
+
+
+def test_an_environment_rewards_by_a_verifier(grader: Grader) -> None:
+    env = CodeMathEnv(**fakes() | {"grader": grader, "answer_type": "users_exact"})
+    env.reset(options={"problem_index": 0})
+    assert env.step(r"\boxed{6}")[1] == 1.0
+    env.reset(options={"problem_index": 0})
+    assert env.step(r"\boxed{6.0}")[1] == -1.0
+
+
+def test_a_fault_of_a_verifier_leaves_the_episode_out(grader: Grader) -> None:
+    env = CodeMathEnv(**fakes() | {"grader": grader, "answer_type": BEHAVE})
+    env.reset(options={"problem_index": 0})
+    *_, info = env.step(r"\boxed{raise}")
+    assert not info["reward_valid"]
+
+
+# --- refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("users_exat", "got 'users_exat'. Did you mean 'users_exact'?"),
+        ("no_such_module:f", "can be imported, got ModuleNotFoundError: No module named 'no_such_module'."),
+        ("users_broken:f", "can be imported, got ModuleNotFoundError: No module named 'no_such_module_at_all'."),
+        ("users_verifiers:exat", "got AttributeError: module 'users_verifiers' has no attribute 'exat'."),
+        ("users_verifiers:VALUE", "Expect the verifier 'users_verifiers:VALUE' to be a function, got int."),
+        (
+            "users_verifiers:one",
+            "Expect the verifier 'users_verifiers:one' to take (gold, answer), got other parameters.",
+        ),
+        ("users_verifiers:", "Expect a verifier as 'module:function', got 'users_verifiers:'."),
+        ("os; import x:f", "Expect a verifier as 'module:function', got 'os; import x:f'."),
+        ("__main__:f", "Expect a verifier in a module that the grading process can import, got '__main__:f'."),
+        ("users_exact?strict=1", "Expect as options of 'users_exact' none, got 'strict'."),
+    ],
+)
+def test_a_verifier_that_can_not_work_is_refused_before_anything_is_graded(spec: str, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        find_answer_type(spec)
+    assert str(caught.value).endswith(message)
+    with pytest.raises(ProblemError):
+        Problem(id="p", statement="?", answer="1", answer_type=spec)
+
+
+def test_two_distributions_that_offer_the_same_name_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for distribution, function in (("one", "exact"), ("two", "behave")):
+        metadata = tmp_path / f"{distribution}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[cir_env.verifiers]\nusers_both = users_verifiers:{function}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(OptionError, match="got users_verifiers:behave and users_verifiers:exact"):
+        find_answer_type("users_both")
+
+
+# --- hostile ---------------------------------------------------------------------------------------------------
+
+
+def test_verifiers_that_never_end_are_faults_and_starve_nobody(grader: Grader) -> None:
+    bad = [grader.submit(f"{k}", answer, BEHAVE) for k in range(2) for answer in ("loop", "sleep", "ignore")]
+    good = [grader.submit(f"{k}", f"{k}", BEHAVE) for k in range(20)]
+    algebra = [grader.submit(rf"{k}\sqrt{{7}}", rf"\sqrt{{{7 * k * k}}}") for k in range(2, 12)]
+    assert all(future.result().correct for future in good + algebra)
+    assert {future.result() for future in bad} == {invalid("takes more than 0.4 s to compare")}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("raise", "the verifier raises ValueError: no such answer"),
+        ("exit", "the verifier raises SystemExit: 0"),
+        ("_exit", "crashes the comparison"),
+        ("crash", "crashes the comparison"),
+        ("memory", "the verifier raises MemoryError"),
+        ("none", "the verifier returns NoneType, not bool"),
+        ("int", "the verifier returns int, not bool"),
+    ],
+)
+def test_a_verifier_that_gives_no_verdict_is_a_fault_of_ours(grader: Grader, answer: str, reason: str) -> None:
+    assert grader.grade("6", answer, BEHAVE) == invalid(reason)
+    assert grader.grade("6", "6", BEHAVE).correct
+
+
+def test_an_exception_that_can_not_be_printed_is_a_fault_like_any_other(grader: Grader) -> None:
+    verdict = grader.grade("6", "raise without words", BEHAVE)
+    assert not verdict.valid
+    assert "Mute" in verdict.reason
+
+
+def test_what_a_verifier_prints_is_nowhere_and_what_it_writes_is_a_fault(grader: Grader, tmp_path: Path) -> None:
+    assert grader.grade("6", "print", BEHAVE) == Verdict(correct=False, reason="refused by the verifier")
+    assert "File too large" in grader.grade(str(tmp_path / "file"), "write", BEHAVE).reason
+
+
+def test_no_call_of_a_verifier_sees_another(grader: Grader) -> None:
+    assert [grader.grade(gold, "count", BEHAVE).correct for gold in ("1", "2", "3")] == [True] * 3
+
+
+def test_a_process_that_a_verifier_leaves_behind_holds_no_verdict_back() -> None:
+    with Grader(time_limit_s=600) as grader:
+        verdict = grader.submit("6", "fork", BEHAVE).result(timeout=60)
+    os.kill(named_process(verdict), signal.SIGKILL)
+
+
+def test_a_process_that_a_verifier_leaves_behind_is_ended(grader: Grader) -> None:
+    child = named_process(grader.grade("6", "child", BEHAVE))
+    wait_until(lambda: not is_alive(child))
+
+
+def named_process(verdict: Verdict) -> int:
+    return int(verdict.reason.removeprefix("the verifier raises ValueError: "))
+
+
+def test_a_verifier_sees_no_secret_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "planted")
+    with Grader() as grader:
+        assert "WANDB_API_KEY" not in grader.grade("6", "environment", BEHAVE).reason
+
+
+def test_a_verifier_that_only_the_trainer_can_import_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USERS_KEY", "1")
+    with Grader() as grader:
+        for answer in ("1", "2"):
+            assert grader.grade("6", answer, "users_moody:check") == invalid(
+                "users_moody:check cannot be imported for grading: KeyError: 'USERS_KEY'"
+            )
+        assert grader.grade(r"\sqrt{8}", r"2\sqrt{2}").correct
+
+
+def test_the_module_of_a_verifier_is_imported_once_for_all_answers(
+    grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_slow.py").write_text(
+        "import time\nIMPORTED = time.monotonic_ns()\ndef check(gold, answer): raise ValueError(IMPORTED)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reasons = {grader.grade("6", answer, "users_slow:check").reason for answer in ("1", "2", "3")}
+    assert len(reasons) == 1
+    assert f"{sys.modules['users_slow'].IMPORTED}" not in reasons.pop()
+
+
+def test_closing_ends_a_verifier_that_sleeps() -> None:
+    grader = Grader(time_limit_s=600)
+    future = grader.submit("6", "sleep", BEHAVE)
+    child = new_child(worker_of(grader))
+    grader.close()
+    assert future.result() == invalid("the grader was closed")
+    wait_until(lambda: not is_alive(child))

@@ -1,0 +1,116 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from observe import eventually, zygote_pid
+
+from cir_env.sandbox import LocalSandbox, Status
+from cir_env.sandbox.control_group import UNIFIED, ControlGroup, _candidates
+
+
+def groups() -> set[Path]:
+    return {path for parents in _candidates() for parent in parents for path in parent.glob("cir-env-*")}
+
+
+@pytest.fixture
+def group() -> ControlGroup:
+    try:
+        ControlGroup.delegated().remove()
+    except OSError as error:
+        pytest.skip(str(error))
+    return ControlGroup.delegated()
+
+
+def test_a_group_is_made_with_limits_and_removed(group: ControlGroup) -> None:
+    files = {file.name: file for place in group.places for file in Path(place).iterdir()}
+    assert files["pids.max"].read_text() == "16384\n"
+    group.remove()
+    assert not any(map(os.path.exists, group.places))
+
+
+def test_the_sandbox_and_its_blocks_are_in_the_group(group: ControlGroup) -> None:
+    group.remove()
+    before = groups()
+    with LocalSandbox(slots=1, preload=()) as sandbox:
+        session = sandbox.open_session()
+        session.run("x = 1")
+        (place, *_) = groups() - before
+        children = {worker.pid for worker in sandbox._supervisor._workers.values() if worker.pid}
+        members = set(map(int, (place / "cgroup.procs").read_text().split()))
+        assert children
+        assert children <= members
+        assert os.getpid() not in members
+    assert groups() == before
+
+
+def test_blocks_that_the_group_ends_are_no_fault_of_the_policy(group: ControlGroup) -> None:
+    group.remove()
+    with LocalSandbox(slots=2, preload=()) as sandbox:
+        session = sandbox.open_session()
+        session.run("x = bytearray(300_000_000)")
+        own = sandbox._supervisor.group
+        assert own is not None
+        name = next(p for place in own.places for p in Path(place).glob("memory.[lm]*") if p.name in LIMITS)
+        name.write_text(str(400_000_000))
+        result = sandbox.run("y = bytearray(350_000_000)\nprint(len(y))")
+        statuses = {result.status, session.run("len(x)").status}
+        assert Status.INFRASTRUCTURE in statuses
+        assert statuses <= {Status.INFRASTRUCTURE, Status.OK}
+
+
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+
+
+KILLED = """
+import os, signal
+from cir_env.sandbox import LocalSandbox
+sandbox = LocalSandbox(slots=1, preload=())
+assert sandbox.run("1").stdout == "1\\n"
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_group_stays_when_the_trainer_is_killed(group: ControlGroup) -> None:
+    group.remove()
+    before = groups()
+    subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60)
+    assert eventually(lambda: groups() == before)
+
+
+def test_the_unified_hierarchy_gets_its_limits_in_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (place,) = ControlGroup({tmp_path: UNIFIED}).places
+    assert {file.name: file.read_text() for file in Path(place).iterdir()} == {
+        "memory.max": "750000",
+        "pids.max": "16384",
+    }
+
+
+def test_kills_are_counted_from_one_question_to_the_next(tmp_path: Path) -> None:
+    group = ControlGroup({tmp_path: UNIFIED})
+    events = Path(group.places[0], "memory.events")
+    events.write_text("low 0\noom 9\noom_kill 0\n")
+    assert not group.killed_since_last_asked()
+    events.write_text("low 0\noom 9\noom_kill 2\n")
+    assert [group.killed_since_last_asked() for _ in range(2)] == [True, False]
+
+
+def test_what_a_dead_trainer_left_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / "cir-env-4194305-0").mkdir()  # beyond the largest process id
+    (tmp_path / f"cir-env-{os.getppid()}-0").mkdir()
+    ControlGroup({tmp_path: UNIFIED})
+    assert not (tmp_path / "cir-env-4194305-0").exists()
+    assert (tmp_path / f"cir-env-{os.getppid()}-0").exists()
+
+
+def test_a_dead_zygote_gets_a_successor_in_the_group(group: ControlGroup) -> None:
+    group.remove()
+    with LocalSandbox(slots=1, preload=()) as sandbox:
+        sandbox.run("1")
+        first = zygote_pid(sandbox)
+        os.kill(first, 9)
+        assert eventually(lambda: sandbox._supervisor.zygotes != [] and zygote_pid(sandbox) != first)
+        assert sandbox.run("print(2)").stdout == "2\n"
+        assert sandbox._supervisor.group_report == "on"

@@ -1,0 +1,117 @@
+"""Updates of a tiny policy, by as many processes as torchrun starts; the first one writes what came of them.
+
+torchrun --nproc-per-node 2 tests/support/distributed_update.py FOLDER
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from agents_fakes import random_batch, small_chat, tiny_qwen2
+
+from agents.config.training import LoraConfig, PPOConfig
+from agents.core import distributed
+from agents.core.distributed import whole
+from agents.engines.base import EngineFault, Sampling
+from agents.engines.transformers_engine import TransformersEngine
+from agents.learning.advantages import estimate_advantages
+from agents.learning.policy import Policy
+from agents.learning.ppo import PPO
+from agents.models.lora import add_adapters, save_adapters
+from agents.models.weights import Weights
+from agents.training.weight_sync import sync_weights
+
+V = 40
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "all weights": {},
+    "a critic of its own": {"advantage": "gae", "critic": "separate"},
+    "adapters": {"lora": 4},
+    "fewer rows than processes": {"rows": 1, "advantage": "reinforce_plus_plus_baseline"},
+}
+
+
+def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Return weights and log-probabilities after two updates, and the figures of the second."""
+    lora, rows = settings.get("lora", 0), settings.get("rows", 7)
+    changes = {k: v for k, v in settings.items() if k not in ("lora", "rows")}
+    model = tiny_qwen2(V).double()
+    if lora:
+        torch.manual_seed(0)
+        add_adapters(model, LoraConfig(rank=lora))
+    config = PPOConfig(**({"learning_rate": 1e-2, "micro_batch_tokens": 60} | changes))
+    critic = tiny_qwen2(V, seed=1).double() if config.critic == "separate" else None
+    policy = Policy(model, value_head=config.advantage == "gae", critic=critic).double()
+    distributed.shard(policy)
+    agent = PPO(policy, config)
+    batch = random_batch(V, rows=rows)
+    figures: dict[str, float] = {}
+    for _ in range(2):
+        old = policy.evaluate(batch, config.micro_batch_tokens)
+        noise = 0.2 * torch.randn(old.logprobs.shape, generator=torch.Generator().manual_seed(2)) * batch.action_mask
+        old = replace(old, logprobs=old.logprobs + noise)
+        aims = estimate_advantages(batch, old, config)
+        figures = agent.update(batch, old, aims, generator=torch.Generator().manual_seed(3))
+    tensors = {name: tensor.clone() for name, tensor in Weights(policy.model).items()}
+    tensors |= {name: whole(p.detach()) for name, p in policy.named_parameters() if not name.startswith("model.")}
+    return tensors | {"logprobs": old.logprobs}, figures
+
+
+class Own(TransformersEngine):
+    """Draws by numbers of its own in each process, and in the second one is deaf if it is told to be."""
+
+    is_deaf = False
+
+    def submit(self, request_id: int, token_ids: Any, sampling: Sampling, *arguments: Any, **more: Any) -> None:
+        super().submit(request_id, token_ids, replace(sampling, seed=sampling.seed + 99 * distributed.rank()))
+
+    def load_weights(self, version: int, weights: Any) -> None:
+        own = self._model.state_dict()
+        given = dict(weights)
+        super().load_weights(version, own if self.is_deaf and distributed.rank() == 1 else given)
+
+
+def probe(*, is_deaf: bool) -> str:
+    """Say what comes of giving each process's engine the policy's weights."""
+    chat = small_chat()
+    size = len(chat.tokenizer)
+    engine = Own(tiny_qwen2(size, seed=1), chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
+    engine.is_deaf = is_deaf
+    policy = Policy(tiny_qwen2(size))
+    distributed.shard(policy)
+    try:
+        sync_weights(policy, engine, version=1, prompt=[1, 2, 3], tolerance=1e-3)
+    except EngineFault as fault:
+        return str(fault)
+    return "passed"
+
+
+def unwritable(folder: Path) -> str:
+    """Say what comes of adapters that the first process cannot write."""
+    (folder / "adapter").touch()
+    model = tiny_qwen2(V)
+    add_adapters(model, LoraConfig(rank=2))
+    try:
+        save_adapters(model, LoraConfig(rank=2), folder / "adapter")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "written"
+
+
+def main(folder: Path) -> None:
+    """Run all cases."""
+    said = distributed.gather([[probe(is_deaf=False), probe(is_deaf=True), unwritable(folder)]])
+    outcomes = {name: update(settings) for name, settings in CASES.items()}
+    if distributed.rank() == 0:
+        torch.save(outcomes, folder / "outcomes.pt")
+        (folder / "said.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    distributed.start(torch.device("cpu"))
+    main(Path(sys.argv[1]))
+    distributed.stop()

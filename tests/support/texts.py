@@ -1,0 +1,7 @@
+"""Texts that may be answers, for Hypothesis."""
+
+from hypothesis import strategies as st
+
+PIECES = [*"0123456789xyi+-*/^_=.,;:!|(){}[]<>$% °\\\n", "\\frac{", "\\sqrt{", "\\text{", "\\boxed{"]
+LATEX = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
+ANY_TEXT = st.text(max_size=60) | LATEX
