@@ -7,7 +7,6 @@ $ python evaluate.py compare A B                               two runs (folders
 $ python evaluate.py report FOLDER ... --k 1 4 16              runs that are done, shards put together
 $ python evaluate.py report FOLDER ... --output report.html    the same as a page, with every transcript
 $ python evaluate.py regrade SAMPLES                           today's grader on samples of any day
-$ python evaluate.py export SAMPLES --model M                  for lm-evaluation-harness and the hub
 $ python evaluate.py import FILE                               others' transcripts, for regrade
 
 The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
@@ -21,29 +20,26 @@ from collections.abc import Sequence
 from functools import partial
 
 from agents import cli
-from agents.config.evaluation import EvalConfig
+from agents.config.evaluation import PAPER_SETS, EvalConfig
 from agents.core.errors import AgentsError
 
 
 def work_on_samples(command: cli.SamplesCommand) -> None:
-    """Judge, export or import stored samples."""
+    """Judge or import stored samples."""
     from cir_env.grading.grader import GRADER_VERSION, shared_grader
     from cir_env.parsing import final_answer
-    from cir_env.problems.benchmarks import BENCHMARKS
 
-    on_hub = {name: benchmark.hub.name for name, benchmark in BENCHMARKS.items()}
     submit, version = shared_grader().submit, str(GRADER_VERSION)
-    cli.execute_on_samples(command, submit=submit, read_answer=final_answer, version=version, datasets=on_hub)
+    cli.execute_on_samples(command, submit=submit, read_answer=final_answer, version=version)
 
 
 def play(config: EvalConfig, args: Sequence[str]) -> None:
     """Play what is missing of the evaluation's runs, and report on them."""
     from agents.evaluation.runner import run
     from cir_env.fingerprint import fingerprint
-    from cir_env.problems.benchmarks import PAPER
     from cir_env.problems.load import load_problems, load_sets
 
-    named = load_sets(config.names or (PAPER if config.benchmarks else ()), config.benchmarks)
+    named = load_sets(config.names or (PAPER_SETS if config.benchmarks else ()), config.benchmarks)
     whole = named or {config.problems: load_problems(config.problems, "test")}
     sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
     command = shlex.join(["python", "evaluate.py", *args])

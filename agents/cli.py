@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 
 from agents.config.evaluation import EvalConfig, protocols
-from agents.core.errors import ConfigError, expect
-from agents.core.samples import SamplesError
+from agents.core.errors import ConfigError, RunError, expect
+from agents.core.files import expect_new, write_json, write_json_lines
 from agents.evaluation.comparison import compare, comparison_as_json
-from agents.evaluation.lm_eval import model_card_metadata, read_lm_eval, read_plain, write_lm_eval
+from agents.evaluation.lm_eval import read_lm_eval, read_plain
 from agents.evaluation.metrics import summarise
-from agents.evaluation.regrade import ReadAnswer, Submit, expect_new, in_words, read_rows, regrade, write_rows
+from agents.evaluation.regrade import ReadAnswer, Submit, in_words, read_rows, regrade
 from agents.evaluation.run_folder import SUMMARY, find_runs, read_run
-from agents.evaluation.tables import comparison, report, write_json, write_text
+from agents.evaluation.tables import comparison, report
 from agents.tracking.history import is_training_run
 
 
@@ -57,21 +57,6 @@ class Regrade:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
-    """Write samples as lm-evaluation-harness does, and the metadata of a model card."""
-
-    samples: tyro.conf.Positional[Path]
-    """JSONL of samples."""
-    model: str
-    """The model's name."""
-    output: Path = Path("runs/export")
-    """Folder; the files go below it into one that is named by the model."""
-
-    def __post_init__(self) -> None:
-        expect(bool(self.model.strip(". ")), "model", "to be a model's name", self.model)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Import:
     """Turn other programs' transcripts into samples, which regrade can judge."""
 
@@ -90,9 +75,9 @@ class Import:
 
 
 RunsCommand = Compare | Report
-SamplesCommand = Regrade | Export | Import
+SamplesCommand = Regrade | Import
 Command = EvalConfig | RunsCommand | SamplesCommand
-_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (Compare, Report, Regrade, Export, Import)}
+_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (Compare, Report, Regrade, Import)}
 
 
 def parse(args: Sequence[str], description: str) -> Command:
@@ -121,9 +106,9 @@ def execute_on_runs(command: RunsCommand) -> None:
 
     Raises:
         ConfigError: Training runs are reported on without a page or beside evaluations, or no set has ``k`` samples.
-        SamplesError, UnfinishedRunError: A folder holds no whole run.
-        ComparisonError: The runs are not on the same problems.
-        ReportError: The page cannot be made.
+        RunError, RunError: A folder holds no whole run.
+        RunError: The runs are not on the same problems.
+        RunError: The page cannot be made.
     """
     if isinstance(command, Compare):
         one, other = map(read_run, command.runs)
@@ -161,9 +146,7 @@ def _report_on_training(command: Report) -> None:
     print(f"Page: {command.output}")
 
 
-def execute_on_samples(
-    command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, version: str, datasets: Mapping[str, str]
-) -> None:
+def execute_on_samples(command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, version: str) -> None:
     """Do what was asked for, and print what came of it.
 
     Args:
@@ -171,37 +154,30 @@ def execute_on_samples(
         submit: Judges an answer, as for :func:`agents.evaluation.regrade.regrade`.
         read_answer: Finds the answer, as for it.
         version: Of the grader.
-        datasets: The hub's names of sets.
 
     Raises:
-        SamplesError: A file is not what is expected, or one that is to be written is there.
+        RunError: A file is not what is expected, or one that is to be written is there.
     """
     path = command.file if isinstance(command, Import) else command.samples
     if not path.is_file():
-        raise SamplesError(f"Expect a file, got {path}, which is none.")
+        raise RunError(f"Expect a file, got {path}, which is none.")
     if isinstance(command, Regrade):
         output = command.output or command.samples.with_name(f"regraded-{command.samples.name}")
         rows = read_rows(command.samples)
         expect_new(output)
         regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
         print(f"Grader {version}. {in_words(regrading)}\n")
-        write_rows(output, regrading.rows)
+        write_json_lines(output, regrading.rows)
         print(f"Samples: {output}")
-    elif isinstance(command, Export):
-        rows = read_rows(command.samples)
-        card = model_card_metadata(rows, model=command.model, datasets=datasets)
-        written = write_lm_eval(command.output, rows, model=command.model, version=version)
-        metadata = written[0].with_name(written[0].name.replace("results_", "model-card_")).with_suffix(".yaml")
-        write_text(metadata, card)
-        print("\n".join(f"Wrote {path}" for path in [*written, metadata]))
     else:
         output = command.output or command.file.with_name(f"imported-{command.file.name}")
+        expect_new(output)
         if command.format == "lm-eval":
             rows = read_lm_eval(command.file, read_answer)
         else:
             fields = {name: getattr(command, name) for name in ("problem", "answer", "completion")}
             rows = read_plain(command.file, **fields)
         if not rows:
-            raise SamplesError(f"Expect at least one text of a model in {command.file}, got none.")
-        write_rows(output, rows)
+            raise RunError(f"Expect at least one text of a model in {command.file}, got none.")
+        write_json_lines(output, rows)
         print(f"Samples: {output}, {len(rows)} of them. Judge them: python evaluate.py regrade {output}")

@@ -21,13 +21,15 @@ import torch
 import tyro
 
 from agents.core.chat import Chat
-from agents.core.types import Episode, Trajectory
+from agents.core.files import write_json
+from agents.core.tables import table
+from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines import open_engine
 from agents.engines.base import Sampling
-from agents.evaluation.tables import table, write_json
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
-from agents.models.find import load_model, load_tokenizer, resolve_model
+from agents.models.find import resolve_model
+from agents.models.load import load_model, load_tokenizer
 from agents.rollout.collector import collect
 from agents.rollout.envs import open_pool
 
@@ -90,7 +92,7 @@ def play(config: Config, folder: Path, chat: Chat, name: str, dtype: str) -> lis
         max_model_len=config.max_model_len,
     )
     episodes = [
-        Episode(group_id=i // 4, env_seed=i, sampling_seed=i, options={"problem_index": i // 4})
+        EpisodeSpec(group_id=i // 4, env_seed=i, sampling_seed=i, options={"problem_index": i // 4})
         for i in range(config.episodes)
     ]
     with closing(envs), closing(engine):

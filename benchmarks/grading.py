@@ -19,7 +19,8 @@ from pathlib import Path
 
 import tyro
 
-from agents.evaluation.tables import table, write_json
+from agents.core.files import write_json
+from agents.core.tables import table
 from cir_env.grading.grader import GRADER_VERSION, Grader
 from cir_env.parsing import final_answer
 

@@ -15,7 +15,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.evaluation.tables import percent, table, write_json
+from agents.core.files import write_json
+from agents.core.tables import percent, table
 from agents.tracking.history import ARMS, SUBJECT, TrainingRun, load_training_run
 
 if TYPE_CHECKING:

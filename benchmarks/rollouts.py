@@ -46,14 +46,17 @@ import torch
 import tyro
 
 from agents.core.chat import Chat
-from agents.core.types import Episode, Trajectory
+from agents.core.files import write_json
+from agents.core.tables import table
+from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
-from agents.evaluation.tables import table, write_json
-from agents.models.find import load_tokenizer, pick_device, resolve_model
+from agents.models.devices import pick_device
+from agents.models.find import resolve_model
+from agents.models.load import load_tokenizer
 from agents.models.tiny import build_tiny
 from agents.rollout.collector import collect
 from agents.rollout.envs import EnvPool, EnvResult, open_pool
-from agents.rollout.episode import Play
+from agents.rollout.episode import ActiveEpisode
 from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, qwen_7b, write_script
 
 Contender = Literal["engine", "lock-step", "rounds", "ours", "TRL"]
@@ -102,15 +105,15 @@ class Config:
     """Where to write the figures as JSON."""
 
 
-def lock_step(envs: EnvPool, engine: ScriptedEngine, chat: Chat, episodes: Sequence[Episode]) -> list[Trajectory]:
+def lock_step(envs: EnvPool, engine: ScriptedEngine, chat: Chat, episodes: Sequence[EpisodeSpec]) -> list[Trajectory]:
     """Play an episode in each environment: all write a turn, all are stepped, and so on; then play the next ones."""
-    plays = [Play(number=number, episode=episode) for number, episode in enumerate(episodes)]
+    plays = [ActiveEpisode(number=number, episode=episode) for number, episode in enumerate(episodes)]
     for begin in range(0, len(plays), len(envs)):
         _play_round(envs, engine, chat, plays[begin : begin + len(envs)])
     return [play.trajectory(truncated=False) for play in plays]
 
 
-def _play_round(envs: EnvPool, engine: ScriptedEngine, chat: Chat, plays: Sequence[Play]) -> None:
+def _play_round(envs: EnvPool, engine: ScriptedEngine, chat: Chat, plays: Sequence[ActiveEpisode]) -> None:
     for env_id, play in enumerate(plays):
         envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
     active = _receive(envs, len(plays))
@@ -206,7 +209,7 @@ def _measure_ours(
 ) -> dict[str, Any]:
     chat, engine = make_engine(config, folder)
     episodes = [
-        Episode(group_id=n, env_seed=n, sampling_seed=n, options={"problem_index": n, "interaction_budget": 4})
+        EpisodeSpec(group_id=n, env_seed=n, sampling_seed=n, options={"problem_index": n, "interaction_budget": 4})
         for n in range(len(scripts))
     ]
     engine.prescribe([write_script("single", "1", 1.0, 1.0, random.Random(0))])

@@ -27,7 +27,8 @@ from typing import Any, Literal
 
 import tyro
 
-from agents.evaluation.tables import table, write_json
+from agents.core.files import write_json
+from agents.core.tables import table
 from cir_env.sandbox import Limits, LocalSandbox, Session, Status, usable_cores
 
 IMPORTS = "import math, fractions, itertools, collections, numpy, sympy\n"

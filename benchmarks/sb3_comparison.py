@@ -31,8 +31,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
-from agents.evaluation.tables import table, write_json
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics, write_json
+from agents.core.tables import table
 from agents.training.trainer import Trainer
 from cir_env.adapters.codemath_tokens import END, MAX_TOKENS, OTHER, PATTERN, WORDS, sums
 

@@ -45,11 +45,14 @@ from transformers import PreTrainedModel
 
 from agents.config.training import PPOConfig
 from agents.core.errors import expect
+from agents.core.files import write_json
+from agents.core.tables import table
 from agents.core.types import Batch
-from agents.evaluation.tables import table, write_json
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO
-from agents.models.find import load_model, pick_device, resolve_model
+from agents.models.devices import pick_device
+from agents.models.find import resolve_model
+from agents.models.load import load_model
 from agents.models.tiny import byte_tokenizer
 from benchmarks.trainer_load import GENERATIONS, Load, Meter, make_load, matmul_flops, needed_flops, random_model
 

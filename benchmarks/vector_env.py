@@ -25,7 +25,8 @@ import gymnasium
 import tyro
 
 import cir_env  # noqa: F401
-from agents.evaluation.tables import table, write_json
+from agents.core.files import write_json
+from agents.core.tables import table
 from cir_env.vector import CodeMathVectorEnv
 
 PRINT = "```python\nprint(6 * 7)\n```\n"

@@ -13,7 +13,7 @@ import tyro
 
 from agents import Trainer
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 
 
 class Vowels(gymnasium.Env[str, str]):

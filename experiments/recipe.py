@@ -28,7 +28,8 @@ import tyro
 from agents import presets
 from agents.config.training import TrainConfig
 from agents.core.errors import AgentsError, expect
-from agents.evaluation.tables import table, write_json
+from agents.core.files import write_json
+from agents.core.tables import table
 from agents.tracking.history import TrainingRun, load_training_run
 from agents.training.checkpoint import checkpoints
 from cir_env.errors import CirEnvError

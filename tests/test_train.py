@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from agents import presets
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 
 
 def test_without_arguments_the_quickstart_is_trained() -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from agents.config.shared import Dtype
 from agents.core.errors import ConfigError, expect
-from agents.models.find import Dtype
 
 ARMS = ("code", "text", "neutral")
-_PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
+PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
+"""The five benchmarks of the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def paper(model: tuple[str, ...]) -> EvalConfig:
     """
     return EvalConfig(
         model=model,
-        names=_PAPER_SETS,
+        names=PAPER_SETS,
         num_samples="16,MATH500:1",
         temperature="1.0,MATH500:0",
         top_p=0.95,
@@ -199,6 +200,6 @@ def _by_set(field: str, spec: str, number: str, example: str) -> dict[str, float
 
 def _of_sets(field: str, numbers: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
     names = list(names)
-    for name in sorted(numbers.keys() - {*names, "", *_PAPER_SETS}):
+    for name in sorted(numbers.keys() - {*names, "", *PAPER_SETS}):
         raise ConfigError(f"Expect `{field}` to speak of {', '.join(names)}, got {name!r}.")
     return {name: numbers.get(name, numbers[""]) for name in names}

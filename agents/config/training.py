@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agents.config.schedules import CompetenceConfig, budget_at, parse_schedule
+from agents.config.shared import Dtype
 from agents.core.errors import expect
-from agents.models.find import Dtype
-from agents.rollout.budget import CompetenceConfig, budget_at, parse_schedule
 
 Boundary = Literal["exact", "stop_string"]
 

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers.decoders import DecodeStream
 
-from agents.core.errors import AgentsError
+from agents.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
-
-
-class ChatError(AgentsError, ValueError):
-    """The tokenizer cannot do what the configuration asks of it."""
 
 
 class Chat:
@@ -32,16 +28,16 @@ class Chat:
             the paper's evaluation of Qwen2.5-Math does.
 
     Raises:
-        ChatError: The tokenizer has no chat template though one is asked for, no end-of-sequence token, or is slow.
+        ModelError: The tokenizer has no chat template though one is asked for, no end-of-sequence token, or is slow.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Literal["chat", "raw"] = "chat") -> None:
         if template == "chat" and not tokenizer.chat_template:
-            raise ChatError("Expect a tokenizer with a chat template, got one without: use `--template raw`.")
+            raise ModelError("Expect a tokenizer with a chat template, got one without: use `--template raw`.")
         if tokenizer.eos_token_id is None:
-            raise ChatError("Expect a tokenizer with an end-of-sequence token, got one without.")
+            raise ModelError("Expect a tokenizer with an end-of-sequence token, got one without.")
         if not tokenizer.is_fast:
-            raise ChatError(f"Expect a fast tokenizer, got the slow {type(tokenizer).__name__}.")
+            raise ModelError(f"Expect a fast tokenizer, got the slow {type(tokenizer).__name__}.")
         self.tokenizer = tokenizer
         self.template = template
 

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from agents.core.errors import Stopped
 
 if TYPE_CHECKING:
-    from agents.learning.policy import Policy
+    pass
 
 T = TypeVar("T")
 
@@ -172,21 +170,6 @@ def wait() -> None:
     """Wait until all processes are here."""
     if size() > 1:
         distributed.barrier()
-
-
-def shard(policy: Policy) -> None:
-    """Shard a policy's parameters over the processes: layer by layer, and the rest together (FSDP2).
-
-    All processes get those of the first.
-    """
-    if size() == 1:
-        return
-    for parameter in policy.parameters():
-        distributed.broadcast(parameter.data, 0)
-    mesh = init_device_mesh(policy.device.type, (size(),))
-    for layer in policy.layers():
-        fully_shard(layer, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,23 +3,17 @@
 ::
 
     AgentsError
-    ├── ConfigError      (ValueError)          a setting is out of its range             agents.core.errors
-    ├── ModelError       (ValueError)          a model cannot be found or loaded        agents.models.find
-    ├── ChatError        (ValueError)          a tokenizer cannot be used               agents.core.chat
-    ├── MetricsError     (ValueError)          the record of a run cannot be read       agents.rollout.metrics
-    ├── SamplesError     (ValueError)          samples of a run cannot be used          agents.core.samples
-    ├── UnfinishedRunError (ValueError)        a run lacks samples                       agents.evaluation.run_folder
-    ├── ComparisonError  (ValueError)          two runs cannot be compared              agents.evaluation.comparison
-    ├── ReportError      (ValueError)          a report cannot be made                  agents.tracking.history
-    ├── EngineError      (ValueError)          a request cannot be served               agents.engines.base
-    ├── EngineFault      (RuntimeError)        an engine is gone, or has other weights   agents.engines.base
-    ├── CheckpointError  (OSError)             a checkpoint cannot be written or read   agents.training.checkpoint
-    ├── UnhealthyError   (RuntimeError)        a run skips or collapses too often        agents.core.errors
-    ├── TrackerError     (OSError)             a tracker of the run does not start       agents.tracking.trackers
-    ├── HubError         (OSError)             nothing can be uploaded to the hub        agents.training.hub
-    └── TrainingError    (RuntimeError)        no episode of a step can be used          agents.training.trainer
+    ├── ConfigError     (ValueError)    a setting is out of its range
+    ├── ModelError      (ValueError)    a model or its tokenizer cannot be found, loaded or trained
+    ├── RunError        (ValueError)    the record of a run cannot be read, continued or compared
+    ├── EngineError     (ValueError)    an engine cannot serve a request
+    ├── EngineFault     (RuntimeError)  an engine is gone, or samples from other weights
+    ├── CheckpointError (OSError)       a checkpoint cannot be written or read
+    ├── ServiceError    (OSError)       a tracker or the hub does not accept what it is given
+    ├── UnhealthyError  (RuntimeError)  too many optimizer steps were skipped, or steps collapsed
+    └── TrainingError   (RuntimeError)  training cannot continue
 
-A ``ValueError`` is the user's to mend. Each message says what was expected, what came and what to do.
+The user can fix a ``ValueError``. Each message says what was expected, what came and what to do.
 """
 
 
@@ -31,8 +25,36 @@ class ConfigError(AgentsError, ValueError):
     """A value is out of its range; the message names the field, what is expected and what came."""
 
 
+class ModelError(AgentsError, ValueError):
+    """A model or its tokenizer cannot be found, loaded or trained; the message says what to do."""
+
+
+class RunError(AgentsError, ValueError):
+    """The record of a run (metrics, samples, manifest) cannot be read, continued or compared."""
+
+
+class EngineError(AgentsError, ValueError):
+    """An engine cannot serve a request."""
+
+
+class EngineFault(AgentsError, RuntimeError):
+    """An engine is gone, or samples from other weights than it should."""
+
+
+class CheckpointError(AgentsError, OSError):
+    """A checkpoint cannot be written or read."""
+
+
+class ServiceError(AgentsError, OSError):
+    """A tracker does not start, or the hub does not take an upload."""
+
+
 class UnhealthyError(AgentsError, RuntimeError):
-    """Too many optimiser steps in a row were skipped, or steps collapsed; the last whole step is saved."""
+    """Too many optimizer steps in a row were skipped, or steps collapsed; the last whole step is saved."""
+
+
+class TrainingError(AgentsError, RuntimeError):
+    """Training cannot continue; the last checkpoint is unchanged."""
 
 
 class Stopped(Exception):

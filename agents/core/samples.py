@@ -7,21 +7,16 @@ beside these fields.
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from agents.core.errors import AgentsError
+from agents.core.errors import RunError
+from agents.core.files import json_line, read_json_lines
 from agents.core.types import FinishReason, Trajectory
-from agents.rollout.metrics import is_correct, is_void
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-
-class SamplesError(AgentsError, ValueError):
-    """A file of samples, or what belongs to it, cannot be used."""
 
 
 class SampleTurn(TypedDict):
@@ -111,10 +106,10 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
         "reason": info.get("reason") or None,
         "reward": trajectory.reward,
         "reward_valid": trajectory.reward_valid,
-        "correct": is_correct(trajectory),
+        "correct": trajectory.is_correct,
         "terminated": trajectory.terminated,
         "truncated": trajectory.truncated,
-        "void": is_void(trajectory),
+        "void": trajectory.is_void,
         "interactions": info["interaction_budget"] - info["interactions_left"] if "interactions_left" in info else 0,
         "sampled_tokens": sampled,
         "feedback_tokens": len(trajectory.token_ids) - trajectory.prompt_length - sampled,
@@ -128,20 +123,10 @@ def read_samples(path: Path) -> tuple[list[Sample], int]:
     What stands behind the last line's end was being written when a process was killed; it is left out.
 
     Raises:
-        SamplesError: A whole line is no row.
+        RunError: A whole line is no row.
     """
-    whole = path.read_bytes()
-    size = whole.rfind(b"\n") + 1
-    rows: list[Sample] = []
-    for number, line in enumerate(whole[:size].split(b"\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not _is_sample(row):
-            raise SamplesError(f"{path}, line {number}: Expect a sample's JSON object, got {line[:40]!r}.")
-        rows.append(row)
-    return rows, size
+    rows, size = read_json_lines(path, expected="a sample's JSON object", is_row=_is_sample)
+    return cast(list[Sample], rows), size
 
 
 def _is_sample(row: Any) -> bool:
@@ -178,7 +163,7 @@ class SampleFile:
         dropped: Whether a half-written last line was dropped then.
 
     Raises:
-        SamplesError: Another process writes to it, or a line of it is no row.
+        RunError: Another process writes to it, or a line of it is no row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,7 +174,7 @@ class SampleFile:
             self.rows, size = read_samples(path)
         except BlockingIOError:
             self._file.close()
-            raise SamplesError(f"Expect {path} to be free, but another evaluation writes to it.") from None
+            raise RunError(f"Expect {path} to be free, but another evaluation writes to it.") from None
         except BaseException:
             self._file.close()
             raise
@@ -198,7 +183,7 @@ class SampleFile:
 
     def append(self, row: Sample) -> None:
         """Write a row; it outlives the process from here on."""
-        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.write(json_line(row).encode())
         self._file.flush()
 
     def __enter__(self) -> SampleFile:

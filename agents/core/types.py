@@ -1,6 +1,6 @@
 """The data of one training step, in the order in which it is made.
 
-Episode -> Completion -> Turn -> Trajectory -> Batch -> PolicyOutput -> Advantages -> Loss
+EpisodeSpec -> Completion -> Turn -> Trajectory -> Batch -> PolicyOutput -> Advantages -> Loss
 
 Every mask reads "True counts". Index ``t`` describes token ``t``: its id, whether the policy sampled it, its
 log-probability given the tokens before it, its advantage. Log-probabilities are natural. ``B`` sequences of at most
@@ -20,7 +20,7 @@ FinishReason = Literal["stop", "boundary", "length"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Episode:
+class EpisodeSpec:
     """What is to be played: the reset of one environment and the seed of its sampling."""
 
     group_id: int
@@ -136,6 +136,22 @@ class Trajectory:
     def info(self) -> Mapping[str, Any]:
         """The environment's last info."""
         return self.turns[-1].info
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the environment says ``correct`` or, where it does not say, whether the reward is positive."""
+        correct = self.info.get("correct")
+        return self.reward > 0 if correct is None else bool(correct)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the last turn holds no answer, where the environment reports what it read as one."""
+        return "predicted" in self.info and self.info["predicted"] is None and self.reward_valid
+
+    @property
+    def has_used_up_budget(self) -> bool:
+        """Whether the episode has executed as many blocks as it may, and may execute any."""
+        return bool(self.info.get("interaction_budget")) and self.info.get("interactions_left") == 0
 
 
 def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.engines.base import EngineError
+from agents.core.errors import EngineError
 
 if TYPE_CHECKING:
     import torch

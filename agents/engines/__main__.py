@@ -14,8 +14,8 @@ from typing import Literal
 
 import tyro
 
+from agents.config.shared import Dtype
 from agents.core.errors import AgentsError
-from agents.models.find import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,9 @@ def main(args: list[str]) -> int:
     from agents.core.chat import Chat
     from agents.engines import open_engine
     from agents.engines.remote import listen, read_address, read_key, serve
-    from agents.models.find import load_tokenizer, pick_device, pick_dtype, resolve_model
+    from agents.models.devices import pick_device, pick_dtype
+    from agents.models.find import resolve_model
+    from agents.models.load import load_tokenizer
 
     try:
         address, key = read_address(config.address), read_key()

@@ -6,20 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from agents.core.errors import AgentsError
-
 if TYPE_CHECKING:
     import torch
 
     from agents.core.types import Completion
-
-
-class EngineError(AgentsError, ValueError):
-    """A request that the engine cannot serve."""
-
-
-class EngineFault(AgentsError, RuntimeError):
-    """The engine cannot be used any longer: it is gone, or samples from other weights than it should."""
 
 
 BROKEN = "Expect an engine with whole weights, got one whose last load failed: load whole ones first."

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import torch
 
+from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
-from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import check_room
 
 if TYPE_CHECKING:

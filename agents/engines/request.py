@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion, FinishReason
-from agents.engines.base import EngineError, EngineFault, Sampling, Scanner
+from agents.engines.base import Sampling, Scanner
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat, TokenDecoder

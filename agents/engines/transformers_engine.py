@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
-from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache
-from agents.models.find import load_model, with_cache
+from agents.models.load import load_model, with_cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -18,11 +18,11 @@ import torch
 from safetensors import safe_open
 
 from agents.core import distributed
-from agents.core.errors import one_line
+from agents.core.errors import EngineError, EngineFault, one_line
 from agents.core.types import Completion
-from agents.engines.base import BROKEN, EngineError, EngineFault, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import Request
-from agents.models.find import load_generation_config
+from agents.models.load import load_generation_config
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat

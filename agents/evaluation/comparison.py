@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.core.errors import AgentsError
+from agents.core.errors import RunError
 from agents.evaluation.bootstrap import Estimate, mean, powers_of_two
 from agents.evaluation.manifest import differences
 from agents.evaluation.metrics import TOKENS, SetFigures
 from agents.evaluation.run_folder import Run
-
-
-class ComparisonError(AgentsError, ValueError):
-    """Two runs cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +43,7 @@ def compare(one: Run, other: Run) -> dict[str, SetComparison]:
     """Return the comparison for each set, and for several sets under "mean", where each set counts the same.
 
     Raises:
-        ComparisonError: The runs are not on the same problems.
+        RunError: The runs are not on the same problems.
     """
     _check_same_problems(one, other)
     sets = {name: _compare_set(name, one, other) for name in one.samples}
@@ -112,7 +108,7 @@ def _compare_set(name: str, one: Run, other: Run) -> SetComparison:
         return second.pass_at_k(k) - first.pass_at_k(k)
 
     if not both(1):
-        raise ComparisonError(f"Expect a problem of {name} that could be judged in both runs, got none.")
+        raise RunError(f"Expect a problem of {name} that could be judged in both runs, got none.")
     subjects: dict[str, list[int]] = {}
     for index in both(1):
         subjects.setdefault(one.samples[name][index][0]["subject"] or "", []).append(index)
@@ -133,13 +129,13 @@ def _check_same_problems(one: Run, other: Run) -> None:
     sizes = [{name: len(problems) for name, problems in run.samples.items()} for run in (one, other)]
     if sizes[0] != sizes[1]:
         listed = [", ".join(f"{size} of {name}" for name, size in each.items()) for each in sizes]
-        raise ComparisonError(
+        raise RunError(
             f"Expect two runs on the same problems, got {listed[0]} in {one.folder} and {listed[1]} in {other.folder}."
         )
     for name, problems in one.samples.items():
         for index, (rows, theirs) in enumerate(zip(problems, other.samples[name], strict=True)):
             if (rows[0]["problem"], rows[0]["answer"]) != (theirs[0]["problem"], theirs[0]["answer"]):
-                raise ComparisonError(
+                raise RunError(
                     f"Expect two runs on the same problems, got another problem {index} of {name} in {other.folder} "
                     f"than in {one.folder}."
                 )

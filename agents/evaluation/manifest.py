@@ -8,12 +8,12 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from agents.config.evaluation import EvalConfig
-from agents.models.find import WEIGHT_FILES
+from agents.core.reproduce import installed_version
+from agents.models.folders import WEIGHT_FILES
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "gymnasium")
 _CHUNK = 1 << 24
@@ -50,7 +50,7 @@ def describe_run(
             "engine": config.engine,
         },
         **about,
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in _PACKAGES if (found := installed_version(name))},
     }
     return dict(json.loads(json.dumps(run)))
 
@@ -106,10 +106,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _short(value: Any) -> str:
     text = "none" if value is None else str(value)
     return text if len(text) <= 24 else text[:20] + "..."
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

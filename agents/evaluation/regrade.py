@@ -6,7 +6,6 @@ programs' files into rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, cast
 
-from agents.core.samples import Sample, SamplesError, read_samples
-from agents.evaluation.tables import percent, table, write_text
+from agents.core.errors import RunError
+from agents.core.samples import Sample, read_samples
+from agents.core.tables import percent, table
 
 NOT_JUDGED = "not judged yet"
 """The reason of a row that was imported without a verdict."""
@@ -144,57 +144,17 @@ def read_rows(path: Path) -> list[Sample]:
     """Read the samples of a file, of at least one.
 
     Raises:
-        SamplesError: A line is no sample, the last one is half-written, or there is none.
+        RunError: A line is no sample, the last one is half-written, or there is none.
     """
     rows, size = read_samples(path)
     if size < path.stat().st_size:
-        raise SamplesError(
+        raise RunError(
             f"{path}, line {len(rows) + 1}: Expect whole lines, got a half-written one: let the command that wrote the "
             "file go on to its end, or remove the line."
         )
     if not rows:
-        raise SamplesError(f"Expect at least one sample in {path}, got none.")
+        raise RunError(f"Expect at least one sample in {path}, got none.")
     return rows
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line, of at least one.
-
-    Raises:
-        SamplesError: A line is none, or there is no line.
-    """
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise SamplesError(f"{path}, line {number}: Expect a JSON object, got {line[:40]!r}.")
-        rows.append(row)
-    if not rows:
-        raise SamplesError(f"Expect at least one line in {path}, got none.")
-    return rows
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows to a new file, whole or not at all.
-
-    Raises:
-        SamplesError: It is there already.
-    """
-    expect_new(path)
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def expect_new(path: Path) -> None:
-    """Refuse to write over a file.
-
-    Raises:
-        SamplesError: It is there already.
-    """
-    if path.exists():
-        raise SamplesError(f"Expect a new file to write to, but {path} is there: choose another --output.")
 
 
 def _judged(row: Sample, answer: str | None, verdict: Judged) -> Sample:

@@ -19,16 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.config.evaluation import EvalConfig, folder_name
-from agents.core.errors import AgentsError
-from agents.core.samples import Sample, SamplesError, read_samples
+from agents.core.errors import RunError
+from agents.core.files import write_json
+from agents.core.samples import Sample, read_samples
 from agents.evaluation.manifest import differences
-from agents.evaluation.tables import write_json
 
 SUMMARY = "summary.json"
-
-
-class UnfinishedRunError(AgentsError, ValueError):
-    """A run lacks samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,20 +64,20 @@ class RunFiles:
         """Check that what is there may be gone on with, before anything is written.
 
         Raises:
-            SamplesError: It was made with something else, or split into other shards.
+            RunError: It was made with something else, or split into other shards.
         """
         shards = self.samples.stem.partition("-of-")[2]
         for path in self.folder.glob("samples*.jsonl"):
             if path.stem.partition("-of-")[2] != shards:
-                raise SamplesError(f"Expect the same --shard I/N for all parts of a run, got {path} there already.")
+                raise RunError(f"Expect the same --shard I/N for all parts of a run, got {path} there already.")
         if not self.samples.exists() or not read_samples(self.samples)[0]:
             return
         if not self.manifest.exists():
-            raise SamplesError(f"Expect {self.manifest} beside the samples, got none. Choose another --output.")
+            raise RunError(f"Expect {self.manifest} beside the samples, got none. Choose another --output.")
         found = differences(read_manifest(self.manifest)["run"], about)
         if found:
             listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-            raise SamplesError(
+            raise RunError(
                 f"Expect the settings of the run in {self.folder}, got others: {listed}. Choose another --output."
             )
 
@@ -99,7 +95,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Return a manifest.
 
     Raises:
-        SamplesError: It is none.
+        RunError: It is none.
     """
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
@@ -111,7 +107,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "sessions": [*_, {"command": str()}],
         } if all(map(_is_size, sets.values())):
             return manifest
-    raise SamplesError(f"Expect a manifest of evaluate.py in {path}, got something else.")
+    raise RunError(f"Expect a manifest of evaluate.py in {path}, got something else.")
 
 
 def _is_size(size: Any) -> bool:
@@ -125,23 +121,23 @@ def read_run(folder: Path) -> Run:
     """Read a whole run, all of its shards.
 
     Raises:
-        SamplesError: The folder holds no run, parts of different runs, or a sample twice.
-        UnfinishedRunError: Samples are missing.
+        RunError: The folder holds no run, parts of different runs, or a sample twice.
+        RunError: Samples are missing.
     """
     manifests = sorted(folder.glob("manifest*.json"))
     if not manifests:
-        raise SamplesError(f"Expect the folder of a run, with manifest.json, got {folder}.")
+        raise RunError(f"Expect the folder of a run, with manifest.json, got {folder}.")
     first, *others = [read_manifest(path) for path in manifests]
     about = first["run"]
     for path, other in zip(manifests[1:], others, strict=True):
         if found := differences(about, other["run"]):
-            raise SamplesError(f"Expect parts of one run in {folder}, but {path.name} differs: {'; '.join(found[:5])}.")
+            raise RunError(f"Expect parts of one run in {folder}, but {path.name} differs: {'; '.join(found[:5])}.")
     rows: dict[tuple[str, int, int], Sample] = {}
     for path in sorted(folder.glob("samples*.jsonl")):
         for row in read_samples(path)[0]:
             place = (row["set"], row["problem_index"], row["sample"])
             if place in rows:
-                raise SamplesError(f"Expect each sample once in {folder}, got twice set, problem, sample {place}.")
+                raise RunError(f"Expect each sample once in {folder}, got twice set, problem, sample {place}.")
             rows[place] = row
     wanted = {
         name: [
@@ -153,7 +149,7 @@ def read_run(folder: Path) -> Run:
     missing = [place for place in places if place not in rows]
     if missing:
         command = _of_shard(first["sessions"][-1]["command"], missing[0][1])
-        raise UnfinishedRunError(
+        raise RunError(
             f"Expect a finished run in {folder}, got {len(places) - len(missing)} of {len(places)} samples. "
             f"Go on with: {command}"
         )
@@ -177,9 +173,9 @@ def find_runs(path: Path) -> list[Path]:
     """Return the folder itself if it is a run's, else those of the runs below it.
 
     Raises:
-        SamplesError: There is none.
+        RunError: There is none.
     """
     found = sorted({manifest.parent for manifest in path.rglob("manifest*.json")})
     if not found:
-        raise SamplesError(f"Expect a run's folder, with manifest.json, or one that holds such folders, got {path}.")
+        raise RunError(f"Expect a run's folder, with manifest.json, or one that holds such folders, got {path}.")
     return found

@@ -18,24 +18,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
 from agents.config.evaluation import EvalConfig
-from agents.config.training import Boundary
-from agents.core.distributed import gather_from, share
 from agents.core.errors import expect
+from agents.core.files import expect_writable
 from agents.core.samples import Sample, SampleFile, transcript
-from agents.core.types import Episode, Trajectory
+from agents.core.types import Trajectory
 from agents.engines.base import Sampling
 from agents.evaluation.bootstrap import score_interval
 from agents.evaluation.manifest import describe_run, describe_session, weights_revision
 from agents.evaluation.run_folder import RunFiles
-from agents.evaluation.tables import expect_writable
-from agents.models.find import load_tokenizer, pick_device, pick_dtype, resolve_model
-from agents.rollout.collector import collect
+from agents.models.devices import pick_device, pick_dtype
+from agents.models.find import resolve_model
+from agents.models.load import load_tokenizer
 from agents.rollout.envs import EnvPool, open_pool
-from agents.rollout.metrics import describe, is_correct
+from agents.rollout.evaluate import evaluate
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -45,81 +43,6 @@ Place = tuple[str, int, int]
 """A sample's set, problem and number."""
 OpenEnvs = Callable[..., EnvPool]
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
-    """The outcome of :func:`evaluate`."""
-
-    trajectories: tuple[Trajectory, ...]
-    """All of them, problem by problem."""
-
-    def figures(self) -> dict[str, float]:
-        """Return :func:`agents.rollout.metrics.describe`'s figures."""
-        return describe(self.trajectories)
-
-    def accuracy_by(self, key: str) -> dict[str, float]:
-        """Return the accuracy of the valid episodes by a string in the environment's info, such as ``subject``."""
-        groups: dict[str, list[bool]] = {}
-        for t in self.trajectories:
-            if t.reward_valid:
-                groups.setdefault(str(t.info.get(key, "")), []).append(is_correct(t))
-        return {name: fmean(values) for name, values in sorted(groups.items())}
-
-
-def evaluate(
-    envs: EnvPool,
-    engine: Engine,
-    chat: Chat,
-    sampling: Sampling,
-    *,
-    num_problems: int,
-    num_samples: int = 1,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    wanted: Callable[[tuple[int, int]], bool] = lambda place: True,
-    on_end: Callable[[Trajectory], None] = lambda _: None,
-    on_poll: Callable[[], None] = lambda: None,
-    boundary: Boundary = "exact",
-) -> Evaluation:
-    """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
-
-    Args:
-        envs: Copies of the environment. If it has a problem set, problem i is ``problem_index`` i; else it is what
-            ``reset(seed=i)`` sets.
-        engine: Samples the tokens.
-        chat: Encodes prompts and feedback.
-        sampling: As for :func:`agents.rollout.collector.collect`.
-        num_problems: At most as many as the environment has.
-        num_samples: Episodes of each problem.
-        seed: Seed of the sampling.
-        options: More reset options, such as ``interaction_budget``.
-        wanted: Asked with (problem, number of the episode) whether to play it. What an episode samples depends on no
-            other.
-        on_end: Called with each trajectory as it ends.
-        on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
-        boundary: As for :func:`agents.rollout.collector.collect`.
-    """
-    available = envs.num_problems
-    if available is not None and num_problems > available:
-        raise ValueError(f"Expect at most {available} problems, got num_problems={num_problems}.")
-    episodes = [
-        Episode(
-            group_id=problem,
-            env_seed=problem,
-            sampling_seed=int(np.random.SeedSequence([seed, problem, sample]).generate_state(1, np.uint64)[0]),
-            options={**(options or {}), **({} if available is None else {"problem_index": problem})},
-            sample=sample,
-        )
-        for problem in share(range(num_problems))
-        for sample in range(num_samples)
-        if wanted((problem, sample))
-    ]
-
-    def play() -> list[Trajectory]:
-        return collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll, boundary=boundary)
-
-    return Evaluation(trajectories=tuple(sorted(gather_from(play), key=lambda t: t.group_id)))
 
 
 def _open_envs(num_envs: int, **kwargs: Any) -> EnvPool:
@@ -153,8 +76,8 @@ def run(
     Raises:
         ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``, or a run cannot be
             written.
-        SamplesError: A run that is there was made with something else, or another process works on it.
-        ModelError, ChatError: A model cannot be loaded, or not be used as a chat.
+        RunError: A run that is there was made with something else, or another process works on it.
+        ModelError, ModelError: A model cannot be loaded, or not be used as a chat.
     """
     sizes = {name: len(problems) for name, problems in sets.items()}
     config.samples_of(sizes)  # refuses names of other sets, and so does the next line
@@ -317,7 +240,7 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
     """Return an engine with the model of a folder, and the chat that encodes for it.
 
     Raises:
-        ModelError, ChatError: The model cannot be loaded, or not be used as a chat.
+        ModelError, ModelError: The model cannot be loaded, or not be used as a chat.
     """
     from agents.core.chat import Chat
     from agents.engines import open_engine

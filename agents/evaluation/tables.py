@@ -6,31 +6,11 @@ page.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from agents.core.errors import expect
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table; the first column is set left, the others right.
-
-    >>> print(table(["set", "avg@1"], [["products", "9.4"]]))
-    | set      | avg@1 |
-    | :------- | ----: |
-    | products |   9.4 |
-    """
-    widths = [max(2, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
-    rules = [":" + "-" * (w - 1) if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    return "\n".join(line(cells) for cells in [header, rules, *rows])
+from agents.core.tables import number, percent, table
 
 
 def report(summaries: Sequence[Mapping[str, Any]], *, k: Sequence[int] = ()) -> str:
@@ -46,8 +26,8 @@ def report(summaries: Sequence[Mapping[str, Any]], *, k: Sequence[int] = ()) -> 
         ConfigError: No set has so many samples of each problem.
     """
     most = max(figures["num_samples"] for each in summaries for figures in each["sets"].values())
-    for number in k:
-        expect(1 <= number <= most, "k", f"from 1 to {most}, the samples of each problem", number)
+    for each_k in k:
+        expect(1 <= each_k <= most, "k", f"from 1 to {most}, the samples of each problem", each_k)
     parts = [_overview(summaries)] if len(summaries) > 1 else []
     for each in summaries:
         tables = [_scores(each, k), _endings(each), _groups(each, "subject"), _groups(each, "level"), _blocks(each)]
@@ -66,7 +46,7 @@ def comparison(data: Mapping[str, Any]) -> str:
     counts = sorted({k for part in data["sets"].values() for k in part["gain_at_k"]}, key=int)
     gains = [[name, *(percent(part["gain_at_k"].get(k)) for k in counts)] for name, part in data["sets"].items()]
     lengths = [
-        [name, *(_number(part["token_ratio"][kind], 2) for kind in _LENGTHS)] for name, part in data["sets"].items()
+        [name, *(number(part["token_ratio"][kind], 2) for kind in _LENGTHS)] for name, part in data["sets"].items()
     ]
     subjects = [
         [subject, name, str(each["problems"]), percent(each["gain"])]
@@ -90,40 +70,6 @@ _LENGTHS = {
 }
 
 
-def expect_writable(path: Path) -> None:
-    """Refuse an ``output`` that cannot be written, before what it is to hold is computed.
-
-    Raises:
-        ConfigError: It cannot be made where it is to lie.
-    """
-    place = next(folder for folder in path.parents if folder.exists())
-    expect(place.is_dir() and os.access(place, os.W_OK), "output", f"where {path} can be made", str(place))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all, even if the process is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write ``data`` to ``path``, whole or not at all; what JSON does not know, such as a path, as text."""
-    write_text(path, json.dumps(data, indent=2, default=str) + "\n")
-
-
-def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = True) -> str:
-    """Return a rate as people read it, an estimate with its interval.
-
-    >>> percent(0.5236), percent(None), percent({"value": 0.5, "low": 0.4, "high": 0.625})
-    ('52.4', '-', '50.0 [40.0, 62.5]')
-    """
-    if isinstance(fraction, Mapping):
-        return _number(fraction, 1, factor=100, interval=interval)
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
-
-
 def _overview(summaries: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for each in summaries for name in each["sets"]))
     means = len(names) > 1 and all(len(each["sets"]) == len(names) for each in summaries)
@@ -143,14 +89,14 @@ def _scores(summary: Mapping[str, Any], k: Sequence[int]) -> str:
     rows = []
     for name, figures in sets.items():
         n = figures["num_samples"]
-        passes = [percent(figures["pass_at_k"].get(str(number))) for number in k or [n]]
+        passes = [percent(figures["pass_at_k"].get(str(each_k))) for each_k in k or [n]]
         scores = [figures["avg"], figures["avg_fixed_problems"], figures["majority_at_k"][str(n)]]
         rows.append([name, str(figures["problems"]), str(n), *map(percent, scores), *passes])
     width = len(rows[0])
     if len(sets) > 1:
         means = [percent(summary["mean"][name]) for name in ("avg", "avg_fixed_problems")]
         rows.append(["mean", "", "", *means, *[""] * (width - 5)])
-    passes = [f"pass@{number}" for number in k] or ["pass@n"]
+    passes = [f"pass@{each_k}" for each_k in k] or ["pass@n"]
     return table(["set", "problems", "n", "avg@n", "problems fixed", "majority@n", *passes], rows)
 
 
@@ -161,7 +107,7 @@ def _endings(summary: Mapping[str, Any]) -> str:
         [
             name,
             *(percent(figures["rates"][rate], interval=False) for rate in rates),
-            *(_number(figures["tokens"][length], 0, interval=False) for length in lengths),
+            *(number(figures["tokens"][length], 0, interval=False) for length in lengths),
         ]
         for name, figures in summary["sets"].items()
     ]
@@ -193,11 +139,3 @@ def _blocks(summary: Mapping[str, Any]) -> str:
         if of_set["recovery"]["samples"]
     ]
     return table(["code blocks", "set", "samples", "accuracy"], rows + recovered) if rows else ""
-
-
-def _number(estimate: Mapping[str, float] | None, digits: int, *, factor: float = 1, interval: bool = True) -> str:
-    """Return an estimate as people read it."""
-    if estimate is None:
-        return "-"
-    value, low, high = (f"{factor * estimate[part]:.{digits}f}" for part in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]" if interval else value

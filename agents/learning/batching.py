@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from agents.core.distributed import rank, size
-from agents.core.types import Batch, Trajectory
+from agents.core.types import Batch, PolicyOutput, Trajectory
 from agents.learning.packing import SHARED_TOKENS, common_length, rows_of
 
 
@@ -94,3 +94,22 @@ def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:
     for start in range(0, len(parts), size()):
         place = start + rank()
         yield (parts[place], True) if place < len(parts) else (parts[0], False)
+
+
+def describe_mismatch(batch: Batch, old: PolicyOutput, weights: torch.Tensor) -> dict[str, float]:
+    """Return how far the engine's log-probabilities of the sampled tokens are from the trainer's before the update.
+
+    Args:
+        batch: ``B`` sequences.
+        old: The policy's output before the update.
+        weights: ``[B, T]``, from :func:`agents.learning.advantages.correction`.
+    """
+    difference = (old.logprobs - batch.sampling_logprobs)[batch.action_mask]
+    ratio = weights[batch.action_mask]
+    return {
+        "sampling/sampling_logp_difference/mean": float(difference.abs().mean()),
+        "sampling/sampling_logp_difference/max": float(difference.abs().max()),
+        "sampling/importance_sampling_ratio/min": float(ratio.min()),
+        "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
+        "sampling/importance_sampling_ratio/max": float(ratio.max()),
+    }

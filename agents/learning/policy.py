@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agents.core.distributed import add_up
-from agents.core.errors import AgentsError
+from agents.core.distributed import add_up, size
+from agents.core.errors import ModelError
 from agents.core.types import Batch, PolicyOutput
 from agents.learning.batching import deal, micro_batches
 from agents.learning.logprobs import token_logprobs
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-4  # of the largest hidden number
 _CHANGE_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
-
-class PolicyError(AgentsError, ValueError):
-    """A model cannot be trained here."""
 
 
 class Policy(nn.Module):
@@ -51,7 +49,7 @@ class Policy(nn.Module):
         autocast: As given.
 
     Raises:
-        PolicyError: The model does more to its logits than its output layer says, its attention is its own, or
+        ModelError: The model does more to its logits than its output layer says, its attention is its own, or
             something beside attention lets a token see others.
     """
 
@@ -86,7 +84,7 @@ class Policy(nn.Module):
             for layer in self.layers():
                 part = getattr(layer, "mlp", None)
                 if not isinstance(part, nn.Module):
-                    raise PolicyError(f"Expect layers with a part `mlp` to compile, got {type(layer).__name__}.")
+                    raise ModelError(f"Expect layers with a part `mlp` to compile, got {type(layer).__name__}.")
                 part.compile(dynamic=True)
 
     def _models(self) -> list[PreTrainedModel]:
@@ -169,11 +167,11 @@ class Policy(nn.Module):
 def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
     changed = [name for name in _CHANGE_LOGITS if getattr(model.config, name, None) not in (None, 1)]
     if changed:
-        raise PolicyError(f"Expect a model whose output layer gives the logits, got one with `{changed[0]}`.")
+        raise ModelError(f"Expect a model whose output layer gives the logits, got one with `{changed[0]}`.")
     try:
         model.set_attn_implementation(ATTENTION)
     except ValueError as error:
-        raise PolicyError(
+        raise ModelError(
             f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
         ) from error
     _check_packing(model)
@@ -203,9 +201,9 @@ def _check_packing(model: PreTrainedModel) -> None:
         together, alone = (pack(rows.rows(torch.tensor(kept, device=model.device))) for kept in ([0, 1], [1]))
         found, expected = _hidden(model, together)[together.places[1]], _hidden(model, alone)
     except ValueError as error:
-        raise PolicyError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
+        raise ModelError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
-        raise PolicyError(
+        raise ModelError(
             f"Expect a model in which tokens meet in attention alone, got {type(model).__name__}: its rows cannot "
             "stand in one sequence."
         )
@@ -226,3 +224,18 @@ def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a tensor like ``mask`` with ``values`` where it is True and 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def shard(policy: Policy) -> None:
+    """Shard a policy's parameters over the processes: layer by layer, and the rest together (FSDP2).
+
+    All processes get those of the first.
+    """
+    if size() == 1:
+        return
+    for parameter in policy.parameters():
+        torch.distributed.broadcast(parameter.data, 0)
+    mesh = init_device_mesh(policy.device.type, (size(),))
+    for layer in policy.layers():
+        fully_shard(layer, mesh=mesh)
+    fully_shard(policy, mesh=mesh)

@@ -1,48 +1,20 @@
-r"""A language model that needs no download: it is made on the spot and learns its first steps in under a minute.
+"""A language model that needs no download: a Qwen2 transformer of 155,000 parameters with a byte-level tokenizer.
 
-`build_tiny` writes a Qwen2 transformer of 155,000 parameters with a byte-level tokenizer. `warm_up` then teaches it by
-imitation, on problems that the caller gives, what a pretrained model brings along. There are two ways to answer::
-
-    ```python                            \boxed{300}
-    print(123 + 45)
-    ```
-    ```output
-    168
-    ```
-    \boxed{168}
-
-On the left it writes code, which the environment runs (the output block is the environment's and is not learned), and
-copies the result. On the right it guesses. It is shown the left way in `CODE_FRACTION` of the cases and guesses are
-mostly wrong, so it ends up right in about a third of the episodes. The rest is left to reinforcement learning.
-
-Everything here is plain supervised learning but for one thing: to copy a number digit by digit is hard for a
-transformer that starts from nothing. Three means make it quick: code comes first and guesses, whose digits are noise,
-only in the last third; matrices are trained by orthogonalised momentum (Muon); and the vocabulary is small.
+Its weights are random: `agents.learning.warm_up` teaches it what a pretrained model brings along.
 """
 
 from __future__ import annotations
 
-import math
-import random
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from agents.models.find import ModelError, no_progress_bars
+from agents.models.load import no_progress_bars
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    from agents.core.chat import Chat
-
-CODE_FRACTION = 0.35
-"""In how many of the episodes the warmed-up model writes code; PPO needs both ways to tell them apart."""
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TEMPLATE = (
@@ -50,19 +22,6 @@ _TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-
-# Statements to Python, first match wins. A number is an integer, maybe negative.
-_N = r"(-?\d+)"
-_STATEMENTS = tuple(
-    (re.compile(pattern), code)
-    for pattern, code in (
-        (rf"{_N} ([-+*]) {_N}", r"\1 \2 \3"),
-        (rf"{_N} (?:\\times|times|×) {_N}", r"\1 * \2"),
-        (rf"[Ss]um of {_N} and {_N}", r"\1 + \2"),
-        (rf"[Pp]roduct of {_N} and {_N}", r"\1 * \2"),
-        (rf"[Ss]ubtract {_N} from {_N}", r"\2 - \1"),
-    )
 )
 
 
@@ -117,188 +76,3 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = _TEMPLATE
     return tokenizer
-
-
-# Scripted solutions ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Script:
-    """A solution as it would look in the environment."""
-
-    prompt: str
-    """What the environment asks."""
-    turns: tuple[str, ...]
-    """What the policy writes."""
-    feedback: tuple[str, ...]
-    """What the environment inserts after each turn but the last."""
-
-
-def arithmetic_code(text: str) -> str | None:
-    r"""Return Python that solves the arithmetic problem at the end of a prompt; None if there is none.
-
-    >>> arithmetic_code("What is 123 + 45?"), arithmetic_code("Subtract 7 from 30.")
-    ('print(123 + 45)', 'print(30 - 7)')
-    """
-    for pattern, code in _STATEMENTS:
-        matches = list(pattern.finditer(text))
-        if matches:
-            return f"print({matches[-1].expand(code)})"
-    return None
-
-
-def scripted_solution(prompt: str, answer: str, *, code: str | None, rng: random.Random) -> Script:
-    r"""Script one of the two ways to answer: run `code`, which must print `answer`, or, without it, guess.
-
-    >>> script = scripted_solution("What is 2 + 3?", "5", code="print(2 + 3)", rng=random.Random(0))
-    >>> script.turns
-    ('```python\nprint(2 + 3)\n```\n', '\\boxed{5}')
-    >>> script.feedback
-    ('```output\n5\n```\n',)
-    """
-    if code is None:
-        guess = f"{rng.randint(1, 9)}{'0' * (len(answer) - 1)}"  # one digit is luck: little noise to learn from
-        return Script(prompt=prompt, turns=(rf"\boxed{{{guess}}}",), feedback=())
-    block, feedback = f"```python\n{code}\n```\n", f"```output\n{answer}\n```\n"
-    return Script(prompt=prompt, turns=(block, rf"\boxed{{{answer}}}"), feedback=(feedback,))
-
-
-def encode_script(script: Script, chat: Chat) -> tuple[list[int], list[bool]]:
-    """Return the token ids of a whole episode, and a mask that is True on what the policy writes."""
-    token_ids = chat.encode_prompt(script.prompt)
-    mask = [False] * len(token_ids)
-    for i, turn in enumerate(script.turns):
-        last = i == len(script.turns) - 1
-        written = chat.encode_feedback(turn) + ([chat.tokenizer.eos_token_id] if last else [])
-        inserted = [] if last else chat.encode_feedback(script.feedback[i])
-        token_ids += written + inserted
-        mask += [True] * len(written) + [False] * len(inserted)
-    return token_ids, mask
-
-
-# Warm-up ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WarmUpReport:
-    """What the warm-up took."""
-
-    steps: int
-    """Optimiser steps."""
-    num_tokens: int
-    """Tokens seen, padding excluded."""
-    seconds: float
-    """Wall time."""
-    loss: float
-    """Mean cross-entropy of the policy's tokens over the last tenth of the steps, in nats."""
-
-
-def warm_up(
-    model: PreTrainedModel,
-    chat: Chat,
-    problems: Iterable[tuple[str, str]],
-    *,
-    seed: int = 0,
-    steps: int = 1000,
-    batch_size: int = 16,
-    code_fraction: float = CODE_FRACTION,
-    log: Callable[[str], Any] = print,
-) -> WarmUpReport:
-    """Teach a fresh model, in place, to solve arithmetic problems by code in some episodes and to guess in the others.
-
-    Args:
-        model: A float32 causal language model, such as `build_tiny` makes.
-        chat: Encodes prompts and feedback as training will.
-        problems: (prompt, answer) pairs, the prompt exactly as the environment puts it; the answers are integers.
-        seed: Fixes the order of problems, the guesses and which problems use code.
-        steps: Optimiser steps; the first 65% show code only.
-        batch_size: Scripts in a step.
-        code_fraction: The share of scripts with code in the other 35%, in [0, 1].
-        log: Called with a line now and then.
-
-    Raises:
-        ModelError: No problems, one that is not arithmetic, or a model that is not float32.
-    """
-    pairs = _checked(problems)
-    if model.dtype != torch.float32:
-        raise ModelError(f"Expect a float32 model to warm up, got {model.dtype}.")
-    if steps < 1 or batch_size < 1 or not 0 <= code_fraction <= 1:
-        raise ModelError(
-            "Expect `steps` and `batch_size` of at least 1 and `code_fraction` in [0, 1], "
-            f"got {steps}, {batch_size} and {code_fraction}."
-        )
-    started, rng, num_tokens, losses = time.perf_counter(), random.Random(seed), 0, []
-    log(f"warm-up: {steps} steps of {batch_size} scripted solutions ...")
-    model.train()
-    optimizer = _optimizer(model)
-    for step in range(steps):
-        with_code = 1.0 if step < 0.65 * steps else code_fraction
-        batch = [encode_script(script, chat) for script in _draw(pairs, with_code, batch_size, rng)]
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * _schedule(step, steps)
-        loss = _loss(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        num_tokens += sum(len(token_ids) for token_ids, _ in batch)
-        if step % 100 == 99:
-            log(f"warm-up: step {step + 1} of {steps}, loss {losses[-1]:.3f}")
-    model.eval()
-    tail = losses[-max(1, steps // 10) :]
-    return WarmUpReport(
-        steps=steps,
-        num_tokens=num_tokens,
-        seconds=time.perf_counter() - started,
-        loss=sum(tail) / len(tail),
-    )
-
-
-def _checked(problems: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """Add to each problem the code that solves it: (prompt, answer, code)."""
-    triples = []
-    for prompt, answer in problems:
-        code = arithmetic_code(prompt)
-        if code is None or not re.fullmatch(r"-?\d+", answer):
-            raise ModelError(
-                "Expect arithmetic problems with integer answers for the warm-up, such as 'What is 12 + 7?', "
-                f"got {prompt[-80:]!r} with answer {answer[:40]!r}."
-            )
-        triples.append((prompt, answer, code))
-    if not triples:
-        raise ModelError("Expect at least one problem for the warm-up, got none.")
-    return triples
-
-
-def _draw(
-    problems: Sequence[tuple[str, str, str]], code_fraction: float, size: int, rng: random.Random
-) -> Iterator[Script]:
-    for prompt, answer, code in rng.choices(problems, k=size):
-        shown = code if rng.random() < code_fraction else None
-        yield scripted_solution(prompt, answer, code=shown, rng=rng)
-
-
-def _schedule(step: int, steps: int) -> float:
-    """A linear rise over the first twentieth, times a cosine from 1 to 0.05."""
-    rise = min(1.0, (step + 1) / max(20.0, 0.05 * steps))
-    return rise * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[bool]]]) -> torch.Tensor:
-    """Mean cross-entropy of the tokens that the policy writes."""
-    token_ids = pad_sequence([torch.tensor(row) for row, _ in batch], batch_first=True).to(model.device)  # (B, T)
-    mask = pad_sequence([torch.tensor(row) for _, row in batch], batch_first=True).to(model.device)  # (B, T)
-    hidden = model.base_model(input_ids=token_ids[:, :-1]).last_hidden_state  # rows end in padding: no mask
-    logits = model.get_output_embeddings()(hidden[mask[:, 1:]])
-    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, token_ids[:, 1:][mask[:, 1:]])
-    return loss
-
-
-def _optimizer(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """Adam, with smaller steps for the matrices inside the transformer than for everything else."""
-    embeddings = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
-    inside = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
-    others = [p for p in model.parameters() if p.ndim != 2 or id(p) in embeddings]
-    groups = [{"params": inside, "peak_lr": 3e-3}, {"params": others, "peak_lr": 0.02}]
-    return torch.optim.Adam(groups, betas=(0.9, 0.98))

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agents.core.tables import percent
 from agents.evaluation.bootstrap import powers_of_two
-from agents.evaluation.tables import percent
 from agents.report.parts import MARKERS, Chart
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from agents.config.evaluation import PAPER_SETS
 from agents.core.samples import Sample
-from agents.evaluation.tables import percent
+from agents.core.tables import percent
 from agents.report.charts import length_chart, pass_at_k_chart
-from agents.report.paper import PUBLISHED, SETS, SOURCE
+from agents.report.paper import PUBLISHED, SOURCE
 from agents.report.parts import Cell, Chart, Headline, Page, Section, Table, filter_link, text
 from agents.report.viewer import BLOCKS, error_kind
 
@@ -111,7 +112,7 @@ def _count(estimate: Mapping[str, float] | None) -> str:
 
 def _beside_the_paper(summaries: Summaries) -> list[Section]:
     """Return our rows above the paper's, over the sets that both have; means are over these sets alone."""
-    shared = [name for name in SETS if any(name in summary["sets"] for summary in summaries.values())]
+    shared = [name for name in PAPER_SETS if any(name in summary["sets"] for summary in summaries.values())]
     if not shared:
         return []
     header = ["model", "code", *shared, *(["mean"] if len(shared) > 1 else [])]

@@ -13,11 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from agents.core.errors import RunError
+from agents.core.files import expect_writable, write_text
 from agents.core.samples import Sample, read_samples
 from agents.evaluation.run_folder import Run
-from agents.evaluation.tables import expect_writable, write_text
 from agents.report.parts import Page
-from agents.tracking.history import ReportError, load_training_run
+from agents.tracking.history import load_training_run
 
 _SETTINGS = {
     "model": "Model",
@@ -51,7 +52,7 @@ def report_evaluations(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any
         output: The page.
 
     Raises:
-        ReportError: A library is missing, or the page is to be a folder.
+        RunError: A library is missing, or the page is to be a folder.
         OSError: The file cannot be written.
     """
     _need(output)
@@ -75,8 +76,8 @@ def report_training(folders: Sequence[Path], output: Path) -> None:
         output: The page.
 
     Raises:
-        ReportError: A folder holds no training run, a library is missing, or the page is to be a folder.
-        MetricsError, SamplesError: A line of its metrics or samples is none.
+        RunError: A folder holds no training run, a library is missing, or the page is to be a folder.
+        RunError, RunError: A line of its metrics or samples is none.
         OSError: A file cannot be read or written.
     """
     _need(output)
@@ -148,7 +149,7 @@ def _settings_of_training(folder: Path) -> dict[str, Any]:
     try:
         config = dict(json.loads(path.read_text())["config"])
     except (ValueError, KeyError, TypeError):
-        raise ReportError(f"Expect the state of a trainer, with its `config`, in {path}, got something else.") from None
+        raise RunError(f"Expect the state of a trainer, with its `config`, in {path}, got something else.") from None
     groups = [part for part in config.values() if isinstance(part, dict)]
     return {key: value for part in [*groups, config] for key, value in part.items()}
 
@@ -181,11 +182,11 @@ def _distinct(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
 def _need(output: Path) -> None:
     """Refuse before anything is computed where a library is missing, or the page cannot be a file."""
     if output.is_dir():
-        raise ReportError(f"Expect `output` to be the file of a page, got the folder {output}.")
+        raise RunError(f"Expect `output` to be the file of a page, got the folder {output}.")
     expect_writable(output)
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
         import pygments  # noqa: F401
     except ImportError as error:
-        raise ReportError(f'Expect the library {error.name}: pip install "cir-env[report]".') from None
+        raise RunError(f'Expect the library {error.name}: pip install "cir-env[report]".') from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agents.evaluation.tables import percent
+from agents.core.tables import percent
 from agents.report.charts import learning_chart
 from agents.report.parts import Cell, Chart, Headline, Page, Section, Table, text
 from agents.tracking.history import ARMS, SUBJECT, TrainingRun

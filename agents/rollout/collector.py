@@ -17,11 +17,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from agents.core.types import Completion, Episode, Trajectory
+from agents.core.reproduce import seed_of
+from agents.core.types import Completion, EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
-from agents.rollout.episode import Play
+from agents.rollout.episode import ActiveEpisode
 from agents.rollout.stop_string import StopString, cut_text
 
 if TYPE_CHECKING:
@@ -84,10 +83,10 @@ class Collector:
         self._envs, self._engine, self._chat = envs, engine, chat
         self._by_text = boundary == "stop_string"
         self._free = deque(range(len(envs)))
-        self._waiting: deque[Play] = deque()
-        self._in_env: dict[int, Play | None] = {}  # None: of an episode that was cancelled
-        self._in_engine: dict[int, tuple[int, Play]] = {}
-        self._paused: list[tuple[int, Play]] = []
+        self._waiting: deque[ActiveEpisode] = deque()
+        self._in_env: dict[int, ActiveEpisode | None] = {}  # None: of an episode that was cancelled
+        self._in_engine: dict[int, tuple[int, ActiveEpisode]] = {}
+        self._paused: list[tuple[int, ActiveEpisode]] = []
         self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not ended
         self._too_long: set[int] = set()
         self._count = 0
@@ -96,7 +95,7 @@ class Collector:
 
     def collect(
         self,
-        episodes: Sequence[Episode],
+        episodes: Sequence[EpisodeSpec],
         sampling: Sampling,
         *,
         on_end: Callable[[Trajectory], None] = lambda _: None,
@@ -156,13 +155,13 @@ class Collector:
             int(group_id): {int(n): None if t is None else Trajectory.from_json(t) for n, t in members.items()}
             for group_id, members in data["groups"].items()
         }
-        for play in map(Play.from_json, data["plays"]):
+        for play in map(ActiveEpisode.from_json, data["plays"]):
             if play.token_ids:
                 self._replay(play)
             else:
                 self._waiting.append(play)
 
-    def _replay(self, play: Play) -> None:
+    def _replay(self, play: ActiveEpisode) -> None:
         env_id = self._free.popleft()
         self._envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
         (result,) = self._envs.recv(wait=True)
@@ -175,7 +174,7 @@ class Collector:
                     turn.info.get("problem_id"),
                 )
                 self._free.append(env_id)
-                self._waiting.append(Play(number=play.number, episode=play.episode, by_text=play.by_text))
+                self._waiting.append(ActiveEpisode(number=play.number, episode=play.episode, by_text=play.by_text))
                 return
         play.scanner = result.scanner
         self._paused.append((env_id, play))
@@ -185,14 +184,14 @@ class Collector:
         self._cancel(list(self._groups))
         self._is_abandoned = True
 
-    def _begin(self, episodes: Sequence[Episode], max_new_tokens: int | None) -> None:
+    def _begin(self, episodes: Sequence[EpisodeSpec], max_new_tokens: int | None) -> None:
         if self._is_abandoned:
             self._envs.drain()
             self._in_env.clear()
             self._free, self._is_abandoned = deque(range(len(self._envs))), False
         self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
         for episode in episodes:
-            play = Play(number=self._count, episode=episode, by_text=self._by_text)
+            play = ActiveEpisode(number=self._count, episode=episode, by_text=self._by_text)
             self._groups.setdefault(episode.group_id, {})[play.number] = None
             self._waiting.append(play)
             self._count += 1
@@ -228,7 +227,7 @@ class Collector:
                 self._free.append(result.env_id)
         self._fill()
 
-    def _take_result(self, play: Play, result: EnvResult) -> bool:
+    def _take_result(self, play: ActiveEpisode, result: EnvResult) -> bool:
         """Go on with an episode whose environment is done; return whether it has ended."""
         if not play.token_ids:
             play.insert(self._chat.encode_prompt(result.observation, result.info.get("messages")))
@@ -238,7 +237,7 @@ class Collector:
         self._ask(play, result)
         return False
 
-    def _take_step(self, play: Play, result: EnvResult) -> bool:
+    def _take_step(self, play: ActiveEpisode, result: EnvResult) -> bool:
         """Go on with an episode whose action was stepped; return whether it has ended."""
         ended = play.end_turn(result, self._chat.encode_feedback)
         seconds = self._clock.gradings if ended else self._clock.executions
@@ -250,7 +249,7 @@ class Collector:
             self._on_end(trajectory)
         return ended
 
-    def _ask(self, play: Play, result: EnvResult) -> None:
+    def _ask(self, play: ActiveEpisode, result: EnvResult) -> None:
         """Prepare the next turn, or end the episode where no token is left for it."""
         feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
         play.scanner, play.completion = result.scanner, None
@@ -268,12 +267,12 @@ class Collector:
         play.insert(feedback_ids)
         self._sample(result.env_id, play)
 
-    def _room(self, play: Play, more: int = 0) -> int:
+    def _room(self, play: ActiveEpisode, more: int = 0) -> int:
         """Return how many tokens may follow."""
         length = len(play.token_ids) + more + play.begun
         return min(self._sampling.max_tokens - (length - play.prompt_length), self._engine.max_model_len - length)
 
-    def _sample(self, env_id: int, play: Play) -> None:
+    def _sample(self, env_id: int, play: ActiveEpisode) -> None:
         """Let the engine go on with a turn, or lay it aside where this collection allows no more tokens."""
         room = self._room(play)
         max_tokens = room if play.allowance is None else min(room, play.allowance)
@@ -281,8 +280,7 @@ class Collector:
             self._paused.append((env_id, play))
             return
         parts = [play.episode.sampling_seed, len(play.turns), *([play.begun] if play.begun else [])]
-        seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]
-        sampling = replace(self._sampling, max_tokens=max_tokens, seed=int(seed))
+        sampling = replace(self._sampling, max_tokens=max_tokens, seed=seed_of(*parts, bits=64))
         self._in_engine[play.number] = (env_id, play)
         scanner = StopString() if play.by_text and play.scanner is not None else deepcopy(play.scanner)
         begin = time.perf_counter()
@@ -302,7 +300,7 @@ class Collector:
         else:
             self._act(env_id, play)
 
-    def _act(self, env_id: int, play: Play) -> None:
+    def _act(self, env_id: int, play: ActiveEpisode) -> None:
         play.acted_at = time.perf_counter()
         self._in_env[env_id] = play
         self._envs.send(env_id, play.completion.text if play.completion is not None else "")
@@ -345,7 +343,7 @@ def collect(
     envs: EnvPool,
     engine: Engine,
     chat: Chat,
-    episodes: Sequence[Episode],
+    episodes: Sequence[EpisodeSpec],
     sampling: Sampling,
     *,
     on_end: Callable[[Trajectory], None] = lambda _: None,

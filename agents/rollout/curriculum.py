@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.config.schedules import parse_schedule
 from agents.config.training import CurriculumConfig, TrainConfig
 from agents.core.errors import ConfigError
-from agents.rollout.budget import parse_schedule
 
 if TYPE_CHECKING:
     from agents.rollout.envs import EnvPool

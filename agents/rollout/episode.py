@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from agents.core.types import Completion, Episode, FinishReason, Trajectory, Turn
+from agents.core.types import Completion, EpisodeSpec, FinishReason, Trajectory, Turn
 
 if TYPE_CHECKING:
     from agents.engines.base import Scanner
@@ -84,12 +84,12 @@ def encode_again(
 
 
 @dataclass(kw_only=True, slots=True)
-class Play:
+class ActiveEpisode:
     """An episode in progress."""
 
     number: int
     """Its number among all that its collector plays."""
-    episode: Episode
+    episode: EpisodeSpec
     """What is played."""
     prompt_length: int = 0
     """Tokens of the prompt; 0 before it is known."""
@@ -194,7 +194,7 @@ class Play:
         """Return the play that :meth:`as_json` was asked of."""
         completion = None if data["completion"] is None else Completion.from_json(data["completion"])
         turns = [Turn(**turn) for turn in data["turns"]]
-        return cls(**{**data, "episode": Episode(**data["episode"]), "turns": turns, "completion": completion})
+        return cls(**{**data, "episode": EpisodeSpec(**data["episode"]), "turns": turns, "completion": completion})
 
     def _append(
         self, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float], versions: Sequence[int]

@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
+from agents.config.schedules import budget_at
 from agents.config.training import TrainConfig
 from agents.core.distributed import gather, gather_from, rank, share, size
-from agents.core.types import Episode, Trajectory
+from agents.core.reproduce import seed_of
+from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
-from agents.rollout.budget import ByCompetence, budget_at
+from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import Collector
 from agents.rollout.curriculum import ProblemOrder
 from agents.rollout.metrics import describe
@@ -166,7 +167,7 @@ class Sampler:
         self._collector.figures["time/sampling_s"] = seconds
         return trajectories
 
-    def _episodes(self, step: int) -> list[Episode]:
+    def _episodes(self, step: int) -> list[EpisodeSpec]:
         """Return this process's episodes of a step: its problems by `ProblemOrder`, each for a whole group."""
         rollout, seed, schedule = self._config.rollout, self._config.seed, self._config.env.interaction_budget
         budget = budget_at(schedule, step) if self._competence is None else self._competence.budget
@@ -178,7 +179,7 @@ class Sampler:
         episodes = []
         for group, options in share(list(enumerate(choices, step * count))):
             episodes += [
-                Episode(
+                EpisodeSpec(
                     group_id=group,
                     env_seed=seed_of(seed, 0, group),
                     sampling_seed=seed_of(seed, 1, group, sample),
@@ -217,8 +218,3 @@ def _dealt(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "budget": states[0]["budget"],
         "collector": collector,
     }
-
-
-def seed_of(*parts: int) -> int:
-    """Return a seed for one purpose of a run, from the run's seed and what tells the purposes apart."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

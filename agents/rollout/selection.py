@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from agents.core.types import Trajectory
-from agents.rollout.metrics import is_correct, is_void
 
 if TYPE_CHECKING:
     from agents.config.training import SelectionConfig
@@ -38,7 +37,7 @@ def teaches(group: Group, config: SelectionConfig) -> bool:
     valid = [t for t in group if t.reward_valid]
     if not valid or (config.differing_rewards and len({t.reward for t in valid}) < 2):
         return False
-    return config.min_accuracy <= fmean(map(is_correct, valid)) <= config.max_accuracy
+    return config.min_accuracy <= fmean(t.is_correct for t in valid) <= config.max_accuracy
 
 
 def thin_out(group: Group, count: int | None) -> list[Trajectory]:
@@ -53,8 +52,8 @@ def thin_out(group: Group, count: int | None) -> list[Trajectory]:
     """
     if count is None or len(group) <= count:
         return list(group)
-    right = sorted((t for t in group if t.reward_valid and is_correct(t)), key=_dirt)
-    wrong = [t for t in group if t.reward_valid and not is_correct(t)]
+    right = sorted((t for t in group if t.reward_valid and t.is_correct), key=_dirt)
+    wrong = [t for t in group if t.reward_valid and not t.is_correct]
     num_right = round(count * len(right) / max(1, len(right) + len(wrong)))
     num_right = min(max(num_right, count - len(wrong), min(1, len(right))), len(right))
     kept = {id(t) for t in [*right[:num_right], *wrong[: count - num_right]]}
@@ -67,7 +66,7 @@ def is_in_loss(trajectory: Trajectory, config: SelectionConfig) -> bool:
     (Overlong filtering: DAPO, section 3.4; void turns: SimpleTIR, arXiv 2509.02479.)
     """
     too_long = config.mask_truncated_completions and trajectory.truncated
-    return not too_long and not (config.mask_void_turns and is_void(trajectory))
+    return not too_long and not (config.mask_void_turns and trajectory.is_void)
 
 
 def _dirt(trajectory: Trajectory) -> tuple[float, int]:

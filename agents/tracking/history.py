@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from agents.core.errors import AgentsError
-from agents.rollout.metrics import read_metrics
+from agents.core.errors import RunError
+from agents.core.files import read_metrics
 
 ARMS = {"validation": "sampled", "validation_greedy": "greedy", "validation_text": "text only"}
 """What was measured on held-out problems, by the prefix of its keys."""
 SUBJECT = "validation/accuracy/"
 """What the metrics put before a subject's name."""
-
-
-class ReportError(AgentsError, ValueError):
-    """A report cannot be made of what there is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +66,13 @@ def load_training_run(folder: Path) -> TrainingRun:
     """Read a training run.
 
     Raises:
-        ReportError: There is no metrics.jsonl in the folder, or nothing in it.
-        MetricsError: A line of it is no row.
+        RunError: There is no metrics.jsonl in the folder, or nothing in it.
+        RunError: A line of it is no row.
     """
     path = folder / "metrics.jsonl"
     if not is_training_run(folder):
-        raise ReportError(f"Expect the --output-dir of a training run, got {folder}: no metrics.jsonl in it.")
+        raise RunError(f"Expect the --output-dir of a training run, got {folder}: no metrics.jsonl in it.")
     rows = read_metrics(path)
     if not rows:
-        raise ReportError(f"Expect metrics in {path}, got none: has the run written its first validation?")
+        raise RunError(f"Expect metrics in {path}, got none: has the run written its first validation?")
     return TrainingRun(name=folder.resolve().name, rows=rows)

@@ -9,21 +9,20 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.config.training import short_name
 from agents.core.distributed import launcher
-from agents.evaluation.tables import percent, table
-from agents.rollout.metrics import read_metrics
-from agents.tracking.callbacks import Callback
+from agents.core.files import read_metrics
+from agents.core.reproduce import installed_version
+from agents.core.tables import percent, table
+from agents.tracking.callbacks import Callback, Run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
     from agents.config.training import TrainConfig
-    from agents.training.trainer import Trainer
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -47,24 +46,24 @@ _CITATION = """@misc{bai2025codeintegrated,
 class ModelCardWriter(Callback):
     """Writes ``README.md`` into every checkpoint, from the run's configuration and ``metrics.jsonl``."""
 
-    def on_save(self, trainer: Trainer, path: Path) -> None:
+    def on_save(self, run: Run, path: Path) -> None:
         """Write the card; without room for it the checkpoint is whole all the same."""
-        rows = read_metrics(trainer.config.output_dir / "metrics.jsonl")
-        rows = [row for row in rows if row["step"] <= trainer.step]
+        rows = read_metrics(run.config.output_dir / "metrics.jsonl")
+        rows = [row for row in rows if row["step"] <= run.step]
         command = f"{launcher()} {shlex.join(sys.argv)}"
         try:
             drawn = draw_curve(rows, path / CURVE)
             card = model_card(
-                trainer.config,
+                run.config,
                 rows,
-                step=trainer.step,
+                step=run.step,
                 command=command,
                 drawn=drawn,
-                data=trainer.train_envs.data_summary,
+                data=run.data_summary,
             )
             card.save(path / "README.md")
         except OSError as error:
-            trainer.log(f"Warning: could not write the model card in {path}: {error}.")
+            run.log(f"Warning: could not write the model card in {path}: {error}.")
 
 
 def model_card(
@@ -102,6 +101,7 @@ def _body(
 ) -> str:
     origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{config.model}`"
     settings = json.dumps(dataclasses.asdict(config), default=str, indent=2)
+    versions = [f"{name} {found}" for name in _LIBRARIES if (found := installed_version(name))]
     sections = [
         f"# {config.output_dir.resolve().name}",
         f"{origin} after {step} steps of reinforcement learning in the environment `{config.env.id}`, "
@@ -113,7 +113,7 @@ def _body(
         _method(config),
         f"```bash\n{command}\n```",
         f"<details><summary>The whole configuration</summary>\n\n```json\n{settings}\n```\n\n</details>",
-        "Versions: " + ", ".join([f"Python {platform.python_version()}", *_versions()]) + ".",
+        "Versions: " + ", ".join([f"Python {platform.python_version()}", *versions]) + ".",
         "## Citation",
         "The method is that of [Towards Effective Code-Integrated Reasoning](https://arxiv.org/abs/2505.24480):",
         f"```bibtex\n{_CITATION}\n```",
@@ -203,14 +203,6 @@ def _label(config: TrainConfig, key: str) -> str:
 
 def _series(rows: Rows, name: str) -> list[tuple[float, float]]:
     return [(row["step"], row[name]) for row in rows if name in row]
-
-
-def _versions() -> Iterable[str]:
-    for name in _LIBRARIES:
-        try:
-            yield f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
 
 
 def draw_curve(rows: Rows, path: Path) -> bool:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from agents.core.files import append_json_lines, drop_rows
 from agents.core.samples import transcript
 from agents.core.types import Trajectory
-from agents.rollout.metrics import is_correct
-from agents.tracking.callbacks import Callback
-from agents.tracking.trackers import drop_rows
+from agents.tracking.callbacks import Callback, Run
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
-    from agents.training.trainer import Trainer
 
 
 class SampleLog(Callback):
@@ -29,26 +26,25 @@ class SampleLog(Callback):
         self._path = config.output_dir / "samples.jsonl"
         self._every, self._count = config.samples_every, config.samples_per_step
 
-    def on_train_begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, run: Run) -> None:
         """Drop what an earlier run wrote after the checkpoint."""
-        drop_rows(self._path, keep_before=trainer.step + 1 if trainer.step else 0)
+        drop_rows(self._path, keep_before=run.step + 1 if run.step else 0)
 
-    def on_step_end(self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
+    def on_step_end(self, run: Run, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
         """Write what the step was trained on."""
-        if self._every and trainer.step % self._every == 0:
-            self._write(trainer.step, "training", trajectories)
+        if self._every and run.step % self._every == 0:
+            self._write(run.step, "training", trajectories)
 
     def on_validation(
-        self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+        self, run: Run, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
     ) -> None:
         """Write some of each set and arm."""
         for kind, played in trajectories.items():
-            self._write(trainer.step, kind, played)
+            self._write(run.step, kind, played)
 
     def _write(self, step: int, kind: str, trajectories: Sequence[Trajectory]) -> None:
-        with self._path.open("a") as file:
-            for trajectory in choose_samples(trajectories, self._count):
-                file.write(json.dumps({"step": step, "kind": kind, **transcript(trajectory)}) + "\n")
+        chosen = choose_samples(trajectories, self._count)
+        append_json_lines(self._path, ({"step": step, "kind": kind, **transcript(each)} for each in chosen))
 
 
 def choose_samples(trajectories: Sequence[Trajectory], count: int) -> list[Trajectory]:
@@ -59,7 +55,7 @@ def choose_samples(trajectories: Sequence[Trajectory], count: int) -> list[Traje
     """
     problems: dict[int, dict[bool, Trajectory]] = {}
     for each in trajectories:
-        problems.setdefault(each.group_id, {}).setdefault(is_correct(each), each)
+        problems.setdefault(each.group_id, {}).setdefault(each.is_correct, each)
     both = [outcomes[correct] for outcomes in problems.values() if len(outcomes) == 2 for correct in (True, False)]
     right, wrong = (
         [outcomes[correct] for outcomes in problems.values() if set(outcomes) == {correct}] for correct in (True, False)

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agents.core.errors import AgentsError, ConfigError, one_line
-from agents.rollout.metrics import read_metrics
+from agents.core.errors import ConfigError, ServiceError, one_line
+from agents.core.files import append_json_lines, drop_rows
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 PROJECT = "cir-env"
 """What runs are filed under, unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise."""
-
-
-class TrackerError(AgentsError, OSError):
-    """A tracker does not start."""
 
 
 class Tracker(Protocol):
@@ -73,7 +69,7 @@ def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: 
     """Start a tracker's run, or go on with the one of this ``run_id``.
 
     Raises:
-        TrackerError: It does not start, for want of a login or of a network.
+        ServiceError: It does not start, for want of a login or of a network.
     """
     if name == "tensorboard":
         return TensorBoard(folder, config, keep_before=keep_before)
@@ -85,7 +81,7 @@ def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: 
             project=project, name=f"{folder.resolve().name}-{run_id}", config=dict(config), resume="allow", **own
         )
     except Exception as error:  # each library has classes of its own
-        raise TrackerError(
+        raise ServiceError(
             f"Expect {name} to start a run, got: {one_line(error)} Leave it out of --report-to to go without."
         ) from error
     return run
@@ -112,11 +108,10 @@ class MetricsLog:
         warn: Callable[[str], Any] = print,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        drop_rows(path, keep_before=keep_before)
+        self._path = folder / "metrics.jsonl"
+        drop_rows(self._path, keep_before=keep_before)
         self._warn = warn
         self._trackers: dict[str, Tracker] = {}
-        self._file = path.open("a")
         run_id = _run_id(folder / "run_id", resumed=keep_before > 0)
         try:
             for name in dict.fromkeys(report_to):
@@ -135,13 +130,11 @@ class MetricsLog:
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Write one row; a step may have several."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
+        append_json_lines(self._path, [{"step": step, **figures}])
         self._with_each(lambda tracker: tracker.log(dict(figures), step=step))
 
     def close(self) -> None:
-        """Close the file, and end the trackers' runs."""
-        self._file.close()
+        """End the trackers' runs."""
         self._with_each(lambda tracker: tracker.finish())
 
     def __enter__(self) -> MetricsLog:
@@ -161,14 +154,6 @@ class MetricsLog:
                 self._warn(
                     f"Warning: {name} failed and gets no more figures; metrics.jsonl has them all: {one_line(error)}"
                 )
-
-
-def drop_rows(path: Path, *, keep_before: int) -> None:
-    """Drop the rows of a JSON lines file from the step ``keep_before`` on; an unfinished last line goes, too."""
-    kept = [row for row in read_metrics(path) if row["step"] < keep_before] if keep_before else []
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    partial.replace(path)
 
 
 def _run_id(path: Path, *, resumed: bool) -> str:

@@ -12,10 +12,11 @@ import torch
 from agents.config.training import TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
-from agents.learning.policy import Policy
-from agents.models.find import has_fast_bfloat16, load_model, no_progress_bars
+from agents.learning.policy import Policy, shard
+from agents.learning.warm_up import warm_up
+from agents.models.devices import has_fast_bfloat16
+from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
-from agents.models.tiny import warm_up
 from agents.rollout.envs import accepted
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def build_policy(
 
     Raises:
         ConfigError: Episodes may be longer than the model looks back.
-        PolicyError: The model cannot be trained.
+        ModelError: The model cannot be trained.
     """
     model = _load(path, device)
     _check_window(model, config.rollout.max_model_len, log)
@@ -64,7 +65,7 @@ def build_policy(
         entropy_gradient=config.ppo.entropy_coefficient > 0,
         compile_layers=config.compile,
     )
-    distributed.shard(policy)
+    shard(policy)
     return policy
 
 
@@ -72,7 +73,7 @@ def load_reference(config: TrainConfig, device: torch.device) -> Policy:
     """Return the policy that a run began with; it is kept beside the checkpoints."""
     model = _load(config.output_dir / REFERENCE, device).requires_grad_(False)
     policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast(config, device))
-    distributed.shard(policy)
+    shard(policy)
     return policy
 
 

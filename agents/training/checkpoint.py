@@ -31,8 +31,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from agents.core import distributed
-from agents.core.errors import AgentsError
-from agents.models.find import no_progress_bars
+from agents.core.errors import CheckpointError
+from agents.models.load import no_progress_bars
 from agents.models.lora import save_adapters
 from agents.models.weights import Weights
 
@@ -46,10 +46,6 @@ if TYPE_CHECKING:
 STATE = "trainer_state.json"
 ROLLOUTS = "rollouts.json"
 TRAINING_STATE = "training_state"
-
-
-class CheckpointError(AgentsError, OSError):
-    """A checkpoint cannot be written or read."""
 
 
 def checkpoints(folder: Path) -> list[Path]:

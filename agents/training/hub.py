@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from agents.core.errors import AgentsError, ConfigError, one_line
-from agents.tracking.callbacks import Callback
+from agents.core.errors import ConfigError, ServiceError, one_line
+from agents.tracking.callbacks import Callback, Run
 from agents.training import checkpoint
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
-    from agents.training.trainer import Trainer
 
 _STAYS_HERE = (f"{checkpoint.TRAINING_STATE}/*", checkpoint.ROLLOUTS, checkpoint.STATE)
-
-
-class HubError(AgentsError, OSError):
-    """The hub cannot be reached; nothing of the run is lost."""
 
 
 class HubUpload(Callback):
@@ -32,7 +27,7 @@ class HubUpload(Callback):
 
     Raises:
         ConfigError: There is no token, it may not write, or the repository's name is none.
-        HubError: The hub cannot be reached.
+        ServiceError: The hub cannot be reached.
     """
 
     def __init__(self, config: TrainConfig, api: HfApi | None = None) -> None:
@@ -47,27 +42,28 @@ class HubUpload(Callback):
                 f"Expect a token that may write to the hub's {name!r}, and a valid name, got: {one_line(error)}"
             ) from error
         except Exception as error:  # the HTTP library has classes of its own
-            raise HubError(
+            raise ServiceError(
                 f"Expect to reach the hub for --push-to-hub, got: {one_line(error)} Leave it out to push later."
             ) from error
         self.repo_id = made.repo_id
 
-    def on_train_end(self, trainer: Trainer) -> None:
+    def on_train_end(self, run: Run) -> None:
         """Upload the last checkpoint.
 
         Raises:
-            HubError: It cannot be uploaded now; the message has the command that does it later.
+            ServiceError: It cannot be uploaded now; the message has the command that does it later.
         """
-        path = checkpoint.checkpoints(trainer.config.output_dir)[-1]
+        path = checkpoint.checkpoints(run.config.output_dir)[-1]
         try:
             commit = self._api.upload_folder(
                 repo_id=self.repo_id,
                 folder_path=path,
                 ignore_patterns=list(_STAYS_HERE),
-                commit_message=f"After step {trainer.step}",
+                commit_message=f"After step {run.step}",
             )
         except Exception as error:
             excluded = [word for name in _STAYS_HERE for word in ("--exclude", name)]
             later = shlex.join(["hf", "upload", self.repo_id, str(path), ".", *excluded])
-            raise HubError(f"Expect to push {path}, got: {one_line(error)} The run is saved; later: {later}") from error
-        trainer.log(f"Pushed {path} to {commit.repo_url.url}.")
+            reason = f"{one_line(error)} The run is saved; later: {later}"
+            raise ServiceError(f"Expect to push {path}, got: {reason}") from error
+        run.log(f"Pushed {path} to {commit.repo_url.url}.")

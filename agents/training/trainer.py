@@ -17,17 +17,19 @@ from tqdm import tqdm
 from agents.config.training import TrainConfig
 from agents.core import distributed
 from agents.core.chat import Chat
-from agents.core.errors import AgentsError, Stopped, expect
+from agents.core.errors import CheckpointError, EngineFault, Stopped, TrainingError, expect
+from agents.core.reproduce import seed_of
 from agents.core.types import Trajectory
 from agents.engines import open_engine
-from agents.engines.base import EngineFault
 from agents.learning.advantages import correction, estimate_advantages
-from agents.learning.batching import collate, with_feedback
+from agents.learning.batching import collate, describe_mismatch, with_feedback
 from agents.learning.ppo import PPO, Part
-from agents.models.find import load_tokenizer, pick_device, pick_dtype, resolve_model
+from agents.models.devices import pick_device, pick_dtype
+from agents.models.find import resolve_model
+from agents.models.load import load_tokenizer
 from agents.rollout.envs import open_split
-from agents.rollout.metrics import describe_mismatch, describe_staleness
-from agents.rollout.sampler import Sampler, seed_of
+from agents.rollout.metrics import describe_staleness
+from agents.rollout.sampler import Sampler
 from agents.rollout.selection import is_in_loss
 from agents.tracking.callbacks import Callback
 from agents.tracking.model_card import ModelCardWriter
@@ -43,10 +45,6 @@ from agents.training.weight_sync import TOLERANCE, sync_weights
 
 _PROBE = "What is 12 * 34?"
 _REFRESH_S = 0.3
-
-
-class TrainingError(AgentsError, RuntimeError):
-    """Training cannot go on; the last checkpoint is as it was."""
 
 
 class Trainer:
@@ -121,8 +119,8 @@ class Trainer:
 
         Raises:
             UnhealthyError: Too many optimiser steps in a row were skipped, or steps collapsed.
-            TrackerError: A tracker does not start; nothing was trained.
-            HubError: The last checkpoint is saved, and could not be pushed.
+            ServiceError: A tracker does not start; nothing was trained.
+            ServiceError: The last checkpoint is saved, and could not be pushed.
         """
         config, first = self.config, self.step
         with self._stop.on_signals(), self._open_log() as metrics:
@@ -162,6 +160,11 @@ class Trainer:
     def stop(self) -> None:
         """End the run as Ctrl-C does: before the step in progress, or after it where it has changed a weight."""
         self._stop.ask()
+
+    @property
+    def data_summary(self) -> str | None:
+        """What the run trains on, in a line, where the environment says so."""
+        return self.train_envs.data_summary
 
     @property
     def stopped_by(self) -> signal.Signals | None:
@@ -230,7 +233,7 @@ class Trainer:
     def _save_or_warn(self) -> bool:
         try:
             self.save()
-        except checkpoint.CheckpointError as error:
+        except CheckpointError as error:
             self.log(f"Warning: {error}")
             return False
         return True

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling
-from agents.evaluation.runner import Evaluation, evaluate
 from agents.rollout.envs import EnvPool, open_split
+from agents.rollout.evaluate import Evaluation, evaluate
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents.core.distributed import gather
+from agents.core.errors import EngineFault
 from agents.core.types import Batch, Completion
-from agents.engines.base import EngineFault, Sampling
+from agents.engines.base import Sampling
 from agents.models.weights import Weights
 
 if TYPE_CHECKING:

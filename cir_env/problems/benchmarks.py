@@ -159,9 +159,6 @@ _ALL = (
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 """All benchmarks by name."""
 
-PAPER = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
-"""The five benchmarks of the paper's main table."""
-
 
 def load_benchmark(name: str, folder: str | os.PathLike[str] | None = None, *, pinned: bool = True) -> ProblemSet:
     """Load a benchmark, its known flaws mended.

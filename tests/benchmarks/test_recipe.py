@@ -11,7 +11,7 @@ import pytest
 from agents import Callback, Trainer, presets
 from agents.config.training import RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 from experiments import recipe
 from experiments.recipe import ARMS, QUESTIONS, Config, configure
 

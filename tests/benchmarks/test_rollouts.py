@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.models.find import ModelError
+from agents.core.errors import ModelError
 from agents.models.tiny import build_tiny
 from benchmarks import rollouts
 from benchmarks.rollouts import CALL, Config, tool_turns

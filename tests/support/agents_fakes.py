@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from agents.core.chat import Chat
-from agents.core.types import Batch, Completion, Episode, FinishReason, Trajectory, Turn
-from agents.engines.base import EngineError, Sampling, Scanner
+from agents.core.errors import EngineError
+from agents.core.types import Batch, Completion, EpisodeSpec, FinishReason, Trajectory, Turn
+from agents.engines.base import Sampling, Scanner
 from agents.engines.request import Request
 from agents.engines.transformers_engine import TransformersEngine
 from agents.rollout.envs import EnvPool, ThreadedPool
@@ -301,10 +302,10 @@ def pool(make_env: Callable[[], gymnasium.Env[str, str]] = ScannedCallEnv, num_e
         envs.close()
 
 
-def episodes(count: int, *, group_size: int = 2, **options: Any) -> list[Episode]:
+def episodes(count: int, *, group_size: int = 2, **options: Any) -> list[EpisodeSpec]:
     """Episodes in groups, with sampling streams of their own."""
     return [
-        Episode(
+        EpisodeSpec(
             group_id=number // group_size,
             env_seed=number // group_size,
             sampling_seed=1000 + number,

@@ -15,7 +15,8 @@ from agents_fakes import random_batch, small_chat, tiny_qwen2
 from agents.config.training import LoraConfig, PPOConfig
 from agents.core import distributed
 from agents.core.distributed import whole
-from agents.engines.base import EngineFault, Sampling
+from agents.core.errors import EngineFault
+from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import estimate_advantages
 from agents.learning.policy import Policy

@@ -16,8 +16,9 @@ import pytest
 import torch
 from agents_fakes import CallScanner, small_chat
 
+from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
-from agents.engines.base import Engine, EngineError, EngineFault, Sampling
+from agents.engines.base import Engine, Sampling
 
 CHAT = small_chat()
 END = CHAT.tokenizer.eos_token_id

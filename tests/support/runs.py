@@ -12,7 +12,7 @@ from paths import ROOT
 
 from agents import Callback, Trainer, presets
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 
 SMALL = [
     *("tiny", "--rollout.num-problems", "2", "--rollout.num-generations", "2", "--rollout.max-num-seqs", "4"),

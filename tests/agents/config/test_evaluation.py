@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from agents.config.evaluation import EvalConfig, paper, protocols, quick
+from agents.config.evaluation import PAPER_SETS, EvalConfig, paper, protocols, quick
 from agents.core.errors import ConfigError
-from cir_env.problems.benchmarks import PAPER
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_a_set_whose_name_has_a_colon_can_have_numbers_of_its_own() -> None:
 
 def test_the_papers_protocol_is_the_papers() -> None:
     config = paper(("M",))
-    sets = list(PAPER)
+    sets = list(PAPER_SETS)
     assert list(config.names) == sets == ["AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY"]
     assert list(config.samples_of(sets).values()) == [16, 16, 16, 1, 16]
     assert list(config.temperatures_of(sets).values()) == [1, 1, 1, 0, 1]

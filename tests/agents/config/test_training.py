@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from agents import presets
+from agents.config.schedules import budget_at
 from agents.config.training import EnvConfig, HealthConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
-from agents.rollout.budget import budget_at
 
 
 @pytest.mark.parametrize(

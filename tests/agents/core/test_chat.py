@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from agents.core.chat import Chat, ChatError
+from agents.core.chat import Chat
+from agents.core.errors import ModelError
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 WORDY = tokenizer()
@@ -70,7 +71,7 @@ def test_so_do_the_tokens_that_the_models_maker_names(named: int | list[int] | N
 
 def test_a_tokenizer_without_a_template_can_only_be_raw() -> None:
     with pytest.raises(
-        ChatError,
+        ModelError,
         match=r"^Expect a tokenizer with a chat template, got one without: use `--template raw`\.$",
     ):
         Chat(tokenizer(template=None))
@@ -80,7 +81,7 @@ def test_a_tokenizer_without_a_template_can_only_be_raw() -> None:
 def test_a_tokenizer_needs_an_end_of_sequence() -> None:
     made = tokenizer()
     made.eos_token = None
-    with pytest.raises(ChatError, match=r"^Expect a tokenizer with an end-of-sequence token, got one without\.$"):
+    with pytest.raises(ModelError, match=r"^Expect a tokenizer with an end-of-sequence token, got one without\.$"):
         Chat(made)
 
 
@@ -89,7 +90,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
         is_fast = False
 
     made: Any = Slow
-    with pytest.raises(ChatError, match=r"^Expect a fast tokenizer, got the slow Slow\.$"):
+    with pytest.raises(ModelError, match=r"^Expect a fast tokenizer, got the slow Slow\.$"):
         Chat(made(tokenizer_object=tokenizer().backend_tokenizer, eos_token=EOS), "raw")
 
 

@@ -14,7 +14,7 @@ from runs import SMALL
 
 import train
 from agents.core import distributed
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 
 SUPPORT = ROOT / "tests" / "support"
 

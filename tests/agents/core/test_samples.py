@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from eval_fakes import row
 
-from agents.core.samples import SampleFile, SamplesError, read_samples
+from agents.core.errors import RunError
+from agents.core.samples import SampleFile, read_samples
 from agents.evaluation.run_folder import find_runs, read_run
 
 
@@ -23,7 +24,7 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row()) + f"\n{line}\n")
     before = path.read_text()
-    with pytest.raises(SamplesError) as raised:
+    with pytest.raises(RunError) as raised:
         SampleFile(path)
     assert str(raised.value) == f"{path}, line 2: Expect a sample's JSON object, got {line.encode()!r}."
     assert path.read_text() == before
@@ -47,7 +48,7 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
 def test_a_line_whose_parts_are_none_of_a_samples_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row() | changes) + "\n")
-    with pytest.raises(SamplesError, match="line 1: Expect a sample's JSON object"):
+    with pytest.raises(RunError, match="line 1: Expect a sample's JSON object"):
         read_samples(path)
 
 
@@ -82,16 +83,16 @@ def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SamplesError, match=r"Expect a run's folder, with manifest.json, or one that holds such"):
+    with pytest.raises(RunError, match=r"Expect a run's folder, with manifest.json, or one that holds such"):
         find_runs(tmp_path)
-    with pytest.raises(SamplesError, match=r"Expect the folder of a run, with manifest.json, got"):
+    with pytest.raises(RunError, match=r"Expect the folder of a run, with manifest.json, got"):
         read_run(tmp_path / "none")
 
 
 def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     folder = whole_run(tmp_path / "a")
     (folder / "samples-0-of-2.jsonl").write_text((folder / "samples.jsonl").read_text())
-    with pytest.raises(SamplesError, match=r"Expect each sample once in .*, got twice set, problem, sample"):
+    with pytest.raises(RunError, match=r"Expect each sample once in .*, got twice set, problem, sample"):
         read_run(folder)
 
 
@@ -100,7 +101,7 @@ def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
     other = json.loads((folder / "manifest.json").read_text())
     other["run"]["seed"] = 1
     (folder / "manifest-0-of-2.json").write_text(json.dumps(other))
-    with pytest.raises(SamplesError, match=r"Expect parts of one run in .*, but manifest.json differs: seed: 1"):
+    with pytest.raises(RunError, match=r"Expect parts of one run in .*, but manifest.json differs: seed: 1"):
         read_run(folder)
 
 
@@ -118,5 +119,5 @@ def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     folder = whole_run(tmp_path / "a")
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(SamplesError, match=r"Expect a manifest of evaluate.py in .*manifest.json, got something else"):
+    with pytest.raises(RunError, match=r"Expect a manifest of evaluate.py in .*manifest.json, got something else"):
         read_run(folder)

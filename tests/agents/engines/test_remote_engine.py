@@ -9,8 +9,9 @@ from agents_fakes import CallScanner, FakeEngine, ScannedCallEnv, episodes, pool
 from engine_contract import CHAT, LAWS, PROMPT, Law, complete, complete_all, finish
 from serving import Halting, Make, V, clients, connect, served
 
+from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Trajectory
-from agents.engines.base import EngineError, EngineFault, Sampling
+from agents.engines.base import Sampling
 from agents.engines.remote import KEY, RemoteEngine
 from agents.learning.batching import collate
 from agents.learning.policy import Policy

@@ -15,9 +15,10 @@ from agents_fakes import CallScanner, FakeEngine, tiny_qwen2, transformers_engin
 from engine_contract import CHAT, PROMPT, complete, finish
 from serving import Halting, Make, V, clients, connect, served
 
+from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
 from agents.engines import open_engine, remote
-from agents.engines.base import EngineError, EngineFault, Sampling
+from agents.engines.base import Sampling
 from agents.engines.remote import KEY, read_address, read_key, serve
 
 

@@ -16,8 +16,8 @@ from paths import ROOT
 from runs import SMALL, run, wait_for
 
 import train
+from agents.core.files import read_metrics
 from agents.engines.remote import KEY
-from agents.rollout.metrics import read_metrics
 
 ENV = {**os.environ, KEY: "secret"}
 SERVE = ("--model", "tiny", "--dtype", "float32", "--max-num-seqs", "4")

@@ -8,7 +8,8 @@ from agents_fakes import ScannedCallEnv, episodes, pool, tiny_qwen2
 from engine_contract import CHAT, LAWS, PROMPT, Law, complete
 from transformers import PreTrainedModel
 
-from agents.engines.base import EngineError, EngineFault, Sampling
+from agents.core.errors import EngineError, EngineFault
+from agents.engines.base import Sampling
 from agents.engines.vllm_engine import VllmEngine, load_llm
 from agents.learning.batching import collate
 from agents.learning.policy import Policy

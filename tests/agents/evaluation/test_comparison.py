@@ -3,8 +3,9 @@
 import pytest
 from eval_fakes import outcomes, row, run_of
 
+from agents.core.errors import RunError
 from agents.evaluation import tables as report
-from agents.evaluation.comparison import ComparisonError, compare, comparison_as_json
+from agents.evaluation.comparison import compare, comparison_as_json
 from agents.evaluation.run_folder import Run
 
 
@@ -49,7 +50,7 @@ def test_problems_that_one_run_could_not_judge_count_in_neither() -> None:
     one, other = run_of(set=outcomes([None], [True], [False])), run_of(set=outcomes([True], [True], [True]))
     part = compare(one, other)["set"]
     assert (part.problems, part.avg[0].value, part.avg[1].value) == (2, 0.5, 1.0)
-    with pytest.raises(ComparisonError, match=r"Expect a problem of set that could be judged in both runs, got none."):
+    with pytest.raises(RunError, match=r"Expect a problem of set that could be judged in both runs, got none."):
         compare(run_of(set=outcomes([None])), run_of(set=outcomes([True])))
 
 
@@ -71,13 +72,13 @@ def test_several_sets_have_a_mean() -> None:
 
 
 def test_other_sets_are_refused() -> None:
-    with pytest.raises(ComparisonError) as raised:
+    with pytest.raises(RunError) as raised:
         compare(run_of(a=outcomes([True])), run_of(a=outcomes([True], [True]), name="B"))
     assert str(raised.value) == "Expect two runs on the same problems, got 1 of a in A and 2 of a in B."
 
 
 def test_other_problems_of_the_same_name_are_refused() -> None:
-    with pytest.raises(ComparisonError) as raised:
+    with pytest.raises(RunError) as raised:
         compare(run_of(a=[[row()]]), run_of(a=[[row(problem="What is 1 + 1?")]], name="B"))
     assert str(raised.value) == "Expect two runs on the same problems, got another problem 0 of a in B than in A."
 

@@ -1,17 +1,17 @@
 """Stored samples: judged again, handed to other programs, and taken from them, without a model."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import evaluate
+from agents.core.files import write_json_lines
 from agents.core.samples import Sample
-from agents.evaluation.lm_eval import read_lm_eval, whole_text
-from agents.evaluation.regrade import accuracy, read_rows, regrade, write_rows
+from agents.evaluation.lm_eval import read_lm_eval
+from agents.evaluation.regrade import accuracy, read_rows, regrade
 from cir_env.grading.grader import shared_grader
 from cir_env.parsing import final_answer
 
@@ -89,7 +89,7 @@ def test_the_command_writes_beside_never_over_and_lists_what_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "samples.jsonl"
-    write_rows(path, ROWS)
+    write_json_lines(path, ROWS)
     before = path.read_bytes()
     code, out, _ = command(capsys, "regrade", path)
     assert code == 0
@@ -101,73 +101,6 @@ def test_the_command_writes_beside_never_over_and_lists_what_changed(
     code, out, err = command(capsys, "regrade", path)
     assert (code, out) == (2, "")
     assert "is there: choose another --output" in err
-
-
-def exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Path]:
-    rows = [row for row in judged(ROWS).rows if row["reward_valid"]]
-    write_rows(tmp_path / "samples.jsonl", rows)
-    code, out, _ = command(
-        capsys, "export", tmp_path / "samples.jsonl", "--model", "org/model", "--output", tmp_path / "out"
-    )
-    assert code == 0
-    return {path.name.partition("_20")[0]: path for path in (Path(line[6:]) for line in out.splitlines())}
-
-
-def test_exported_then_imported_samples_get_the_same_verdicts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = exported(tmp_path, capsys)
-    before = {
-        (row["set"], row["problem_index"], row["sample"]): row["correct"]
-        for row in judged(ROWS).rows
-        if row["reward_valid"]
-    }
-    after = {}
-    for name in ("samples_AIME24", "samples_MATH500"):
-        code, out, _ = command(capsys, "import", paths[name], "--output", tmp_path / f"{name}.jsonl")
-        assert code == 0, out
-        assert command(capsys, "regrade", tmp_path / f"{name}.jsonl")[0] == 0
-        for row in read_rows(tmp_path / f"regraded-{name}.jsonl"):
-            after[row["set"], row["problem_index"], row["sample"]] = row["correct"]
-    assert after == before
-
-
-def test_exported_files_have_the_layout_of_lm_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = exported(tmp_path, capsys)
-    assert paths["results"].parent == tmp_path / "out" / "org__model"
-    results = json.loads(paths["results"].read_text())
-    wanted = {"results", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "config", "model_name"}
-    assert wanted <= results.keys()
-    assert results["results"]["AIME24"]["exact_match,none"] == 0.5
-    assert results["n-samples"]["AIME24"] == {"original": 2, "effective": 2}
-    rows = [json.loads(line) for line in paths["samples_AIME24"].read_text().splitlines()]
-    assert [row["exact_match"] for row in rows] == [0.5, 0.5]
-    assert rows[1]["resps"] == [[whole_text(ROWS[2]), whole_text(ROWS[3])]]
-    assert OUTPUT in rows[1]["resps"][0][0]
-    assert rows[0]["arguments"] == {"gen_args_0": {"arg_0": "What is it?", "arg_1": {}}}
-
-
-def test_the_model_card_names_accuracy_and_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = yaml.safe_load(exported(tmp_path, capsys)["model-card"].read_text())
-    (index,) = card["model-index"]
-    assert index["name"] == "org/model"
-    assert index["results"][0]["dataset"] == {"name": "AIME24", "type": "math-ai/aime24"}
-    assert index["results"][0]["metrics"] == [{"type": "accuracy", "value": 50.0, "name": "avg@2"}]
-
-
-def test_no_export_writes_over_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "samples.jsonl"
-    write_rows(path, ROWS[:2])
-    args = ("export", path, "--model", "m", "--output", tmp_path / "out")
-    for second in (1, 2):
-        monkeypatch.setattr("time.strftime", lambda _, second=second: f"2026-01-02T03-04-0{second}")
-        assert command(capsys, *args)[0] == 0
-    assert len([*(tmp_path / "out" / "m").glob("model-card_2026-01-02T03-04-0?.yaml")]) == 2
-    code, _, error = command(capsys, *args)
-    assert code == 2
-    assert "is there: choose another --output" in error
 
 
 def lines(path: Path, *rows: object) -> Path:
@@ -215,7 +148,6 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
         ('{"a": 1}\n', ("regrade",), "line 1: Expect a sample's JSON object, got b'{\"a\": 1}'."),
         ("[1]\n", ("import",), "line 1: Expect a JSON object, got b'[1]'."),
         (json.dumps(ROWS[0])[:-9], ("regrade",), "line 1: Expect whole lines, got a half-written one"),
-        (json.dumps(ROWS[0])[:-9], ("export", "--model", "m"), "line 1: Expect whole lines, got a half-written one"),
         ('{"problem": "?"', ("import", "--format", "jsonl"), "line 1: Expect a JSON object, got "),
         ("", ("regrade",), "Expect at least one sample in"),
         ('{"doc_id": 1}\n', ("import",), "line 1: Expect a sample of lm_eval --log_samples, got no 'doc'."),
@@ -268,25 +200,3 @@ def test_verdicts_are_told_even_where_they_can_not_be_written(
     assert code == 1
     assert "1 samples: 0 verdicts changed" in out
     assert err.count("\n") == 1
-
-
-def test_samples_are_not_exported_under_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = lines(tmp_path / "samples.jsonl", sample("4", r"\boxed{4}"))
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main(["export", str(path), "--model", ".."])
-    assert stopped.value.code == 2
-    assert "Expect `model` to be a model's name, got '..'." in capsys.readouterr().err
-
-
-def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "samples.jsonl"
-
-    def killed() -> Iterator[Sample]:
-        yield ROWS[0]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_rows(path, killed())
-    assert not path.exists()
-    write_rows(path, ROWS)
-    assert read_rows(path) == ROWS

@@ -11,14 +11,15 @@ from fakes import CODE, FEEDBACK, fakes, make, products
 
 from agents.config.evaluation import EvalConfig
 from agents.core.chat import Chat
-from agents.core.errors import ConfigError
-from agents.core.samples import Sample, SampleFile, SamplesError, transcript
+from agents.core.errors import ConfigError, RunError
+from agents.core.samples import Sample, SampleFile, transcript
 from agents.core.types import Trajectory, Turn
 from agents.engines.base import Sampling
 from agents.evaluation.metrics import summarise
 from agents.evaluation.run_folder import Run, read_run
-from agents.evaluation.runner import Evaluation, _Record, evaluate, run
+from agents.evaluation.runner import _Record, run
 from agents.rollout.envs import EnvPool, ThreadedPool
+from agents.rollout.evaluate import Evaluation, evaluate
 
 Write = Callable[[int, int, int], str]
 
@@ -318,10 +319,10 @@ def test_a_run_made_with_other_settings_is_not_gone_on_with(play: Play, tmp_path
     play(write_by_seed)
     (path,) = (tmp_path / "runs").rglob("samples.jsonl")
     before = path.read_bytes()
-    with pytest.raises(SamplesError, match=r"got others: sampling.top_p: 0.95 -> 1.0; sampling.seed: 0 -> 1. Ch"):
+    with pytest.raises(RunError, match=r"got others: sampling.top_p: 0.95 -> 1.0; sampling.seed: 0 -> 1. Ch"):
         play(write_by_seed, seed=1, top_p=1.0)
     (Path(model) / "a.safetensors").write_text("other weights")
-    with pytest.raises(SamplesError, match=r"got others: model.revision: sha256 .* -> sha256"):
+    with pytest.raises(RunError, match=r"got others: model.revision: sha256 .* -> sha256"):
         play(write_by_seed)
     assert path.read_bytes() == before
 
@@ -330,15 +331,13 @@ def test_two_processes_do_not_write_to_one_run(play: Play) -> None:
     def again(request: int, turn: int, seed: int) -> str:
         return play(write_by_seed)[0].name
 
-    with pytest.raises(SamplesError, match="to be free, but another evaluation writes to it"):
+    with pytest.raises(RunError, match="to be free, but another evaluation writes to it"):
         play(again)
 
 
 def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_path: Path) -> None:
     (whole,) = play(write_by_seed, output=tmp_path / "whole")
-    with pytest.raises(
-        SamplesError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Go on with: again"
-    ):
+    with pytest.raises(RunError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Go on with: again"):
         play(write_by_seed, shard="0/2")
     (both,) = play(write_by_seed, shard="1/2")
     assert both.samples == whole.samples
@@ -352,7 +351,7 @@ def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_p
 
 def test_a_whole_run_is_not_split_into_shards_afterwards(play: Play) -> None:
     play(write_by_seed)
-    with pytest.raises(SamplesError, match=r"Expect the same --shard I/N for all parts of a run, got .*samples.jsonl"):
+    with pytest.raises(RunError, match=r"Expect the same --shard I/N for all parts of a run, got .*samples.jsonl"):
         play(write_by_seed, shard="0/2")
 
 

@@ -9,9 +9,10 @@ import torch
 from agents_fakes import MODELS, random_batch, tiny_llama, tiny_qwen2, twin
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel, StableLmConfig, StableLmForCausalLM
 
+from agents.core.errors import ModelError
 from agents.core.types import Batch, PolicyOutput
 from agents.learning import logprobs
-from agents.learning.policy import Policy, PolicyError
+from agents.learning.policy import Policy
 
 V = 40
 SHORT, LONG = 4, 20  # a prompt that is too short to be computed once for all rows, and one that is not
@@ -121,14 +122,14 @@ def test_rows_look_back_no_further_than_the_model_does() -> None:
 def test_a_model_that_bends_its_logits_is_refused() -> None:
     model = tiny_qwen2(V)
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(PolicyError, match=r"got one with `final_logit_softcapping`\.$"):
+    with pytest.raises(ModelError, match=r"got one with `final_logit_softcapping`\.$"):
         Policy(model)
 
 
 def test_a_model_whose_layers_do_not_hear_of_the_layout_is_refused() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
     model = StableLmForCausalLM(StableLmConfig(vocab_size=V, initializer_range=0.2, **sizes))
-    with pytest.raises(PolicyError, match=r"^Expect a model in which tokens meet in attention alone, got StableLm"):
+    with pytest.raises(ModelError, match=r"^Expect a model in which tokens meet in attention alone, got StableLm"):
         Policy(model)
 
 
@@ -137,7 +138,7 @@ def test_a_model_with_attention_sinks_is_refused() -> None:
     model = GptOssForCausalLM(
         GptOssConfig(vocab_size=V, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, **sizes)
     )
-    with pytest.raises(PolicyError, match=r"^Expect attention by plain scores, got `s_aux` in GptOssForCausalLM\.$"):
+    with pytest.raises(ModelError, match=r"^Expect attention by plain scores, got `s_aux` in GptOssForCausalLM\.$"):
         Policy(model)
 
 

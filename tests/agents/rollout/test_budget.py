@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from agents.config.schedules import CompetenceConfig
 from agents.core.errors import ConfigError
-from agents.rollout.budget import ByCompetence, CompetenceConfig
+from agents.rollout.budget import ByCompetence
 
 EASY = CompetenceConfig(first=2, last=4, window=2, exhausted=0.5, accuracy=0.5)
 

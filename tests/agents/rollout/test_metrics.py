@@ -6,7 +6,7 @@ import pytest
 from agents_fakes import trajectory
 
 from agents.core.types import Trajectory, Turn
-from agents.rollout.metrics import describe, describe_staleness, is_correct
+from agents.rollout.metrics import describe, describe_staleness
 
 
 def turn(feedback: str = "", **info: Any) -> Turn:
@@ -115,4 +115,4 @@ def test_cut_tokens_are_counted() -> None:
 def test_the_environment_says_what_is_correct_and_else_the_reward(
     info: dict[str, Any], reward: float, correct: bool
 ) -> None:
-    assert is_correct(trajectory(reward=reward, turns=(turn(**info),))) is correct
+    assert trajectory(reward=reward, turns=(turn(**info),)).is_correct is correct

@@ -21,7 +21,7 @@ from agents_fakes import (
 )
 
 from agents.core.chat import Chat
-from agents.core.types import Episode, Trajectory
+from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
 from agents.rollout.collector import collect
 
@@ -399,7 +399,7 @@ def test_an_empty_prompt_is_refused_by_the_engine() -> None:
 
 def test_episodes_carry_their_options_to_the_environment() -> None:
     engine = FakeEngine(WORDY, scripted("a`\n"))
-    asked = [Episode(group_id=0, env_seed=0, sampling_seed=0, options={"interaction_budget": n}) for n in (0, 1, 3)]
+    asked = [EpisodeSpec(group_id=0, env_seed=0, sampling_seed=0, options={"interaction_budget": n}) for n in (0, 1, 3)]
     with pool() as envs:
         made = collect(envs, engine, WORDY, asked, Sampling(max_tokens=60))
     assert [len(each.turns) for each in made] == [1, 2, 4]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer
 
+from agents.config.schedules import CompetenceConfig
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.core.chat import Chat
 from agents.core.types import Trajectory
-from agents.rollout.budget import CompetenceConfig
 from agents.rollout.sampler import Sampler
 
 WORDY = Chat(tokenizer(), "raw")

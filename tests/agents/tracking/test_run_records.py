@@ -14,7 +14,7 @@ from tqdm import tqdm
 from agents import Callback, Trainer, presets
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 from agents.tracking.history import load_training_run
 
 PAGE = (ROOT / "docs/training.md").read_text()

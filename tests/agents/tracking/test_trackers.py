@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from paths import ROOT
 
-from agents.rollout.metrics import MetricsError, read_metrics
-from agents.tracking.trackers import MetricsLog, TrackerError, check_installed
+from agents.core.errors import RunError, ServiceError
+from agents.core.files import read_metrics
+from agents.tracking.trackers import MetricsLog, check_installed
 
 Install = Callable[[str], None]
 
@@ -59,7 +60,7 @@ def test_another_line_that_is_no_row_is_named_and_nothing_is_lost(tmp_path: Path
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 0, "reward": 1}}\n{line}\n{{"step": 2, "reward": 2}}\n')
     before = path.read_text()
-    with pytest.raises(MetricsError) as raised:
+    with pytest.raises(RunError) as raised:
         MetricsLog(tmp_path, keep_before=3)
     assert str(raised.value).startswith(f"{path}, line 2: Expect a row with a step, got b'{line[:5]}")
     assert path.read_text() == before
@@ -132,7 +133,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
 
 def test_a_tracker_that_does_not_start_ends_the_run_before_it_begins(tmp_path: Path, install: Install) -> None:
     install("def init(**more):\n    raise RuntimeError('no key.\\nLog in.')")
-    with pytest.raises(TrackerError, match=r"^Expect fake_tracker to start a run, got: no key. Log in. Leave it "):
+    with pytest.raises(ServiceError, match=r"^Expect fake_tracker to start a run, got: no key. Log in. Leave it "):
         MetricsLog(tmp_path, keep_before=0, report_to=["tensorboard", "fake_tracker"])
 
 

@@ -15,12 +15,13 @@ from agents_fakes import byte_tokenizer, random_batch, tiny_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.config.training import LoraConfig, PPOConfig
+from agents.core.errors import CheckpointError
 from agents.core.types import Advantages
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters
 from agents.training import checkpoint
-from agents.training.checkpoint import STATE, CheckpointError, checkpoints, load_training_state, read_json, save
+from agents.training.checkpoint import STATE, checkpoints, load_training_state, read_json, save
 
 V = 40
 TOKENIZER = byte_tokenizer()

@@ -13,7 +13,7 @@ import train
 from agents import Trainer
 from agents.config.training import HealthConfig
 from agents.core.errors import UnhealthyError
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 from agents.training.checkpoint import checkpoints
 from agents.training.health import Health
 

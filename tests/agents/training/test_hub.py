@@ -13,8 +13,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from agents.config.training import TrainConfig
-from agents.core.errors import ConfigError
-from agents.training.hub import HubError, HubUpload
+from agents.core.errors import ConfigError, ServiceError
+from agents.training.hub import HubUpload
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -110,7 +110,7 @@ def test_a_missing_token_is_refused_before_training(tmp_path: Path, monkeypatch:
 
 def test_without_a_network_training_does_not_begin(tmp_path: Path) -> None:
     with pytest.raises(
-        HubError, match=r"^Expect to reach the hub for --push-to-hub, got: .* Leave it out to push later"
+        ServiceError, match=r"^Expect to reach the hub for --push-to-hub, got: .* Leave it out to push later"
     ):
         HubUpload(config(tmp_path), HfApi("http://127.0.0.1:9", token="hf_may_write"))
 
@@ -122,7 +122,7 @@ def test_a_network_that_is_lost_during_the_run_leaves_the_command_that_pushes_la
     trainer: Any = SimpleNamespace(config=config(tmp_path), step=3, log=print)
     upload = HubUpload(trainer.config, HfApi(endpoint, token="hf_may_write"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError) as caught:
+    with pytest.raises(ServiceError) as caught:
         upload.on_train_end(trainer)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(

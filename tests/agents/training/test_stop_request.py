@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 import train
 from agents import Trainer
 from agents.core.errors import Stopped
-from agents.rollout.metrics import read_metrics
+from agents.core.files import read_metrics
 from agents.training import stop_request as signals
 from agents.training.checkpoint import STATE, checkpoints, read_json
 

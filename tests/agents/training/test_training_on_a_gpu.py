@@ -6,9 +6,9 @@ import torch
 from agents_fakes import random_batch, tiny_qwen2, twin
 
 from agents import presets
+from agents.core.files import read_metrics
 from agents.learning import packing
 from agents.learning.policy import Policy
-from agents.rollout.metrics import read_metrics
 from agents.training.trainer import Trainer
 
 pytestmark = [

@@ -8,7 +8,8 @@ import torch
 from agents_fakes import FakeEngine, tiny_llama, tiny_qwen2, transformers_engine, twin
 from engine_contract import CHAT, complete, finish
 
-from agents.engines.base import EngineError, EngineFault, Sampling
+from agents.core.errors import EngineError, EngineFault
+from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.policy import Policy
 from agents.training.weight_sync import TOLERANCE, sync_weights

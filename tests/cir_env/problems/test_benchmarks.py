@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from paths import ROOT
 
+from agents.config.evaluation import PAPER_SETS
 from cir_env.errors import ProblemError
 from cir_env.grading.grader import Grader
 from cir_env.problems import benchmarks
-from cir_env.problems.benchmarks import BENCHMARKS, PAPER, content_sha256, load_benchmark
+from cir_env.problems.benchmarks import BENCHMARKS, content_sha256, load_benchmark
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
 
@@ -36,7 +37,7 @@ def message(action: Callable[[], object]) -> str:
 
 
 def test_the_names_are_the_papers_five_and_the_hard_set() -> None:
-    assert {*PAPER, "OlymMATH-EN-HARD"} == set(BENCHMARKS)
+    assert {*PAPER_SETS, "OlymMATH-EN-HARD"} == set(BENCHMARKS)
     assert all(name == benchmark.name for name, benchmark in BENCHMARKS.items())
 
 

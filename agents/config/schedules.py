@@ -1,0 +1,66 @@
+"""Settings that change during a run: schedules over training steps, and the interaction budget by competence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agents.core.errors import expect
+
+
+def parse_schedule(schedule: str) -> list[tuple[int, str]]:
+    """Return the steps and values of ``step:value`` pairs in rising order of steps, the first at step 0; else nothing.
+
+    >>> parse_schedule("0:algebra,100:algebra|geometry"), parse_schedule("100:algebra")
+    ([(0, 'algebra'), (100, 'algebra|geometry')], [])
+    """
+    pairs = [
+        (start.strip(), value.strip()) for start, _, value in (pair.partition(":") for pair in schedule.split(","))
+    ]
+    if not all(start.isdecimal() and value for start, value in pairs):
+        return []
+    steps = [int(start) for start, _ in pairs]
+    in_order = steps[0] == 0 and steps == sorted(set(steps))
+    return [(step, value) for step, (_, value) in zip(steps, pairs, strict=True)] if in_order else []
+
+
+def budget_at(schedule: str, step: int) -> int:
+    """Return the interaction budget at a training step.
+
+    Args:
+        schedule: As for :func:`parse_schedule`; or one number for all steps.
+        step: Number of the step, from 0.
+
+    Raises:
+        ConfigError: The schedule cannot be read.
+
+    >>> [budget_at("0:2,100:3,200:4", step) for step in (0, 99, 100, 299)]
+    [2, 2, 3, 4]
+    >>> budget_at("2", 50)
+    2
+    """
+    pairs = parse_schedule(schedule if ":" in schedule else f"0:{schedule}")
+    valid = bool(pairs) and all(budget.isdecimal() for _, budget in pairs)
+    expect(valid, "interaction_budget", "like '2', '0:2,100:3,200:4' or 'competence'", schedule)
+    return int([budget for start, budget in pairs if start <= step][-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompetenceConfig:
+    """When the interaction budget grows by one, if it grows by competence."""
+
+    first: int = 2
+    """Budget at the beginning."""
+    last: int = 4
+    """Largest budget."""
+    window: int = 10
+    """Steps over which both figures are averaged, all of them at the budget in use."""
+    exhausted: float = 0.3
+    """Share of the episodes that use their budget up, at least."""
+    accuracy: float = 0.5
+    """Share of the training episodes that are right, at least."""
+
+    def __post_init__(self) -> None:
+        expect(self.window >= 1, "window", "of at least 1", self.window)
+        expect(1 <= self.first <= self.last, "first", "from 1 to last", self.first)
+        for name in ("exhausted", "accuracy"):
+            expect(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))

@@ -1,0 +1,42 @@
+"""Tables and numbers as people read them, in the terminal and in reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a markdown table; the first column is set left, the others right.
+
+    >>> print(table(["set", "avg@1"], [["products", "9.4"]]))
+    | set      | avg@1 |
+    | :------- | ----: |
+    | products |   9.4 |
+    """
+    widths = [max(2, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
+    rules = [":" + "-" * (w - 1) if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join(line(cells) for cells in [header, rules, *rows])
+
+
+def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = True) -> str:
+    """Return a rate as people read it, an estimate with its interval.
+
+    >>> percent(0.5236), percent(None), percent({"value": 0.5, "low": 0.4, "high": 0.625})
+    ('52.4', '-', '50.0 [40.0, 62.5]')
+    """
+    if isinstance(fraction, Mapping):
+        return number(fraction, 1, factor=100, interval=interval)
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def number(estimate: Mapping[str, float] | None, digits: int, *, factor: float = 1, interval: bool = True) -> str:
+    """Return an estimate as people read it."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{factor * estimate[part]:.{digits}f}" for part in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]" if interval else value

@@ -1,0 +1,79 @@
+"""A model's folder in the layout of ``transformers``: what belongs to it, and how one is made."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agents.core.errors import ModelError
+
+Log = Callable[[str], Any]
+"""Takes one line for the user."""
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def existing(path: str | Path) -> Path:
+    """Return the folder at ``path``.
+
+    Raises:
+        ModelError: There is none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ModelError(f"Expect a model's folder, got {str(folder)!r}: no such folder")
+    return folder
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer's files."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def missing_part(folder: Path) -> str | None:
+    """Name what `folder` lacks of a model, or None when nothing obvious is missing."""
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    if not has_tokenizer(folder):
+        return "tokenizer (tokenizer.json)"
+    if not any(path for pattern in WEIGHT_FILES for path in folder.glob(pattern)):
+        return "weights (*.safetensors)"
+    return None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a `ModelError` that names what a folder lacks of a model."""
+    missing = missing_part(folder)
+    if missing is not None:
+        raise ModelError(
+            f"Expect a folder with config.json, a tokenizer and weights, as `save_pretrained` writes them: "
+            f"{folder} has no {missing}"
+        )
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> None:
+    """Let `build` fill a temporary folder and give it its name `target` at the end: all of it or nothing."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            made = Path(scratch) / "made"
+            made.mkdir()
+            build(made)
+            made.rename(target)
+    except OSError as error:
+        if missing_part(target) is not None:  # else another process was faster, with the same result
+            raise ModelError(
+                f"Cannot make {target}: {first_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
+            ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's class and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,96 @@
+"""Accuracy of a policy on a set of problems: every problem gets the same number of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from agents.config.training import Boundary
+from agents.core.distributed import gather_from, share
+from agents.core.reproduce import seed_of
+from agents.core.types import EpisodeSpec, Trajectory
+from agents.engines.base import Sampling
+from agents.rollout.collector import collect
+from agents.rollout.envs import EnvPool
+from agents.rollout.metrics import describe
+
+if TYPE_CHECKING:
+    from agents.core.chat import Chat
+    from agents.engines.base import Engine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The outcome of :func:`evaluate`."""
+
+    trajectories: tuple[Trajectory, ...]
+    """All of them, problem by problem."""
+
+    def figures(self) -> dict[str, float]:
+        """Return :func:`agents.rollout.metrics.describe`'s figures."""
+        return describe(self.trajectories)
+
+    def accuracy_by(self, key: str) -> dict[str, float]:
+        """Return the accuracy of the valid episodes by a string in the environment's info, such as ``subject``."""
+        groups: dict[str, list[bool]] = {}
+        for t in self.trajectories:
+            if t.reward_valid:
+                groups.setdefault(str(t.info.get(key, "")), []).append(t.is_correct)
+        return {name: fmean(values) for name, values in sorted(groups.items())}
+
+
+def evaluate(
+    envs: EnvPool,
+    engine: Engine,
+    chat: Chat,
+    sampling: Sampling,
+    *,
+    num_problems: int,
+    num_samples: int = 1,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    wanted: Callable[[tuple[int, int]], bool] = lambda place: True,
+    on_end: Callable[[Trajectory], None] = lambda _: None,
+    on_poll: Callable[[], None] = lambda: None,
+    boundary: Boundary = "exact",
+) -> Evaluation:
+    """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
+
+    Args:
+        envs: Copies of the environment. If it has a problem set, problem i is ``problem_index`` i; else it is what
+            ``reset(seed=i)`` sets.
+        engine: Samples the tokens.
+        chat: Encodes prompts and feedback.
+        sampling: As for :func:`agents.rollout.collector.collect`.
+        num_problems: At most as many as the environment has.
+        num_samples: Episodes of each problem.
+        seed: Seed of the sampling.
+        options: More reset options, such as ``interaction_budget``.
+        wanted: Asked with (problem, number of the episode) whether to play it. What an episode samples depends on no
+            other.
+        on_end: Called with each trajectory as it ends.
+        on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
+        boundary: As for :func:`agents.rollout.collector.collect`.
+    """
+    available = envs.num_problems
+    if available is not None and num_problems > available:
+        raise ValueError(f"Expect at most {available} problems, got num_problems={num_problems}.")
+    episodes = [
+        EpisodeSpec(
+            group_id=problem,
+            env_seed=problem,
+            sampling_seed=seed_of(seed, problem, sample, bits=64),
+            options={**(options or {}), **({} if available is None else {"problem_index": problem})},
+            sample=sample,
+        )
+        for problem in share(range(num_problems))
+        for sample in range(num_samples)
+        if wanted((problem, sample))
+    ]
+
+    def play() -> list[Trajectory]:
+        return collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll, boundary=boundary)
+
+    return Evaluation(trajectories=tuple(sorted(gather_from(play), key=lambda t: t.group_id)))

@@ -1,0 +1,148 @@
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+
+from agents.core.chat import Chat
+from agents.core.errors import ModelError
+from agents.learning.warm_up import Script, arithmetic_code, encode_script, scripted_solution, warm_up
+from agents.models.load import load_model, load_tokenizer
+from agents.models.tiny import build_tiny
+from cir_env.problems.problem_set import ProblemSet
+
+SUMS = [(f"What is {a} + {b}?", str(a + b)) for a in range(10, 30) for b in range(10, 30)]
+
+
+def quiet(line: str) -> None:
+    """Takes log lines that a test does not look at."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tiny")
+    build_tiny(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def chat(folder: Path) -> Chat:
+    return Chat(load_tokenizer(folder))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("generator", ["arithmetic", "products"])
+def test_every_arithmetic_problem_of_the_environment_gets_code_that_solves_it(generator):
+    for problem in ProblemSet.generate(generator, split="train", seed=0, size=300):
+        code = arithmetic_code(problem.statement)
+        assert code is not None, problem.statement
+        operands = re.fullmatch(r"print\((-?\d+ [-+*] -?\d+)\)", code)
+        assert operands is not None, code
+        assert str(eval(operands[1])) == problem.answer
+
+
+def test_of_several_calculations_the_last_one_is_the_problem():
+    assert arithmetic_code("What is 127 * 305?\nThe answer is 38735.\nWhat is 6 * 7?") == "print(6 * 7)"
+
+
+@pytest.mark.parametrize("text", ["", "What is the 12th prime number?", "What is 2 +", "12 and 3"])
+def test_what_is_no_arithmetic_gets_no_code(text):
+    assert arithmetic_code(text) is None
+
+
+@pytest.mark.parametrize(("statement", "answer"), [("What is 12 + 34?", "46"), ("Compute 3 - 34.", "-31")])
+def test_a_script_with_code_is_what_the_environment_makes_of_it(statement, answer, tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(f'{{"problem": "{statement}", "answer": "{answer}"}}\n')
+    arguments = {"problems": str(problems), "prompt": "question", "observation": "feedback"}
+    with gymnasium.make("cir_env:CodeMath-v0", **arguments) as env:
+        prompt, _ = env.reset(seed=0)
+        code = arithmetic_code(prompt)
+        script = scripted_solution(prompt, answer, code=code, rng=random.Random(0))
+        feedback, _, terminated, _, _ = env.step(script.turns[0])
+        assert (feedback, terminated) == (script.feedback[0], False)
+        _, reward, terminated, _, _ = env.step(script.turns[1])
+    assert (reward, terminated) == (1.0, True)
+
+
+def test_guesses_are_boxed_and_mostly_wrong():
+    rng = random.Random(0)
+    scripts = [scripted_solution(prompt, answer, code=None, rng=rng) for prompt, answer in SUMS]
+    assert all(re.fullmatch(r"\\boxed\{[1-9]0*\}", script.turns[0]) and not script.feedback for script in scripts)
+    right = [script.turns[0] == rf"\boxed{{{answer}}}" for script, (_, answer) in zip(scripts, SUMS, strict=True)]
+    assert sum(right) / len(right) < 0.1
+
+
+def test_only_what_the_policy_writes_is_learned(chat):
+    script = Script(prompt="What is 2 + 3?", turns=("run\n", "done"), feedback=("result\n",))
+    token_ids, mask = encode_script(script, chat)
+    learned = [token_id for token_id, learn in zip(token_ids, mask, strict=True) if learn]
+    assert chat.tokenizer.decode(learned) == "run\ndone<|im_end|>"
+    assert chat.tokenizer.decode(token_ids).endswith("assistant\nrun\nresult\ndone<|im_end|>")
+
+
+def test_the_warm_up_leaves_a_policy_that_writes_code_in_some_episodes_and_guesses_in_the_others(folder, chat):
+    model, lines = load_model(folder), []
+    report = warm_up(model, chat, SUMS, steps=100, batch_size=8, code_fraction=0.4, log=lines.append)
+    first = torch.tensor([chat.encode_prompt(prompt) for prompt, _ in SUMS[:20]])
+    chances = model(first).logits[:, -1].softmax(-1).mean(0)
+    code, guess = (chances[chat.encode_feedback(text)[0]].item() for text in ("`", "\\"))
+    assert 0.15 < code < 0.75
+    assert code + guess > 0.95
+    assert report.loss < 0.8
+    assert lines[0] == "warm-up: 100 steps of 8 scripted solutions ..."
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_same_seed_warms_up_to_the_same_weights(folder, chat):
+    weights = []
+    for seed in (1, 1, 2):
+        model = load_model(folder)
+        warm_up(model, chat, SUMS, seed=seed, steps=2, batch_size=2, log=quiet)
+        weights.append(model.get_input_embeddings().weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("problems", "message"),
+    [
+        ([], "Expect at least one problem for the warm-up, got none."),
+        (
+            [("How many primes are below 10?", "4")],
+            "Expect arithmetic problems with integer answers for the warm-up, such as 'What is 12 + 7?', "
+            "got 'How many primes are below 10?' with answer '4'.",
+        ),
+        (
+            [("What is 1 + 1?", "two")],
+            "Expect arithmetic problems with integer answers for the warm-up, such as 'What is 12 + 7?', "
+            "got 'What is 1 + 1?' with answer 'two'.",
+        ),
+    ],
+)
+def test_problems_that_no_script_solves_are_refused(problems, message, folder, chat):
+    with pytest.raises(ModelError) as caught:
+        warm_up(load_model(folder), chat, problems, log=quiet)
+    assert str(caught.value) == message
+
+
+def test_a_model_that_is_not_float32_is_refused(folder, chat):
+    with pytest.raises(ModelError, match=r"^Expect a float32 model to warm up, got torch\.bfloat16\.$"):
+        warm_up(load_model(folder, "bfloat16"), chat, SUMS, log=quiet)
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"code_fraction": 1.5}])
+def test_settings_out_of_range_are_refused(change, folder, chat):
+    with pytest.raises(ModelError, match=r"^Expect `steps` and `batch_size` of at least 1 and `code_fraction` in "):
+        warm_up(load_model(folder), chat, SUMS, log=quiet, **change)
