@@ -64,7 +64,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     ```python
     >>> import gymnasium, cir_env
-    >>> from cir_env.problems.load import Problem, ProblemSet
+    >>> from cir_env import Problem, ProblemSet
     >>> problem = Problem(id="1", statement="What is 6 * 7?", answer="42", source="me", subject="products")
     >>> env = gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), observation="feedback")
     >>> prompt, info = env.reset(seed=1)

@@ -28,7 +28,7 @@ class ToolEpisode:
             beyond the budget is always answered with a line that says so.
 
     Example:
-        >>> from cir_env.problems.load import Problem, ProblemSet
+        >>> from cir_env import Problem, ProblemSet
         >>> problem = Problem(id="1", statement="What is 6 * 7?", answer="42", source="me", subject="products")
         >>> async def play():
         ...     episode = ToolEpisode(problems=ProblemSet([problem]))

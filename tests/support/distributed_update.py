@@ -19,7 +19,7 @@ from agents.core.errors import EngineFault
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import estimate_advantages
-from agents.learning.policy import Policy
+from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
 from agents.models.weights import Weights
@@ -47,7 +47,7 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
     config = PPOConfig(**({"learning_rate": 1e-2, "micro_batch_tokens": 60} | changes))
     critic = tiny_qwen2(V, seed=1).double() if config.critic == "separate" else None
     policy = Policy(model, value_head=config.advantage == "gae", critic=critic).double()
-    distributed.shard(policy)
+    shard(policy)
     agent = PPO(policy, config)
     batch = random_batch(V, rows=rows)
     figures: dict[str, float] = {}
@@ -83,7 +83,7 @@ def probe(*, is_deaf: bool) -> str:
     engine = Own(tiny_qwen2(size, seed=1), chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
     engine.is_deaf = is_deaf
     policy = Policy(tiny_qwen2(size))
-    distributed.shard(policy)
+    shard(policy)
     try:
         sync_weights(policy, engine, version=1, prompt=[1, 2, 3], tolerance=1e-3)
     except EngineFault as fault:
