@@ -30,9 +30,11 @@ from agents.config.training import TrainConfig
 from agents.core.errors import AgentsError, expect
 from agents.core.files import write_json
 from agents.core.tables import table
+from agents.rollout.episode import TurnRules
 from agents.tracking.history import TrainingRun, load_training_run
 from agents.training.checkpoint import checkpoints
 from cir_env.errors import CirEnvError
+from experiments.ablations import FeedbackRules, StopStringRules
 
 try:
     from matplotlib.figure import Figure
@@ -55,12 +57,14 @@ def _text_only(config: TrainConfig) -> TrainConfig:
     return replace(config, env=replace(config.env, interaction_budget="0", prompt=prompt))
 
 
+RULES: Mapping[str, type[TurnRules]] = {"feedback": FeedbackRules, "stop-string": StopStringRules}
+"""The rules of turns in the arms that break one; the others keep the trainer's."""
 ARMS: Mapping[Arm, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
     "recipe": ("a budget of 1, 2 and 3 in thirds of the run, and everything as in the paper", lambda config: config),
     "budget-2": ("a budget of 2 throughout", _in("env", interaction_budget="2")),
     "budget-4": ("a budget of 4 throughout", _in("env", interaction_budget="4")),
-    "feedback": ("feedback is trained on", _in("ppo", train_on_feedback=True)),
-    "stop-string": ("turns end at a stop string and are encoded again", _in("rollout", boundary="stop_string")),
+    "feedback": ("feedback is trained on", lambda config: config),
+    "stop-string": ("turns end at a stop string and are encoded again", lambda config: config),
     "kl": ("a KL penalty of 0.01", _in("ppo", kl_coefficient=0.01)),
     "entropy": ("an entropy bonus of 0.01", _in("ppo", entropy_coefficient=0.01)),
     "clip-equal": ("the upper clip range is the lower one", lambda c: _in("ppo", epsilon_high=c.ppo.epsilon)(c)),
@@ -156,12 +160,12 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     return dict(json.loads(json.dumps(settings)))
 
 
-def train(config: TrainConfig) -> bool:
-    """Begin a run or go on with it; return whether it has ended. Of one that has, weights are not kept."""
+def train(config: TrainConfig, rules: TurnRules) -> bool:
+    """Begin or resume a run; return whether it has ended. Of one that has, weights are not kept."""
     from agents.training.trainer import Trainer
 
     folder = config.output_dir
-    trainer = Trainer(replace(config, resume=bool(checkpoints(folder))))
+    trainer = Trainer(replace(config, resume=bool(checkpoints(folder))), rules=rules)
     try:
         ended = trainer.train()
     finally:
@@ -281,11 +285,11 @@ def write_report(config: Config, base: TrainConfig) -> str | None:
 
 def main(config: Config, base: TrainConfig) -> bool:
     """Make the runs that are missing, and report; return whether all are done or none was to be made."""
-    plan = [configure(base, arm, seed, config.output) for seed in range(config.seeds) for arm in config.arms]
-    missing = [] if config.report_only else [each for each in plan if not is_done(each)]
-    for number, run in enumerate(missing, 1):
+    plan = [(arm, configure(base, arm, seed, config.output)) for seed in range(config.seeds) for arm in config.arms]
+    missing = [] if config.report_only else [(arm, run) for arm, run in plan if not is_done(run)]
+    for number, (arm, run) in enumerate(missing, 1):
         print(f"== {run.output_dir.name}, {number} of {len(missing)}", flush=True)
-        if not train(run):
+        if not train(run, RULES.get(arm, TurnRules)()):
             print("Stopped: the same command goes on.")
             return False
         write_report(config, base)

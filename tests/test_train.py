@@ -45,7 +45,7 @@ def test_the_papers_run_has_the_papers_figures() -> None:
     assert (ppo.adam_beta1, ppo.adam_beta2, ppo.weight_decay, ppo.max_grad_norm) == (0.9, 0.999, 0.01, 1.0)
     assert (ppo.epsilon, ppo.epsilon_high, ppo.dual_clip) == (0.2, 0.28, 3.0)
     assert (ppo.advantage, ppo.aggregation, ppo.ratio) == ("reinforce_plus_plus_baseline", "token", "token")
-    assert (ppo.kl_coefficient, ppo.entropy_coefficient, ppo.train_on_feedback) == (0.0, 0.0, False)
+    assert (ppo.kl_coefficient, ppo.entropy_coefficient) == (0.0, 0.0)
     assert (env.problems, env.prompt, env.interaction_budget) == ("still3", "cir", "0:2,100:3,200:4")
     assert (env.time_limit_s, env.max_output_chars, env.error_format) == (5.0, 400, "last_line")
     assert (config.max_steps, config.template) == (300, "raw")

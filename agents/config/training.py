@@ -14,8 +14,6 @@ from agents.config.schedules import CompetenceConfig, budget_at, parse_schedule
 from agents.config.shared import Dtype
 from agents.core.errors import expect
 
-Boundary = Literal["exact", "stop_string"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
@@ -110,9 +108,6 @@ class RolloutConfig:
     """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
     max_new_tokens: int | None = None
     """Tokens of an episode in one step; longer ones go on in the next. None: no such limit."""
-    boundary: Boundary = "exact"
-    """Where a turn ends: exact, at the end of a block, with the sampled tokens kept; or, for the ablation, stop_string:
-    at the first ``` after a ```python, cut there as text, with each turn's text encoded again."""
     overlap: bool = False
     """Sample the next step's episodes during the update, with weights that are one step old."""
 
@@ -196,8 +191,6 @@ class PPOConfig:
     """Cap a large ratio, or leave out tokens whose ratio is outside of [1 / cap, cap]."""
     importance_sampling_cap: float = 2.0
     """Where a ratio is large."""
-    train_on_feedback: bool = False
-    """For the ablation: let loss, whitening and their figures cover what the environment inserts, too."""
     gamma: float = 1.0
     """Discount (gae)."""
     lam: float = 1.0
@@ -222,8 +215,6 @@ class PPOConfig:
         expect(self.dual_clip is None or self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
         cap = self.importance_sampling_cap
         expect(cap >= 1, "importance_sampling_cap", "of at least 1", cap)
-        sampled = self.importance_sampling == "none" or not self.train_on_feedback
-        expect(sampled, "train_on_feedback", "off beside importance_sampling (nobody sampled feedback)", True)
         own = self.critic == "shared" or self.advantage == "gae"
         expect(own, "critic", f"shared beside the advantage {self.advantage}, which has none", self.critic)
         expect(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
@@ -415,12 +406,6 @@ class TrainConfig:
             "ppo.importance_sampling",
             "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
             self.ppo.importance_sampling,
-        )
-        expect(
-            self.rollout.boundary == "exact" or self.ppo.importance_sampling == "none",
-            "rollout.boundary",
-            "exact beside ppo.importance_sampling (tokens that were encoded again are not those that were sampled)",
-            self.rollout.boundary,
         )
         best = self.best_metric
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)

@@ -20,8 +20,6 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from agents.core.errors import Stopped
-
 if TYPE_CHECKING:
     pass
 
@@ -87,21 +85,15 @@ def gather(items: Sequence[T]) -> list[T]:
     return [item for part in parts for item in part or ()]
 
 
-def gather_from(work: Callable[[], Sequence[T]]) -> list[T]:
-    """Return what the work of all processes gives, in the order of their numbers.
+def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
+    """Return the items of all processes, in the order of their numbers; None if one of them was stopped.
 
-    Raises:
-        Stopped: One of them was asked to stop; then all of them do.
+    Args:
+        mine: This process's items; None: it was asked to stop.
     """
-    mine: Sequence[T] = ()
-    stopped = False
-    try:
-        mine = work()
-    except Stopped:
-        stopped = True
-    if any_of(stopped):
-        raise Stopped
-    return gather(mine)
+    if any_of(mine is None):
+        return None
+    return gather(mine or ())
 
 
 def any_of(flag: bool) -> bool:
@@ -142,7 +134,7 @@ def first_of_node_first() -> Iterator[None]:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """Return what is left to this process: every ``size()``-th item.
+    """Return this process's share: every ``size()``-th item.
 
     >>> share("abc")
     ['a', 'b', 'c']
@@ -157,12 +149,12 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def add_up_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the sums of all processes' figures, which have the same names everywhere."""
+def add_up_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the sums of all processes' metrics, which have the same names everywhere."""
     if size() == 1:
-        return dict(figures)
-    names = sorted(figures)
-    totals = add_up(torch.tensor([figures[name] for name in names], dtype=torch.float64))
+        return dict(metrics)
+    names = sorted(metrics)
+    totals = add_up(torch.tensor([metrics[name] for name in names], dtype=torch.float64))
     return dict(zip(names, totals.tolist(), strict=True))
 
 

@@ -57,10 +57,6 @@ class TrainingError(AgentsError, RuntimeError):
     """Training cannot continue; the last checkpoint is unchanged."""
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and the weights are those of the last whole step."""
-
-
 def expect(condition: bool, name: str, expected: str, got: object) -> None:
     """Raise a :class:`ConfigError` unless the condition holds."""
     if not condition:

@@ -1,6 +1,6 @@
 """The data of one training step, in the order in which it is made.
 
-EpisodeSpec -> Completion -> Turn -> Trajectory -> Batch -> PolicyOutput -> Advantages -> Loss
+EpisodeSpec -> Completion -> Turn -> Trajectory -> Collected -> Batch -> PolicyOutput -> Advantages -> Loss
 
 Every mask reads "True counts". Index ``t`` describes token ``t``: its id, whether the policy sampled it, its
 log-probability given the tokens before it, its advantage. Log-probabilities are natural. ``B`` sequences of at most
@@ -21,7 +21,7 @@ FinishReason = Literal["stop", "boundary", "length"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeSpec:
-    """What is to be played: the reset of one environment and the seed of its sampling."""
+    """An episode to play: the reset of one environment and the seed of its sampling."""
 
     group_id: int
     """Episodes of one group start from the same reset and share a baseline."""
@@ -108,11 +108,11 @@ class Trajectory:
     reward: float
     """Sum of the episode's rewards."""
     reward_valid: bool
-    """False if a fault of ours spoilt the episode; it is then left out of baseline and loss."""
+    """False after an infrastructure error: the episode is dropped from baseline and loss."""
     terminated: bool
     """The policy gave its final answer."""
     truncated: bool
-    """A length limit or a fault ended the episode. Never together with ``terminated``."""
+    """A length limit or an infrastructure error ended the episode. Never together with ``terminated``."""
     turns: tuple[Turn, ...]
     """The turns, in order."""
     boundary_cuts: int
@@ -152,6 +152,16 @@ class Trajectory:
     def has_used_up_budget(self) -> bool:
         """Whether the episode has executed as many blocks as it may, and may execute any."""
         return bool(self.info.get("interaction_budget")) and self.info.get("interactions_left") == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """What a collection returns."""
+
+    trajectories: tuple[Trajectory, ...]
+    """Whole groups, one after the other."""
+    metrics: Mapping[str, float]
+    """What was measured, by name."""
 
 
 def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from agents.config.training import PPOConfig
 
 
-def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig) -> Advantages:
-    """Return the targets of an update, as the configuration wants them estimated and corrected.
+def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig, weights: torch.Tensor) -> Advantages:
+    """Return the targets of an update.
 
     Args:
         batch: ``B`` sequences.
         old: The policy's output before the update, with values for ``gae``.
-        config: Estimator, discount and correction.
+        config: Estimator, discount, and whether to correct for what the engine sampled differently.
+        weights: ``[B, T]``, from :func:`correction`.
     """
     mask = batch.action_mask
     if config.advantage == "gae":
@@ -34,13 +35,18 @@ def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig) -> A
         targets = ESTIMATORS[config.advantage](batch.rewards, batch.group_ids, mask)
     if config.importance_sampling == "none":
         return targets
-    return replace(targets, advantages=targets.advantages * correction(batch, old, config))
+    return replace(targets, advantages=targets.advantages * weights)
 
 
 def correction(batch: Batch, old: PolicyOutput, config: PPOConfig) -> torch.Tensor:
-    """Return what an update multiplies the advantages with, ``[B, T]``; without a correction, the tokens' plain ratios.
+    """Return the importance weights that correct for what the engine sampled differently, ``[B, T]``.
 
-    Args: As for :func:`estimate_advantages`.
+    Without a correction these are the tokens' plain ratios, which only metrics use.
+
+    Args:
+        batch: ``B`` sequences.
+        old: The policy's output before the update.
+        config: Over what the ratio is taken, and how it is bounded.
     """
     level = "token" if config.importance_sampling == "none" else config.importance_sampling
     ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, batch.action_mask, level=level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -43,21 +42,6 @@ def collate(
         rewards=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
         group_ids=torch.tensor([t.group_id for t in trajectories], dtype=torch.long),
     )
-
-
-def with_feedback(batch: Batch, prompt_lengths: Sequence[int]) -> Batch:
-    """Return the batch with everything after the prompts in its action mask; rows without an action stay without.
-
-    For the ablation alone: a policy is then trained to predict what the environment wrote.
-
-    >>> rows = {"token_ids": torch.tensor([[5, 6, 7, 8, 0]]), "attention_mask": torch.tensor([[True] * 4 + [False]])}
-    >>> acts = torch.tensor([[False, True, False, True, False]])
-    >>> rest = {"sampling_logprobs": torch.zeros(1, 5), "rewards": torch.zeros(1), "group_ids": torch.zeros(1)}
-    >>> with_feedback(Batch(action_mask=acts, **rows, **rest), [1]).action_mask.tolist()
-    [[False, True, True, True, False]]
-    """
-    behind = torch.arange(batch.token_ids.shape[1]) >= torch.tensor(prompt_lengths)[:, None]
-    return replace(batch, action_mask=batch.attention_mask & behind & batch.action_mask.any(1, keepdim=True))
 
 
 def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:

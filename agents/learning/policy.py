@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import nn
@@ -136,13 +136,22 @@ class Policy(nn.Module):
             values=None if values is None else _scatter(values.float(), acts),
         )
 
+    @overload
+    def evaluate(self, batch: Batch, max_tokens: int) -> PolicyOutput: ...
+
+    @overload
+    def evaluate(self, batch: Batch, max_tokens: int, *, should_stop: Callable[[], bool]) -> PolicyOutput | None: ...
+
     @torch.no_grad()
     def evaluate(
-        self, batch: Batch, max_tokens: int, *, on_micro_batch: Callable[[], None] = lambda: None
-    ) -> PolicyOutput:
-        """Return the output for a whole batch without gradients, ``max_tokens`` tokens at a time.
+        self, batch: Batch, max_tokens: int, *, should_stop: Callable[[], bool] = lambda: False
+    ) -> PolicyOutput | None:
+        """Return the output for a whole batch without gradients.
 
-        ``on_micro_batch`` is called after each forward pass; what it raises ends the evaluation.
+        Args:
+            batch: ``B`` sequences.
+            max_tokens: Tokens of one forward pass.
+            should_stop: Asked after each forward pass; once it returns True the outcome is None.
         """
         self.eval()
         zeros = torch.zeros_like(batch.sampling_logprobs)
@@ -155,7 +164,8 @@ class Policy(nn.Module):
             for name, tensor in total.items():
                 if counts:
                     tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
-            on_micro_batch()
+            if should_stop():
+                return None
         return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:

@@ -1,4 +1,7 @@
-"""PPO's update: epochs x minibatches x micro-batches; KL penalty and entropy bonus only where they are asked for."""
+"""PPO's update: epochs x minibatches x micro-batches.
+
+The loss is the clipped policy loss; value loss, KL penalty and entropy bonus join it only where they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from agents.core.distributed import add_up_figures, size, whole
+from agents.core.distributed import add_up_metrics, size, whole
 from agents.core.types import Advantages, Batch, Loss, PolicyOutput
 from agents.learning.batching import deal, micro_batches
 from agents.learning.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
@@ -23,9 +26,9 @@ Part = tuple[Batch, PolicyOutput, Advantages]
 """A minibatch: its sequences, the policy's output before the update, and the targets."""
 
 
-def is_finite(figures: Mapping[str, float], _: Part) -> bool:
-    """Return whether a minibatch's loss, gradient and everything else that was measured is a number."""
-    return all(map(math.isfinite, figures.values()))
+def is_finite(metrics: Mapping[str, float], _: Part) -> bool:
+    """Return whether a minibatch's loss, gradient and every other metric is a number."""
+    return all(map(math.isfinite, metrics.values()))
 
 
 class PPO:
@@ -56,29 +59,36 @@ class PPO:
         *,
         generator: torch.Generator,
         guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
-        on_micro_batch: Callable[[], None] = lambda: None,
-    ) -> dict[str, float]:
-        """Take ``num_epochs`` passes over the batch, one optimiser step for each minibatch.
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float] | None:
+        """Take ``num_epochs`` passes over the batch, one optimizer step for each minibatch.
 
         Args:
             batch: ``B`` sequences.
             old: The policy's output before the update.
             targets: Advantages and returns; reference log-probabilities for a KL penalty.
             generator: Draws the minibatches.
-            guard: Asked before each optimiser step, with the minibatch's means over sampled tokens and its gradient's
-                norm, whether to take it. If not, parameters and moments stay as they are.
-            on_micro_batch: Called after each backward pass; what it raises ends the update.
+            guard: Asked before each optimizer step, with the minibatch's means over sampled tokens and its gradient's
+                norm, whether to take it. If not, parameters and optimizer state stay as they are.
+            should_stop: Asked after each backward pass; once it returns True the update ends, and the gradients of the
+                minibatch in progress are dropped.
 
         Returns:
             Means over the sampled tokens of all minibatches whose step was taken, the mean of the gradients' norms, and
-            ``num_updates``, how many were taken; where none was, only the latter.
+            ``num_updates``, how many were taken; where none was, only the latter. None if the update was stopped.
         """
         totals: dict[str, float] = defaultdict(float)
         norms = []
         for index in self._minibatches(len(batch), generator):
+            # gradient
             part = batch.rows(index), old.rows(index), targets.rows(index)
-            count, metrics = self.accumulate(*part, on_micro_batch=on_micro_batch)
+            summed = self.accumulate(*part, should_stop=should_stop)
+            if summed is None:
+                return None
+            count, metrics = summed
+            # clip
             norm = self._clip()
+            # step
             if not guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
                 self.optimizer.zero_grad(set_to_none=True)
                 continue
@@ -103,12 +113,12 @@ class PPO:
         old: PolicyOutput,
         targets: Advantages,
         *,
-        on_micro_batch: Callable[[], None] = lambda: None,
-    ) -> tuple[int, dict[str, float]]:
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[int, dict[str, float]] | None:
         """Set the parameters' gradients to those of the minibatch's loss.
 
         Returns:
-            The number of sampled tokens, and metrics summed over them.
+            The number of sampled tokens, and metrics summed over them; None if it was stopped.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.train()
@@ -123,13 +133,15 @@ class PPO:
             (loss.total * (size() * counts)).backward()  # FSDP2 takes the mean over processes
             for name, value in loss.metrics.items():
                 totals[name] += value * counts
-            on_micro_batch()
-        return tokens, add_up_figures(totals)
+            if should_stop():
+                return None
+        return tokens, add_up_metrics(totals)
 
     def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
         config, mask = self.config, batch.action_mask
         old, targets = old.to(self.policy.device), targets.to(self.policy.device)
         output = self.policy(batch)
+        # policy
         losses = [
             policy_loss(
                 output.logprobs,
@@ -143,10 +155,12 @@ class PPO:
                 ratio=config.ratio,
             )
         ]
+        # value
         if output.values is not None:
             losses.append(
                 value_loss(output.values, targets.returns, mask, weights, coefficient=config.value_coefficient)
             )
+        # KL penalty
         if targets.reference_logprobs is not None:
             losses.append(
                 kl_loss(
@@ -158,6 +172,7 @@ class PPO:
                     coefficient=config.kl_coefficient,
                 )
             )
+        # entropy bonus
         if config.entropy_coefficient:
             losses.append(entropy_loss(output.entropy, weights, coefficient=config.entropy_coefficient))
         metrics = {"entropy": float(output.entropy.detach().sum())}

@@ -30,11 +30,11 @@ class ByCompetence:
         """What the steps so far have earned."""
         return self._budget
 
-    def observe(self, figures: Mapping[str, float]) -> None:
-        """Grow if the mean figures of the last ``window`` steps at this budget pass both thresholds."""
-        if figures.get("interaction_budget", self._budget) != self._budget:
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Grow if the means of the last ``window`` steps at this budget pass both thresholds."""
+        if metrics.get("interaction_budget", self._budget) != self._budget:
             return  # sampled before the last rise
-        self._recent.append((figures["tools/budget_exhausted_ratio"], figures.get("accuracy", 0.0)))
+        self._recent.append((metrics["tools/budget_exhausted_ratio"], metrics.get("accuracy", 0.0)))
         config = self._config
         if len(self._recent) < config.window or self._budget >= config.last:
             return
@@ -44,11 +44,11 @@ class ByCompetence:
             self._recent.clear()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the budget, and what it rests on."""
+        """Return the budget, and the recent metrics that decide the next one."""
         return {"budget": self._budget, "recent": list(self._recent)}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from what was earned."""
+        """Continue from what was earned."""
         self._budget = int(data["budget"])
         self._recent.clear()
         self._recent.extend((float(exhausted), float(accuracy)) for exhausted, accuracy in data["recent"])

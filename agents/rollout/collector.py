@@ -12,19 +12,16 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from agents.core.reproduce import seed_of
-from agents.core.types import Completion, EpisodeSpec, Trajectory
+from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
-from agents.rollout.episode import ActiveEpisode
-from agents.rollout.stop_string import StopString, cut_text
+from agents.rollout.episode import ActiveEpisode, TurnRules
 
 if TYPE_CHECKING:
-    from agents.config.training import Boundary
     from agents.core.chat import Chat
     from agents.engines.base import Engine
     from agents.rollout.envs import EnvPool, EnvResult
@@ -43,7 +40,8 @@ class _Clock:
     executions: list[float] = field(default_factory=list)
     gradings: list[float] = field(default_factory=list)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
+        """Return mean seconds of executions and of last steps, and how the time of the whole collection was used."""
         whole = time.perf_counter() - self.begin
         return {
             "tools/execution_s": _mean(self.executions),
@@ -69,19 +67,12 @@ class Collector:
         envs: Copies of the environment; their number bounds the episodes in flight.
         engine: Samples the tokens.
         chat: Encodes prompts and feedback.
-        boundary: See :attr:`agents.config.training.RolloutConfig.boundary`.
-
-    Attributes:
-        figures: Of the last collection: mean seconds of an execution (``tools/execution_s``) and of the step that ends
-            an episode (``episodes/grading_s``), the share of the time in which the engine worked
-            (``engine/utilisation``), the seconds in which all episodes waited for environments
-            (``engine/waiting_s``), and the seconds in all (``time/sampling_s``).
+        rules: Where turns end and which tokens stay.
     """
 
-    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, *, boundary: Boundary = "exact") -> None:
-        self.figures: dict[str, float] = {}
+    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, *, rules: TurnRules | None = None) -> None:
         self._envs, self._engine, self._chat = envs, engine, chat
-        self._by_text = boundary == "stop_string"
+        self._rules = rules or TurnRules()
         self._free = deque(range(len(envs)))
         self._waiting: deque[ActiveEpisode] = deque()
         self._in_env: dict[int, ActiveEpisode | None] = {}  # None: of an episode that was cancelled
@@ -99,44 +90,44 @@ class Collector:
         sampling: Sampling,
         *,
         on_end: Callable[[Trajectory], None] = lambda _: None,
-        on_poll: Callable[[], None] = lambda: None,
+        should_stop: Callable[[], bool] = lambda: False,
         max_new_tokens: int | None = None,
         enough: Callable[[Sequence[Sequence[Trajectory]]], bool] = lambda _: False,
-    ) -> list[Trajectory]:
-        """Play these episodes, and those that were left over, and return the groups that have ended.
+    ) -> Collected | None:
+        """Play these episodes, and those left over from the last collection, and return the groups that have ended.
 
         Args:
             episodes: What to begin; all episodes of a group at once.
             sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
                 seed is not used.
             on_end: Called with each trajectory as it ends.
-            on_poll: Called before each of the engine's steps; what it raises ends the collection.
-            max_new_tokens: So many tokens at most are sampled of each episode; one that would go on is left over for
-                the next call, with all that was sampled. None: every episode is played to its end.
+            should_stop: Asked before each of the engine's steps; once it returns True every episode is abandoned.
+            max_new_tokens: How many tokens of an episode may be sampled in this collection. An episode that needs more
+                is left over for the next one, with all that was sampled. None: every episode is played to its end.
             enough: Told the first group when it is complete, the first two when both are, and so on; once it returns
                 True these are returned, and everything behind them is cancelled.
 
         Returns:
-            The trajectories of whole groups, in the order in which they were asked for.
+            The trajectories of whole groups, in the order in which they were asked for, with what was measured; None
+            if the collection was stopped.
         """
-        clock, self._sampling, self._on_end = _Clock(), sampling, on_end
-        self._clock = clock
+        self._clock, self._sampling, self._on_end = _Clock(), sampling, on_end
+        self._leading: list[list[Trajectory]] = []
         try:
             self._begin(episodes, max_new_tokens)
-            self._leading: list[list[Trajectory]] = []
             while not self._has_enough(enough) and self._is_playing:
+                # environments -> engine
                 self._take_results()
-                on_poll()
-                begin = time.perf_counter()
-                completions = self._engine.poll()
-                clock.sampling += time.perf_counter() - begin
-                for completion in completions:
+                if should_stop():
+                    self.abandon()
+                    return None
+                # engine -> environments
+                for completion in self._poll():
                     self._take_completion(completion)
         except BaseException:
             self.abandon()
             raise
-        self.figures = clock.figures()
-        return self._take_groups()
+        return Collected(trajectories=tuple(self._take_groups()), metrics=self._clock.metrics())
 
     def as_json(self) -> dict[str, Any]:
         """Return what is left over for the next collection, ready for JSON."""
@@ -145,12 +136,11 @@ class Collector:
             for group_id, members in self._groups.items()
         }
         plays = [play.as_json() for play in (*(play for _, play in self._paused), *self._waiting)]
-        return {"count": self._count, "groups": groups, "plays": plays, "figures": self.figures}
+        return {"count": self._count, "groups": groups, "plays": plays}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what another collector left: its environments' episodes are stepped again, as they were."""
         self._count = int(data["count"])
-        self.figures = dict(data["figures"])
         self._groups = {
             int(group_id): {int(n): None if t is None else Trajectory.from_json(t) for n, t in members.items()}
             for group_id, members in data["groups"].items()
@@ -174,7 +164,7 @@ class Collector:
                     turn.info.get("problem_id"),
                 )
                 self._free.append(env_id)
-                self._waiting.append(ActiveEpisode(number=play.number, episode=play.episode, by_text=play.by_text))
+                self._waiting.append(ActiveEpisode(number=play.number, episode=play.episode))
                 return
         play.scanner = result.scanner
         self._paused.append((env_id, play))
@@ -190,13 +180,15 @@ class Collector:
             self._in_env.clear()
             self._free, self._is_abandoned = deque(range(len(self._envs))), False
         self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
+        # queue new episodes
         for episode in episodes:
-            play = ActiveEpisode(number=self._count, episode=episode, by_text=self._by_text)
+            play = ActiveEpisode(number=self._count, episode=episode)
             self._groups.setdefault(episode.group_id, {})[play.number] = None
             self._waiting.append(play)
             self._count += 1
         for play in self._waiting:
             play.allowance = max_new_tokens
+        # resume paused episodes
         resumed, self._paused = self._paused, []
         for env_id, play in sorted(resumed, key=lambda each: each[1].number):
             play.allowance = max_new_tokens
@@ -239,7 +231,7 @@ class Collector:
 
     def _take_step(self, play: ActiveEpisode, result: EnvResult) -> bool:
         """Go on with an episode whose action was stepped; return whether it has ended."""
-        ended = play.end_turn(result, self._chat.encode_feedback)
+        ended = play.end_turn(result, self._chat.encode_feedback, self._rules)
         seconds = self._clock.gradings if ended else self._clock.executions
         seconds.append(time.perf_counter() - play.acted_at)
         if ended:
@@ -282,20 +274,25 @@ class Collector:
         parts = [play.episode.sampling_seed, len(play.turns), *([play.begun] if play.begun else [])]
         sampling = replace(self._sampling, max_tokens=max_tokens, seed=seed_of(*parts, bits=64))
         self._in_engine[play.number] = (env_id, play)
-        scanner = StopString() if play.by_text and play.scanner is not None else deepcopy(play.scanner)
+        scanner = self._rules.scanner(play.scanner)
         begin = time.perf_counter()
         self._engine.submit(play.number, play.token_ids, sampling, scanner, begun=play.completion)
         self._clock.sampling += time.perf_counter() - begin
+
+    def _poll(self) -> list[Completion]:
+        """Let the engine take a step."""
+        begin = time.perf_counter()
+        completions = self._engine.poll()
+        self._clock.sampling += time.perf_counter() - begin
+        return completions
 
     def _take_completion(self, completion: Completion) -> None:
         env_id, play = self._in_engine.pop(completion.request_id)
         if play.allowance is not None:
             play.allowance -= len(completion.token_ids) - play.begun
-        play.completion = (
-            cut_text(completion) if completion.finish_reason == "boundary" and play.by_text else completion
-        )
+        play.completion = self._rules.completed(completion)
         if completion.finish_reason == "length" and self._room(play) > 0:
-            self._engine.release(play.number)  # new weights will come, and make its cache worthless
+            self._engine.release(play.number)  # new weights will make its cache worthless
             self._paused.append((env_id, play))
         else:
             self._act(env_id, play)
@@ -347,13 +344,7 @@ def collect(
     sampling: Sampling,
     *,
     on_end: Callable[[Trajectory], None] = lambda _: None,
-    on_poll: Callable[[], None] = lambda: None,
-    boundary: Boundary = "exact",
 ) -> list[Trajectory]:
-    """Play every episode to its end, once; see :class:`Collector`.
-
-    Returns:
-        The trajectories, group after group, in the order of ``episodes``.
-    """
-    collector = Collector(envs, engine, chat, boundary=boundary)
-    return collector.collect(episodes, sampling, on_end=on_end, on_poll=on_poll)
+    """Play every episode to its end, once; return the trajectories, group after group, in the order of ``episodes``."""
+    collected = Collector(envs, engine, chat).collect(episodes, sampling, on_end=on_end)
+    return [] if collected is None else list(collected.trajectories)

@@ -1,10 +1,10 @@
-"""An episode in progress: the tokens it has come to, and which of a completion's tokens stay in its context."""
+"""An episode in progress: its tokens so far, and which tokens of a completion stay in its context."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +25,8 @@ class KeptTokens:
     """False on the encoding that replaced a cut token."""
     logprobs: tuple[float, ...]
     """0 where the mask is False."""
+    policy_versions: tuple[int, ...]
+    """-1 where the mask is False."""
     cuts: int
     """1 if a token was cut, else 0."""
 
@@ -51,36 +53,50 @@ def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str],
         token_ids=(*token_ids, *rest),
         action_mask=(*[True] * whole, *[False] * len(rest)),
         logprobs=(*completion.logprobs[:whole], *[0.0] * len(rest)),
+        policy_versions=(*completion.policy_versions[:whole], *[-1] * len(rest)),
         cuts=int(bool(rest)),
     )
 
 
-def encode_again(
-    completion: Completion, kept_chars: int, encode: Callable[[str], list[int]], *, ended: bool
-) -> KeptTokens:
-    """Return the encoding of the kept text as if it had been sampled, as a pipeline does that hands texts on.
+class TurnRules:
+    """Where a turn ends, which of its tokens stay, and which are trained on.
 
-    Log-probabilities keep their places, whatever tokens now stand there; 0 behind the last.
-
-    Args:
-        completion: What the engine sampled.
-        kept_chars: How much of its text the environment keeps.
-        encode: Turns text to token ids.
-        ended: Whether the episode ends here; a closing end-of-sequence token then stays.
-
-    Returns:
-        The tokens, all of them trained on; ``cuts`` is 1 if they differ from those that were sampled.
+    These are the rules of the paper: exact block boundaries, sampled tokens kept as they are, feedback masked. An
+    experiment that breaks one on purpose overrides a method; see ``experiments/ablations.py``.
     """
-    end = len(completion.token_ids) - (completion.finish_reason == "stop")
-    encoded = encode(completion.text[:kept_chars])
-    token_ids = (*encoded, *(completion.token_ids[end:] if ended else ()))
-    count = len(token_ids)
-    return KeptTokens(
-        token_ids=token_ids,
-        action_mask=(True,) * count,
-        logprobs=(*completion.logprobs, *[0.0] * count)[:count],
-        cuts=int(tuple(encoded) != completion.token_ids[:end]),
-    )
+
+    def scanner(self, scanner: Scanner | None) -> Scanner | None:
+        """Return what ends the next turn, given the environment's scanner, which must stay as it is."""
+        return deepcopy(scanner)
+
+    def completed(self, completion: Completion) -> Completion:
+        """Return what a completion's text is for the environment."""
+        return completion
+
+    def keep(
+        self, completion: Completion, kept_chars: int, encode: Callable[[str], list[int]], *, ended: bool
+    ) -> KeptTokens:
+        """Return the tokens of a turn that stay in the context.
+
+        Args:
+            completion: What the engine sampled.
+            kept_chars: How much of its text the environment keeps.
+            encode: Turns text to token ids.
+            ended: Whether the episode ends here; then every token stays.
+        """
+        if not ended:
+            return keep_tokens(completion, kept_chars, encode)
+        return KeptTokens(
+            token_ids=completion.token_ids,
+            action_mask=(True,) * len(completion.token_ids),
+            logprobs=completion.logprobs,
+            policy_versions=completion.policy_versions,
+            cuts=0,
+        )
+
+    def trained(self, trajectory: Trajectory) -> Trajectory:
+        """Return a trajectory with its action mask True on the tokens that are trained on."""
+        return trajectory
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,8 +127,6 @@ class ActiveEpisode:
     """Whether the prompt leaves no room for a token."""
     completion: Completion | None = None
     """The turn in progress, as far as it was sampled."""
-    by_text: bool = False
-    """Whether each turn's text is encoded again, in place of the sampled tokens."""
     scanner: Scanner | None = None
     """Finds the end of the turn in progress; as new."""
     allowance: int | None = None
@@ -132,25 +146,23 @@ class ActiveEpisode:
 
     def insert(self, token_ids: Sequence[int]) -> None:
         """Append tokens that the policy did not sample."""
-        self._append(token_ids, [False] * len(token_ids), [0.0] * len(token_ids), ())
+        self.token_ids += token_ids
+        self.action_mask += [False] * len(token_ids)
+        self.logprobs += [0.0] * len(token_ids)
+        self.policy_versions += [-1] * len(token_ids)
 
-    def end_turn(self, result: EnvResult, encode: Callable[[str], list[int]]) -> bool:
+    def end_turn(self, result: EnvResult, encode: Callable[[str], list[int]], rules: TurnRules) -> bool:
         """Keep what the environment keeps of the action that it has stepped; return whether the episode has ended."""
         completion = self.completion
         ended = result.terminated or result.truncated or completion is None
         text = completion.text if completion is not None else ""
         kept_chars = len(text) if ended else int(result.info.get("kept_chars", len(text)))
-        if completion is not None and self.by_text:
-            kept = encode_again(completion, kept_chars, encode, ended=ended)
-            versions = completion.policy_versions[:1] * len(kept.token_ids)
-            self._append(kept.token_ids, kept.action_mask, kept.logprobs, versions)
-            self.cuts += kept.cuts
-        elif completion is not None and ended:
-            ids = completion.token_ids
-            self._append(ids, [True] * len(ids), completion.logprobs, completion.policy_versions)
-        elif completion is not None:
-            kept = keep_tokens(completion, kept_chars, encode)
-            self._append(kept.token_ids, kept.action_mask, kept.logprobs, completion.policy_versions)
+        if completion is not None:
+            kept = rules.keep(completion, kept_chars, encode, ended=ended)
+            self.token_ids += kept.token_ids
+            self.action_mask += kept.action_mask
+            self.logprobs += kept.logprobs
+            self.policy_versions += kept.policy_versions
             self.cuts += kept.cuts
         self.reward += result.reward
         feedback = "" if ended else result.observation
@@ -194,15 +206,8 @@ class ActiveEpisode:
         """Return the play that :meth:`as_json` was asked of."""
         completion = None if data["completion"] is None else Completion.from_json(data["completion"])
         turns = [Turn(**turn) for turn in data["turns"]]
-        return cls(**{**data, "episode": EpisodeSpec(**data["episode"]), "turns": turns, "completion": completion})
-
-    def _append(
-        self, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float], versions: Sequence[int]
-    ) -> None:
-        self.token_ids += token_ids
-        self.action_mask += mask
-        self.logprobs += logprobs
-        self.policy_versions += [versions[place] if acted else -1 for place, acted in enumerate(mask)]
+        saved = {name: value for name, value in data.items() if name in cls.__slots__}  # older ones have more
+        return cls(**{**saved, "episode": EpisodeSpec(**data["episode"]), "turns": turns, "completion": completion})
 
 
 _NOT_SAVED = ("scanner", "allowance", "acted_at")

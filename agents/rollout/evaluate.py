@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from agents.config.training import Boundary
-from agents.core.distributed import gather_from, share
+from agents.core.distributed import gather_unless_stopped, share
 from agents.core.reproduce import seed_of
 from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
-from agents.rollout.collector import collect
+from agents.rollout.collector import Collector
 from agents.rollout.envs import EnvPool
+from agents.rollout.episode import TurnRules
 from agents.rollout.metrics import describe
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class Evaluation:
     trajectories: tuple[Trajectory, ...]
     """All of them, problem by problem."""
 
-    def figures(self) -> dict[str, float]:
-        """Return :func:`agents.rollout.metrics.describe`'s figures."""
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of :func:`agents.rollout.metrics.describe`."""
         return describe(self.trajectories)
 
     def accuracy_by(self, key: str) -> dict[str, float]:
@@ -53,9 +53,9 @@ def evaluate(
     options: Mapping[str, Any] | None = None,
     wanted: Callable[[tuple[int, int]], bool] = lambda place: True,
     on_end: Callable[[Trajectory], None] = lambda _: None,
-    on_poll: Callable[[], None] = lambda: None,
-    boundary: Boundary = "exact",
-) -> Evaluation:
+    should_stop: Callable[[], bool] = lambda: False,
+    rules: TurnRules | None = None,
+) -> Evaluation | None:
     """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
 
     Args:
@@ -71,8 +71,11 @@ def evaluate(
         wanted: Asked with (problem, number of the episode) whether to play it. What an episode samples depends on no
             other.
         on_end: Called with each trajectory as it ends.
-        on_poll: Called before each of the engine's steps; what it raises ends the evaluation.
-        boundary: As for :func:`agents.rollout.collector.collect`.
+        should_stop: Asked before each of the engine's steps; once it returns True the evaluation ends.
+        rules: Where turns end and which tokens stay.
+
+    Returns:
+        The outcome; None if a process was stopped.
     """
     available = envs.num_problems
     if available is not None and num_problems > available:
@@ -89,8 +92,9 @@ def evaluate(
         for sample in range(num_samples)
         if wanted((problem, sample))
     ]
-
-    def play() -> list[Trajectory]:
-        return collect(envs, engine, chat, episodes, sampling, on_end=on_end, on_poll=on_poll, boundary=boundary)
-
-    return Evaluation(trajectories=tuple(sorted(gather_from(play), key=lambda t: t.group_id)))
+    collector = Collector(envs, engine, chat, rules=rules)
+    collected = collector.collect(episodes, sampling, on_end=on_end, should_stop=should_stop)
+    trajectories = gather_unless_stopped(None if collected is None else collected.trajectories)
+    if trajectories is None:
+        return None
+    return Evaluation(trajectories=tuple(sorted(trajectories, key=lambda t: t.group_id)))

@@ -1,4 +1,4 @@
-"""What is worth knowing about a step: figures of its trajectories.
+"""Metrics of a step's trajectories.
 
 Names are TRL's where it has one. Lengths are in tokens. docs/training.md has the table of all metrics.
 """
@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from agents.core.types import Trajectory
 
-if TYPE_CHECKING:
-    pass
-
 
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return figures of the trajectories; rewards and accuracy are of those with a valid reward.
+    """Return metrics of the trajectories; rewards and accuracy are of those with a valid reward.
 
     ``tools/*`` read the environment's ``n_code_blocks`` and ``execution_status`` where it reports them.
     """
@@ -24,7 +20,7 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     lengths = [sum(t.action_mask) for t in trajectories]
     statuses = [s for t in trajectories for turn in t.turns[:-1] if (s := turn.info.get("execution_status"))]
     blocks = [float(t.info.get("n_code_blocks", 0)) for t in trajectories]
-    figures = {
+    metrics = {
         "completions/mean_length": fmean(lengths),
         "completions/max_length": float(max(lengths)),
         "completions/clipped_ratio": fmean(t.truncated for t in trajectories),
@@ -42,13 +38,13 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "episodes/boundary_cuts": float(sum(t.boundary_cuts for t in trajectories)),
     }
     if not valid:
-        return figures
+        return metrics
     rewards = [t.reward for t in valid]
     groups: dict[int, set[float]] = {}
     for t in valid:
         groups.setdefault(t.group_id, set()).add(t.reward)
     mean = fmean(rewards)
-    return figures | {
+    return metrics | {
         "reward": mean,
         "reward_std": fmean((r - mean) ** 2 for r in rewards) ** 0.5,
         "frac_reward_zero_std": fmean(len(rewards) == 1 for rewards in groups.values()),

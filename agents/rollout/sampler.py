@@ -1,4 +1,4 @@
-"""Gives each training step its trajectories: sampled now, or beside the update before."""
+"""The trajectories of each training step: played now, or beside the update before."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 from agents.config.schedules import budget_at
 from agents.config.training import TrainConfig
-from agents.core.distributed import gather, gather_from, rank, share, size
+from agents.core.distributed import gather, gather_unless_stopped, rank, share, size
 from agents.core.reproduce import seed_of
-from agents.core.types import EpisodeSpec, Trajectory
+from agents.core.types import Collected, EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import Collector
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from agents.core.chat import Chat
     from agents.engines.base import Engine
     from agents.rollout.envs import EnvPool
+    from agents.rollout.episode import TurnRules
 
 Groups = Sequence[Sequence[Trajectory]]
-
-
-class _Closed(Exception):
-    """Nobody waits for the collection any more."""
 
 
 def _on_the_same_gpu() -> Callable[[], None] | None:
@@ -40,21 +37,21 @@ def _on_the_same_gpu() -> Callable[[], None] | None:
 
 
 class Sampler:
-    """Plays the episodes of training steps.
+    """Gives each training step its trajectories, and with ``rollout.overlap`` plays the next step's beside the update.
 
     Args:
         envs: Copies of the training environment.
-        engine: Samples the tokens; it gets its weights from the caller, while nothing is collected.
+        engine: Samples the tokens.
         chat: Encodes prompts and feedback.
         config: The run.
-
-    Attributes:
-        figures: Of all episodes of the last step that was taken, for the log.
+        rules: Where turns end and which tokens stay.
     """
 
-    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig) -> None:
-        self.figures: dict[str, float] = {}
-        self._collector = Collector(envs, engine, chat, boundary=config.rollout.boundary)
+    def __init__(
+        self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig, *, rules: TurnRules | None = None
+    ) -> None:
+        self._engine = engine
+        self._collector = Collector(envs, engine, chat, rules=rules)
         self._config = config
         extra = config.rollout.num_extra_problems
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
@@ -63,51 +60,57 @@ class Sampler:
         self._order = ProblemOrder.of(envs, config)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler", initializer=_on_the_same_gpu())
         self._is_closed = False
-        self._pending: Future[list[Trajectory]] | None = None
-        self._ahead: list[Trajectory] | None = None
-        self._before: dict[str, Any] | None = None  # what the step in progress began with
-        self._next: dict[str, Any] = {}  # what the collection beside it began with
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether the next step's trajectories are there already."""
-        return self._ahead is not None
+        self._pending: Future[Collected | None] | None = None
+        self._ahead: Collected | None = None  # played beside the last update
+        self._before: dict[str, Any] | None = None  # the state that the step in progress began with
+        self._next: dict[str, Any] = {}  # the state that the collection beside it began with
 
     def take(
-        self, step: int, *, on_end: Callable[[Trajectory], None], on_poll: Callable[[], None] = lambda: None
-    ) -> list[Trajectory]:
-        """Return the trajectories that a step is trained on; they are collected now unless they are there.
+        self,
+        step: int,
+        *,
+        sync: Callable[[], Mapping[str, float]],
+        on_end: Callable[[Trajectory], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Collected | None:
+        """Return the trajectories that a step is trained on, from all processes.
+
+        Without ``rollout.overlap`` they are played now, with the policy's weights. With it they were played during the
+        update before, with weights that are one step old, and those of the next step begin here, up to :meth:`finish`.
 
         Args:
             step: Number of the step, from 0.
-            on_end: Called with each trajectory that is collected now.
-            on_poll: Called all the time while they are; what it raises ends the collection.
+            sync: Gives the engine the policy's weights; called while the engine is idle. Returns metrics.
+            on_end: Called with each trajectory that is played now.
+            should_stop: Asked all the time; once it returns True the collection ends.
+
+        Returns:
+            The trajectories, and metrics of all episodes that were played for the step; None if a process was stopped.
         """
         self._before = self._state()
-        trajectories = gather_from(lambda: self._collect(step, on_end, on_poll) if self._ahead is None else self._ahead)
-        trajectories.sort(key=lambda t: t.group_id)
-        self._ahead = None
-        rollout = self._config.rollout
-        chosen = choose(
-            trajectories, rollout.num_problems if rollout.num_extra_problems else len(trajectories), self._selection
-        )
-        figures = describe(trajectories) | self._collector.figures
-        tokens = sum(sum(t.action_mask) for t in trajectories)
-        self.figures = figures | {
-            "tokens_per_second": tokens / figures["time/sampling_s"],
-            "selection/kept_ratio": len(chosen) / len(trajectories),
-        }
-        if self._competence is not None:
-            self._competence.observe(self.figures)
-        return chosen
-
-    def begin(self, step: int) -> None:
-        """Begin to collect a step's trajectories in a thread, up to :meth:`finish`."""
-        self._next = self._state()
-        self._pending = self._threads.submit(self._collect, step, lambda _: None, self._stop_if_closed)
+        mine, self._ahead = self._ahead, None
+        metrics: dict[str, float] = {}
+        if mine is None:
+            metrics |= sync()
+            mine = self._collect(step, on_end, should_stop)
+            synced = True
+        else:
+            synced = False
+        trajectories = gather_unless_stopped(None if mine is None else mine.trajectories)
+        if mine is None or trajectories is None:
+            return None
+        collected = self._choose(trajectories, mine.metrics)
+        # the engine is free: play the next step's episodes, or make room for the update
+        if self._config.rollout.overlap and step + 1 < self._config.max_steps:
+            metrics |= {} if synced else sync()
+            self._next = self._state()
+            self._pending = self._threads.submit(self._collect, step + 1, lambda _: None, lambda: self._is_closed)
+        else:
+            self._engine.sleep()
+        return replace(collected, metrics={**metrics, **collected.metrics})
 
     def finish(self) -> None:
-        """End a step: wait for what was begun beside it."""
+        """End a step: wait for what is played beside it."""
         if self._pending is not None:
             pending, self._pending, self._before = self._pending, None, self._next
             self._ahead = pending.result()
@@ -116,34 +119,49 @@ class Sampler:
     def as_json(self) -> list[dict[str, Any]]:
         """Return what each process has sampled and not trained on, ready for JSON; in mid-step, as it began with it."""
         state = self._before or self._state()
-        ahead = state["ahead"]
-        return gather([state | {"ahead": None if ahead is None else [asdict(each) for each in ahead]}])
+        ahead: Collected | None = state["ahead"]
+        played = None if ahead is None else [asdict(each) for each in ahead.trajectories]
+        return gather([state | {"ahead": played, "metrics": {} if ahead is None else dict(ahead.metrics)}])
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Take over what the samplers of as many or another number of processes had sampled."""
         data = states[rank()] if len(states) == size() else _dealt(states)
-        ahead = data["ahead"]
-        self._ahead = None if ahead is None else [Trajectory.from_json(each) for each in ahead]
+        if data["ahead"] is not None:
+            trajectories = tuple(Trajectory.from_json(each) for each in data["ahead"])
+            self._ahead = Collected(trajectories=trajectories, metrics=_metrics_of(data))
         if self._competence is not None:
             self._competence.restore(data["budget"])
         self._collector.restore(data["collector"])
 
     def close(self) -> None:
-        """Break off what is collected beside, and end the thread."""
+        """Break off what is played beside the update, and end the thread."""
         self._is_closed = True
         self._threads.shutdown()
-
-    def _stop_if_closed(self) -> None:
-        if self._is_closed:
-            raise _Closed
 
     def _state(self) -> dict[str, Any]:
         budget = None if self._competence is None else self._competence.as_json()
         return {"ahead": self._ahead, "budget": budget, "collector": self._collector.as_json()}
 
+    def _choose(self, trajectories: Sequence[Trajectory], metrics: Mapping[str, float]) -> Collected:
+        """Describe all trajectories of a step, and choose those that are trained on."""
+        played = sorted(trajectories, key=lambda t: t.group_id)
+        rollout = self._config.rollout
+        count = rollout.num_problems if rollout.num_extra_problems else len(played)
+        chosen = choose(played, count, self._selection)
+        tokens = sum(sum(t.action_mask) for t in played)
+        described = describe(played) | {
+            **metrics,
+            "tokens_per_second": tokens / metrics["time/sampling_s"],
+            "selection/kept_ratio": len(chosen) / len(played),
+        }
+        if self._competence is not None:
+            self._competence.observe(described)
+        return Collected(trajectories=tuple(chosen), metrics=described)
+
     def _collect(
-        self, step: int, on_end: Callable[[Trajectory], None], on_poll: Callable[[], None]
-    ) -> list[Trajectory]:
+        self, step: int, on_end: Callable[[Trajectory], None], should_stop: Callable[[], bool]
+    ) -> Collected | None:
+        """Play this process's episodes of a step, up to the end of at least one group."""
         rollout = self._config.rollout
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
 
@@ -152,20 +170,22 @@ class Sampler:
                 return False
             return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems // size()
 
-        episodes, trajectories, seconds = self._episodes(step), list[Trajectory](), 0.0
-        while not trajectories:  # there is nothing to train on before a group is whole
-            trajectories = self._collector.collect(
+        episodes, seconds = self._episodes(step), 0.0
+        while True:
+            collected = self._collector.collect(
                 episodes,
                 sampling,
                 on_end=on_end,
-                on_poll=on_poll,
+                should_stop=should_stop,
                 max_new_tokens=rollout.max_new_tokens,
                 enough=enough,
             )
-            episodes = []
-            seconds += self._collector.figures["time/sampling_s"]
-        self._collector.figures["time/sampling_s"] = seconds
-        return trajectories
+            if collected is None:
+                return None
+            seconds += collected.metrics["time/sampling_s"]
+            if collected.trajectories:
+                return replace(collected, metrics={**collected.metrics, "time/sampling_s": seconds})
+            episodes = []  # no group has ended: continue with what is left over
 
     def _episodes(self, step: int) -> list[EpisodeSpec]:
         """Return this process's episodes of a step: its problems by `ProblemOrder`, each for a whole group."""
@@ -212,9 +232,14 @@ def _dealt(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if is_mine(play["episode"]["group_id"]):
                 number, begun = numbers[place, play["number"]], play["completion"]
                 plays.append(play | {"number": number, "completion": begun and begun | {"request_id": number}})
-    collector = {"count": len(numbers), "groups": groups, "plays": plays, "figures": states[0]["collector"]["figures"]}
     return {
         "ahead": None if states[0]["ahead"] is None else ahead,
+        "metrics": _metrics_of(states[0]),
         "budget": states[0]["budget"],
-        "collector": collector,
+        "collector": {"count": len(numbers), "groups": groups, "plays": plays},
     }
+
+
+def _metrics_of(state: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of what was played ahead; earlier versions kept them with the collector."""
+    return dict(state["metrics"] if "metrics" in state else state["collector"]["figures"])

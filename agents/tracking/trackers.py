@@ -7,11 +7,13 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agents.core.distributed import rank
 from agents.core.errors import ConfigError, ServiceError, one_line
 from agents.core.files import append_json_lines, drop_rows
 
@@ -121,13 +123,6 @@ class MetricsLog:
             self.close()
             raise
 
-    @classmethod
-    def of_run(cls, config: TrainConfig, first: int, *, warn: Callable[[str], Any]) -> MetricsLog:
-        """Return the log of a run that begins, or goes on, after ``first`` steps."""
-        plain = json.loads(json.dumps(asdict(config), default=str))
-        keep_before = first + 1 if first else 0
-        return cls(config.output_dir, keep_before=keep_before, report_to=config.report_to, config=plain, warn=warn)
-
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Write one row; a step may have several."""
         append_json_lines(self._path, [{"step": step, **figures}])
@@ -154,6 +149,30 @@ class MetricsLog:
                 self._warn(
                     f"Warning: {name} failed and gets no more figures; metrics.jsonl has them all: {one_line(error)}"
                 )
+
+
+def open_log(
+    config: TrainConfig, done: int, *, warn: Callable[[str], Any]
+) -> AbstractContextManager[MetricsLog | None]:
+    """Open the log of a run, which the first process keeps; a resumed run writes its steps again.
+
+    Args:
+        config: The run.
+        done: Whole steps so far.
+        warn: Takes a line when a tracker fails.
+
+    Raises:
+        ServiceError: A tracker does not start.
+    """
+    if rank() > 0:
+        return nullcontext()
+    return MetricsLog(
+        config.output_dir,
+        keep_before=done + 1 if done else 0,
+        report_to=config.report_to,
+        config=json.loads(json.dumps(asdict(config), default=str)),
+        warn=warn,
+    )
 
 
 def _run_id(path: Path, *, resumed: bool) -> str:

@@ -1,8 +1,8 @@
-"""What a run begins with: a policy, warmed up where it was made on the spot, and the reference that a penalty needs."""
+"""Builds the initial policy (warming up a freshly initialised model), the reference of a KL penalty, and the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,23 @@ import torch
 from agents.config.training import TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
+from agents.engines import open_engine
 from agents.learning.policy import Policy, shard
 from agents.learning.warm_up import warm_up
 from agents.models.devices import has_fast_bfloat16
 from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
 from agents.rollout.envs import accepted
+from agents.tracking.callbacks import Callback
+from agents.tracking.model_card import ModelCardWriter
+from agents.tracking.sample_log import SampleLog
+from agents.training.hub import HubUpload
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agents.core.chat import Chat
+    from agents.engines.base import Engine
 
 _WARM_UP_PROBLEMS = 2000
 REFERENCE = "reference"
@@ -75,6 +81,51 @@ def load_reference(config: TrainConfig, device: torch.device) -> Policy:
     policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast(config, device))
     shard(policy)
     return policy
+
+
+def build_engine(
+    config: TrainConfig, path: Path, chat: Chat, *, dtype: str, device: torch.device, log: Callable[[str], Any]
+) -> Engine:
+    """Return this process's engine: the one that is named, or of several addresses its own.
+
+    Raises:
+        ConfigError: There are not as many addresses as processes.
+        EngineError, EngineFault: The engine cannot be opened.
+    """
+    rollout = config.rollout
+    names, count = rollout.engine.split(","), distributed.size()
+    is_served = ":" in rollout.engine
+    expect(
+        len(names) == (count if is_served else 1),
+        "rollout.engine",
+        f"to be one name, or an address for each of the {count} processes",
+        rollout.engine,
+    )
+    return open_engine(
+        names[distributed.rank()] if is_served else rollout.engine,
+        path,
+        chat,
+        dtype=dtype,
+        device=device,
+        max_num_seqs=rollout.max_num_seqs,
+        max_model_len=rollout.max_model_len,
+        gpu_memory_utilization=rollout.vllm_gpu_memory_utilization,
+        log=log,
+    )
+
+
+def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tuple[Callback, ...]:
+    """Return a run's callbacks between those of our own: samples and model card first, the hub last."""
+    if distributed.rank() > 0:
+        return ()
+    return (SampleLog(config), ModelCardWriter(), *callbacks, *([HubUpload(config)] if config.push_to_hub else []))
+
+
+def check_shares(config: TrainConfig) -> None:
+    """Refuse a run whose problems cannot be shared evenly among the processes."""
+    for name in ("num_problems", "num_extra_problems"):
+        value, count = getattr(config.rollout, name), distributed.size()
+        expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> torch.dtype | None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from agents.core import distributed
+
 _ONE_REQUEST_S = 1.0  # a launcher forwards what the terminal or the scheduler has sent to all its processes already
 
 
@@ -19,12 +21,14 @@ class StopRequest:
         log: Takes a line for the user.
 
     Attributes:
-        asked: Whether it was.
+        asked: Whether this process was.
         signal: The first signal that asked; None where none did.
+        may_abandon: Whether the step in progress may be abandoned: it has changed no weight yet.
     """
 
     def __init__(self, log: Callable[[str], Any]) -> None:
         self.asked = False
+        self.may_abandon = True
         self.signal: signal.Signals | None = None
         self._asked_at = 0.0
         self._log = log
@@ -32,6 +36,19 @@ class StopRequest:
     def ask(self) -> None:
         """Ask to stop."""
         self.asked = True
+
+    def anywhere(self) -> bool:
+        """Return whether any process was asked, and ask this one, too; all processes must call it."""
+        self.asked = distributed.any_of(self.asked)
+        return self.asked
+
+    def together(self) -> bool:
+        """Return whether to abandon the step now, the same in all processes; all processes must call it."""
+        return self.anywhere() and self.may_abandon
+
+    def alone(self) -> bool:
+        """Return whether this process is to abandon the step, where each works by itself."""
+        return self.asked and self.may_abandon
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

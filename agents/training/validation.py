@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agents.config.training import TrainConfig
     from agents.core.chat import Chat
     from agents.engines.base import Engine
+    from agents.rollout.episode import TurnRules
 
 _OF_ARM = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
 
@@ -27,53 +28,90 @@ class Validator:
         config: The run.
         engine: Samples the tokens; it gets its weights from the caller.
         chat: Encodes prompts and feedback.
+        rules: Where turns end and which tokens stay.
+
+    Attributes:
+        last_step: The step of the last validation, set by the caller; None before the first.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, chat: Chat) -> None:
-        self._config, self._engine, self._chat = config, engine, chat
+    def __init__(self, config: TrainConfig, engine: Engine, chat: Chat, rules: TurnRules | None = None) -> None:
+        self._config, self._engine, self._chat, self._rules = config, engine, chat, rules
         self._sets = {key: (self._open(problems), size) for key, (problems, size) in config.validation.sets().items()}
+        self.last_step: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to validate: before the first step, after the last, at intervals; never twice after a step."""
+        every = self._config.validation.every
+        is_due = self._is_at_an_end(step) or (every > 0 and step % every == 0)
+        return is_due and self.last_step != step
 
     def play(
-        self, *, arms: bool, on_end: Callable[[str], Callable[[Trajectory], None]], on_poll: Callable[[], None]
-    ) -> dict[str, Evaluation]:
-        """Return the outcome of each set, and of the first one's arms ``validation_greedy`` and ``validation_text``.
+        self,
+        step: int,
+        *,
+        on_end: Callable[[str], Callable[[Trajectory], None]],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Evaluation] | None:
+        """Play every set, and before the first and after the last step the first set's other arms, too.
 
         Args:
-            arms: Play the latter two as well, as far as the configuration has them.
+            step: Whole steps so far.
             on_end: Given a set's or an arm's name, returns what is called with each of its trajectories as it ends.
-            on_poll: Called all the time; what it raises ends the validation.
+            should_stop: Asked all the time; once it returns True the validation ends.
+
+        Returns:
+            The outcome of each set, and of the arms ``validation_greedy`` and ``validation_text`` as far as the
+            configuration has them; None if a process was stopped.
         """
         config, rollout = self._config.validation, self._config.rollout
         greedy = Sampling(temperature=0, max_tokens=rollout.max_completion_length)
         sampled = replace(greedy, temperature=rollout.temperature, top_p=config.top_p)
-
-        def play(arm: str, envs: EnvPool, sampling: Sampling, size: int) -> Evaluation:
-            return evaluate(
-                envs,
-                self._engine,
-                self._chat,
-                sampling,
-                num_problems=min(size, envs.num_problems or size),
-                seed=self._config.seed,
-                on_end=on_end(arm),
-                on_poll=on_poll,
-                boundary=rollout.boundary,
-            )
-
-        outcomes = {key: play(key, envs, sampled, size) for key, (envs, size) in self._sets.items()}
-        first, size = self._sets["validation"]
-        if arms and config.greedy:
-            outcomes["validation_greedy"] = play("validation_greedy", first, greedy, size)
-        if arms and config.text_prompt is not None:
-            problems, _ = config.sets()["validation"]
+        arms = [(key, envs, sampled, size) for key, (envs, size) in self._sets.items()]
+        if config.greedy and self._is_at_an_end(step):
+            first, size = self._sets["validation"]
+            arms.append(("validation_greedy", first, greedy, size))
+        outcomes = {}
+        for arm, envs, sampling, size in arms:
+            outcome = self._play(envs, sampling, size, on_end(arm), should_stop)
+            if outcome is None:
+                return None
+            outcomes[arm] = outcome
+        if config.text_prompt is not None and self._is_at_an_end(step):
+            problems, size = config.sets()["validation"]
             with closing(self._open(problems, prompt=config.text_prompt, interaction_budget=0)) as envs:
-                outcomes["validation_text"] = play("validation_text", envs, sampled, size)
+                outcome = self._play(envs, sampled, size, on_end("validation_text"), should_stop)
+            if outcome is None:
+                return None
+            outcomes["validation_text"] = outcome
         return outcomes
 
     def close(self) -> None:
         """Close the environments."""
         for envs, _ in self._sets.values():
             envs.close()
+
+    def _is_at_an_end(self, step: int) -> bool:
+        return step in (0, self._config.max_steps)
+
+    def _play(
+        self,
+        envs: EnvPool,
+        sampling: Sampling,
+        size: int,
+        on_end: Callable[[Trajectory], None],
+        should_stop: Callable[[], bool],
+    ) -> Evaluation | None:
+        return evaluate(
+            envs,
+            self._engine,
+            self._chat,
+            sampling,
+            num_problems=min(size, envs.num_problems or size),
+            seed=self._config.seed,
+            on_end=on_end,
+            should_stop=should_stop,
+            rules=self._rules,
+        )
 
     def _open(self, problems: str | None, **overrides: str | int) -> EnvPool:
         env, named = self._config.env, {} if problems is None else {"problems": problems}
@@ -82,12 +120,21 @@ class Validator:
         return open_split(env, self._config.rollout.max_num_seqs, split="test", **arguments)
 
 
-def figures_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Return the figures of all sets and arms, by subject too; each name begins with the set's or the arm's."""
+def metrics_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Return the metrics of all sets and arms, by subject too; each name begins with the set's or the arm's."""
     return {f"{arm}/{name}": value for arm, outcome in outcomes.items() for name, value in _of_arm(outcome).items()}
 
 
+def in_words(metrics: Mapping[str, float]) -> str:
+    """Return the accuracy of each set and arm in a line.
+
+    >>> in_words({"validation/accuracy": 0.5, "validation_greedy/accuracy": 0.75, "time/validation_s": 1.0})
+    'validation 0.500, validation_greedy 0.750'
+    """
+    return ", ".join(f"{k.removesuffix('/accuracy')} {v:.3f}" for k, v in metrics.items() if k.endswith("/accuracy"))
+
+
 def _of_arm(outcome: Evaluation) -> dict[str, float]:
-    figures = outcome.figures()
+    metrics = outcome.metrics()
     subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
-    return {name: figures[name] for name in _OF_ARM if name in figures} | (subjects if len(subjects) > 1 else {})
+    return {name: metrics[name] for name in _OF_ARM if name in metrics} | (subjects if len(subjects) > 1 else {})

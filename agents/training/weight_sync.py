@@ -20,13 +20,36 @@ from agents.models.weights import Weights
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from agents.core.chat import Chat
     from agents.engines.base import Engine
     from agents.learning.policy import Policy
 
+_PROBE = "What is 12 * 34?"
 _PROBES = 4
 _PROBE_TOKENS = 8
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 """Largest mean difference in nats that rounding explains, by the less precise of the two dtypes."""
+
+
+class WeightSync:
+    """Gives the engine of a run the policy's weights, and checks that it has them.
+
+    Args:
+        policy: The trainer's.
+        engine: The run's.
+        chat: Encodes the text that is probed.
+        dtype: Of the engine's weights.
+    """
+
+    def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str) -> None:
+        self._policy, self._engine = policy, engine
+        self._prompt = chat.encode_prompt(_PROBE)
+        exact = dtype == "float32" and policy.autocast is None
+        self._tolerance = TOLERANCE["float32" if exact else "bfloat16"]
+
+    def __call__(self, version: int) -> dict[str, float]:
+        """Sync the weights of a version; see :func:`sync_weights`."""
+        return sync_weights(self._policy, self._engine, version=version, prompt=self._prompt, tolerance=self._tolerance)
 
 
 def sync_weights(

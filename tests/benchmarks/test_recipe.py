@@ -13,6 +13,7 @@ from agents.config.training import RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
 from agents.core.files import read_metrics
 from experiments import recipe
+from experiments.ablations import FeedbackRules, StopStringRules
 from experiments.recipe import ARMS, QUESTIONS, Config, configure
 
 BASE = replace(
@@ -85,8 +86,8 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     [
         ("budget-2", {"env.interaction_budget": "2"}),
         ("budget-4", {"env.interaction_budget": "4"}),
-        ("feedback", {"ppo.train_on_feedback": True}),
-        ("stop-string", {"rollout.boundary": "stop_string"}),
+        ("feedback", {}),
+        ("stop-string", {}),
         ("kl", {"ppo.kl_coefficient": 0.01}),
         ("entropy", {"ppo.entropy_coefficient": 0.01}),
         ("clip-equal", {"ppo.epsilon_high": 0.2}),
@@ -99,6 +100,11 @@ def test_an_arm_differs_from_the_recipe_in_what_it_is_about(
     reference, other = (settings(configure(presets["quickstart"](), name, 1, tmp_path)) for name in ("recipe", arm))
     assert {key: other[key] for key in other if other[key] != reference[key]} == changed
     assert reference["env.interaction_budget"] == "0:1,4:2,8:3"
+
+
+def test_two_arms_break_a_rule_of_turns() -> None:
+    assert {"feedback": FeedbackRules, "stop-string": StopStringRules} == recipe.RULES
+    assert recipe.RULES.keys() <= recipe.ARMS.keys()
 
 
 def test_every_arm_is_compared_with_the_recipe_in_one_panel() -> None:

@@ -22,7 +22,7 @@ from transformers import (
 
 from agents.core.chat import Chat
 from agents.core.errors import EngineError
-from agents.core.types import Batch, Completion, EpisodeSpec, FinishReason, Trajectory, Turn
+from agents.core.types import Batch, Collected, Completion, EpisodeSpec, FinishReason, Trajectory, Turn
 from agents.engines.base import Sampling, Scanner
 from agents.engines.request import Request
 from agents.engines.transformers_engine import TransformersEngine
@@ -381,3 +381,9 @@ def completion(chat: Chat, token_ids: Sequence[int], reason: FinishReason = "bou
         finish_reason=reason,
         policy_versions=(0,) * len(ids),
     )
+
+
+def played(collected: Collected | None) -> list[Trajectory]:
+    """The trajectories of a collection that was not stopped."""
+    assert collected is not None
+    return list(collected.trajectories)

@@ -13,6 +13,7 @@ from paths import ROOT
 from agents import Callback, Trainer, presets
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.files import read_metrics
+from agents.rollout.episode import TurnRules
 
 SMALL = [
     *("tiny", "--rollout.num-problems", "2", "--rollout.num-generations", "2", "--rollout.max-num-seqs", "4"),
@@ -36,8 +37,10 @@ def small(folder: Path, **changes: Any) -> TrainConfig:
 
 
 @contextmanager
-def trainer(folder: Path, *, callbacks: Sequence[Callback] = (), **changes: Any) -> Iterator[Trainer]:
-    made = Trainer(small(folder, **changes), log=lambda _: None, callbacks=callbacks)
+def trainer(
+    folder: Path, *, callbacks: Sequence[Callback] = (), rules: TurnRules | None = None, **changes: Any
+) -> Iterator[Trainer]:
+    made = Trainer(small(folder, **changes), log=lambda _: None, callbacks=callbacks, rules=rules)
     try:
         yield made
     finally:

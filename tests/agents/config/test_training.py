@@ -49,13 +49,6 @@ def test_the_steps_of_a_schedule_must_rise(schedule: str) -> None:
         budget_at(schedule, 0)
 
 
-def test_what_was_not_sampled_is_not_corrected_by_importance_sampling() -> None:
-    with pytest.raises(ConfigError, match=r"^Expect `train_on_feedback` off beside importance_sampling"):
-        PPOConfig(train_on_feedback=True, importance_sampling="token")
-    with pytest.raises(ConfigError, match=r"^Expect `rollout.boundary` exact beside ppo.importance_sampling"):
-        TrainConfig(rollout=RolloutConfig(boundary="stop_string"), ppo=PPOConfig(importance_sampling="sequence"))
-
-
 Make = Callable[..., Any]
 
 

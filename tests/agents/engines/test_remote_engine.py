@@ -5,7 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from agents_fakes import CallScanner, FakeEngine, ScannedCallEnv, episodes, pool, tiny_qwen2, transformers_engine
+from agents_fakes import (
+    CallScanner,
+    FakeEngine,
+    ScannedCallEnv,
+    episodes,
+    played,
+    pool,
+    tiny_qwen2,
+    transformers_engine,
+)
 from engine_contract import CHAT, LAWS, PROMPT, Law, complete, complete_all, finish
 from serving import Halting, Make, V, clients, connect, served
 
@@ -126,11 +135,11 @@ def test_so_they_do_with_pauses_and_new_weights_in_them(make: Make) -> None:
     policy, engine = Policy(tiny_qwen2(V)), make()
     with pool(lambda: ScannedCallEnv(calls=3), 14) as envs:
         collector = Collector(envs, engine, CHAT)
-        made = collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9)
+        made = played(collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9))
         assert len(made) < 14
         while len(made) < 14:
             sync_weights(policy, engine, version=engine.version + 1, prompt=PROMPT, tolerance=1e-3)
-            made += collector.collect([], Sampling(max_tokens=70), max_new_tokens=9)
+            made += played(collector.collect([], Sampling(max_tokens=70), max_new_tokens=9))
     assert difference(made, policy) < 1e-4
     assert max(version for each in made for version in each.policy_versions) == engine.version > 1
 

@@ -9,6 +9,7 @@ from agents.config.training import PPOConfig
 from agents.core.types import Batch, PolicyOutput
 from agents.learning.advantages import (
     ESTIMATORS,
+    correction,
     dr_grpo,
     estimate_advantages,
     gae,
@@ -220,9 +221,11 @@ def off_policy() -> tuple[Batch, PolicyOutput]:
     ],
 )
 def test_the_configuration_chooses_the_correction(config: PPOConfig, advantages: list[float]) -> None:
-    assert estimate_advantages(*off_policy(), config).advantages[:, 1].tolist() == pytest.approx(advantages)
+    batch, old = off_policy()
+    targets = estimate_advantages(batch, old, config, correction(batch, old, config))
+    assert targets.advantages[:, 1].tolist() == pytest.approx(advantages)
 
 
 def test_gae_without_values_is_refused() -> None:
     with pytest.raises(ValueError, match="got a policy without a value head"):
-        estimate_advantages(*off_policy(), PPOConfig(advantage="gae"))
+        estimate_advantages(*off_policy(), PPOConfig(advantage="gae"), torch.ones(2, 2))

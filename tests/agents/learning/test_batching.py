@@ -7,7 +7,7 @@ import torch
 from agents_fakes import random_batch, trajectory
 
 from agents.core.types import PolicyOutput
-from agents.learning.batching import collate, micro_batches, with_feedback
+from agents.learning.batching import collate, micro_batches
 
 
 def test_rows_are_padded_on_the_right() -> None:
@@ -34,12 +34,6 @@ def test_the_tensors_have_the_types_that_they_promise() -> None:
     assert batch.token_ids.dtype == batch.group_ids.dtype == torch.int64
     assert batch.attention_mask.dtype == batch.action_mask.dtype == torch.bool
     assert batch.sampling_logprobs.dtype == batch.rewards.dtype == torch.float32
-
-
-def test_feedback_can_be_trained_on_but_no_prompt_padding_or_masked_row() -> None:
-    rows = [trajectory("P s f s"), trajectory("P P s"), trajectory("P s f")]
-    batch = with_feedback(collate(rows, in_loss=[True, True, False]), [row.prompt_length for row in rows])
-    assert batch.action_mask.tolist() == [[False, True, True, True], [False, False, True, False], [False] * 4]
 
 
 def test_no_trajectory_is_no_batch() -> None:

@@ -11,6 +11,7 @@ from agents_fakes import (
     FakeEngine,
     ScannedCallEnv,
     episodes,
+    played,
     pool,
     scripted,
     tiny_qwen2,
@@ -49,7 +50,7 @@ def play_on(collector: Collector, engine: FakeEngine, allowance: int) -> list[li
     calls = []
     while collector.as_json()["groups"]:
         engine.load_weights(engine.version + 1, {})
-        calls.append(collector.collect([], SAMPLING, max_new_tokens=allowance))
+        calls.append(played(collector.collect([], SAMPLING, max_new_tokens=allowance)))
     return calls
 
 
@@ -60,9 +61,9 @@ def test_an_episode_that_has_sampled_its_share_goes_on_in_the_next_collection() 
     engine = FakeEngine(WORDY, scripted("a`\n", "zzzzzzzz"))
     with pool() as envs:
         collector = Collector(envs, engine, WORDY)
-        assert collector.collect(episodes(2), SAMPLING, max_new_tokens=5) == []
+        assert played(collector.collect(episodes(2), SAMPLING, max_new_tokens=5)) == []
         engine.load_weights(1, {})
-        made = collector.collect([], SAMPLING, max_new_tokens=50)
+        made = played(collector.collect([], SAMPLING, max_new_tokens=50))
     assert [each.text for each in made] == ["a`\n[1]\nzzzzzzzz"] * 2
     assert [len(each.turns) for each in made] == [2, 2]
     sampled = [v for v in made[0].policy_versions if v >= 0]
@@ -75,7 +76,7 @@ def test_no_episode_samples_more_than_its_share_in_one_collection(allowance: int
     engine = FakeEngine(WORDY)
     with pool(num_envs=24) as envs:
         collector = Collector(envs, engine, WORDY)
-        calls = [collector.collect(episodes(24), SAMPLING, max_new_tokens=allowance)]
+        calls = [played(collector.collect(episodes(24), SAMPLING, max_new_tokens=allowance))]
         calls += play_on(collector, engine, allowance)
     made = [each for call in calls for each in call]
     assert sorted(group_ids(made)) == sorted(group_ids(made)) == [n // 2 for n in range(24)]
@@ -90,9 +91,9 @@ def test_a_group_comes_whole_though_one_of_it_is_longer() -> None:
     engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (30 if request_id == 1 else 2))
     with pool(num_envs=6) as envs:
         collector = Collector(envs, engine, WORDY)
-        first = collector.collect(episodes(6), SAMPLING, max_new_tokens=20)
+        first = played(collector.collect(episodes(6), SAMPLING, max_new_tokens=20))
         assert group_ids(first) == [1, 1, 2, 2]
-        second = collector.collect([], SAMPLING, max_new_tokens=20)
+        second = played(collector.collect([], SAMPLING, max_new_tokens=20))
     assert group_ids(second) == [0, 0]
     assert [len(each.text) for each in second] == [2, 30]
 
@@ -101,7 +102,7 @@ def test_characters_and_calls_that_are_cut_by_the_end_of_a_collection_are_whole_
     engine = FakeEngine(Chat(tokenizer(words=()), "raw"), scripted("∑a`\n", "é∑z"))
     with pool(num_envs=1) as envs:
         collector = Collector(envs, engine, Chat(tokenizer(words=()), "raw"))
-        calls = [collector.collect(episodes(1), SAMPLING, max_new_tokens=1), *play_on(collector, engine, 1)]
+        calls = [played(collector.collect(episodes(1), SAMPLING, max_new_tokens=1)), *play_on(collector, engine, 1)]
     (made,) = calls[-1]
     assert made.text == "∑a`\n[1]\né∑z"
     assert len(calls) == sum(made.action_mask)
@@ -113,7 +114,10 @@ def test_what_is_left_over_and_how_it_goes_on_does_not_depend_on_the_clock() -> 
         engine = FakeEngine(WORDY, write_at_random, max_num_seqs=rows)
         with pool(make_env, 24) as envs:
             collector = Collector(envs, engine, WORDY)
-            calls = [collector.collect(episodes(24), SAMPLING, max_new_tokens=4), *play_on(collector, engine, 4)]
+            calls = [
+                played(collector.collect(episodes(24), SAMPLING, max_new_tokens=4)),
+                *play_on(collector, engine, 4),
+            ]
         outcomes.append([content(call) for call in calls])
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert len(outcomes[0]) > 3
@@ -150,7 +154,7 @@ def test_an_episode_whose_code_comes_to_something_else_is_played_anew(caplog: py
         collector.collect(episodes(2), SAMPLING, max_new_tokens=6)
         again = Collector(others, FakeEngine(WORDY, scripted("a`\n", "zzzzzz")), WORDY)
         again.restore(json.loads(json.dumps(collector.as_json())))
-        made = again.collect([], SAMPLING)
+        made = played(again.collect([], SAMPLING))
     assert [each.text for each in made] == ["a`\n<1]\nzzzzzz"] * 2
     assert caplog.messages == ["Playing an episode of problem 0 anew: its code came to something else"] * 2
 
@@ -161,10 +165,10 @@ def test_the_trainers_logprobs_equal_the_engines_over_episodes_that_went_on() ->
     made: list[Trajectory] = []
     with pool(lambda: ScannedCallEnv(calls=3), 14) as envs:
         collector = Collector(envs, engine, CHAT)
-        made += collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9)
+        made += played(collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9))
         while collector.as_json()["groups"]:
             engine.load_weights(engine.version + 1, model.state_dict())
-            made += collector.collect([], Sampling(max_tokens=70), max_new_tokens=9)
+            made += played(collector.collect([], Sampling(max_tokens=70), max_new_tokens=9))
     batch = collate(made)
     output = Policy(model).evaluate(batch, 5)
     assert (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max() < 1e-4
@@ -177,7 +181,7 @@ def test_another_collector_goes_on_exactly_from_what_was_written_down(allowance:
     def begin(envs: EnvPool) -> tuple[Collector, FakeEngine, list[Trajectory]]:
         engine = FakeEngine(WORDY)
         collector = Collector(envs, engine, WORDY)
-        return collector, engine, collector.collect(episodes(20), SAMPLING, max_new_tokens=allowance)
+        return collector, engine, played(collector.collect(episodes(20), SAMPLING, max_new_tokens=allowance))
 
     with pool(num_envs=12) as envs, pool(num_envs=12) as others:  # eight of them wait for an environment
         collector, engine, _ = begin(envs)
@@ -203,11 +207,11 @@ def test_the_groups_behind_those_that_are_enough_are_cancelled() -> None:
 
     with pool(num_envs=10) as envs:
         collector = Collector(envs, engine, WORDY)
-        made = collector.collect(episodes(10), SAMPLING, enough=two)
+        made = played(collector.collect(episodes(10), SAMPLING, enough=two))
         assert group_ids(made) == [0, 0, 1, 1]
         assert engine.held == set()
         assert not engine.busy
-        again = collector.collect(episodes(10), SAMPLING)
+        again = played(collector.collect(episodes(10), SAMPLING))
     assert seen[-1] == [0, 1]
     assert group_ids(again) == [n // 2 for n in range(10)]
 
@@ -215,7 +219,9 @@ def test_the_groups_behind_those_that_are_enough_are_cancelled() -> None:
 def test_a_group_that_was_faster_does_not_count_before_those_that_stand_before_it() -> None:
     engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (50 if request_id < 2 else 1))
     with pool(num_envs=10) as envs:
-        made = Collector(envs, engine, WORDY).collect(episodes(10), SAMPLING, enough=lambda groups: len(groups) >= 1)
+        made = played(
+            Collector(envs, engine, WORDY).collect(episodes(10), SAMPLING, enough=lambda groups: len(groups) >= 1)
+        )
     assert group_ids(made)[:2] == [0, 0]
     assert len(made[0].text) == 50
 
@@ -238,11 +244,11 @@ def test_a_step_that_is_still_running_when_its_episode_is_cancelled_holds_nobody
     engine = FakeEngine(WORDY, scripted("z"), max_num_seqs=6)
     with pool(Stuck, 6) as envs:
         collector = Collector(envs, engine, WORDY)
-        made = collector.collect(episodes(6), SAMPLING, enough=two)
+        made = played(collector.collect(episodes(6), SAMPLING, enough=two))
         assert group_ids(made) == [0, 0, 1, 1]
-        assert group_ids(collector.collect(episodes(4), SAMPLING)) == [0, 0, 1, 1]  # in the four that are free
+        assert group_ids(played(collector.collect(episodes(4), SAMPLING))) == [0, 0, 1, 1]  # in the four that are free
         go_on.set()
-        assert group_ids(collector.collect(episodes(6), SAMPLING)) == [0, 0, 1, 1, 2, 2]
+        assert group_ids(played(collector.collect(episodes(6), SAMPLING))) == [0, 0, 1, 1, 2, 2]
 
 
 def test_more_episodes_than_environments_wait_for_those_of_the_cancelled() -> None:
@@ -250,18 +256,28 @@ def test_more_episodes_than_environments_wait_for_those_of_the_cancelled() -> No
     with pool(fast_and_slow, 2) as envs:
         collector = Collector(envs, engine, WORDY)
         collector.collect(episodes(8), SAMPLING, enough=lambda groups: len(groups) == 1)
-        assert group_ids(collector.collect(episodes(8), SAMPLING)) == [n // 2 for n in range(8)]
+        assert group_ids(played(collector.collect(episodes(8), SAMPLING))) == [n // 2 for n in range(8)]
 
 
-# --------------------------------------------------------------------------------------------------------- figures
+# --------------------------------------------------------------------------------------------------------- metrics
 
 
-def test_the_figures_say_where_the_time_went() -> None:
+def test_the_metrics_say_where_the_time_went() -> None:
     with pool(lambda: CallEnv(delay_s=0.02)) as envs:
         collector = Collector(envs, FakeEngine(WORDY, scripted("a`\n", "z")), WORDY)
-        collector.collect(episodes(8), SAMPLING)
-    figures = collector.figures
-    assert figures["tools/execution_s"] > 0
-    assert figures["episodes/grading_s"] > 0
-    assert 0 < figures["engine/utilisation"] < 1
-    assert figures["engine/waiting_s"] > 0
+        collected = collector.collect(episodes(8), SAMPLING)
+    assert collected is not None
+    assert collected.metrics["tools/execution_s"] > 0
+    assert collected.metrics["episodes/grading_s"] > 0
+    assert 0 < collected.metrics["engine/utilisation"] < 1
+    assert collected.metrics["engine/waiting_s"] > 0
+
+
+def test_a_collection_that_is_stopped_abandons_its_episodes_and_the_next_one_is_whole() -> None:
+    answers = iter([False, False, True])
+    engine = FakeEngine(WORDY, scripted("a`\n", "z"))
+    with pool(CallEnv, 4) as envs:
+        collector = Collector(envs, engine, WORDY)
+        assert collector.collect(episodes(8), SAMPLING, should_stop=lambda: next(answers)) is None
+        assert engine.held == set()
+        assert group_ids(played(collector.collect(episodes(8), SAMPLING))) == [n // 2 for n in range(8)]

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer
 from agents.config.schedules import CompetenceConfig
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.core.chat import Chat
-from agents.core.types import Trajectory
+from agents.core.types import Collected, Trajectory
 from agents.rollout.sampler import Sampler
 
 WORDY = Chat(tokenizer(), "raw")
@@ -22,6 +22,32 @@ WORDY = Chat(tokenizer(), "raw")
 
 def ignore(_: Trajectory) -> None:
     pass
+
+
+def take(made: Sampler, step: int) -> Collected:
+    collected = made.take(step, sync=dict, on_end=ignore)
+    assert collected is not None
+    return collected
+
+
+def is_ahead(made: Sampler) -> bool:
+    return made.as_json()[0]["ahead"] is not None
+
+
+def beside(engine: FakeEngine, act: Callable[[], None]) -> None:
+    """Let something happen in each of the engine's steps that is taken beside an update."""
+    poll = engine.poll
+
+    def acting() -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            act()
+        return poll()
+
+    engine.poll = acting  # type: ignore[method-assign]
+
+
+def break_down() -> None:
+    raise OSError("the engine broke")
 
 
 @contextmanager
@@ -46,10 +72,10 @@ def group_ids(made: Sequence[Trajectory]) -> list[int]:
 
 def test_a_step_is_its_problems_in_whole_groups() -> None:
     with sampler() as (made, _):
-        steps = [made.take(step, on_end=ignore) for step in range(2)]
-    assert [group_ids(step) for step in steps] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
-    assert "engine/utilisation" in made.figures
-    assert made.figures["selection/kept_ratio"] == 1
+        steps = [take(made, step) for step in range(2)]
+    assert [group_ids(step.trajectories) for step in steps] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
+    assert "engine/utilisation" in steps[0].metrics
+    assert steps[0].metrics["selection/kept_ratio"] == 1
 
 
 def test_extra_problems_replace_those_that_teach_nothing() -> None:
@@ -57,33 +83,44 @@ def test_extra_problems_replace_those_that_teach_nothing() -> None:
         return "a" if request_id < 4 or request_id % 2 else "z"  # the first two groups are right as a whole
 
     with sampler(write, num_extra_problems=4) as (made, engine):
-        assert group_ids(made.take(0, on_end=ignore)) == [2, 2, 3, 3, 4, 4]
-        assert made.figures["selection/kept_ratio"] == 6 / 10  # and two groups were not even ended
-        assert group_ids(made.take(1, on_end=ignore)) == [7, 7, 8, 8, 9, 9]
+        first = take(made, 0)
+        assert group_ids(first.trajectories) == [2, 2, 3, 3, 4, 4]
+        assert first.metrics["selection/kept_ratio"] == 6 / 10  # and two groups were not even ended
+        assert group_ids(take(made, 1).trajectories) == [7, 7, 8, 8, 9, 9]
     assert engine.held == set()
 
 
 def test_a_step_that_is_begun_ahead_is_the_step_that_would_have_been_taken() -> None:
     with sampler() as (made, _):
-        made.take(0, on_end=ignore)
-        expected = content(made.take(1, on_end=ignore))
-    with sampler() as (made, _):
-        made.take(0, on_end=ignore)
-        made.begin(1)
+        take(made, 0)
+        expected = content(take(made, 1).trajectories)
+    with sampler(overlap=True) as (made, _):
+        take(made, 0)
         made.finish()
-        assert made.is_ahead
-        assert content(made.take(1, on_end=ignore)) == expected
-        assert not made.is_ahead
+        assert is_ahead(made)
+        assert content(take(made, 1).trajectories) == expected
+        made.finish()
+
+
+def test_the_engine_gets_new_weights_once_a_step_and_only_while_it_is_idle() -> None:
+    for overlap in (False, True):
+        with sampler(overlap=overlap) as (made, engine):
+            busy: list[bool] = []
+
+            def sync(engine: FakeEngine = engine, busy: list[bool] = busy) -> dict[str, float]:
+                busy.append(engine.busy)
+                return {}
+
+            for step in range(3):
+                made.take(step, sync=sync, on_end=ignore)
+                made.finish()
+        assert busy == [False] * 3
 
 
 def test_a_fault_beside_the_update_is_raised_when_it_is_waited_for() -> None:
-    class Broken(FakeEngine):
-        def poll(self) -> Any:
-            raise OSError("the engine broke")
-
-    with sampler() as (made, engine):
-        engine.__class__ = Broken
-        made.begin(0)
+    with sampler(overlap=True) as (made, engine):
+        beside(engine, break_down)
+        take(made, 0)
         with pytest.raises(OSError, match="the engine broke"):
             made.finish()
         made.finish()  # nothing is left to wait for
@@ -94,9 +131,7 @@ def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str,
     def play(made: Sampler, steps: Sequence[int]) -> list[Any]:
         taken = []
         for step in steps:
-            taken.append(content(made.take(step, on_end=ignore)))
-            if settings.get("overlap"):
-                made.begin(step + 1)
+            taken.append(content(take(made, step).trajectories))
             made.finish()
         return taken
 
@@ -127,25 +162,23 @@ def test_a_budget_that_is_earned_is_used_and_survives_a_stop() -> None:
             made = Sampler(envs, FakeEngine(WORDY, scripted("a`\n", "a`\n", "a`\n", "a")), WORDY, config)
             if json.loads(written):
                 made.restore(json.loads(written))
-            made.take(step, on_end=ignore)
+            budgets.append(take(made, step).metrics["interaction_budget"])
             made.finish()
-            budgets.append(made.figures["interaction_budget"])
             written = json.dumps(made.as_json())
             made.close()
     assert budgets == [1, 2, 3, 3]
 
 
 def test_closing_breaks_off_what_is_collected_beside() -> None:
-    with sampler() as (made, engine):
-        poll, started = engine.poll, threading.Event()
+    with sampler(overlap=True) as (made, engine):
+        started = threading.Event()
 
-        def slow() -> Any:
+        def slow() -> None:
             started.set()
             time.sleep(0.01)
-            return poll()
 
-        engine.poll = slow  # type: ignore[method-assign]
-        made.begin(0)
+        beside(engine, slow)
+        take(made, 0)
         started.wait(60)
         made.close()
         assert engine.held == set()
@@ -162,27 +195,24 @@ def test_a_step_that_is_broken_off_is_written_down_as_it_began(settings: dict[st
         raise Enough
 
     with sampler(**settings) as (made, _):
-        made.take(0, on_end=ignore)
-        if settings.get("overlap"):
-            made.begin(1)
+        take(made, 0)
         made.finish()
         whole = json.dumps(made.as_json())
-        if made.is_ahead:
-            made.take(1, on_end=stop)  # nothing ends that has not ended before: the step is broken off later
+        if is_ahead(made):
+            take(made, 1)  # the step is broken off later
         else:
             with pytest.raises(Enough):
-                made.take(1, on_end=stop)
+                made.take(1, sync=dict, on_end=stop)
         assert json.dumps(made.as_json()) == whole
 
 
 def test_a_fault_beside_the_update_leaves_what_its_collection_began_with() -> None:
-    with sampler(max_new_tokens=5) as (made, engine):
-        made.take(0, on_end=ignore)
+    with sampler(max_new_tokens=5, overlap=True) as (made, engine):
+        take(made, 0)
         made.finish()
-        made.take(1, on_end=ignore)
         collector = json.dumps(made._state()["collector"])
-        engine.poll = lambda: (_ for _ in ()).throw(OSError("the engine broke"))  # type: ignore[method-assign]
-        made.begin(2)
+        beside(engine, break_down)
+        take(made, 1)
         with pytest.raises(OSError, match="the engine broke"):
             made.finish()
         assert json.dumps(made.as_json()[0]["collector"]) == collector
@@ -194,3 +224,18 @@ def test_older_weights_may_sample_only_where_the_ratio_is_corrected() -> None:
         with pytest.raises(ValueError, match=r"^Expect `ppo\.importance_sampling` other than none where older weights"):
             TrainConfig(rollout=rollout)
         assert TrainConfig(rollout=rollout, ppo=PPOConfig(importance_sampling="token"))
+
+
+def test_what_an_earlier_version_has_sampled_ahead_is_taken_up() -> None:
+    with sampler(overlap=True) as (made, _):
+        take(made, 0)
+        made.finish()
+        states = json.loads(json.dumps(made.as_json()))
+        expected = take(made, 1)
+        made.finish()
+    for state in states:
+        state["collector"]["figures"] = state.pop("metrics")
+    with sampler(overlap=True) as (made, _):
+        made.restore(states)
+        assert take(made, 1) == expected
+        made.finish()

@@ -79,7 +79,6 @@ def test_the_learning_curve_is_a_picture_or_else_a_table(tmp_path: Path, monkeyp
 def test_a_card_that_can_not_be_written_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "README.md").mkdir()
     lines: list[str] = []
-    envs = SimpleNamespace(data_summary=None)
-    trainer: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append, train_envs=envs)
-    ModelCardWriter().on_save(trainer, tmp_path)
+    run: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append, data_summary=None)
+    ModelCardWriter().on_save(run, tmp_path)
     assert [line.startswith(f"Warning: could not write the model card in {tmp_path}: ") for line in lines] == [True]

@@ -1,32 +1,35 @@
-"""The stop string of the ablation: where it ends a turn, and which tokens it leaves."""
+"""The ablations that break a rule: a stop string in place of exact blocks, and feedback that is trained on."""
 
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
-from agents_fakes import FakeEngine, byte_tokenizer, completion, episodes, logprob_of, scripted, tokenizer
+from agents_fakes import FakeEngine, byte_tokenizer, completion, episodes, logprob_of, scripted, tokenizer, trajectory
+from runs import trainer
 
-from agents.config.training import Boundary
 from agents.core.chat import Chat
-from agents.core.types import Trajectory
+from agents.core.types import Collected, Trajectory
 from agents.engines.base import Sampling
-from agents.rollout.collector import collect
+from agents.rollout.collector import Collector
 from agents.rollout.envs import open_pool
-from agents.rollout.episode import encode_again
-from agents.rollout.stop_string import StopString, stop_end
+from agents.rollout.episode import TurnRules
+from experiments.ablations import FeedbackRules, StopString, StopStringRules, encode_again, stop_end
 
 WORDY = Chat(tokenizer(), "raw")
 END = int(WORDY.tokenizer.eos_token_id)
 BLOCK = "```python\nprint(1)\n```\nSo"
 
 
-def play(boundary: Boundary, *turns: str) -> Trajectory:
+def play(rules: TurnRules, *turns: str) -> Trajectory:
     """Collect one episode of CodeMath, whose turns are written so."""
     engine = FakeEngine(WORDY, scripted(*turns), max_model_len=2000)
     envs = open_pool("cir_env:CodeMath-v0", 1, problems="products", prompt="question", observation="feedback")
     with closing(envs):
-        made, _ = collect(envs, engine, WORDY, episodes(2), Sampling(max_tokens=500), boundary=boundary)
-    return made
+        collected = Collector(envs, engine, WORDY, rules=rules).collect(episodes(2), Sampling(max_tokens=500))
+    assert collected is not None
+    return collected.trajectories[0]
 
 
 def sampled(made: Trajectory) -> list[int]:
@@ -42,7 +45,7 @@ def test_the_scanner_finds_the_string_however_the_text_is_cut(size: int) -> None
 
 
 def test_a_turn_is_cut_behind_the_string_and_encoded_again_and_all_of_it_is_trained_on() -> None:
-    exact, text = (play(boundary, BLOCK, "so 1") for boundary in ("exact", "stop_string"))
+    exact, text = (play(rules, BLOCK, "so 1") for rules in (TurnRules(), StopStringRules()))
     ids = WORDY.encode_feedback
     assert sampled(text) == [*ids(BLOCK.removesuffix("\nSo")), *ids("so 1"), END]
     assert sampled(exact) == [*ids("```python\n"), *ids("print(1)\n"), *ids("so 1"), END]
@@ -52,7 +55,7 @@ def test_a_turn_is_cut_behind_the_string_and_encoded_again_and_all_of_it_is_trai
 
 def test_a_fence_inside_the_code_ends_the_turn_where_exact_matching_goes_on() -> None:
     code = "```python\nprint('```', 2 * 21)\n```\n"
-    exact, text = (play(boundary, code, "so 42") for boundary in ("exact", "stop_string"))
+    exact, text = (play(rules, code, "so 42") for rules in (TurnRules(), StopStringRules()))
     assert [len(made.turns) for made in (exact, text)] == [2, 1]
     assert "42" in exact.turns[0].feedback
     assert text.turns[0].text == "```python\nprint('```"
@@ -79,3 +82,40 @@ def test_an_encoding_that_is_longer_has_no_log_probabilities_behind_the_sampled_
     done = completion(WORDY, WORDY.encode_feedback("yes"), "boundary")
     kept = encode_again(done, 3, Chat(byte_tokenizer(), "raw").encode_feedback, ended=False)
     assert (kept.logprobs[1:], len(kept.token_ids)) == ((0.0, 0.0), 3)
+
+
+def test_feedback_is_trained_on_and_no_prompt() -> None:
+    made = FeedbackRules().trained(trajectory("P P s f s"))
+    assert made.action_mask == (False, False, True, True, True)
+    assert set(made.policy_versions) == {max(trajectory("P P s f s").policy_versions)}
+
+
+def test_training_on_feedback_changes_the_update(tmp_path: Path) -> None:
+    found = []
+    for name, rules in (("off", TurnRules()), ("on", FeedbackRules())):
+        with trainer(tmp_path / name, rules=rules, max_steps=1) as made:
+            tokens = made.chat.encode_feedback("ab12")
+            episode = {"token_ids": tuple(tokens), "action_mask": (False, True, False, True), "prompt_length": 1}
+            rest = {"logprobs": (0.0, -1.0, 0.0, -1.0), "policy_versions": (-1, 0, -1, 0)}
+            played = [trajectory("P s f s", **episode, **rest, reward=reward) for reward in (1.0, -1.0)]
+            updated = made._update(Collected(trajectories=tuple(played), metrics={}))
+            assert updated is not None
+            found.append(updated)
+    off, on = found
+    assert off["entropy"] != on["entropy"]
+    assert off["grad_norm"] != on["grad_norm"]
+
+
+def test_the_rules_hold_for_training_and_validation(tmp_path: Path) -> None:
+    seen = []
+
+    class Seen(StopStringRules):
+        def scanner(self, scanner: Any) -> Any:
+            seen.append(1)
+            return super().scanner(scanner)
+
+    with trainer(tmp_path, rules=Seen(), max_steps=0) as made:
+        made.train()
+        validated = len(seen)
+        made.sampler.take(0, sync=dict, on_end=lambda _: None)
+    assert len(seen) > validated > 0

@@ -1,0 +1,77 @@
+"""One update: from a step's trajectories to new weights.
+
+batch -> old output -> importance weights -> advantages -> PPO
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from agents.core.reproduce import seed_of
+from agents.core.types import Trajectory
+from agents.learning.advantages import correction, estimate_advantages
+from agents.learning.batching import collate, describe_mismatch
+from agents.learning.policy import Policy
+from agents.learning.ppo import PPO, Part, is_finite
+
+
+def update(
+    ppo: PPO,
+    trajectories: Sequence[Trajectory],
+    in_loss: Sequence[bool],
+    *,
+    seed: int,
+    step: int,
+    reference: Policy | None = None,
+    guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Train a policy on trajectories with valid rewards.
+
+    Args:
+        ppo: The policy with its optimizer.
+        trajectories: Whole groups; at least one of them in the loss.
+        in_loss: For each trajectory whether its tokens are trained on; all of their rewards count.
+        seed: The run's.
+        step: Number of the training step, from 0.
+        reference: What a KL penalty measures the distance from.
+        guard: As for :meth:`agents.learning.ppo.PPO.update`.
+        should_stop: Asked after each forward and each backward pass; once it returns True the update ends.
+
+    Returns:
+        Metrics of the update; None if it was stopped.
+    """
+    policy, config = ppo.policy, ppo.config
+
+    # batch
+    batch = collate(trajectories, in_loss=in_loss)
+
+    # the policy before the update, without gradients
+    torch.manual_seed(seed_of(seed, 3, step))  # for dropout, where a model has any
+    old = policy.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
+    if old is None:
+        return None
+
+    # importance weights: what the engine sampled differently
+    weights = correction(batch, old, config)
+    metrics = describe_mismatch(batch, old, weights)
+
+    # advantages
+    targets = estimate_advantages(batch, old, config, weights)
+
+    # reference of a KL penalty
+    if reference is not None:
+        output = reference.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
+        if output is None:
+            return None
+        targets = dataclasses.replace(targets, reference_logprobs=output.logprobs)
+
+    # epochs x minibatches: losses -> clip -> step
+    generator = torch.Generator().manual_seed(seed_of(seed, 2, step))
+    acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without an action would step on nothing
+    parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
+    updated = ppo.update(*parts, generator=generator, guard=guard, should_stop=should_stop)
+    return None if updated is None else metrics | updated
