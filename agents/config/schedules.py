@@ -23,25 +23,22 @@ def parse_schedule(schedule: str) -> list[tuple[int, str]]:
     return [(step, value) for step, (_, value) in zip(steps, pairs, strict=True)] if in_order else []
 
 
-def budget_at(schedule: str, step: int) -> int:
-    """Return the interaction budget at a training step.
+def parse_budgets(schedule: str) -> list[tuple[int, int]]:
+    """Return the steps at which the interaction budget changes, the first at step 0, each with the budget from then on.
 
     Args:
         schedule: As for :func:`parse_schedule`; or one number for all steps.
-        step: Number of the step, from 0.
 
     Raises:
         ConfigError: The schedule cannot be read.
 
-    >>> [budget_at("0:2,100:3,200:4", step) for step in (0, 99, 100, 299)]
-    [2, 2, 3, 4]
-    >>> budget_at("2", 50)
-    2
+    >>> parse_budgets("0:2,100:3,200:4"), parse_budgets("2")
+    ([(0, 2), (100, 3), (200, 4)], [(0, 2)])
     """
     pairs = parse_schedule(schedule if ":" in schedule else f"0:{schedule}")
     valid = bool(pairs) and all(budget.isdecimal() for _, budget in pairs)
     expect(valid, "interaction_budget", "like '2', '0:2,100:3,200:4' or 'competence'", schedule)
-    return int([budget for start, budget in pairs if start <= step][-1])
+    return [(step, int(budget)) for step, budget in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)

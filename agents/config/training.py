@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.config.schedules import CompetenceConfig, budget_at, parse_schedule
+from agents.config.schedules import CompetenceConfig, parse_budgets, parse_schedule
 from agents.config.shared import Dtype
 from agents.core.errors import expect
 
@@ -41,7 +41,7 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         if self.interaction_budget != "competence":
-            budget_at(self.interaction_budget, 0)
+            parse_budgets(self.interaction_budget)
 
     def kwargs(self, *, split: str) -> dict[str, Any]:
         """Return the keyword arguments of ``gymnasium.make``."""

@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all, and JSON lines."""
+"""Files that are written whole or not at all, JSON lines, and the versions of installed packages."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,11 @@ def expect_new(path: Path) -> None:
     """
     if path.exists():
         raise RunError(f"Expect a new file to write to, but {path} is there: choose another --output.")
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package, or None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

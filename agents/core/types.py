@@ -13,10 +13,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
 FinishReason = Literal["stop", "boundary", "length"]
+
+
+def seed_of(*parts: int, bits: int = 63) -> int:
+    """Return the seed of one purpose, from the run's seed and the numbers that tell the purposes apart.
+
+    Args:
+        parts: Non-negative integers.
+        bits: Size of the seed, at most 64.
+
+    >>> seed_of(0, 1, 2) == seed_of(0, 1, 2), seed_of(0, 1, 2) == seed_of(0, 2, 1)
+    (True, False)
+    """
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> (64 - bits)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -112,3 +113,9 @@ class RowCache(Cache):
         for layer in self._store:
             for stored in layer:
                 stored[target, :, :length] = stored[source, :, :length]
+
+
+def with_cache(decoder: torch.nn.Module, cache: Cache) -> dict[str, Any]:
+    """Return the arguments that let a decoder use a cache; transformers 5.24 has renamed ``past_key_values``."""
+    names = inspect.signature(decoder.forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache, "use_cache": True}

@@ -26,8 +26,8 @@ from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
 from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import Request
-from agents.engines.row_cache import GROUPED_ATTENTION, RowCache
-from agents.models.load import load_model, with_cache
+from agents.engines.row_cache import GROUPED_ATTENTION, RowCache, with_cache
+from agents.models.load import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.config.evaluation import EvalConfig
-from agents.core.reproduce import installed_version
+from agents.core.files import installed_version
 from agents.models.folders import WEIGHT_FILES
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "gymnasium")

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from agents.core.reproduce import seed_of
-from agents.core.types import Trajectory
+from agents.core.types import Trajectory, seed_of
 from agents.learning.advantages import correction, estimate_advantages
 from agents.learning.batching import collate, describe_mismatch
 from agents.learning.policy import Policy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,7 @@ from agents.core.errors import ModelError
 from agents.models.folders import TOKENIZER_FILES, existing, first_line, has_tokenizer
 
 if TYPE_CHECKING:
-    import torch
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.cache_utils import Cache
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -78,12 +75,6 @@ def load_generation_config(path: str | Path) -> GenerationConfig | None:
 
     folder = existing(path)
     return GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
-
-
-def with_cache(decoder: torch.nn.Module, cache: Cache) -> dict[str, Any]:
-    """Return the arguments that let a decoder use a cache; transformers 5.24 has renamed ``past_key_values``."""
-    names = inspect.signature(decoder.forward).parameters
-    return {"cache" if "cache" in names else "past_key_values": cache, "use_cache": True}
 
 
 @contextmanager

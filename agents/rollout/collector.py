@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from agents.core.reproduce import seed_of
-from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory
+from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.episode import ActiveEpisode, TurnRules
 

@@ -8,8 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from agents.core.distributed import gather_unless_stopped, share
-from agents.core.reproduce import seed_of
-from agents.core.types import EpisodeSpec, Trajectory
+from agents.core.types import EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.collector import Collector
 from agents.rollout.envs import EnvPool

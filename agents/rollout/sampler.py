@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from agents.config.schedules import budget_at
+from agents.config.schedules import parse_budgets
 from agents.config.training import TrainConfig
 from agents.core.distributed import gather, gather_unless_stopped, rank, share, size
-from agents.core.reproduce import seed_of
-from agents.core.types import Collected, EpisodeSpec, Trajectory
+from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import Collector
@@ -57,6 +56,7 @@ class Sampler:
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
         earned = config.env.interaction_budget == "competence"
         self._competence = ByCompetence(config.env.competence) if earned else None
+        self._budgets = [] if earned else parse_budgets(config.env.interaction_budget)
         self._order = ProblemOrder.of(envs, config)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler", initializer=_on_the_same_gpu())
         self._is_closed = False
@@ -189,8 +189,11 @@ class Sampler:
 
     def _episodes(self, step: int) -> list[EpisodeSpec]:
         """Return this process's episodes of a step: its problems by `ProblemOrder`, each for a whole group."""
-        rollout, seed, schedule = self._config.rollout, self._config.seed, self._config.env.interaction_budget
-        budget = budget_at(schedule, step) if self._competence is None else self._competence.budget
+        rollout, seed = self._config.rollout, self._config.seed
+        if self._competence is not None:
+            budget = self._competence.budget
+        else:
+            budget = [each for start, each in self._budgets if start <= step][-1]
         count = rollout.num_problems + rollout.num_extra_problems
         choices: list[dict[str, Any]] = [{}] * count
         if self._order is not None:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from agents.config.training import short_name
 from agents.core.distributed import launcher
-from agents.core.files import read_metrics
-from agents.core.reproduce import installed_version
+from agents.core.files import installed_version, read_metrics
 from agents.core.tables import percent, table
 from agents.tracking.callbacks import Callback, Run
 

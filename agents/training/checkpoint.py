@@ -34,7 +34,7 @@ from agents.core import distributed
 from agents.core.errors import CheckpointError
 from agents.models.load import no_progress_bars
 from agents.models.lora import save_adapters
-from agents.models.weights import Weights
+from agents.training.weight_sync import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 
 class Trained(Run, Protocol):
-    """A run with its health."""
+    """What of a run is saved beside its weights."""
 
     health: Health
+    """The health after the last whole step."""
+    interaction_budget: float | None
+    """That of the last whole step; None before the first."""
 
 
 class Saver:
@@ -35,9 +38,6 @@ class Saver:
         sampler: What it has sampled and not trained on is saved.
         validator: Its last step is saved.
         on_save: Called with each checkpoint that was written.
-
-    Attributes:
-        interaction_budget: That of the last whole step; None before the first.
     """
 
     def __init__(
@@ -54,7 +54,6 @@ class Saver:
         self._sampler, self._validator, self._on_save = sampler, validator, on_save
         self._best: dict[str, Any] | None = None
         self._saved: dict[str, Any] | None = None  # the state in the last checkpoint
-        self.interaction_budget: float | None = None
 
     def save(self) -> Path:
         """Write a checkpoint of the last whole step, unless it is there already; return where it is.
@@ -69,7 +68,7 @@ class Saver:
             "validated": self._validator.last_step,
             "best": self._best,
             "health": self._run.health.as_json(),
-            "interaction_budget": self.interaction_budget,
+            "interaction_budget": self._run.interaction_budget,
             "data": self._run.data_summary,
         }
         if state == self._saved:
@@ -111,18 +110,12 @@ class Saver:
             if not self.save_or_warn():
                 self._best = before
 
-    def note_budget(self, budget: float) -> None:
-        """Take the interaction budget of a whole step, and say when it has changed."""
-        before, self.interaction_budget = self.interaction_budget, budget
-        if before not in (None, budget):
-            self._run.log(f"Interaction budget in step {self._run.step}: {budget:g}, after {before:g}.")
-
     def restore(self, path: Path) -> int:
         """Take up the run that is saved in a checkpoint; return its number of whole steps."""
         state = checkpoint.read_json(path / checkpoint.STATE)
         self._validator.last_step, self._best = state["validated"], state["best"]
         self._run.health.restore(state["health"])
-        self.interaction_budget = state["interaction_budget"]
+        self._run.interaction_budget = state["interaction_budget"]
         checkpoint.load_training_state(path, policy=self._ppo.policy, optimizer=self._ppo.optimizer)
         self._sampler.restore(checkpoint.read_json(path / checkpoint.ROLLOUTS))
         self._saved = state

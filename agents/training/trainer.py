@@ -37,8 +37,6 @@ from agents.training.stop_request import StopRequest
 from agents.training.validation import Validator, in_words, metrics_of
 from agents.training.weight_sync import WeightSync
 
-Metrics = dict[str, float]
-
 
 class Trainer:
     """Trains a policy with PPO against copies of a text environment.
@@ -72,6 +70,7 @@ class Trainer:
         if idle := distributed.idle_gpus(self.device):
             log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
         self.step = 0
+        self.interaction_budget: float | None = None  # of the last whole step
         self._stop = StopRequest(log)
         self._rules = rules or TurnRules()
         self.health = Health(config.health, config.output_dir / "inspect", log)
@@ -83,6 +82,7 @@ class Trainer:
 
         # environment, policy, engine
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
+        self.data_summary = self.train_envs.data_summary
         if self.data_summary:
             log(f"Training on {self.data_summary}.")
         dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
@@ -144,11 +144,6 @@ class Trainer:
         self._stop.ask()
 
     @property
-    def data_summary(self) -> str | None:
-        """What the run trains on, in a line, where the environment says so."""
-        return self.train_envs.data_summary
-
-    @property
     def stopped_by(self) -> signal.Signals | None:
         """The signal that asked the run to stop, if one did."""
         return self._stop.signal
@@ -205,12 +200,14 @@ class Trainer:
             if log is not None:
                 log.write(self.step, metrics)
         self._call("on_step_end", metrics, collected.trajectories)
-        self._saver.note_budget(metrics["interaction_budget"])
+        before, self.interaction_budget = self.interaction_budget, metrics["interaction_budget"]
+        if before not in (None, self.interaction_budget):
+            self.log(f"Interaction budget in step {self.step}: {self.interaction_budget:g}, after {before:g}.")
         progress.end_step(metrics)
         self.health.check()
         return True
 
-    def _update(self, collected: Collected) -> Metrics | None:
+    def _update(self, collected: Collected) -> dict[str, float] | None:
         """Train on the trajectories with valid rewards; where none of them is in the loss, do nothing."""
         begin = time.perf_counter()
         valid = [self._rules.trained(t) for t in collected.trajectories if t.reward_valid and any(t.action_mask)]

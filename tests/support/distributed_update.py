@@ -22,8 +22,7 @@ from agents.learning.advantages import estimate_advantages
 from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
-from agents.models.weights import Weights
-from agents.training.weight_sync import sync_weights
+from agents.training.weight_sync import Weights, sync_weights
 
 V = 40
 

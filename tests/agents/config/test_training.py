@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents import presets
-from agents.config.schedules import budget_at
+from agents.config.schedules import parse_budgets
 from agents.config.training import EnvConfig, HealthConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
 
@@ -25,7 +25,8 @@ from agents.core.errors import ConfigError
     ],
 )
 def test_a_schedule_gives_the_budget_of_every_step(schedule: str, budgets: dict[int, int]) -> None:
-    assert {step: budget_at(schedule, step) for step in budgets} == budgets
+    changes = parse_budgets(schedule)
+    assert {step: [each for start, each in changes if start <= step][-1] for step in budgets} == budgets
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_the_steps_of_a_schedule_must_rise(schedule: str) -> None:
     with pytest.raises(
         ConfigError, match=r"^Expect `interaction_budget` like '2', '0:2,100:3,200:4' or 'competence', got '"
     ):
-        budget_at(schedule, 0)
+        parse_budgets(schedule)
 
 
 Make = Callable[..., Any]

@@ -12,7 +12,7 @@ from agents.core.types import Advantages
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
-from agents.models.weights import Weights
+from agents.training.weight_sync import Weights
 
 V = 40
 

@@ -143,7 +143,7 @@ def test_the_time_left_is_by_the_mean_step_without_the_first_validation(
             nonlocal now
             now += 2 if now < 150 else 6
 
-    monkeypatch.setattr("agents.training.trainer.tqdm", Bar)
+    monkeypatch.setattr("agents.training.progress.tqdm", Bar)
     train(small(tmp_path / "run", max_steps=2), callbacks=[Clock()])
     assert per_step == [2, pytest.approx((2 + 100 + 6) / 2)]  # there is a validation between the steps
 
