@@ -7,8 +7,13 @@ Importing this package registers ``CodeMath-v0`` and ``CodeMathTokens-v0`` (`cir
 
     env = gymnasium.make("CodeMath-v0")
 
-``__all__`` is the public API; every name of it is imported when it is first used. `CodeMathEnv`'s docstring describes
-the environment.
+`CodeMathEnv` documents the environment. ``__all__`` is the public API; each name is imported on first use:
+
+- environment: `CodeMathEnv`, `CodeMathVectorEnv`, `PROMPTS` and `Template` (prompts), `EpisodeRecord` (rewards)
+- problems: `Problem`, `ProblemSet`, `load_problems`, `load_sets`
+- grading: `Grader`, `Verdict`, `GRADER_VERSION`
+- sandbox: `LocalSandbox`, `RemoteSandbox`, `Limits`, `ExecutionResult`, `Status`; protocols `Sandbox`, `Session`
+- errors: `CirEnvError` and its subclasses (`cir_env.errors`)
 """
 
 from importlib import import_module
