@@ -103,14 +103,14 @@ def test_a_wrong_answer_costs_one() -> None:
 
 
 @pytest.mark.parametrize("fault", [{"sandbox": FakeSandbox(broken=True)}, {"grader": FakeGrader(valid=False)}])
-def test_a_fault_of_ours_is_an_error_and_no_reward(fault: dict[str, Any]) -> None:
+def test_an_infrastructure_error_fails_the_rollout_without_a_reward(fault: dict[str, Any]) -> None:
     (trace,), _ = play([run(CODE), say(r"\boxed{6}")], **fault)
     assert not trace.ok
     assert trace.rewards == {"codemath": None}
     assert "leave out" in trace.last_error.message
 
 
-def test_a_model_that_calls_for_ever_is_stopped_behind_its_budget() -> None:
+def test_a_model_that_never_stops_calling_is_stopped_after_its_budget() -> None:
     (trace,), requests = play([run(CODE)], interaction_budget=1)
     assert contents(trace)[:2] == [FEEDBACK, EXHAUSTED]
     assert (len(requests), trace.ok, trace.reward) == (3, True, -1.0)
@@ -121,24 +121,24 @@ def test_a_model_that_calls_for_ever_is_stopped_behind_its_budget() -> None:
     [run(""), run(5), call("print(1)"), call("[1]"), call('{"cod": "1"}'), call("{}", "ruby")],
     ids=lambda message: message["tool_calls"][0]["function"]["arguments"][:12],
 )
-def test_a_call_that_is_none_is_answered(broken: Message) -> None:
+def test_a_malformed_call_is_answered(broken: Message) -> None:
     (trace,), _ = play([broken, say(r"\boxed{6}")])
     assert (trace.ok, trace.reward) == (True, 1.0)
     assert "xpect" in contents(trace)[0]
 
 
-def test_a_limit_of_verifiers_ends_the_episode_with_what_was_said() -> None:
+def test_a_limit_of_verifiers_ends_the_episode_with_the_last_message() -> None:
     (trace,), _ = play([run(CODE) | {"content": r"I guess \boxed{6}."}], agent={"max_turns": 1})
     assert (trace.ok, trace.reward, trace.stop_condition) == (True, 1.0, "max_turns")
 
 
-def test_a_namespace_is_closed_with_a_rollout_that_failed() -> None:
+def test_a_failed_rollout_closes_its_namespace() -> None:
     sandbox = FakeSandbox()
     (trace,), _ = play([run("a = 6"), {"role": "nobody"}], stateful=True, sandbox=sandbox)
     assert (trace.ok, [session.closed for session in sandbox.sessions]) == (False, [True])
 
 
-def test_episodes_play_side_by_side() -> None:
+def test_episodes_run_concurrently() -> None:
     traces, _ = play([run(CODE), say(r"\boxed{6}")], episodes=4, sandbox=PatientSandbox(4))
     assert [trace.reward for trace in traces] == [1.0] * 4
 
@@ -150,7 +150,7 @@ def test_the_right_answer_is_not_in_the_trace_of_a_problem() -> None:
     assert "answer" not in data
 
 
-def test_the_library_is_asked_for_only_by_its_adapter() -> None:
+def test_only_the_adapter_needs_the_library() -> None:
     code = """
 import sys
 sys.modules["verifiers"] = None

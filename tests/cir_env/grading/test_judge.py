@@ -149,7 +149,7 @@ def test_a_number_is_judged_by_its_value_and_form(
 
 
 @pytest.mark.parametrize(("gold", "answer"), LEFT_TO_DO)
-def test_arithmetic_that_is_left_to_do_is_no_answer(gold: str, answer: str) -> None:
+def test_unevaluated_arithmetic_is_not_an_answer(gold: str, answer: str) -> None:
     judged = judge_text(gold, answer)
     assert judged is not None
     assert not judged[0]
@@ -162,7 +162,7 @@ def test_other_answers_are_judged_by_algebra(grader: Grader, gold: str, answer: 
     assert (verdict.correct, verdict.valid) == (correct, True), (why, verdict)
 
 
-def test_the_same_text_is_right_whatever_it_says(grader: Grader) -> None:
+def test_the_same_text_is_always_right(grader: Grader) -> None:
     gold = r"\text{no } " + "(" * 2 * MAX_ANSWER_CHARS
     assert grader.grade(gold, gold) == Verdict(correct=True, reason="same text")
 
@@ -186,7 +186,7 @@ def test_a_wrong_answer_is_a_valid_verdict_with_a_reason(grader: Grader, answer:
     ("gold", "reason"),
     [(" ", "the gold answer is blank"), ("(((", "the gold answer cannot be read as mathematics")],
 )
-def test_a_broken_gold_answer_is_our_fault(grader: Grader, gold: str, reason: str) -> None:
+def test_a_broken_gold_answer_makes_the_verdict_invalid(grader: Grader, gold: str, reason: str) -> None:
     assert grader.grade(gold, r"\sqrt{2}") == Verdict(correct=False, reason=reason, valid=False)
 
 

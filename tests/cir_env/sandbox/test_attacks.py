@@ -78,7 +78,7 @@ def case(attack: dict[str, Any]) -> ParameterSet:
 
 
 @pytest.mark.parametrize("attack", [case(attack) for attack in ATTACKS])
-def test_the_attack_is_held(prison: LocalSandbox, canary: Path, attack: dict[str, Any]) -> None:
+def test_the_attack_is_contained(prison: LocalSandbox, canary: Path, attack: dict[str, Any]) -> None:
     before = canary.stat()
     results = execute(prison, attack)
     seen = "".join(result.stdout + result.error for result in results)
@@ -99,5 +99,5 @@ def test_the_attack_is_held(prison: LocalSandbox, canary: Path, attack: dict[str
     assert eventually(lambda: settled(prison))
 
 
-def test_the_attacks_have_names_of_their_own() -> None:
+def test_the_attacks_have_distinct_names() -> None:
     assert len({attack["name"] for attack in ATTACKS}) == len(ATTACKS)

@@ -45,7 +45,7 @@ def test_the_sandbox_and_its_blocks_are_in_the_group(group: ControlGroup) -> Non
     assert groups() == before
 
 
-def test_blocks_that_the_group_ends_are_no_fault_of_the_policy(group: ControlGroup) -> None:
+def test_blocks_killed_by_the_group_limit_are_infrastructure_errors(group: ControlGroup) -> None:
     group.remove()
     with LocalSandbox(slots=2, preload=()) as sandbox:
         session = sandbox.open_session()
@@ -72,7 +72,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_no_group_stays_when_the_trainer_is_killed(group: ControlGroup) -> None:
+def test_no_group_remains_when_the_trainer_is_killed(group: ControlGroup) -> None:
     group.remove()
     before = groups()
     subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60)
@@ -88,7 +88,7 @@ def test_the_unified_hierarchy_gets_its_limits_in_one_folder(tmp_path: Path) -> 
     }
 
 
-def test_kills_are_counted_from_one_question_to_the_next(tmp_path: Path) -> None:
+def test_oom_kills_are_counted_between_calls(tmp_path: Path) -> None:
     group = ControlGroup({tmp_path: UNIFIED})
     events = Path(group.places[0], "memory.events")
     events.write_text("low 0\noom 9\noom_kill 0\n")
@@ -97,7 +97,7 @@ def test_kills_are_counted_from_one_question_to_the_next(tmp_path: Path) -> None
     assert [group.killed_since_last_asked() for _ in range(2)] == [True, False]
 
 
-def test_what_a_dead_trainer_left_is_swept_away(tmp_path: Path) -> None:
+def test_groups_of_dead_trainers_are_removed(tmp_path: Path) -> None:
     (tmp_path / "cir-env-4194305-0").mkdir()  # beyond the largest process id
     (tmp_path / f"cir-env-{os.getppid()}-0").mkdir()
     ControlGroup({tmp_path: UNIFIED})
@@ -105,7 +105,7 @@ def test_what_a_dead_trainer_left_is_swept_away(tmp_path: Path) -> None:
     assert (tmp_path / f"cir-env-{os.getppid()}-0").exists()
 
 
-def test_a_dead_zygote_gets_a_successor_in_the_group(group: ControlGroup) -> None:
+def test_a_dead_zygote_is_replaced_in_the_group(group: ControlGroup) -> None:
     group.remove()
     with LocalSandbox(slots=1, preload=()) as sandbox:
         sandbox.run("1")
