@@ -1,4 +1,4 @@
-"""What results depend on beside the policy."""
+"""The hashes and versions that results depend on."""
 
 from pathlib import Path
 

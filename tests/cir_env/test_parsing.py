@@ -1,4 +1,4 @@
-"""What counts as a python block and as an answer, case by case."""
+"""What is a python block and what is an answer, case by case."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Laws of parsing: any cutting gives the same end, rendering is undone by parsing, and nothing raises."""
+"""Properties of parsing: independent of how the text is cut, inverse to rendering, and total."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from cir_env.parsing import BlockScanner, ParsedKind, final_answer, find_block, 
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
-# Texts made of what fences and boxes are made of find more than arbitrary texts do.
+# Texts built from the parts of fences and boxes find more errors than arbitrary texts.
 PARTS = [
     "```",
     "````",

@@ -1,4 +1,4 @@
-"""The text space: any string, cheap, equal by length, and right in every way Gymnasium moves it."""
+"""The text space: any string, cheap, equal by length, and correct in all of Gymnasium's vector environments."""
 
 import multiprocessing
 import pickle

@@ -1,4 +1,4 @@
-"""Answer types: what each takes for right, and which specs and gold answers are refused before anything is graded."""
+"""Answer types: which answers each accepts, and which specs and gold answers are rejected before grading."""
 
 import copy
 import json
@@ -92,7 +92,7 @@ SETS = [
 
 INTERVALS = [
     ("[1, 2)", "[1,2)", True),
-    ("[1, 2)", r"\left[1; \frac{4}{2}\right)", False),  # a division is left to do
+    ("[1, 2)", r"\left[1; \frac{4}{2}\right)", False),  # an unevaluated division
     (r"[1, \sqrt{8})", r"[1, 2\sqrt{2})", True),
     ("[1, 2)", "(1, 2)", False),
     ("[1, 2)", "[1, 2]", False),
@@ -165,7 +165,7 @@ def test_an_unreadable_part_of_the_gold_answer_makes_the_verdict_invalid(grader:
     assert (verdict.correct, verdict.valid) == (False, False)
 
 
-# --- specs and gold answers that are refused -------------------------------------------------------------------
+# --- rejected specs and gold answers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -175,16 +175,16 @@ def test_an_unreadable_part_of_the_gold_answer_makes_the_verdict_invalid(grader:
         ("", "got ''."),
         (
             "number?rel_tl=0.1",
-            "Expect as options of 'number' 'rel_tol' and 'abs_tol', got 'rel_tl'. Did you mean 'rel_tol'?",
+            "Expect the options of 'number' to be 'rel_tol' and 'abs_tol', got 'rel_tl'. Did you mean 'rel_tol'?",
         ),
-        ("set?abs_tol=1", "Expect as options of 'set' none, got 'abs_tol'."),
+        ("set?abs_tol=1", "Expect the options of 'set' to be none, got 'abs_tol'."),
         ("number?rel_tol=-0.1", "Expect `rel_tol` to be a number of at least 0, got '-0.1'."),
         ("number?rel_tol=nan", "Expect `rel_tol` to be a number of at least 0, got 'nan'."),
         ("number?abs_tol=inf", "Expect `abs_tol` to be a number of at least 0, got 'inf'."),
         ("number?abs_tol", "Expect `abs_tol` to be a number of at least 0, got ''."),
-        ("number?abs_tol=1&abs_tol=2", "Expect each option once, got 'number?abs_tol=1&abs_tol=2'."),
-        (None, "Expect an answer type to be text, got NoneType."),
-        (["set"], "Expect an answer type to be text, got list."),
+        ("number?abs_tol=1&abs_tol=2", "Expect each option only once, got 'number?abs_tol=1&abs_tol=2'."),
+        (None, "Expect an answer type to be a string, got NoneType."),
+        (["set"], "Expect an answer type to be a string, got list."),
     ],
 )
 def test_a_bad_spec_is_reported(spec: Any, message: str) -> None:
@@ -211,9 +211,7 @@ def test_a_bad_spec_is_reported(spec: Any, message: str) -> None:
 def test_a_gold_answer_that_does_not_fit_its_type_is_rejected(grader: Grader, answer_type: str, gold: str) -> None:
     with pytest.raises(ProblemError) as caught:
         Problem(id="p", statement="?", answer=gold, answer_type=answer_type)
-    assert str(caught.value) == (
-        f"Problem 'p': Expect a right answer that can be read as answer type {answer_type!r}, got {gold!r}."
-    )
+    assert str(caught.value) == f"Problem 'p': Expect a right answer of type {answer_type!r}, got {gold!r}."
     assert not grader.grade(gold, "7", answer_type).valid
 
 
@@ -264,17 +262,16 @@ def test_a_parquet_file_may_set_the_answer_type(tmp_path: Path) -> None:
     [
         (
             {"problem": "?", "answer": "42", "answer_type": "choice"},
-            "Expect a right answer that can be read as answer type 'choice', got '42'. "
-            "The type stands in field 'answer_type'.",
+            "Expect a right answer of type 'choice', got '42'. The type comes from field 'answer_type'.",
         ),
         (
             {"problem": "?", "answer": "42", "answer_type": "sett"},
-            "got 'sett'. Did you mean 'set'? The type stands in field 'answer_type'.",
+            "got 'sett'. Did you mean 'set'? The type comes from field 'answer_type'.",
         ),
         ({"problem": "?", "answer": "42", "answer_type": ["set"]}, "to be text or a number, got list."),
         (
             {"problem": "?", "answer": "42", "answer_type": "os.path:samefile"},
-            "Expect a type's or a verifier's name in field 'answer_type', got 'os.path:samefile'. Pass "
+            "Expect the name of a type or a verifier in field 'answer_type', got 'os.path:samefile'. Pass "
             "'module:function' as `answer_type` to the environment.",
         ),
     ],
@@ -310,8 +307,8 @@ def test_the_answer_type_of_the_environment_decides_the_reward(grader: Grader) -
     ("answer_type", "error", "message"),
     [
         ("sett", OptionError, "Did you mean 'set'?"),
-        (7, OptionError, "Expect an answer type to be text, got int."),
-        ("choice", ProblemError, "Problem 'product-2': Expect a right answer that can be read as answer type 'choice'"),
+        (7, OptionError, "Expect an answer type to be a string, got int."),
+        ("choice", ProblemError, "Problem 'product-2': Expect a right answer of type 'choice'"),
     ],
 )
 def test_an_answer_type_that_does_not_fit_is_rejected_at_construction(

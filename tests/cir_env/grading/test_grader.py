@@ -1,4 +1,4 @@
-"""The grader as a process: no answer can stop or starve it, and it lives and ends with the trainer."""
+"""The grading process: no answer can stop or starve it, and it ends with the trainer."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from cir_env.errors import GraderUnavailable, OptionError
 from cir_env.grading import grader as grading
 from cir_env.grading.grader import Grader, Verdict, shared_grader
 
-BOMB = r"9^{9^{9}} + "  # with a number appended, an answer that no computer can work out
+BOMB = r"9^{9^{9}} + "  # with a number appended: an answer that no computer can evaluate
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def run_program(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
-# --- what cannot stop it --------------------------------------------------------------------------------------
+# --- robustness ------------------------------------------------------------------------------------------------
 
 
 def test_forty_runaway_answers_are_wrong_and_do_not_starve_forty_good_ones() -> None:
@@ -149,7 +149,7 @@ def test_the_worker_sees_no_secret_of_the_trainer(grader: Grader) -> None:
     assert b"planted" not in Path(f"/proc/{worker_of(grader)}/environ").read_bytes()
 
 
-# --- its life beside the trainer's -----------------------------------------------------------------------------
+# --- lifetime --------------------------------------------------------------------------------------------------
 
 
 def test_the_trainer_does_not_import_sympy_and_its_exit_ends_the_worker() -> None:
@@ -250,7 +250,7 @@ def test_a_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch
     [
         ({"time_limit_s": 0}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 0 and 256."),
         ({"memory_limit_mb": -1}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 2.0 and -1."),
-        ({"max_parallel": 1}, "Expect `max_parallel` of at least 2, got 1."),
+        ({"max_parallel": 1}, "Expect `max_parallel` to be at least 2, got 1."),
     ],
 )
 def test_limits_out_of_range_are_errors(arguments: dict[str, float], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Laws of grading: total, reflexive, symmetric, blind to cosmetics, and not to be paid for copying the question."""
+"""Properties of grading: total, reflexive, symmetric, and independent of cosmetics; unevaluated answers are wrong."""
 
 from collections.abc import Iterator
 from fractions import Fraction

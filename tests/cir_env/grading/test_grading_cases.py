@@ -1,4 +1,4 @@
-"""Answers that graders get wrong: ours is right on all of grading_cases.toml, but for the limits written there."""
+"""Answers that graders often misjudge: ours is right on all of grading_cases.toml except for its known limits."""
 
 import tomllib
 from collections import Counter

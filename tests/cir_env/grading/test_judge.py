@@ -1,4 +1,4 @@
-"""Which answers count as right: each case with its reason."""
+"""Which answers are right, case by case with the reason."""
 
 from collections.abc import Iterator
 

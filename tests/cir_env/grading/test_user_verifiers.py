@@ -1,4 +1,4 @@
-"""A user's own verifier: how it is found, and that nothing it does stops or starves the grading of others."""
+"""User verifiers: how they are found, and that nothing they do stops or starves other gradings."""
 
 import os
 import signal
@@ -99,7 +99,7 @@ def behave(gold, answer):
 
 @pytest.fixture(scope="module", autouse=True)
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on the import path with a module of a user and a distribution that offers two of its functions."""
+    """A folder on the import path with a user module and a distribution that provides two of its functions."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "users_verifiers.py").write_text(MODULE)
     (folder / "users_broken.py").write_text("import no_such_module_at_all\n")
@@ -129,7 +129,7 @@ def invalid(reason: str) -> Verdict:
     return Verdict(correct=False, reason=reason, valid=False)
 
 
-# --- found -----------------------------------------------------------------------------------------------------
+# --- lookup ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_failing_verifier_drops_the_episode(grader: Grader) -> None:
     assert not info["reward_valid"]
 
 
-# --- refused ---------------------------------------------------------------------------------------------------
+# --- rejected verifiers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_failing_verifier_drops_the_episode(grader: Grader) -> None:
         ("users_verifiers:", "Expect a verifier as 'module:function', got 'users_verifiers:'."),
         ("os; import x:f", "Expect a verifier as 'module:function', got 'os; import x:f'."),
         ("__main__:f", "Expect a verifier in a module that the grading process can import, got '__main__:f'."),
-        ("users_exact?strict=1", "Expect as options of 'users_exact' none, got 'strict'."),
+        ("users_exact?strict=1", "Expect the options of 'users_exact' to be none, got 'strict'."),
     ],
 )
 def test_an_unusable_verifier_is_rejected_before_grading(spec: str, message: str) -> None:
@@ -214,7 +214,7 @@ def test_two_distributions_with_the_same_verifier_name_are_reported(
         find_answer_type("users_both")
 
 
-# --- hostile ---------------------------------------------------------------------------------------------------
+# --- hostile verifiers -----------------------------------------------------------------------------------------
 
 
 def test_verifiers_that_never_end_make_verdicts_invalid_and_starve_no_other(grader: Grader) -> None:
