@@ -93,7 +93,7 @@ def test_a_rejected_reset_keeps_the_current_episode() -> None:
         ({"sandbox": None}, "Expect `sandbox` to be a `Sandbox` or a name, got NoneType."),
         (
             {"sandbox": "docker"},
-            "Expect `sandbox` 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got 'docker'",
+            "Expect `sandbox` to be 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got 'docker'.",
         ),
         ({"on_exhausted": "stop"}, "Expect `on_exhausted` to be 'silent', 'tell' or 'end', got 'stop'."),
         ({"show_budget": 1}, "Expect `show_budget` to be False or True, got 1."),

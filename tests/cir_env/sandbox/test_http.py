@@ -62,7 +62,7 @@ class Served:
 
 
 class WaitingSandbox(FakeSandbox):
-    """Gives no result before it is told to."""
+    """Holds back all results until the test sets them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ TwoServers = tuple[WaitingSandbox, list[Served], RemoteSandbox]
 
 @pytest.fixture
 def two_servers() -> Iterator[TwoServers]:
-    """Two servers, of which the first, which is asked first, gives no result."""
+    """Two servers; the first, which gets the first block, returns no result."""
     waiting = WaitingSandbox()
     with (
         Served(make_app(waiting, TOKEN)) as first,
@@ -101,7 +101,7 @@ def two_servers() -> Iterator[TwoServers]:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[str]:
-    """Serve as a user would, and return the address."""
+    """Start a server from the command line and return its address."""
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--port", "0", "--slots", "2"]
     environment = {**os.environ, "CIR_SANDBOX_TOKEN": TOKEN}
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -182,7 +182,10 @@ def test_an_unused_session_is_closed_by_the_server(fake: FakeSandbox) -> None:
 @pytest.mark.parametrize("token", ["wrong", "é", TOKEN + "x"])
 def test_a_wrong_token_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, token: str) -> None:
     (url,) = remote._busy
-    with RemoteSandbox(url, token=token) as other, pytest.raises(SandboxUnavailable, match="401 Expect the server's"):
+    with (
+        RemoteSandbox(url, token=token) as other,
+        pytest.raises(SandboxUnavailable, match="401 Expect the token of the server"),
+    ):
         other.run("1")
     assert fake.executed == []
 
@@ -240,14 +243,14 @@ def test_a_garbage_collected_sandbox_disconnects(fake: FakeSandbox) -> None:
 
     before = threads()
     with Served(make_app(fake, TOKEN)) as server:
-        future = RemoteSandbox(server.url, token=TOKEN).submit("print(1)")  # Only the block's own task holds it.
+        future = RemoteSandbox(server.url, token=TOKEN).submit("print(1)")  # Only the task of the block references it.
         assert future.result(30).stdout == "1\n"
         assert eventually(lambda: threads() == before)
 
 
 def test_keepalives_of_the_server_prevent_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cir_env.sandbox.http.server.PULSE_S", 0.05)
-    monkeypatch.setattr(RemoteSandbox, "silence_s", 0.5)
+    monkeypatch.setattr("cir_env.sandbox.http.server.KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(RemoteSandbox, "read_timeout_s", 0.5)
     waiting = WaitingSandbox()
     with Served(make_app(waiting, TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
         future = sandbox.submit("print(1)")
@@ -259,11 +262,11 @@ def test_keepalives_of_the_server_prevent_a_timeout(monkeypatch: pytest.MonkeyPa
 
 def test_a_silent_server_counts_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cir_env.sandbox.http.client.RETRY_PAUSE_S", 0.0)
-    monkeypatch.setattr(RemoteSandbox, "silence_s", 0.2)
+    monkeypatch.setattr(RemoteSandbox, "read_timeout_s", 0.2)
     with Served(make_app(WaitingSandbox(), TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
         result = sandbox.run("print(1)")
     assert result.status is Status.INFRASTRUCTURE
-    assert "no sandbox server gave a result" in result.error
+    assert "no sandbox server returned a result" in result.error
 
 
 def test_code_that_is_too_long_is_an_error_of_the_policy(remote: RemoteSandbox, fake: FakeSandbox) -> None:
@@ -285,10 +288,10 @@ def test_a_malformed_request_is_rejected(remote: RemoteSandbox, fake: FakeSandbo
 
     async def post() -> tuple[int, str]:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with remote._open_line().http.post(f"{url}/run", data=body, headers=headers) as response:
+        async with remote._connect().http.post(f"{url}/run", data=body, headers=headers) as response:
             return response.status, await response.text()
 
-    status, text = asyncio.run_coroutine_threadsafe(post(), remote._open_line()._loop).result()
+    status, text = asyncio.run_coroutine_threadsafe(post(), remote._connect()._loop).result()
     assert (status, text[:13]) == (400, "Expect JSON {")
     assert fake.executed == []
 
@@ -298,7 +301,10 @@ def test_a_malformed_request_is_rejected(remote: RemoteSandbox, fake: FakeSandbo
     [
         (lambda: RemoteSandbox(token=TOKEN), "at least one sandbox server, got none"),
         (lambda: RemoteSandbox("node7:8700", token=TOKEN), "like http://host:8700, got 'node7:8700'"),
-        (lambda: RemoteSandbox("http://a"), "Expect the servers' token as `token` or in CIR_SANDBOX_TOKEN, got none"),
+        (
+            lambda: RemoteSandbox("http://a"),
+            "Expect the token of the servers in `token` or CIR_SANDBOX_TOKEN, got none",
+        ),
     ],
 )
 def test_a_wrong_address_or_missing_token_is_rejected(make: Callable[[], object], message: str) -> None:

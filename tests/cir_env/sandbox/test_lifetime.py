@@ -208,7 +208,7 @@ def test_many_blocks_leave_no_descriptor_behind(sandbox: LocalSandbox) -> None:
 def test_a_closed_sandbox_raises() -> None:
     sandbox = LocalSandbox()
     sandbox.close()
-    with pytest.raises(SandboxUnavailable, match="Expect an open sandbox, got one that was closed"):
+    with pytest.raises(SandboxUnavailable, match="Expect an open sandbox, got one that is closed"):
         sandbox.run("1")
 
 
@@ -227,7 +227,7 @@ def test_an_interpreter_that_cannot_start_makes_the_sandbox_unavailable(monkeypa
 
 def refused(layers: dict[str, str], *, contained: bool) -> str:
     supervisor = LocalSandbox()._supervisor
-    supervisor.welcome(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
+    supervisor.on_zygote_ready(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
     return supervisor.failure or ""
 
 
@@ -239,12 +239,12 @@ def test_too_few_layers_are_rejected_by_default() -> None:
 
 def test_missing_layers_are_listed_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert refused({"namespaces": "missing: no", "landlock": "on"}, contained=True) == ""
-    assert caplog.messages == ["The sandbox runs with fewer layers than it knows: namespaces missing: no"]
+    assert caplog.messages == ["The sandbox runs without some of its layers: namespaces missing: no"]
 
 
 def test_layers_that_fail_the_self_test_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "CODE", "print(['fork'])")
-    why = r"its layers do not hold what they should: \['fork'\]"
+    why = r"its layers failed the self-test: \['fork'\]"
     with LocalSandbox(slots=1, preload=()) as sandbox, pytest.raises(SandboxUnavailable, match=why):
         sandbox.run("print(1)")
 
@@ -303,7 +303,9 @@ def test_the_command_lists_every_layer() -> None:
 def test_unknown_options_are_rejected() -> None:
     with pytest.raises(OptionError, match="Expect `slots` >= 1 and `spares` >= 0, got 0 and 0"):
         LocalSandbox(slots=0)
-    with pytest.raises(OptionError, match="Expect `isolation` 'auto', 'without-namespaces' or 'unsafe', got 'none'"):
+    with pytest.raises(
+        OptionError, match="Expect `isolation` to be 'auto', 'without-namespaces' or 'unsafe', got 'none'"
+    ):
         LocalSandbox(isolation="none")  # type: ignore[arg-type]
 
 
@@ -361,7 +363,7 @@ def test_a_process_shares_one_sandbox_per_name() -> None:
 
 
 def test_an_unknown_name_is_rejected() -> None:
-    with pytest.raises(OptionError, match=r"Expect `sandbox` 'local', 'unsafe', .*, got 'docker'"):
+    with pytest.raises(OptionError, match=r"Expect `sandbox` to be 'local', 'unsafe', .*, got 'docker'"):
         shared_sandbox("docker")
 
 
@@ -385,11 +387,11 @@ def test_a_dead_zygote_does_not_affect_the_other(two_zygotes: LocalSandbox) -> N
     sessions = [two_zygotes.open_session() for _ in range(8)]
     futures = [session.submit("import time; time.sleep(0.1); x = 1") for session in sessions]
     assert {future.result().status for future in futures} == {Status.OK}
-    homes = [session._lane.worker.zygote for session in sessions if session._lane.worker]
+    zygotes = [session._state.worker.zygote for session in sessions if session._state.worker]
     os.kill(first.pid, signal.SIGKILL)
     assert eventually(lambda: first not in two_zygotes._supervisor.zygotes)
     seen = [session.run("x").status for session in sessions]
-    assert seen == [Status.OK if home is second else Status.INFRASTRUCTURE for home in homes]
+    assert seen == [Status.OK if zygote is second else Status.INFRASTRUCTURE for zygote in zygotes]
     for session in sessions:
         session.close()
 
