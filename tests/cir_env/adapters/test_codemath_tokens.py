@@ -1,4 +1,4 @@
-"""`CodeMathTokens-v0`: the environment in small."""
+"""`CodeMathTokens-v0`, the small environment of tokens."""
 
 import random
 import warnings

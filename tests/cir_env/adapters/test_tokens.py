@@ -1,4 +1,4 @@
-"""One token is one action, for code that knows numbers and arrays alone."""
+"""The wrapper in which one action is one token."""
 
 import inspect
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Letters:
 
 
 class Pieces(Letters):
-    """The same, with one token more for the end of a block and what comes after it."""
+    """Like `Letters`, with one more token that covers the end of a block and text after it."""
 
     size = 257
     piece = 256
@@ -57,7 +57,7 @@ def play(env: TokenActions, text: str, *more: int) -> list[tuple[Any, ...]]:
 
 
 def shown(observation: dict[str, Any]) -> str:
-    """The text of an observation."""
+    """Return the text of an observation."""
     return bytes(observation["token_ids"][observation["mask"] == 1].tolist()).decode()
 
 
@@ -126,7 +126,7 @@ def test_tokenizers_of_transformers_work() -> None:
 
 @pytest.mark.parametrize("token", [256, -1, 1.5, "a", None])
 def test_an_invalid_token_is_rejected(token: Any) -> None:
-    with pytest.raises(ActionError, match="Expect a token id from 0 to 255, got "):
+    with pytest.raises(ActionError, match="Expect an action to be a token id from 0 to 255, got "):
         begun().step(token)
 
 
@@ -143,9 +143,9 @@ def test_stepping_without_an_episode_is_an_error() -> None:
     ("arguments", "message"),
     [
         ({"max_tokens": 1}, "Expect `max_tokens` to be at least 2, got 1"),
-        ({"vocab_size": None}, "Expect `vocab_size`, since the tokenizer does not say it"),
-        ({"eos_token_id": None}, "Expect `eos_token_id`, since the tokenizer does not say it"),
-        ({"eos_token_id": 257}, "Expect `eos_token_id` from 0 to 256, got 257"),
+        ({"vocab_size": None}, "Expect `vocab_size` to be given, since the tokenizer does not define it"),
+        ({"eos_token_id": None}, "Expect `eos_token_id` to be given, since the tokenizer does not define it"),
+        ({"eos_token_id": 257}, "Expect `eos_token_id` to be from 0 to 256, got 257"),
     ],
 )
 def test_a_bad_argument_is_reported(arguments: dict[str, Any], message: str) -> None:
@@ -154,5 +154,5 @@ def test_a_bad_argument_is_reported(arguments: dict[str, Any], message: str) -> 
 
 
 def test_a_prompt_that_fills_the_observation_is_rejected() -> None:
-    with pytest.raises(OptionError, match=f"leave room behind the prompt, got {len(PROMPT)} for {len(PROMPT)} tokens"):
+    with pytest.raises(OptionError, match=f"larger than the prompt, got {len(PROMPT)} for {len(PROMPT)} tokens"):
         begun(len(PROMPT))

@@ -1,4 +1,4 @@
-"""An episode as a tool call knows it."""
+"""Episodes with tool calls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ TICKS = "`" * 3
 
 
 def play(script: Callable[[ToolEpisode], Awaitable[T]], **arguments: Any) -> T:
-    """The problem 2 * 3 on fakes."""
+    """Play the problem 2 * 3 with fakes."""
 
     async def begun() -> T:
         episode = ToolEpisode(**(fakes() | arguments))

@@ -1,4 +1,4 @@
-"""Real steps of TRL's GRPOTrainer: its own generation, its own tool loop, its own loss."""
+"""Real steps of TRL's GRPOTrainer, with its own generation, tool loop and loss."""
 
 import asyncio
 import math
@@ -33,7 +33,7 @@ FEEDBACK = f"{TICKS}output\n6\n{TICKS}\n"
 
 
 def step(folder: Path, messages: Sequence[str], **arguments: Any) -> tuple[GRPOTrainer, list[Messages]]:
-    """One step on 8 rollouts of the problem 2 * 3, in which every turn is one of `messages`."""
+    """Run one step on 8 rollouts of the problem 2 * 3, in which every turn is one of `messages`."""
     tokenizer = tool_tokenizer(messages)
     seen: list[Messages] = []
 
@@ -66,7 +66,7 @@ def step(folder: Path, messages: Sequence[str], **arguments: Any) -> tuple[GRPOT
 
 
 def results(completion: Messages) -> list[tuple[Any, str]]:
-    """What was called in a rollout, and what came back."""
+    """Return the tool calls of a rollout with their responses."""
     arguments = [call["function"]["arguments"] for message in completion for call in message.get("tool_calls", [])]
     contents = [message["content"] for message in completion if message["role"] == "tool"]
     return list(zip(arguments, contents, strict=False))  # the last call may have no answer: the rollout was cut
@@ -93,14 +93,14 @@ def test_a_step_runs_code_and_learns_from_the_environments_rewards(tmp_path: Pat
 def test_a_sandbox_error_drops_the_rollout(tmp_path: Path) -> None:
     arguments = fakes() | {"problems": products(1), "sandbox": FakeSandbox(broken=True)}
     trainer, completions = step(tmp_path, [call({"code": CODE}), RIGHT, WRONG], **arguments)
-    faulty = [bool(results(completion)) for completion in completions]
-    assert 0 < sum(faulty) < 8
+    failed = [bool(results(completion)) for completion in completions]
+    assert 0 < sum(failed) < 8
     rewards = list(trainer._logs["rewards"]["reward"])
-    assert [math.isnan(reward) for reward in rewards] == faulty
+    assert [math.isnan(reward) for reward in rewards] == failed
     valid = [1.0 if right(completion) else -1.0 for completion in completions if not results(completion)]
     assert trainer.state.log_history[0]["reward"] == pytest.approx(sum(valid) / len(valid))
     advantages = torch.tensor(list(trainer._logs["advantages"]))
-    assert (advantages[torch.tensor(faulty)] == 0).all()
+    assert (advantages[torch.tensor(failed)] == 0).all()
     assert advantages.sum() == pytest.approx(0, abs=1e-5)  # the baseline is that of the others
 
 
@@ -155,7 +155,7 @@ def test_importing_the_adapter_does_not_import_trl() -> None:
 
 
 class PatientGrader(FakeGrader):
-    """Gives no verdict before it was asked for so many."""
+    """Returns no verdict before `number` were requested."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

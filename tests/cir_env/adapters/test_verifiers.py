@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 
 def call(arguments: str, name: str = "python") -> Message:
-    """A message that calls a tool."""
+    """Return a message that calls a tool."""
     function = {"name": name, "arguments": arguments}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
 
@@ -39,7 +39,7 @@ def say(text: str) -> Message:
 
 @contextmanager
 def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """Serve a model that says these turns in every episode, the last one for ever; also what it is asked."""
+    """Serve a model that plays these turns in every episode, repeating the last; yield its address and its requests."""
     requests: list[Message] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
             self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *_: Any) -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -70,7 +70,7 @@ def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
 def play(
     turns: Sequence[Message], *, episodes: int = 1, agent: dict[str, Any] | None = None, **arguments: Any
 ) -> tuple[list[vf.Trace], list[Message]]:
-    """Play episodes of the problem 2 * 3 side by side; return their traces and what the model was asked."""
+    """Play concurrent episodes of the problem 2 * 3; return their traces and the requests to the model."""
     arguments = {"problems": products(1)} | arguments
 
     async def main(url: str) -> list[vf.Trace]:
@@ -102,12 +102,12 @@ def test_a_wrong_answer_costs_one() -> None:
     assert (trace.ok, trace.reward) == (True, -1.0)
 
 
-@pytest.mark.parametrize("fault", [{"sandbox": FakeSandbox(broken=True)}, {"grader": FakeGrader(valid=False)}])
-def test_an_infrastructure_error_fails_the_rollout_without_a_reward(fault: dict[str, Any]) -> None:
-    (trace,), _ = play([run(CODE), say(r"\boxed{6}")], **fault)
+@pytest.mark.parametrize("broken", [{"sandbox": FakeSandbox(broken=True)}, {"grader": FakeGrader(valid=False)}])
+def test_an_infrastructure_error_fails_the_rollout_without_a_reward(broken: dict[str, Any]) -> None:
+    (trace,), _ = play([run(CODE), say(r"\boxed{6}")], **broken)
     assert not trace.ok
     assert trace.rewards == {"codemath": None}
-    assert "leave out" in trace.last_error.message
+    assert "infrastructure error" in trace.last_error.message
 
 
 def test_a_model_that_never_stops_calling_is_stopped_after_its_budget() -> None:
@@ -161,7 +161,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == 'Expect the library verifiers: pip install "cir-env[verifiers]".\n'
+    assert done.stdout == 'This adapter needs the library verifiers: pip install "cir-env[verifiers]".\n'
 
 
 def test_the_package_has_no_other_names() -> None:
