@@ -74,7 +74,7 @@ __all__ = [
     "load_problems",
     "load_sets",
 ]
-_HOMES = {
+_EXPORTS = {
     "cir_env.env": ("CodeMathEnv",),
     "cir_env.vector": ("CodeMathVectorEnv",),
     "cir_env.problems": ("Problem", "ProblemSet", "load_problems", "load_sets"),
@@ -83,7 +83,7 @@ _HOMES = {
     "cir_env.grading.grader": ("GRADER_VERSION", "Grader", "Verdict"),
     "cir_env.sandbox": ("ExecutionResult", "Limits", "LocalSandbox", "RemoteSandbox", "Sandbox", "Session", "Status"),
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

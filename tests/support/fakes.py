@@ -74,7 +74,7 @@ class FakeSandbox:
 
     def execute(self, code: str, limits: Limits | None, namespace: dict[str, Any]) -> ExecutionResult:
         if self.unavailable:
-            raise SandboxUnavailable("Expect a sandbox, got a fake that has none.")
+            raise SandboxUnavailable("Expect a sandbox, got an unavailable fake.")
         self.executed.append(code)
         self.limits.append(limits)
         if self.broken:
@@ -121,7 +121,7 @@ class FakeGrader:
 
     def grade(self, gold: str, answer: str, answer_type: str = "math") -> Verdict:
         if self.unavailable:
-            raise GraderUnavailable("Expect a grader, got a fake that is none.")
+            raise GraderUnavailable("Expect a grader, got an unavailable fake.")
         self.graded.append((gold, answer))
         self.answer_types.append(answer_type)
         return Verdict(correct=gold == answer.strip(), reason="compared as strings", valid=self.valid)

@@ -1,4 +1,4 @@
-"""Episodes in verifiers' own loop, with a scripted model behind its client."""
+"""Episodes in the rollout loop of verifiers, with a scripted model."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The texts that the environment writes, to the letter."""
+"""The exact texts that the environment writes."""
 
 from typing import Any
 

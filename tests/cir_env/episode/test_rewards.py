@@ -1,4 +1,4 @@
-"""Rewards: functions of what the policy did, and of nothing that its programs printed."""
+"""Reward functions: they depend on the policy's text and never on program output."""
 
 from typing import Any
 

@@ -49,7 +49,7 @@ def test_the_answer_is_found_in_the_text_around_it(grader: Grader) -> None:
 
 def test_the_known_limits_are_still_limits(grader: Grader) -> None:
     limits = [[gold, answer, not right, why] for gold, answer, right, why in FILE["known_limits"]["known_limits"]]
-    assert wrongly_judged(grader, limits) == [], "mended: move the case to its group and raise GRADER_VERSION"
+    assert wrongly_judged(grader, limits) == [], "no longer a limit: move it to its group, raise GRADER_VERSION"
 
 
 def test_no_case_is_repeated_and_each_has_a_reason() -> None:

@@ -138,7 +138,7 @@ def test_the_real_benchmark_is_the_pinned_one(name: str) -> None:
 def test_the_patched_torus_problem_is_the_corrected_one() -> None:
     corrections = FOLDER / "AIME24.corrections.jsonl"
     if not corrections.is_file():
-        pytest.skip("no AIME24.corrections.jsonl beside the benchmark")
+        pytest.skip("no AIME24.corrections.jsonl in the folder")
     right = json.loads(corrections.read_text())["problem"]
     assert load_benchmark("AIME24", FOLDER)[28].statement == right.strip()
 

@@ -225,20 +225,20 @@ def test_an_interpreter_that_cannot_start_makes_the_sandbox_unavailable(monkeypa
         sandbox.run("1")
 
 
-def refused(layers: dict[str, str], *, contained: bool) -> str:
+def failure_with(layers: dict[str, str], *, contained: bool) -> str:
     supervisor = LocalSandbox()._supervisor
     supervisor.on_zygote_ready(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
     return supervisor.failure or ""
 
 
 def test_too_few_layers_are_rejected_by_default() -> None:
-    why = refused({"seccomp": "missing: no", "landlock": "on"}, contained=False)
+    why = failure_with({"seccomp": "missing: no", "landlock": "on"}, contained=False)
     assert why.startswith("expect seccomp with namespaces or Landlock, got seccomp missing: no.")
     assert "LocalSandbox(isolation='unsafe')" in why
 
 
 def test_missing_layers_are_listed_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert refused({"namespaces": "missing: no", "landlock": "on"}, contained=True) == ""
+    assert failure_with({"namespaces": "missing: no", "landlock": "on"}, contained=True) == ""
     assert caplog.messages == ["The sandbox runs without some of its layers: namespaces missing: no"]
 
 
