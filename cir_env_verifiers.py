@@ -1,4 +1,4 @@
-"""The task set ``cir-env-verifiers`` of the library verifiers, which finds a task set by the name of a module."""
+"""The task set ``cir-env-verifiers`` for the library verifiers, which looks up task sets by module name."""
 
 from cir_env.adapters.verifiers import CodeMath, CodeMathHarness, CodeMathTaskset
 

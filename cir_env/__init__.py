@@ -7,8 +7,13 @@ Importing this package registers ``CodeMath-v0`` and ``CodeMathTokens-v0`` (`cir
 
     env = gymnasium.make("CodeMath-v0")
 
-``__all__`` is the public API; every name of it is imported when it is first used. `CodeMathEnv`'s docstring describes
-the environment.
+`CodeMathEnv` documents the environment. ``__all__`` is the public API; each name is imported on first use:
+
+- environment: `CodeMathEnv`, `CodeMathVectorEnv`, `PROMPTS` and `Template` (prompts), `EpisodeRecord` (rewards)
+- problems: `Problem`, `ProblemSet`, `load_problems`, `load_sets`
+- grading: `Grader`, `Verdict`, `GRADER_VERSION`
+- sandbox: `LocalSandbox`, `RemoteSandbox`, `Limits`, `ExecutionResult`, `Status`; protocols `Sandbox`, `Session`
+- errors: `CirEnvError` and its subclasses (`cir_env.errors`)
 """
 
 from importlib import import_module
@@ -69,7 +74,7 @@ __all__ = [
     "load_problems",
     "load_sets",
 ]
-_HOMES = {
+_EXPORTS = {
     "cir_env.env": ("CodeMathEnv",),
     "cir_env.vector": ("CodeMathVectorEnv",),
     "cir_env.problems": ("Problem", "ProblemSet", "load_problems", "load_sets"),
@@ -78,7 +83,7 @@ _HOMES = {
     "cir_env.grading.grader": ("GRADER_VERSION", "Grader", "Verdict"),
     "cir_env.sandbox": ("ExecutionResult", "Limits", "LocalSandbox", "RemoteSandbox", "Sandbox", "Session", "Status"),
 }
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``python -m cir_env`` prints the article on the environment, which is also docs/environment.md."""
+"""``python -m cir_env`` prints the documentation of the environment; docs/environment.md is a copy of it."""
 
 import inspect
 
@@ -6,7 +6,7 @@ from cir_env.env import CodeMathEnv
 
 
 def article() -> str:
-    """Return the environment's class docstring as a page of markdown."""
+    """Return the class docstring of `CodeMathEnv` as a Markdown page."""
     return f"# CodeMath-v0\n\n{inspect.getdoc(CodeMathEnv)}\n"
 
 

@@ -1,4 +1,4 @@
-r"""The environment: a problem, what a policy writes about it, and what its code prints."""
+r"""`CodeMathEnv`, the single environment."""
 
 import logging
 import os
@@ -12,16 +12,16 @@ from cir_env.episode.prompts import (
     EXHAUSTED,
     NEUTRAL_ERROR,
     Prompt,
+    add_budget,
+    budget_left,
     check_prompt,
     join_messages,
     render_feedback,
     render_messages,
     render_result,
-    say_budget,
-    say_left,
 )
 from cir_env.episode.rewards import Reward, correctness
-from cir_env.episode.state import Episode, print_news
+from cir_env.episode.state import Episode, print_unprinted
 from cir_env.errors import (
     ActionError,
     EpisodeError,
@@ -36,7 +36,7 @@ from cir_env.errors import (
 )
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
-from cir_env.problems.contamination import decontaminate as leave_out_benchmarks
+from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
 from cir_env.problems.load import is_procedural, load_problems, with_answer_type
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
@@ -48,22 +48,22 @@ _RESET_OPTIONS: Final = ("problem_index", "interaction_budget")
 _WALL_PER_CPU_SECOND: Final = 12.0
 
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
-"""Observation, reward, terminated, truncated, information."""
+"""Observation, reward, terminated, truncated, info."""
 Stages = Generator["Future[Any]", None, StepResult]
-"""A step that yields each future that has to be done before it goes on, and returns its result."""
+"""A step as a generator: it yields each future that it waits for, and returns the result of the step."""
 
 
 class CodeMathEnv(gymnasium.Env[str, str]):
-    r"""Solve a problem of mathematics by writing text, parts of which are Python programs that are executed.
+    r"""Solve a mathematics problem by writing text and Python code that is really executed.
 
     ## Description
-    The policy is a language model that continues a transcript. When it has written a Python code block, the block
-    is executed in a sandbox, what it printed is appended to the transcript, and the policy goes on from there. Its
-    answer stands in `\boxed{}`. How many blocks an episode may execute is limited by the interaction budget. This
-    is code-integrated reasoning as in [1].
+    The policy is a language model that continues a transcript. When it completes a Python code block, the environment
+    executes the block in a sandbox and appends its output to the transcript, and the policy continues from there. The
+    policy gives its final answer in `\boxed{}`. The interaction budget limits how many blocks an episode may execute.
+    This setting is called code-integrated reasoning [1].
 
     ```python
-    >>> import gymnasium, cir_env
+    >>> import gymnasium
     >>> from cir_env import Problem, ProblemSet
     >>> problem = Problem(id="1", statement="What is 6 * 7?", answer="42", source="me", subject="products")
     >>> env = gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), observation="feedback")
@@ -78,99 +78,104 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     ```
 
     ## Action Space
-    `UnicodeText()`: any string. It continues the transcript.
+    An action is a `UnicodeText()`: any string. It is appended to the transcript.
 
-    - If it holds a complete Python block with a body (the rules are in `cir_env.parsing`) and interactions are
-      left, the transcript keeps the action up to the block's closing fence and the blanks and newlines behind it;
-      the rest is discarded. The block is executed and the feedback appended: on a line of its own, ```` ```output
-      ````, the result, and ```` ``` ````, each on its line. The result is what the block printed and, if it failed,
-      the last line of the traceback; of a result longer than `max_output_chars` the first and the last half of so
-      many characters stay, with `...` between them.
-    - Otherwise it is the final answer. When the budget is used up, a block is text like any other and gets no
-      notice, unless `on_exhausted` says otherwise.
+    - If the action contains a complete, non-blank Python block (see `cir_env.parsing`) and interactions are left, the
+      environment keeps the action up to the block's closing fence and the whitespace after it, and discards the rest.
+      It executes the block and appends the feedback: ```` ```output ````, the result and ```` ``` ````, each on its own
+      line. The result is what the block printed, followed by the last line of the traceback if the block failed. If it
+      is longer than `max_output_chars`, its middle is replaced by `...`.
+    - Otherwise the action is the final answer. Once the budget is used up, code blocks are treated as plain text,
+      unless `on_exhausted` says otherwise.
 
     ## Observation Space
-    `UnicodeText(max_transcript_chars)`. With `observation="transcript"` the whole transcript: the prompt, what was
-    kept of the actions, and the feedback, so that `policy(observation)` is all an agent needs. With
-    `observation="feedback"` only what the environment itself added: the prompt at `reset`, the feedback at `step`,
-    and the empty string once the episode is over; for agents that own the token stream.
+    An observation is a `UnicodeText(max_transcript_chars)`:
+
+    - `observation="transcript"`: the whole transcript, that is the prompt, the kept part of each action, and the
+      feedback. An agent only needs `policy(observation)`.
+    - `observation="feedback"`: only what the environment added, that is the prompt after `reset`, the feedback after
+      `step`, and the empty string once the episode is over. For agents that keep the token stream themselves.
 
     ## Rewards
-    `reward_correct` (1.0) or `reward_incorrect` (-1.0) at the end of the episode, 0.0 before. The answer is the last
-    balanced `\boxed{}` that the policy itself wrote in any of its turns, outside of code blocks; what a program
-    printed never counts. No box is incorrect. When a fault of ours, not of the policy, ends the episode or keeps
-    its answer from being judged, the reward is 0.0 and `info["reward_valid"]` is False: leave that episode out.
+    The reward is 0.0 until the last step of the episode, which gives `reward_correct` (1.0) or `reward_incorrect`
+    (-1.0). The answer is the last balanced `\boxed{}` that the policy wrote outside code blocks, in any of its turns;
+    program output never counts. An episode without a box is incorrect.
+
+    Infrastructure errors, such as a broken sandbox or grader, are never blamed on the policy: the reward is 0.0 and
+    `info["reward_valid"]` is False. Drop such episodes.
 
     ## Starting State
-    A problem, drawn uniformly from the problem set with the environment's generator `np_random`, behind the
-    prompt. `reset(options={"problem_index": i, "interaction_budget": b})` picks the problem (then nothing is drawn)
-    and the budget of this one episode; either may be left out.
+    The transcript is the prompt of a problem drawn uniformly from the problem set with `np_random`.
+    `reset(options={"problem_index": i, "interaction_budget": b})` selects the problem (no random number is drawn) and
+    the budget of this episode. Both options are optional.
 
     ## Episode End
-    Never are both true:
+    The episode ends if any one of the following occurs:
 
-    1. Termination: the policy gave its final answer.
-    2. Truncation: the transcript reached `max_transcript_chars`. It is cut there and graded as it stands.
-    3. Truncation: the sandbox failed. The reward is not valid.
+    1. Termination: the policy gives its final answer.
+    2. Truncation: the transcript reaches `max_transcript_chars`. It is cut there and graded as it stands.
+    3. Truncation: the sandbox fails. The reward is not valid.
 
     ## Information
     `reset` and `step` return the same keys:
 
-    - `messages` (`tuple` of `dict`): the prompt as a chat, each message with `role` and `content`, for models with a
-      chat template. The transcript holds their contents with a blank line between them.
-    - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): of the problem.
-    - `problem_index` (`int`): its place in the problem set.
-    - `interaction_budget`, `interactions_left` (`int`): how many blocks this episode may and still may execute.
-    - `n_code_blocks` (`int`): complete Python blocks in what was kept so far, executed or not.
-    - `execution_status` (`str` or `None`): how this step's block ended, a value of `cir_env.sandbox.Status`.
-    - `feedback` (`str`): what this step appended behind the action.
-    - `kept_chars` (`int`): how many characters of the action stay in the transcript.
-    - `predicted` (`str` or `None`): the answer that was graded; `None` before the end, or without a box.
-    - `correct` (`bool`): whether it is right; `False` before the end.
-    - `reason` (`str`): why, in a few words; empty before the end, or without a box.
-    - `reward_valid` (`bool`): `False` if a fault of ours decided the reward.
+    - `messages` (`tuple` of `dict`): the prompt as a chat for models with a chat template; each message has a `role`
+      and a `content`. The transcript starts with the contents, separated by blank lines.
+    - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): fields of the problem.
+    - `problem_index` (`int`): index of the problem in the problem set.
+    - `interaction_budget`, `interactions_left` (`int`): how many blocks the episode may execute in total, and how many
+      it still may.
+    - `n_code_blocks` (`int`): number of complete Python blocks in the kept text, executed or not.
+    - `execution_status` (`str` or `None`): how the block of this step ended, a value of `cir_env.sandbox.Status`.
+    - `feedback` (`str`): text that this step appended after the action.
+    - `kept_chars` (`int`): number of characters of the action that the transcript keeps.
+    - `predicted` (`str` or `None`): the graded answer; `None` before the end, or without a box.
+    - `correct` (`bool`): whether the answer is right; `False` before the end.
+    - `reason` (`str`): short reason for the verdict; empty before the end, or without a box.
+    - `reward_valid` (`bool`): `False` if an infrastructure error decided the reward.
     - `answer` (`str` or `None`): the right answer; `None` before the end.
 
     ## Arguments
-    All by keyword, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
+    All arguments are keywords, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
 
-    - `problems` ("arithmetic"): a `ProblemSet`, or a text that `cir_env.problems.load` can read: the name of a
-      generator or of a data set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`.
+    - `problems` ("arithmetic"): a `ProblemSet`, or a string that `cir_env.problems.load` resolves: a generator, a data
+      set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`.
     - `split` ("train"): "train" or "test".
-    - `decontaminate` (None): a folder with files of benchmarks; problems that are in one of them, by the rules of
-      `cir_env.problems.contamination`, are left out. The attribute `data_summary` says in a line how many there were.
-    - `answer_type` (None): how the answers of all problems are compared with the right ones, such as
-      "number?rel_tol=0.01", "choice", "set", "interval" or "module:function" (a verifier of your own); see
-      `cir_env.grading.answer_types`. By default each problem says so itself; "math", the paper's semantics, is its
-      default.
+    - `decontaminate` (None): folder with benchmark files. Training problems that overlap with a benchmark, by the rules
+      of `cir_env.problems.contamination`, are dropped. The attribute `data_summary` reports how many.
+    - `answer_type` (None): how to compare answers, for all problems: "number?rel_tol=0.01", "choice", "set",
+      "interval", "module:function" (your own verifier) and others; see `cir_env.grading.answer_types`. By default each
+      problem has its own type, usually "math", which follows the paper.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
-    - `observation` ("transcript"): or "feedback".
-    - `prompt` ("cir"): a name in `cir_env.episode.prompts.PROMPTS`, or a function from a `Problem` to a text.
-    - `reward_correct` (1.0), `reward_incorrect` (-1.0).
-    - `reward` (None): a function from a `cir_env.EpisodeRecord` to a number, in place of those two, or to None for an
-      episode to drop. `cir_env.episode.rewards` has ready ones, and `total` to add them up.
-    - `on_exhausted` ("silent"): what is done about a block when the budget is used up. "silent": nothing, as in the
-      paper; a policy learns by the reward alone that nothing comes back. "tell": once in an episode the block is
-      answered with a line that says so, and the policy may still answer; for policies not trained on a budget.
-      "end": the episode ends behind the block, so that what a policy writes in vain is neither sampled nor trained on.
-    - `show_budget` (False): whether the prompt says how many blocks will be executed, and each feedback how many are
-      left; with a budget that varies a policy can only plan if it is told.
+    - `observation` ("transcript"): "transcript" or "feedback".
+    - `prompt` ("cir"): a key of `cir_env.episode.prompts.PROMPTS`, or a function from a `Problem` to a string.
+    - `reward_correct` (1.0), `reward_incorrect` (-1.0): the reward of a right and of a wrong answer.
+    - `reward` (None): function that replaces those two. It maps a `cir_env.EpisodeRecord` to a number, or to None to
+      drop the episode. `cir_env.episode.rewards` provides some, and `total` to add them up.
+    - `on_exhausted` ("silent"): how to treat a block once the budget is used up. "silent": as plain text, as in the
+      paper; the policy learns from the reward alone that nothing is executed. "tell": the first such block of an
+      episode is answered with a notice, and the policy may still answer; for policies not trained with a budget.
+      "end": the episode ends after the block, so that no tokens are sampled or trained on in vain.
+    - `show_budget` (False): whether the prompt states the budget and each feedback states what is left of it. A policy
+      can only plan with a varying budget if it sees the budget.
     - `stateful` (False): whether a block sees what earlier blocks of the episode defined.
-    - `time_limit_s` (5.0): CPU time of one block in seconds.
-    - `memory_limit_mb` (512): memory of one block in MB.
+    - `time_limit_s` (5.0): CPU time per block, in seconds.
+    - `memory_limit_mb` (512): memory per block, in MB.
     - `max_output_chars` (400): how many characters of a block's result are fed back.
-    - `max_transcript_chars` (65536): how long a transcript may get in characters, prompt included.
-    - `error_format` ("last_line"): how much of a failed block's traceback is fed back; or "full", without frames that
-      are not the block's; or "neutral": in its place always "The code did not run to its end.", to measure what
-      policies make of error messages. What the block printed before stays.
-    - `sandbox` ("local"): what `cir_env.sandbox.shared_sandbox` takes ("unsafe", addresses of servers), shared by all
-      environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which the caller
-      closes.
-    - `grader` (None): a `cir_env.Grader`, which the caller closes; by default one that all environments share.
-    - `render_mode` (None): with "ansi" `render()` returns the transcript, with "human" it is printed as it grows.
+    - `max_transcript_chars` (65536): maximum length of the transcript in characters, including the prompt.
+    - `error_format` ("last_line"): how to report a failed block: "last_line" of the traceback; the "full" traceback,
+      without frames of the sandbox; or "neutral", always "The code did not run to its end.", to measure how policies
+      use error messages. Output printed before the error is kept.
+    - `sandbox` ("local"): a name that `cir_env.sandbox.shared_sandbox` accepts ("local", "unsafe", server addresses),
+      shared by all environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which
+      the caller closes.
+    - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
+    - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
 
-    Environments are independent of each other and may live in different threads; one environment serves one
-    thread at a time.
+    ## Vectorized environment
+    `gymnasium.make_vec("CodeMath-v0", num_envs=8)` returns a `cir_env.CodeMathVectorEnv`, whose episodes execute and
+    grade concurrently in one process. Environments are independent of each other and may be used from different
+    threads, but each by only one thread at a time.
 
     ## References
     [1] "Towards Effective Code-Integrated Reasoning", 2025. https://arxiv.org/abs/2505.24480
@@ -206,16 +211,16 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         grader: AnswerGrader | None = None,
         render_mode: Literal["ansi", "human"] | None = None,
     ) -> None:
-        """Describe the environment; see the class for the arguments.
+        """Configure the environment; the class docstring describes the arguments.
 
         Raises:
-            OptionError: An argument is out of its range or of the wrong type.
-            ProblemError: The problems cannot be found or read, or one has an answer that is not of `answer_type`.
+            OptionError: An argument has the wrong type or is out of range.
+            ProblemError: The problems cannot be found or read, or an answer does not fit `answer_type`.
         """
         check_prompt(prompt)
         self.problems = load_problems(problems, split)
         if decontaminate is not None:
-            self.problems = leave_out_benchmarks(self.problems, decontaminate)
+            self.problems = drop_benchmark_problems(self.problems, decontaminate)
         unchecked = decontaminate is None and not is_procedural(problems)
         self.data_summary = self.problems.summary() + ("; not checked against benchmarks" if unchecked else "")
         if answer_type is not None:
@@ -243,7 +248,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         if not isinstance(sandbox, Sandbox | str):
             raise OptionError(f"Expect `sandbox` to be a `Sandbox` or a name, got {type(sandbox).__name__}.")
         if isinstance(sandbox, str):
-            shared_sandbox(sandbox)  # refuses an unknown name now; a copy in another process makes its own
+            shared_sandbox(sandbox)  # reject unknown names now; a copy in another process creates its own
         if grader is not None and not callable(getattr(grader, "submit", None)):
             raise OptionError(f"Expect `grader` to be a `Grader` or None, got {type(grader).__name__}.")
         self._sandbox = sandbox
@@ -257,15 +262,15 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Begin an episode.
 
         Args:
-            seed: Seeds `np_random`; without it the random numbers go on.
-            options: "problem_index" and "interaction_budget", for this episode alone.
+            seed: Seeds `np_random`; None keeps its state.
+            options: "problem_index" and "interaction_budget", for this episode only.
 
         Returns:
-            The prompt, and the information.
+            The prompt and the info.
 
         Raises:
-            OptionError: An option is unknown or out of its range, or the prompt leaves no room in the transcript.
-            ProblemError: There is no problem of that index.
+            OptionError: An option is unknown or out of range, or the prompt fills the whole transcript.
+            ProblemError: There is no problem with that index.
             EpisodeError: The environment is closed.
         """
         if self._closed:
@@ -277,12 +282,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         problem = self.problems[index]
         messages = render_messages(self.prompt, problem)
         if self.show_budget:
-            messages = say_budget(messages, budget)
+            messages = add_budget(messages, budget)
         prompt = join_messages(messages)
         if len(prompt) >= self.max_transcript_chars:
             raise OptionError(
-                f"Expect `max_transcript_chars` to leave room behind the prompt, got {self.max_transcript_chars} "
-                f"for the {len(prompt)} characters of problem {problem.id!r}. Raise it, or leave the problem out."
+                f"Expect `max_transcript_chars` to be larger than the prompt, got {self.max_transcript_chars} "
+                f"for the {len(prompt)} characters of problem {problem.id!r}. Raise it, or drop the problem."
             )
         self._end_session()
         self._episode = Episode(
@@ -293,17 +298,17 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             interactions_left=budget,
             transcript=prompt,
         )
-        self._print_news()
+        self._print_unprinted()
         return prompt, self._episode.info()
 
     def step(self, action: str) -> StepResult:
-        """Continue the transcript with what the policy wrote.
+        """Append the policy's text to the transcript, and execute or grade it.
 
         Args:
             action: Any string.
 
         Returns:
-            Observation, reward, terminated, truncated, information; see the class.
+            Observation, reward, terminated, truncated, info; see the class.
 
         Raises:
             ActionError: The action is not a string.
@@ -319,16 +324,16 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             wait([awaited])
 
     def begin_step(self, action: str, *, final: bool = False) -> Stages:
-        """Do what `step` does in stages, for callers that serve many environments in one thread.
+        """Return `step` as a generator, for callers that serve many environments from one thread.
 
         Args:
             action: Any string.
-            final: Take it as the final answer whatever blocks it holds, for policies that ask for executions by other
-                means, such as tool calls.
+            final: Whether to treat the action as the final answer even if it contains a block, for policies that
+                request executions by other means, such as tool calls.
 
         Returns:
-            A generator, which does nothing before its first `next`: it yields each future (an execution, a grading)
-            that has to be done before it is asked to go on, and returns what `step` returns.
+            A generator that yields each future (an execution, a grading) that must be done before it is resumed, and
+            returns what `step` returns. Nothing happens before its first `next`.
         """
         if not isinstance(action, str):
             raise ActionError(f"Expect an action to be a string, got {type(action).__name__}.")
@@ -345,9 +350,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             if result.status is Status.INFRASTRUCTURE:
                 episode.status = result.status
                 _LOG.warning(
-                    "Leaving out an episode of problem %s: no block can be run: %s", episode.problem.id, result.error
+                    "Dropping an episode of problem %s: the sandbox failed: %s", episode.problem.id, result.error
                 )
-                return (yield from self._end(episode, truncated=True, fault=True))
+                return (yield from self._end(episode, truncated=True, infrastructure_error=True))
             episode.run_block(result.status)
             printed = render_result(result.stdout, self._error_text(result))
         elif self.on_exhausted == "tell":
@@ -355,34 +360,34 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         else:
             return (yield from self._end(episode, truncated=False))
         feedback = render_feedback(kept, printed, self.max_output_chars)
-        feedback += say_left(episode.interactions_left) if self.show_budget else ""
+        feedback += budget_left(episode.interactions_left) if self.show_budget else ""
         episode.feedback = feedback[: room - block.end]
         episode.transcript += episode.feedback
         if len(episode.transcript) >= self.max_transcript_chars:
             return (yield from self._end(episode, truncated=True))
-        self._print_news()
+        self._print_unprinted()
         return self._observe(episode), 0.0, False, False, episode.info()
 
     def action_scanner(self) -> BlockScanner | None:
-        """Return what finds the end of the next action in a text that comes in pieces.
+        """Return a scanner that finds the end of the next action in streamed text.
 
-        It says where a block ends that would be executed, so that a sampler can stop there instead of writing
-        what the environment discards. None where nothing ends an action: no interactions are left (and nothing is
-        done about that), or no episode is in progress.
+        A sampler can stop where the scanner reports the end of a block that would be executed, since the environment
+        discards the text after it. None if a block does not end the next action: the budget is used up (and
+        `on_exhausted` is "silent"), or no episode is in progress.
         """
         episode = self._episode
         return BlockScanner() if episode and not episode.over and self._block_ends_action(episode) else None
 
     @property
     def in_progress(self) -> bool:
-        """Whether an episode has begun that is not over."""
+        """Whether an episode has begun and is not over."""
         return self._episode is not None and not self._episode.over and not self._closed
 
     def render(self) -> str | None:
-        """Return the transcript and how it ended ("ansi"), or print what of it is new ("human").
+        """Return the transcript and its outcome ("ansi"), or print the part not printed yet ("human").
 
         Raises:
-            EpisodeError: There is no transcript yet.
+            EpisodeError: The environment was never reset.
         """
         if self._episode is None:
             raise EpisodeError("Expect an episode to render, got an environment that is not reset yet.")
@@ -390,11 +395,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             return self._episode.transcript + self._episode.outcome
         if self.render_mode is None:
             gymnasium.logger.warn('Expect a `render_mode` to render, got None. Pass render_mode="ansi" to make().')
-        self._print_news()
+        self._print_unprinted()
         return None
 
     def close(self) -> None:
-        """End what belongs to this environment alone; calling it twice is fine."""
+        """Release what belongs to this environment only. Closing twice is fine."""
         self._end_session()
         self._closed = True
 
@@ -408,7 +413,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         return self._episode
 
     def _block_ends_action(self, episode: Episode) -> bool:
-        """Whether what follows a block in the next action is discarded."""
+        """Whether a block ends the next action, so that the text after it is discarded."""
         if episode.interactions_left:
             return True
         return self.on_exhausted == "end" or (self.on_exhausted == "tell" and not episode.told)
@@ -423,7 +428,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         return index
 
     def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
-        """Run a block; a sandbox that cannot is a fault like any other of its faults."""
+        """Run a block; an unavailable sandbox becomes `Status.INFRASTRUCTURE`."""
         try:
             sandbox = shared_sandbox(self._sandbox) if isinstance(self._sandbox, str) else self._sandbox
             if self.stateful and episode.session is None:
@@ -434,11 +439,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         except SandboxUnavailable as error:
             return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=str(error), cpu_seconds=0.0)
 
-    def _end(self, episode: Episode, *, truncated: bool, fault: bool = False) -> Stages:
-        """End the episode; unless a fault of ours ends it, grade what stands."""
+    def _end(self, episode: Episode, *, truncated: bool, infrastructure_error: bool = False) -> Stages:
+        """End the episode, and grade its answer unless an infrastructure error ended it."""
         episode.over = True
-        episode.reward_valid = not fault
-        if not fault and (answer := episode.answer()) is not None:
+        episode.reward_valid = not infrastructure_error
+        if not infrastructure_error and (answer := episode.answer()) is not None:
             episode.predicted = answer
             verdict = yield from self._grade(episode.problem, answer)
             episode.correct, episode.reward_valid = verdict.correct and verdict.valid, verdict.valid
@@ -446,17 +451,17 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         reward = self._reward(episode, truncated=truncated) if episode.reward_valid else 0.0
         episode.outcome = f"\n[reward {reward:+g}: answer {episode.predicted!r}, right {episode.problem.answer!r}]\n"
         self._end_session()
-        self._print_news()
+        self._print_unprinted()
         return self._observe(episode), reward, not truncated, truncated, episode.info()
 
     def _reward(self, episode: Episode, *, truncated: bool) -> float:
-        """Ask the reward function; where it has no opinion, the episode is left out."""
+        """Call the reward function; None marks the reward as not valid."""
         reward = self._reward_function(episode.record(truncated=truncated))
         episode.reward_valid = reward is not None
         return 0.0 if reward is None else check_number("reward", reward)
 
     def _grade(self, problem: Problem, answer: str) -> Generator["Future[Verdict]", None, Verdict]:
-        """Judge an answer; a grader that cannot be asked is a fault like any other of its faults."""
+        """Grade an answer; an unavailable grader gives a verdict that is not valid."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
             future = grader.submit(problem.answer, answer, problem.answer_type)
@@ -466,7 +471,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             verdict = Verdict(correct=False, reason=str(error), valid=False)
         if not verdict.valid:
             _LOG.warning(
-                "Leaving out an episode of problem %s, right answer %r: it cannot be graded: %s",
+                "Dropping an episode of problem %s, right answer %r: it cannot be graded: %s",
                 problem.id,
                 problem.answer,
                 verdict.reason,
@@ -474,7 +479,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         return verdict
 
     def _error_text(self, result: ExecutionResult) -> str:
-        """Return what the policy sees of a block's error; empty where there was none."""
+        """Return the part of a block's error that the policy sees; empty if there was none."""
         if self.error_format == "neutral" and result.error:
             return NEUTRAL_ERROR
         return result.traceback if self.error_format == "full" and result.traceback else result.error
@@ -484,10 +489,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             return episode.transcript
         return "" if episode.over else episode.feedback
 
-    def _print_news(self) -> None:
-        """Print what of the transcript was not printed yet, if someone watches."""
+    def _print_unprinted(self) -> None:
         if self.render_mode == "human" and self._episode is not None:
-            print_news(self._episode)
+            print_unprinted(self._episode)
 
     def _end_session(self) -> None:
         if self._episode is not None and self._episode.session is not None:

@@ -1,16 +1,16 @@
-"""The exceptions of ``cir_env``, and the checks of arguments that raise them.
+"""The exceptions of ``cir_env``, and the argument checks that raise them.
 
 ::
 
     CirEnvError
-    ├── ProblemError        (ValueError)    a problem set, a row of it, or an index into it
-    ├── OptionError         (ValueError)    an argument or a reset option
-    ├── ActionError         (TypeError)     an action that is not a string
-    ├── EpisodeError        (RuntimeError)  a step without an episode in progress, or a closed environment
-    ├── SandboxUnavailable  (RuntimeError)  the sandbox cannot run code: our fault, never the policy's
-    └── GraderUnavailable   (RuntimeError)  the grader cannot judge: our fault, never the policy's
+    ├── ProblemError        (ValueError)    a problem set cannot be read, or has no such problem
+    ├── OptionError         (ValueError)    an argument or a reset option is not valid
+    ├── ActionError         (TypeError)     an action is not valid
+    ├── EpisodeError        (RuntimeError)  no episode is in progress, or the environment is closed
+    ├── SandboxUnavailable  (RuntimeError)  infrastructure error: the sandbox cannot run code
+    └── GraderUnavailable   (RuntimeError)  infrastructure error: the grader cannot grade
 
-Each message says what was expected, what came and what to do. A model's output never raises.
+Messages follow one pattern: "Expect `x` to be ..., got ...", and what to do about it. Model output never raises.
 """
 
 import difflib
@@ -23,38 +23,38 @@ from urllib.parse import parse_qsl
 
 
 class CirEnvError(Exception):
-    """Base class of every exception that ``cir_env`` raises on purpose."""
+    """Base class of all exceptions of ``cir_env``."""
 
 
 class ProblemError(CirEnvError, ValueError):
-    """A problem set cannot be read, has a bad row, is empty, or has no such index."""
+    """A problem set cannot be read, is empty, has a bad row, or has no problem with that index."""
 
 
 class OptionError(CirEnvError, ValueError):
-    """An argument or a reset option is unknown or out of its range."""
+    """An argument or a reset option is unknown, has the wrong type or is out of range."""
 
 
 class ActionError(CirEnvError, TypeError):
-    """An action is not a string."""
+    """An action is not a string, or not a token id of the action space."""
 
 
 class EpisodeError(CirEnvError, RuntimeError):
-    """A step was asked for where no episode is in progress."""
+    """The call needs an episode in progress or an open environment, and there is none."""
 
 
 class SandboxUnavailable(CirEnvError, RuntimeError):
-    """The sandbox cannot run code at all."""
+    """The sandbox cannot run any code: an infrastructure error, never blamed on the policy."""
 
 
 class GraderUnavailable(CirEnvError, RuntimeError):
-    """The grader cannot judge an answer."""
+    """The grader cannot grade any answer: an infrastructure error, never blamed on the policy."""
 
 
 def check_integer(name: str, value: Any, minimum: int | None = None) -> int:
     """Return `value` as an integer.
 
     Raises:
-        OptionError: It is none (a bool is none either), or is below `minimum`.
+        OptionError: It is not an integer (bools are rejected too), or is below `minimum`.
 
     Example:
         >>> check_integer("interaction_budget", -1, 0)
@@ -76,7 +76,7 @@ def check_number(name: str, value: Any) -> float:
     """Return `value` as a float.
 
     Raises:
-        OptionError: It is not a number, or not a finite one.
+        OptionError: It is not a finite number.
 
     Example:
         >>> check_number("reward_correct", 1)
@@ -88,10 +88,10 @@ def check_number(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """Return `value`, which must be one of `choices` (strings and the constants True, False and None).
+    """Return `value` if it is one of `choices` (strings, True, False or None).
 
     Raises:
-        OptionError: It is something else.
+        OptionError: It is not.
 
     Example:
         >>> check_choice("split", "tran", ("train", "test"))
@@ -107,15 +107,15 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def check_reset_options(options: Any, names: Iterable[str]) -> Mapping[str, Any]:
-    """Return the options of a `reset`, or none at all for None.
+    """Return the options of a `reset`, an empty mapping for None.
 
     Raises:
-        OptionError: They are no mapping, or one has a name that is not in `names`.
+        OptionError: They are not a mapping, or one of them is not in `names`.
 
     Example:
         >>> check_reset_options({"problem": 3}, ["problem_index"])
         Traceback (most recent call last):
-        cir_env.errors.OptionError: Expect as reset options only 'problem_index', got 'problem'. Did you mean \
+        cir_env.errors.OptionError: Expect only the reset options 'problem_index', got 'problem'. Did you mean \
 'problem_index'?
     """
     if options is None:
@@ -126,12 +126,12 @@ def check_reset_options(options: Any, names: Iterable[str]) -> Mapping[str, Any]
         raise OptionError(f"Expect `options` to be a mapping with {listed}, got {type(options).__name__}.")
     for name in options:
         if name not in known:
-            raise OptionError(f"Expect as reset options only {listed}, got {name!r}.{did_you_mean(name, known)}")
+            raise OptionError(f"Expect only the reset options {listed}, got {name!r}.{did_you_mean(name, known)}")
     return options
 
 
 def did_you_mean(got: object, names: Iterable[str]) -> str:
-    """End an error message with the name that was probably meant, if one is close.
+    """Return the end of an error message: the closest of `names`, or "" if none is close.
 
     Example:
         >>> did_you_mean("tekst", ["cir", "text"]), did_you_mean("", ["cir", "text"])
@@ -142,7 +142,7 @@ def did_you_mean(got: object, names: Iterable[str]) -> str:
 
 
 def parse_spec(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Split a text such as ``hub:OWNER/NAME?statement=question&answer=gold`` into a name and its options.
+    """Split a spec such as ``hub:OWNER/NAME?statement=question&answer=gold`` into its name and its options.
 
     Example:
         >>> parse_spec("number?rel_tol=0.01"), parse_spec("set")

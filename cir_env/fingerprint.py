@@ -1,4 +1,4 @@
-"""What results depend on beside the policy: hashes and versions of problems, prompts, environment and grader."""
+"""What results depend on besides the policy: hashes and versions of problems, prompt, environment and grader."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ _GRADER = ("grading/*.py", "parsing.py")
 
 
 def fingerprint(sets: Mapping[str, ProblemSet], prompt: str) -> dict[str, Any]:
-    """Return what tells two evaluations of the same policy apart, ready for JSON.
+    """Return the hashes and versions under which results of the same policy compare, as JSON-serializable data.
 
     Args:
-        sets: Problems by the name of their set.
-        prompt: A name in `cir_env.episode.prompts.PROMPTS`.
+        sets: Problem sets by name.
+        prompt: A key of `cir_env.episode.prompts.PROMPTS`.
 
     >>> sorted(fingerprint({}, "cir"))
     ['environment', 'grader', 'patches', 'problems', 'prompt']
@@ -54,5 +54,5 @@ def _sha256(data: bytes) -> str:
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a checkout that is not installed
+    except PackageNotFoundError:  # a checkout that is not installed
         return None

@@ -1,28 +1,27 @@
-r"""What a policy's text asks for: run this code, take this answer, or neither.
+r"""Parse a policy's text: find the code block to execute, or the boxed answer.
 
-Everything here is pure and total (no input raises) and takes time linear in the length of the text.
+Every function is pure and total (no input raises) and takes time linear in the length of the text.
 
-**Fences** follow CommonMark's rules for fenced code blocks:
+**Fences** follow the rules of CommonMark (https://spec.commonmark.org/0.31.2/#fenced-code-blocks):
 
-- a fence opens with at least three backticks or tildes; behind backticks the info string holds no backtick;
-- it closes with a line of at least as many of the same character, indented by at most three columns more than
-  the opening line, and nothing else but blanks: backticks inside a line of code close nothing;
-- what is between is skipped whole, so a python fence that is quoted inside another block does not count;
-- a fence that is never closed runs to the end of the text;
-- the indentation of the opening line, list markers included, is removed from the code.
+- A fence opens with at least three backticks or tildes. The info string after backticks contains no backtick.
+- It closes with a line that contains at least as many of the same character and nothing else, indented by at most three
+  columns more than the opening line. Backticks within a line of code close nothing.
+- Its content is opaque: a python fence that is quoted inside another block does not count.
+- A fence that is never closed extends to the end of the text.
+- The indentation of the opening line, including list markers, is removed from the code.
 
-They are wider than CommonMark where models write otherwise:
+They are more permissive than CommonMark where models deviate from it:
 
-- the opening line may be indented by any width, and the closing line by less than the opening one;
-- code that is indented less than its fence loses only the indentation of its first line;
-- text may stand before the opening fence on its line, if a language follows the fence (``Here: ```python``)
-  and the backticks do not end an inline code span of that line.
+- The opening line may be indented by any width, and the closing line by less than the opening line.
+- Code that is indented less than its fence loses only the indentation of its first line.
+- Text may precede the opening fence on its line if a language follows the fence (``Here: ```python``) and the
+  backticks do not end an inline code span of that line.
 
-Block quotes (``> ```python``) are not taken apart. Lines end at ``\n``; a ``\r`` before it counts as a blank.
+Block quotes (``> ```python``) are not parsed. Lines end at ``\n``; a ``\r`` before it counts as whitespace.
 
-**Python blocks** are the fences whose info string's first word is ``python``, ``python3`` or ``py`` in any
-case, that are closed, and whose body is not blank. **Answers** are the contents of ``\boxed{}`` outside every
-fence.
+**Python blocks** are closed fences with a non-blank body whose info string starts with the word ``python``,
+``python3`` or ``py``, in any case. **Answers** are the contents of ``\boxed{}`` outside all fences.
 """
 
 import enum
@@ -43,44 +42,44 @@ _BOX_TOKEN = re.compile(r"\\\\(?!boxed)|\\boxed\s*+\{|\\[{}]|[{}]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A complete python block, by its place in the text.
+    """A complete python block and its position in the text.
 
-    ``text[start:close]`` is the block with its fences; ``text[:end]`` is what an environment keeps.
+    ``text[start:close]`` is the block with its fences; ``text[:end]`` is the part that the environment keeps.
     """
 
     code: str
     """The body, without its last newline and without the indentation of a list."""
     start: int
-    """Index of the opening fence's first character."""
+    """Index of the first character of the opening fence."""
     close: int
-    """Index just behind the newline of the closing fence's line, or the end of the text."""
+    """Index after the newline of the closing fence's line, or the end of the text."""
     end: int
-    """`close`, moved on over the blanks and newlines that follow."""
+    """`close`, advanced past the whitespace that follows."""
 
 
 class ParsedKind(enum.StrEnum):
-    """What a text asks for."""
+    """What a text contains."""
 
     CODE = "code"
-    """It holds a complete python block: run it."""
+    """A complete python block."""
     ANSWER = "answer"
-    """It holds no such block, but a boxed answer."""
+    """A boxed answer and no complete python block."""
     VOID = "void"
-    """It holds neither."""
+    """Neither."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """A text, taken apart."""
+    """The result of `parse`."""
 
     kind: ParsedKind
-    """Which of the other fields to look at."""
+    """What the text contains."""
     code: str | None
     """The code to run; None unless the kind is CODE."""
     answer: str | None
     """The content of the last box; None unless the kind is ANSWER."""
     kept_chars: int
-    """How many characters of the text stay: up to the end of the block, or all."""
+    """How many characters of the text are kept: up to the end of the block, or all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,9 @@ class _Fence:
     char: str
     """A backtick or a tilde."""
     length: int
-    """How many of them."""
+    """Number of those characters."""
     indent: int
-    """Columns of blanks and list markers at the start of the line."""
+    """Columns of whitespace and list markers at the start of the line."""
     python: bool
     """Whether the block is python."""
     offset: int
@@ -109,19 +108,19 @@ class _Span:
     body_start: int
     body_end: int
     close: int
-    """Index just behind the closing line; the end of the text if nothing closes the block."""
+    """Index after the closing line; the end of the text if the block is not closed."""
     closed: bool
 
 
 def find_block(text: str, start: int = 0) -> Block | None:
-    r"""Find the first complete python block with a body at or after `start`.
+    r"""Find the first complete, non-blank python block at or after `start`.
 
     Args:
         text: Any text.
-        start: Where to begin; the text before it is as if it were not there.
+        start: Where to begin; the text before it is ignored.
 
     Returns:
-        The block, its indices counted from the beginning of `text`, or None.
+        The block, with indices from the beginning of `text`, or None.
 
     Example:
         >>> block = find_block("So: ```python\nprint(6 * 7)\n```\nThis prints 42.")
@@ -133,13 +132,13 @@ def find_block(text: str, start: int = 0) -> Block | None:
             continue
         body = text[span.body_start : span.body_end]
         if body.strip():
-            code = _without_indent(body.removesuffix("\n"), span.fence.indent)
+            code = _dedent(body.removesuffix("\n"), span.fence.indent)
             return Block(code=code, start=span.start, close=span.close, end=_skip_blanks(text, span.close))
     return None
 
 
 def count_blocks(text: str) -> int:
-    r"""Count the complete python blocks with a body.
+    r"""Count the complete, non-blank python blocks.
 
     Example:
         >>> count_blocks("```python\n1\n```\n```python\n```\n~~~py\n2\n~~~")
@@ -154,10 +153,10 @@ def count_blocks(text: str) -> int:
 
 
 class BlockScanner:
-    r"""Finds the end of the first python block in a text that comes in pieces.
+    r"""Finds the end of the first python block in streamed text.
 
-    However the text is cut, the answer is that of ``find_block(text).close``. Memory is linear in the longest
-    line, time in the length of the text.
+    The result equals ``find_block(text).close``, however the text is cut into pieces. Memory is linear in the length
+    of the longest line, time in the length of the text.
 
     Example:
         >>> scanner = BlockScanner()
@@ -166,21 +165,21 @@ class BlockScanner:
     """
 
     def __init__(self) -> None:
-        self._line: list[str] = []  # the pieces of the line that has no newline yet
-        self._read = 0  # characters of all that was fed
-        self._fence: _Fence | None = None  # the fence that is open
+        self._line: list[str] = []  # pieces of the unfinished line
+        self._read = 0  # characters fed so far
+        self._fence: _Fence | None = None  # the open fence
         self._has_body = False
         self._close: int | None = None
 
     def feed(self, piece: str) -> int | None:
-        """Take the next piece of the text.
+        """Process the next piece of the text.
 
         Args:
-            piece: Any text, also an empty one.
+            piece: Any text; may be empty.
 
         Returns:
-            The offset in all that was fed at which the first block closed, behind the newline of its closing
-            line, as soon as that newline has come, and at every later call; None before.
+            The offset in the whole text after the newline of the first block's closing line, once that newline was fed,
+            and in every later call; None before.
         """
         begin = 0
         while self._close is None and (newline := piece.find("\n", begin)) >= 0:
@@ -196,13 +195,13 @@ class BlockScanner:
         return self._close
 
     def finish(self) -> int | None:
-        """Say where the first block closed if the text ends here, which also ends a closing fence's line."""
+        """Return where the first block closed if the text ends here, which also ends the line of a closing fence."""
         if self._close is None and self._closes_python("".join(self._line)):
             return self._read
         return self._close
 
     def _end_of_line(self, line: str) -> bool:
-        """Go over one line; True if it closes a python block with a body."""
+        """Process one line; True if it closes a non-blank python block."""
         if self._fence is None:
             self._fence = _opening(line)
             self._has_body = False
@@ -222,7 +221,7 @@ class BlockScanner:
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last balanced ``\boxed{}``, or None.
 
-    Blanks may stand before the brace; ``\{`` and ``\}`` are text. Of nested boxes the innermost is the last.
+    Whitespace may precede the brace; ``\{`` and ``\}`` are text. Of nested boxes, the innermost is the last.
 
     Args:
         text: Any text.
@@ -231,7 +230,7 @@ def last_boxed(text: str) -> str | None:
         >>> last_boxed(r"\boxed{3}, or rather \boxed{\frac{1}{2}}, not \boxed{5")
         '\\frac{1}{2}'
     """
-    open_braces: list[int] = []  # where the content of each open box starts; -1 for a plain brace
+    open_braces: list[int] = []  # start of the content of each open box; -1 for a plain brace
     best: tuple[int, int] | None = None
     for token in _BOX_TOKEN.finditer(text):
         mark = token.group()
@@ -247,11 +246,11 @@ def last_boxed(text: str) -> str | None:
 
 
 def final_answer(segments: Sequence[str]) -> str | None:
-    r"""Return the answer of a policy: its last balanced box outside of every fenced block.
+    r"""Return the answer of a policy: its last balanced box outside all fenced blocks.
 
     Args:
-        segments: What the policy itself wrote, turn by turn, without what an environment inserted. A box does
-            not span two segments, nor a fenced block.
+        segments: The policy's own text, turn by turn, without feedback. A box spans neither two segments nor a
+            fenced block.
 
     Returns:
         The content of the box, or None.
@@ -269,7 +268,7 @@ def final_answer(segments: Sequence[str]) -> str | None:
 
 
 def parse(text: str) -> Parsed:
-    r"""Take a policy's text apart: the code that it asks to run, else its answer, else nothing.
+    r"""Parse a policy's text: the code to run if there is any, else the answer if there is one.
 
     Args:
         text: Any text.
@@ -308,7 +307,7 @@ def _spans(text: str, start: int = 0) -> Iterator[_Span]:
 
 
 def _outside_fences(text: str) -> Iterator[str]:
-    """Yield the stretches of the text that are in no fenced block, closed or not."""
+    """Yield the pieces of the text outside all fenced blocks, closed or not."""
     begin = 0
     for span in _spans(text):
         yield text[begin : span.start]
@@ -317,7 +316,7 @@ def _outside_fences(text: str) -> Iterator[str]:
 
 
 def _opening(line: str) -> _Fence | None:
-    """Return the fence that a line outside of every block opens, or None. The line has no newline."""
+    """Return the fence that a line outside all blocks opens, or None. The line has no newline."""
     lead = _LEAD.match(line)
     lead_end = lead.end() if lead else 0
     run = _FENCE_AT.match(line, lead_end)
@@ -334,7 +333,7 @@ def _opening(line: str) -> _Fence | None:
 
 
 def _opening_behind_text(line: str, lead_end: int) -> _Fence | None:
-    """Return the fence that stands behind other text on its line, or None."""
+    """Return the fence that follows other text on its line, or None."""
     for char in "`~":
         after = line.rfind(char) + 1
         before = line[:after].rstrip(char)
@@ -343,7 +342,7 @@ def _opening_behind_text(line: str, lead_end: int) -> _Fence | None:
         if length < 3 or not words:
             continue
         python = words[0].lower() in _PYTHON_WORDS
-        # Prose says "the ``` fence": for other languages exactly one word, directly behind the fence, counts.
+        # Prose mentions "the ``` fence": other languages must be exactly one word directly after the fence.
         if not python and not _LANGUAGE.fullmatch(line, after):
             continue
         equal_runs = sum(len(run.group()) == length for run in re.finditer(f"{char}++", before))
@@ -363,18 +362,18 @@ def _closes(line: str, fence: _Fence) -> bool:
     )
 
 
-def _without_indent(body: str, indent: int) -> str:
-    """Remove up to `indent` columns of blanks from each line, but no more than the first line of code has."""
+def _dedent(body: str, indent: int) -> str:
+    """Remove up to `indent` columns of indentation from each line, but no more than the first line of code has."""
     if indent == 0:
         return body
     lines = body.split("\n")
     first = next((line for line in lines if line.strip()), "")
     width = min(indent, _columns(first[: len(first) - len(first.lstrip(" \t"))]))
-    return "\n".join(_without_columns(line, width) for line in lines)
+    return "\n".join(_remove_columns(line, width) for line in lines)
 
 
-def _without_columns(line: str, width: int) -> str:
-    """Remove blanks from the start of a line, up to `width` columns; a tab that is cut leaves spaces."""
+def _remove_columns(line: str, width: int) -> str:
+    """Remove up to `width` columns of indentation from a line; a tab that is cut leaves spaces."""
     column = index = 0
     while column < width and index < len(line) and line[index] in " \t":
         column += 1 if line[index] == " " else _TAB_WIDTH - column % _TAB_WIDTH
@@ -383,12 +382,12 @@ def _without_columns(line: str, width: int) -> str:
 
 
 def _columns(lead: str) -> int:
-    """How many columns a line's start takes, tabs going to multiples of four."""
+    """Return the width of a line's start in columns; tabs advance to multiples of four."""
     return len(lead.expandtabs(_TAB_WIDTH))
 
 
 def _skip_blanks(text: str, index: int) -> int:
-    """Return the index of the first character at or after `index` that is neither blank nor newline."""
+    """Return the index of the first character at or after `index` that is not whitespace."""
     while index < len(text) and text[index] in _BLANKS:
         index += 1
     return index

@@ -1,9 +1,9 @@
-"""Spaces: text of any kind, where Gymnasium's `Text` wants an alphabet.
+"""`UnicodeText`, a space of arbitrary text.
 
-`gymnasium.spaces.Text` takes a character set and checks every character; its default set rejects code, and a
-set of all characters takes a second and tens of megabytes to build and goes into every pickle. `UnicodeText`
-keeps none. It also goes through the shared memory of `gymnasium.vector.AsyncVectorEnv`, in which plain `Text`
-observations stay what they were when the memory was made: empty.
+`gymnasium.spaces.Text` checks every character against a character set. Its default set rejects code; a set of all
+characters takes a second and tens of megabytes to build, and is part of every pickle. `UnicodeText` has no character
+set. It also works with the shared memory of `gymnasium.vector.AsyncVectorEnv`, where observations of a plain `Text`
+space stay empty.
 """
 
 import sys
@@ -24,13 +24,13 @@ _SAMPLED: Final = [chr(code) for code in range(0x20, 0x7F)] + ["\n", "é", "π",
 
 
 class UnicodeText(Text):
-    """The space of all strings, or of all up to a length; empty ones and lone surrogates included.
+    """The space of all strings up to a maximum length, including the empty string and lone surrogates.
 
-    Two such spaces are equal if their lengths are. Samples are short and printable.
+    Two spaces are equal if their maximum lengths are. Samples are short and printable.
 
     Args:
-        max_length: How many characters a string may have; unlimited by default.
-        seed: Seeds the sampling.
+        max_length: Maximum number of characters; unlimited by default.
+        seed: Seed for sampling.
 
     Raises:
         OptionError: `max_length` is not an integer of at least 0.
@@ -46,32 +46,32 @@ class UnicodeText(Text):
     def __init__(self, max_length: int = sys.maxsize, *, seed: int | np.random.Generator | None = None) -> None:
         self.min_length = 0
         self.max_length = check_integer("max_length", max_length, 0)
-        Space.__init__(self, dtype=str, seed=seed)  # Text's own would ask for a character set
+        Space.__init__(self, dtype=str, seed=seed)  # Text.__init__ would require a character set
 
     def sample(self, mask: None = None, probability: None = None) -> str:  # type: ignore[override]
-        """Draw a short string; masks and probabilities have no meaning here and raise `OptionError`."""
+        """Draw a short string. Masks and probabilities are not supported and raise `OptionError`."""
         if mask is not None or probability is not None:
             raise OptionError("Expect no `mask` and no `probability`: this space has no character set.")
         length = self.np_random.integers(0, min(self.max_length, _MAX_SAMPLE_CHARS), endpoint=True)
         return "".join(_SAMPLED[index] for index in self.np_random.integers(0, len(_SAMPLED), size=length))
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is a string that is not too long."""
+        """Whether `x` is a string of at most `max_length` characters."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Whether `gymnasium.spaces.flatten` works: code points, if the length has a limit."""
+        """Whether `gymnasium.spaces.flatten` works (it gives code points): only with a maximum length."""
         return self.max_length < sys.maxsize
 
     @property
     def character_set(self) -> "_EveryCharacter":  # type: ignore[override]
-        """All characters, without listing them."""
+        """The set of all characters, generated on demand."""
         return _EVERY_CHARACTER
 
     @property
     def character_list(self) -> "_EveryCharacterInOrder":  # type: ignore[override]
-        """All characters in the order of their code points, without listing them."""
+        """All characters by code point, generated on demand."""
         return _EVERY_CHARACTER_IN_ORDER
 
     def character_index(self, char: str) -> np.int32:
@@ -80,7 +80,7 @@ class UnicodeText(Text):
 
     @property
     def characters(self) -> str:
-        """The characters that samples are made of."""
+        """The characters that samples consist of."""
         return "".join(_SAMPLED)
 
     def __repr__(self) -> str:
@@ -90,11 +90,11 @@ class UnicodeText(Text):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnicodeText) and self.max_length == other.max_length
 
-    __hash__ = None  # type: ignore[assignment]  # like all of Gymnasium's spaces: the generator in it changes
+    __hash__ = None  # type: ignore[assignment]  # like all Gymnasium spaces, since their random state is mutable
 
 
 class _EveryCharacter(Set[str]):
-    """The set of all characters, made on demand."""
+    """The set of all characters, generated on demand."""
 
     def __contains__(self, char: object) -> bool:
         return isinstance(char, str) and len(char) == 1
@@ -107,7 +107,7 @@ class _EveryCharacter(Set[str]):
 
 
 class _EveryCharacterInOrder(Sequence[str]):
-    """The sequence of all characters, made on demand."""
+    """The sequence of all characters, generated on demand."""
 
     def __len__(self) -> int:
         return sys.maxunicode + 1
@@ -125,11 +125,11 @@ _EVERY_CHARACTER: Final = _EveryCharacter()
 _EVERY_CHARACTER_IN_ORDER: Final = _EveryCharacterInOrder()
 
 
-# --- shared memory: for each environment a length and then code points --------------------------------------
+# --- shared memory: one row per environment, the length followed by the code points -------------------------
 
 
 class _SharedTexts(Sequence[str]):
-    """What is in the shared memory now; a deep copy, as `AsyncVectorEnv` hands out, is a tuple of strings."""
+    """A live view of the shared memory. Its deep copy, which `AsyncVectorEnv` returns, is a tuple of strings."""
 
     def __init__(self, memory: "SynchronizedArray[Any]", num_envs: int) -> None:
         self._rows = _rows(memory, num_envs)
@@ -156,7 +156,7 @@ _UTF_32: Final = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
 
 def _rows(memory: "SynchronizedArray[Any]", num_envs: int) -> Any:
-    """View the memory as one row of integers for each environment."""
+    """View the memory as an int32 array of shape (num_envs, 1 + max_length)."""
     buffer: Any = memory.get_obj()
     return np.frombuffer(buffer, dtype=np.int32).reshape(num_envs, -1)
 
@@ -165,8 +165,8 @@ def _rows(memory: "SynchronizedArray[Any]", num_envs: int) -> Any:
 def _create(space: UnicodeText, n: int, ctx: ModuleType) -> "SynchronizedArray[Any]":
     if space.max_length == sys.maxsize:
         raise OptionError(
-            "Expect a `max_length` for a text in shared memory, got none. "
-            "Give the space one, or make the vector environment with shared_memory=False."
+            "Expect a `max_length` for text in shared memory, got none. "
+            "Set one, or create the vector environment with shared_memory=False."
         )
     memory: SynchronizedArray[Any] = ctx.Array("i", n * (1 + space.max_length))
     return memory

@@ -1,4 +1,4 @@
-"""Many episodes in one process, whose executions and gradings overlap."""
+"""`CodeMathVectorEnv`: many episodes in one process, executed and graded concurrently."""
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from queue import Empty, SimpleQueue
@@ -16,14 +16,15 @@ Batch = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[n
 
 
 class CodeMathVectorEnv(SyncVectorEnv):
-    """``num_envs`` copies of `CodeMathEnv`, whose blocks run and whose answers are graded side by side.
+    """``num_envs`` copies of `CodeMathEnv` that execute and grade concurrently.
 
-    ``gymnasium.make_vec("CodeMath-v0", num_envs=N)`` makes one. `reset` and `step` are Gymnasium's: observations,
-    rewards, flags and infos are those of `gymnasium.vector.SyncVectorEnv` over the same environments, in all three
-    autoreset modes; only the time differs, since what the episodes of a batch wait for is waited for together.
+    ``gymnasium.make_vec("CodeMath-v0", num_envs=N)`` creates one. `reset` and `step` follow Gymnasium: observations,
+    rewards, flags and infos equal those of `gymnasium.vector.SyncVectorEnv` over the same environments, in all three
+    autoreset modes. `step` is faster, since it waits for all executions and gradings of a batch together.
 
-    Beside them stands EnvPool's asynchronous convention, in which no episode waits for another: `send` hands actions to
-    some of the environments and returns at once, `recv` returns those that are ready, first come first::
+    In addition, `send` and `recv` follow EnvPool's asynchronous convention, in which no episode waits for another.
+    `send` passes actions to some of the environments and returns at once; `recv` returns the environments that are
+    ready, first come, first served::
 
         observations, infos = envs.reset(seed=0)
         envs.send(policy(observations), range(envs.num_envs))
@@ -31,17 +32,18 @@ class CodeMathVectorEnv(SyncVectorEnv):
             observations, rewards, terminations, truncations, infos = envs.recv()
             envs.send(policy(observations), infos["env_id"])
 
-    One thread at a time may use it; it starts none of its own.
+    Only one thread at a time may use it; it starts no threads.
 
     Args:
-        num_envs: How many.
-        autoreset_mode: When an environment whose episode is over begins the next: at the next action ("NextStep"; that
-            action is ignored), within the same step ("SameStep"; the end is in `final_obs` and `final_info`), or when
-            `reset` with a `reset_mask`, or `send_reset`, says so ("Disabled").
-        kwargs: As for `CodeMathEnv`, the same for all.
+        num_envs: Number of environments.
+        autoreset_mode: When an environment begins its next episode: at the next action, which is ignored ("NextStep");
+            within the same step, with the end of the episode in `final_obs` and `final_info` ("SameStep"); or only on
+            `reset` with a `reset_mask`, or `send_reset` ("Disabled").
+        kwargs: Arguments of `CodeMathEnv`, the same for all environments.
 
     Raises:
-        OptionError: `num_envs` is below 1, or as `CodeMathEnv` does.
+        OptionError: `num_envs` is below 1, or an argument of `CodeMathEnv` is not valid.
+        ProblemError: See `CodeMathEnv`.
     """
 
     envs: list[CodeMathEnv]  # type: ignore[assignment]
@@ -56,21 +58,26 @@ class CodeMathVectorEnv(SyncVectorEnv):
     ) -> None:
         check_integer("num_envs", num_envs, 1)
         super().__init__([lambda: CodeMathEnv(**kwargs)] * num_envs, copy=False, autoreset_mode=autoreset_mode)
-        self._moving: SimpleQueue[int] = SimpleQueue()
+        self._resumable: SimpleQueue[int] = SimpleQueue()
         self._stages: dict[int, Stages] = {}
         self._results: dict[int, StepResult] = {}
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Begin an episode in every environment, or in those of ``options["reset_mask"]``.
+        """Begin an episode in every environment, or in those that ``options["reset_mask"]`` selects.
 
         Args:
-            seed: One for each environment, or the first of as many numbers in a row.
-            options: As for `CodeMathEnv`, the same for all; and "reset_mask", a boolean array of shape (num_envs,).
+            seed: A list with one seed per environment, or an integer: environment i is seeded with ``seed + i``.
+            options: Those of `CodeMathEnv.reset`, the same for all environments, and "reset_mask", a boolean array of
+                shape (num_envs,).
+
+        Returns:
+            The prompts and the infos.
 
         Raises:
             EpisodeError: A step is in flight.
+            OptionError, ProblemError: See `CodeMathEnv.reset`.
         """
         if self._stages or self._results:
             raise EpisodeError(f"Expect no step in flight, got {self.in_flight}. Call recv() first.")
@@ -78,39 +85,38 @@ class CodeMathVectorEnv(SyncVectorEnv):
         return tuple(observations), infos
 
     def step(self, actions: Sequence[str]) -> Batch:
-        """Continue every episode, and wait for all.
+        """Step every environment and wait for all results.
 
         Args:
-            actions: One string for each environment.
+            actions: One string per environment.
 
         Returns:
             Observations, rewards (num_envs,), terminations (num_envs,), truncations (num_envs,), and infos.
 
         Raises:
             ActionError: An action is not a string.
-            OptionError: There are more or fewer actions than environments.
-            EpisodeError: An episode is over and nothing resets it, `reset` was never called, or a step is in flight.
+            OptionError: The number of actions is not `num_envs`.
+            EpisodeError: An environment has no episode in progress and does not reset itself, or a step is in flight.
         """
-        everyone = range(self.num_envs)
-        self.send(actions, everyone)
+        all_ids = range(self.num_envs)
+        self.send(actions, all_ids)
         while len(self._results) < self.num_envs:
-            self._move_on(self._moving.get())
-        results = [self._results.pop(index) for index in everyone]
+            self._resume(self._resumable.get())
+        results = [self._results.pop(index) for index in all_ids]
         infos: dict[str, Any] = {}
         for index, result in enumerate(results):
             infos = self._add_info(infos, result[4], index)
         return *_columns(results), infos
 
     def send(self, actions: Sequence[str], env_ids: Iterable[int]) -> None:
-        """Hand actions to some environments and return at once; `recv` returns what comes of them.
+        """Begin a step in some environments and return at once; `recv` returns the results.
 
         Args:
             actions: One string for each of `env_ids`.
-            env_ids: Numbers of environments, from 0, that owe no result.
+            env_ids: Indices of environments that have no step in flight.
 
         Raises:
-            ActionError, OptionError, EpisodeError: As in `step`, or a number is unknown or there twice. Then no action
-                was handed over.
+            ActionError, OptionError, EpisodeError: As in `step`, or an index is unknown or repeated. No step has begun.
         """
         ids = self._check_ids(env_ids)
         several = isinstance(actions, Sized) and not isinstance(actions, str)
@@ -124,14 +130,14 @@ class CodeMathVectorEnv(SyncVectorEnv):
         if waiting:
             raise EpisodeError(
                 f"Expect an episode in progress in every environment, got none in {_few(waiting)}. Call reset(), with "
-                "options={'reset_mask': ...} for some of them, or send_reset()."
+                "options={'reset_mask': ...} to reset only some, or send_reset()."
             )
         for index, action in zip(ids, actions, strict=True):
             if self._will_reset(index):
                 self._begin_episode(index, None, None)
             else:
                 self._stages[index] = self.envs[index].begin_step(action)
-                self._move_on(index)
+                self._resume(index)
 
     def send_reset(
         self,
@@ -139,16 +145,16 @@ class CodeMathVectorEnv(SyncVectorEnv):
         seeds: Sequence[int | None] | None = None,
         options: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> None:
-        """Begin episodes in some environments; `recv` returns their first observations, with reward 0.
+        """Begin episodes in some environments; `recv` returns their first observations with reward 0.
 
         Args:
-            env_ids: Numbers of environments that owe no result.
-            seeds: One for each of `env_ids`.
+            env_ids: Indices of environments that have no step in flight.
+            seeds: One seed for each of `env_ids`.
             options: Reset options for each of `env_ids`.
 
         Raises:
-            OptionError, ProblemError, EpisodeError: As in `send`, or as `CodeMathEnv.reset` does. The environments
-                before the one at fault have begun.
+            OptionError, ProblemError, EpisodeError: As in `send` and `CodeMathEnv.reset`. Environments before the
+                failing one have begun their episode.
         """
         ids = self._check_ids(env_ids)
         for name, values in (("seeds", seeds), ("options", options)):
@@ -158,22 +164,25 @@ class CodeMathVectorEnv(SyncVectorEnv):
             self._begin_episode(index, seed, option)
 
     def recv(self, *, wait: bool = True) -> Batch:
-        """Return the environments whose step or reset is done: at least one with `wait`, perhaps none without.
+        """Return the results of the environments whose step or reset is done.
+
+        Args:
+            wait: Whether to wait until at least one is ready; otherwise there may be none.
 
         Returns:
-            As `step`, but for the n environments that are ready alone. ``infos["env_id"]``, an integer array of shape
-            (n,), says which; every other value of `infos` is a list of length n in the same order, with None where an
-            environment has no such information.
+            As `step`, for the n environments that are ready. ``infos["env_id"]``, an int64 array of shape (n,), holds
+            their indices; every other value of `infos` is a list of length n in the same order, with None where an
+            environment has no such key.
 
         Raises:
-            EpisodeError: Nothing was sent and `wait` is asked for, or the environment is closed.
+            EpisodeError: `wait` is set and nothing was sent, or the environment is closed.
         """
         self._check_open()
         if wait and not self._stages and not self._results:
             raise EpisodeError("Expect an action in flight, got none. Call send() first.")
         while True:
             try:
-                self._move_on(self._moving.get(block=wait and not self._results))
+                self._resume(self._resumable.get(block=wait and not self._results))
             except Empty:
                 break
         ids = sorted(self._results)
@@ -185,11 +194,11 @@ class CodeMathVectorEnv(SyncVectorEnv):
 
     @property
     def in_flight(self) -> int:
-        """How many environments owe a result."""
+        """Number of environments whose result `recv` has not returned yet."""
         return len(self._stages) + len(self._results)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Forget what is in flight and close every environment."""
+        """Discard what is in flight and close every environment."""
         for stages in self._stages.values():
             stages.close()
         self._stages.clear()
@@ -203,16 +212,16 @@ class CodeMathVectorEnv(SyncVectorEnv):
     def _check_ids(self, env_ids: Iterable[int]) -> list[int]:
         self._check_open()
         if not isinstance(env_ids, Iterable):
-            raise OptionError(f"Expect `env_ids` to be several numbers, got {env_ids!r}.")
+            raise OptionError(f"Expect `env_ids` to be a sequence of integers, got {env_ids!r}.")
         ids = [check_integer("env_ids", index) for index in env_ids]
         unknown = [index for index in ids if not 0 <= index < self.num_envs]
         if unknown:
-            raise OptionError(f"Expect `env_ids` from 0 to {self.num_envs - 1}, got {_few(unknown)}.")
+            raise OptionError(f"Expect `env_ids` to be from 0 to {self.num_envs - 1}, got {_few(unknown)}.")
         if len(set(ids)) < len(ids):
-            raise OptionError(f"Expect each of `env_ids` once, got {_few(ids)}.")
-        owing = [index for index in ids if index in self._stages or index in self._results]
-        if owing:
-            raise EpisodeError(f"Expect environments that owe no result, got {_few(owing)}. Call recv() first.")
+            raise OptionError(f"Expect `env_ids` to be distinct, got {_few(ids)}.")
+        busy = [index for index in ids if index in self._stages or index in self._results]
+        if busy:
+            raise EpisodeError(f"Expect environments without a step in flight, got {_few(busy)}. Call recv() first.")
         return ids
 
     def _will_reset(self, index: int) -> bool:
@@ -222,8 +231,8 @@ class CodeMathVectorEnv(SyncVectorEnv):
         observation, info = self.envs[index].reset(seed=seed, options=options)
         self._keep(index, (observation, 0.0, False, False, info))
 
-    def _move_on(self, index: int) -> None:
-        """Run an environment's step up to what it has to wait for, or to its end."""
+    def _resume(self, index: int) -> None:
+        """Run the step of an environment until it must wait for a future, or ends."""
         try:
             awaited = next(self._stages[index])
         except StopIteration as end:
@@ -233,7 +242,7 @@ class CodeMathVectorEnv(SyncVectorEnv):
             del self._stages[index]
             raise
         else:
-            awaited.add_done_callback(lambda _: self._moving.put(index))
+            awaited.add_done_callback(lambda _: self._resumable.put(index))
 
     def _end_step(self, index: int, result: StepResult) -> None:
         observation, reward, terminated, truncated, info = result
@@ -261,5 +270,9 @@ def _columns(
 
 
 def _few(ids: Sequence[int]) -> str:
-    """Name the first of many numbers."""
+    """List the first few indices.
+
+    >>> _few(range(9))
+    '0, 1, 2, 3, 4, ...'
+    """
     return ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")

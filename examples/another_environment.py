@@ -1,4 +1,4 @@
-"""The trainer on a text environment of one's own: it knows Gymnasium, and nothing of mathematics or Python.
+"""Train on your own text environment: the trainer only needs the Gymnasium API.
 
 python examples/another_environment.py --steps 20
 """
@@ -17,17 +17,17 @@ from agents.core.files import read_metrics
 
 
 class Vowels(gymnasium.Env[str, str]):
-    """The reward is the share of vowels in what the policy writes."""
+    """The reward is the share of vowels in the policy's text."""
 
     action_space = observation_space = gymnasium.spaces.Text(1000, min_length=0, charset=string.printable)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Ask for vowels."""
+        """Return the prompt."""
         super().reset(seed=seed)
         return "Sing: ", {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Count them."""
+        """Count the vowels and end the episode."""
         return "", sum(letter in "aeiou" for letter in action) / max(1, len(action)), True, False, {}
 
 
@@ -35,7 +35,7 @@ gymnasium.register("Vowels-v0", Vowels)
 
 
 def main(steps: int = 20, output_dir: Path | None = None) -> tuple[float, float]:
-    """Train a tiny model from scratch, and return the mean reward of its first and of its last step."""
+    """Train a tiny model from scratch; return the mean rewards of the first and the last step."""
     folder = output_dir or Path(mkdtemp()) / "vowels"
     config = TrainConfig(
         model="tiny",

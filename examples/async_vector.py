@@ -1,4 +1,4 @@
-"""Many episodes at once, none of which waits for another: send, recv, send, recv.
+"""Many concurrent episodes that do not wait for each other: send, recv, send, recv.
 
 python examples/async_vector.py --num-envs 32 --episodes 200
 """
@@ -11,7 +11,7 @@ import cir_env  # noqa: F401
 
 
 def main(num_envs: int = 32, episodes: int = 200) -> float:
-    """Play until so many episodes are over, and return the share of right answers."""
+    """Play until `episodes` episodes are finished, and return the share of right answers."""
     envs = gymnasium.make_vec("CodeMath-v0", num_envs=num_envs, problems="products", prompt="question")
     transcripts, _ = envs.reset(seed=0)
     envs.send([policy(transcript) for transcript in transcripts], range(num_envs))

@@ -1,8 +1,8 @@
-"""A language model behind a chat API (OpenAI's format: vLLM, SGLang, llama.cpp, Ollama and others serve it).
+"""A language model served through an OpenAI-compatible chat API (vLLM, SGLang, llama.cpp, Ollama and others).
 
 python examples/chat_api.py --url http://localhost:8000/v1 --model Qwen/Qwen2.5-1.5B-Instruct --problems products
 
-The model's key, if it needs one, is read from the environment variable OPENAI_API_KEY.
+The API key, if needed, is read from the environment variable OPENAI_API_KEY.
 """
 
 import json
@@ -27,7 +27,7 @@ def complete(url: str, model: str, messages: list[dict[str, str]]) -> str:
 
 
 def main(url: str, model: str, problems: str = "products", episodes: int = 5) -> float:
-    """Play some held-out problems, and return the share of right answers."""
+    """Play held-out problems, and return the share of right answers."""
     env = gymnasium.make("CodeMath-v0", problems=problems, split="test", observation="feedback")
     right = 0
     for seed in range(episodes):

@@ -1,4 +1,4 @@
-"""Random text: the shortest program that steps the environment.
+"""An agent that writes random text: the shortest program that steps the environment.
 
 python examples/random_agent.py --episodes 3
 """
@@ -10,7 +10,7 @@ import cir_env  # noqa: F401
 
 
 def main(episodes: int = 3) -> float:
-    """Play some episodes with random strings, and return their mean reward."""
+    """Play episodes with random strings, and return their mean reward."""
     env = gymnasium.make("CodeMath-v0")
     env.action_space.seed(0)
     total = 0.0

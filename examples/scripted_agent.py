@@ -1,4 +1,4 @@
-"""A policy is a function from the transcript to more text: this one runs the product as Python and boxes the output.
+"""A scripted policy, that is a function from the transcript to more text: it runs the product and boxes the output.
 
 python examples/scripted_agent.py --episodes 5
 """
@@ -21,7 +21,7 @@ def policy(transcript: str) -> str:
 
 
 def main(episodes: int = 5) -> float:
-    """Play some held-out problems, print the last transcript, and return the share of right answers."""
+    """Play held-out problems, print the last transcript, and return the share of right answers."""
     env = gymnasium.make("CodeMath-v0", problems="products", split="test", prompt="question", render_mode="ansi")
     right = 0
     for seed in range(episodes):

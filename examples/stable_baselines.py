@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO, or sb3-contrib's RecurrentPPO, learns sums with one token for an action.
+"""Train Stable-Baselines3's PPO, or sb3-contrib's RecurrentPPO, on sums; one action is one token.
 
 python examples/stable_baselines.py --algorithm ppo --steps 100000
 python examples/stable_baselines.py --algorithm recurrent-ppo --steps 100000
@@ -19,7 +19,7 @@ import cir_env  # noqa: F401
 
 
 class Embeddings(BaseFeaturesExtractor):
-    """Each token of the transcript as a vector, side by side; zeros where there is none yet."""
+    """Concatenates the embeddings of all tokens of the transcript, with zeros for padding."""
 
     def __init__(self, observation_space: gymnasium.spaces.Dict, size: int = 16) -> None:
         box = observation_space["token_ids"]
@@ -27,13 +27,13 @@ class Embeddings(BaseFeaturesExtractor):
         self.embedding = torch.nn.Embedding(int(box.high.max()) + 1, size)
 
     def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return (batch, tokens * size)."""
+        """Return the features, (batch, tokens * size)."""
         vectors = self.embedding(observation["token_ids"].long()) * observation["mask"].unsqueeze(-1)
         return vectors.flatten(start_dim=1)
 
 
 def main(algorithm: Literal["ppo", "recurrent-ppo"] = "ppo", steps: int = 100_000, seed: int = 0) -> float:
-    """Train for so many tokens, and return the mean reward of the greedy policy, from -1 to 1."""
+    """Train for `steps` tokens, and return the mean reward of the greedy policy, from -1 to 1."""
     torch.set_num_threads(1)
     envs = make_vec_env("CodeMathTokens-v0", n_envs=16, seed=seed, env_kwargs={"render_mode": None})
     settings = {"learning_rate": 3e-3, "n_steps": 256, "batch_size": 512, "gamma": 1.0, "gae_lambda": 1.0}

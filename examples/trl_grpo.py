@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer trains a model that runs Python by calling a tool (`pip install "cir-env[trl]"`).
+"""Train a model that runs Python through tool calls with TRL's GRPOTrainer (`pip install "cir-env[trl]"`).
 
 python examples/trl_grpo.py --model Qwen/Qwen2.5-1.5B-Instruct --problems products --steps 100
 """
@@ -21,7 +21,7 @@ def main(
     max_completion_length: int = 1024,
     output_dir: str = "runs/trl",
 ) -> float:
-    """Train a model whose chat template knows tools, save it, and return the mean reward of the last step."""
+    """Train a model whose chat template supports tools, save it, and return the mean reward of the last step."""
     arguments = {"problems": problems, "interaction_budget": interaction_budget}
     trainer = GRPOTrainer(
         model=model,

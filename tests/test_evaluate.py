@@ -215,7 +215,7 @@ def test_an_output_that_can_not_be_written_is_told_before_a_model_is_looked_for(
 
 def test_a_folder_of_benchmarks_that_is_not_there(fails: Fails, tmp_path: Path) -> None:
     folder = tmp_path / "benchmarks"
-    assert fails("--benchmarks", folder) == f"Expect a folder with benchmark files, got '{folder}', which is none."
+    assert fails("--benchmarks", folder).startswith(f"Expect a folder with benchmark files, got '{folder}'")
 
 
 def test_a_benchmark_that_nobody_knows(fails: Fails, tmp_path: Path) -> None:

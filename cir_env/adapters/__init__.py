@@ -1,5 +1,6 @@
-"""`CodeMath-v0` for trainers of language models that have a rollout loop of their own.
+"""`CodeMath-v0` for other libraries.
 
-`cir_env.adapters.trl` serves TRL's `GRPOTrainer`, `cir_env.adapters.verifiers` verifiers. In both a code block is the
-call of a tool, `python(code)`, and the last message is the answer; `cir_env.adapters.tools` says how.
+`trl` (TRL's `GRPOTrainer`) and `verifiers` are for libraries that run their own rollout loop. In both, the policy runs
+code by calling the tool `python(code)`, and its last message is the answer; `tools` implements that. `tokens` and
+`codemath_tokens` are for libraries whose actions are numbers, such as Stable-Baselines3.
 """

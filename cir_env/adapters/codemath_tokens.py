@@ -1,8 +1,8 @@
-r"""`CodeMathTokens-v0`: `CodeMath-v0` in small, for algorithms that know numbers and arrays alone.
+r"""`CodeMathTokens-v0`: a small `CodeMath-v0` for algorithms that work with numbers and arrays.
 
-The problems are the 25 sums of two digits from 0 to 4, the vocabulary has 28 words, and the longest transcript 16
-tokens, so that a network of two layers learns the task in a minute (by heart: it can run blocks, but need not). Nothing
-else is smaller: blocks are parsed and run, and answers graded, as in `CodeMath-v0`.
+The problems are the 25 sums of two digits from 0 to 4, the vocabulary has 28 words, and a transcript has at most 16
+tokens, so that a two-layer network learns the task in a minute (by memorising it: it may run blocks, but need not).
+Everything else is as in `CodeMath-v0`: blocks are parsed and executed, and answers are graded.
 
 Example:
     >>> env = gymnasium.make("cir_env:CodeMathTokens-v0")  # doctest: +SKIP
@@ -35,14 +35,14 @@ WORDS: Final = (
     "\n```\n",
     *(rf"\boxed{{{digit}}}" for digit in range(10)),
 )
-"""A token's id is its place. `END` ends an answer; `OTHER` stands for text that no word covers."""
+"""The vocabulary, indexed by token id. `END` ends an answer; `OTHER` replaces text that no word matches."""
 
 PATTERN: Final = "|".join(map(re.escape, sorted(WORDS, key=len, reverse=True)))
 """A regular expression for one word."""
 
 
 class Words:
-    r"""The tokenizer of `WORDS`: the longest word that fits comes first.
+    r"""The tokenizer for `WORDS`; it always takes the longest word that matches.
 
     >>> Words().decode(Words().encode("3 + 4 = \\boxed{7}"))
     '3 + 4 = \\boxed{7}'
@@ -58,7 +58,7 @@ class Words:
         return len(WORDS)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
+        """Return the token ids of a text."""
         ids, end = [], 0
         for match in self._pieces.finditer(text):
             ids += [self._ids[OTHER]] * (match.start() > end) + [self._ids[match[0]]]
@@ -66,7 +66,7 @@ class Words:
         return ids + [self._ids[OTHER]] * (len(text) > end)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of ids."""
+        """Return the text of token ids."""
         return "".join(WORDS[i] for i in token_ids)
 
 
@@ -87,6 +87,6 @@ def sums() -> ProblemSet:
 
 
 def make_tokens_env(**arguments: Any) -> gymnasium.Env[Any, Any]:
-    """Make the environment; `arguments` are `CodeMathEnv`'s, but for the problems, the prompt and the observation."""
+    """Make the environment; `arguments` are those of `CodeMathEnv` except problems, prompt and observation."""
     env = CodeMathEnv(problems=sums(), prompt="question", observation="feedback", **arguments)
     return TokenActions(env, Words(), MAX_TOKENS)

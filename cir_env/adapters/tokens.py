@@ -1,4 +1,4 @@
-"""Wrappers around `CodeMathEnv` for code that does not speak text."""
+"""`TokenActions`, a wrapper around `CodeMathEnv` for algorithms that work with numbers and arrays."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -17,26 +17,26 @@ Observation = dict[str, NDArray[np.int64] | NDArray[np.int8]]
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back; those of transformers do, and any object with these two methods."""
+    """Converts between text and token ids, like the tokenizers of transformers."""
 
     def encode(self, text: str) -> Sequence[int]:
-        """Return the ids of a text."""
+        """Return the token ids of a text."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of ids."""
+        """Return the text of token ids."""
 
 
 class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One token is one action: for Stable-Baselines3 and other code that knows numbers and arrays alone.
+    """One action is one token: for Stable-Baselines3 and similar libraries.
 
-    The tokens of a turn are collected, with reward 0, until the environment would execute the code block that they
-    complete, the end-of-sequence token comes, or the transcript is full; then their text is one action of the wrapped
-    environment, and its feedback is appended to the observation as tokens.
+    The tokens of a turn are collected, with reward 0, until they complete a code block that the environment would
+    execute, the end-of-sequence token is sampled, or the transcript is full. Their text is then one action of the
+    wrapped environment, and its feedback is appended to the observation as tokens.
 
     Args:
-        env: A text environment with `CodeMathEnv`'s `action_scanner` and information.
-        tokenizer: What turns text to ids and back.
-        max_tokens: Length of the observation. A transcript that fills it is graded as it stands and truncated.
+        env: A text environment with the `action_scanner` and the info of `CodeMathEnv`.
+        tokenizer: Converts between text and token ids.
+        max_tokens: Length of the observation. A transcript that fills it is graded as it stands, and truncated.
         vocab_size: Number of token ids; by default ``len(tokenizer)``.
         eos_token_id: The id that ends an answer; by default ``tokenizer.eos_token_id``.
 
@@ -46,7 +46,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
             int8 (max_tokens,), 1 where there is a token.
 
     Raises:
-        OptionError: An argument is out of its range, or the tokenizer does not say what is left out.
+        OptionError: An argument is out of range, or is omitted and not known to the tokenizer.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         size = _given("vocab_size", vocab_size, lambda: len(tokenizer))  # type: ignore[arg-type]
         self._eos = _given("eos_token_id", eos_token_id, lambda: tokenizer.eos_token_id)  # type: ignore[attr-defined]
         if not 0 <= self._eos < size:
-            raise OptionError(f"Expect `eos_token_id` from 0 to {size - 1}, got {self._eos}.")
+            raise OptionError(f"Expect `eos_token_id` to be from 0 to {size - 1}, got {self._eos}.")
         self._encode, self._decode = _encoder(tokenizer), tokenizer.decode
         self._vocab_size = size
         self.action_space = spaces.Discrete(size)
@@ -77,17 +77,17 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode; as `CodeMathEnv.reset`.
+        """Begin an episode; see `CodeMathEnv.reset`.
 
         Raises:
-            OptionError: The prompt leaves no room.
+            OptionError: The prompt fills the whole observation, or as in `CodeMathEnv.reset`.
         """
         prompt, self._info = self.env.reset(seed=seed, options=options)
         self._ids = list(self._encode(prompt))
         if len(self._ids) >= self._max_tokens:
             raise OptionError(
-                f"Expect `max_tokens` to leave room behind the prompt, got {self._max_tokens} for "
-                f"{len(self._ids)} tokens. Raise it, or leave the problem out."
+                f"Expect `max_tokens` to be larger than the prompt, got {self._max_tokens} for "
+                f"{len(self._ids)} tokens. Raise it, or drop the problem."
             )
         self._over = False
         self._begin_turn()
@@ -100,11 +100,11 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
             action: A token id.
 
         Raises:
-            ActionError: It is none.
+            ActionError: The action is not a token id.
             EpisodeError: No episode is in progress.
         """
         if not self.action_space.contains(action):
-            raise ActionError(f"Expect a token id from 0 to {self._vocab_size - 1}, got {action!r}.")
+            raise ActionError(f"Expect an action to be a token id from 0 to {self._vocab_size - 1}, got {action!r}.")
         if self._over:
             raise EpisodeError("Expect an episode in progress, got none. Call reset() first.")
         self._ids.append(int(action))
@@ -123,7 +123,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._scanned = 0
 
     def _completes_block(self, text: str) -> bool:
-        if self._scanner is None or text.endswith("\N{REPLACEMENT CHARACTER}"):  # perhaps half a character
+        if self._scanner is None or text.endswith("\N{REPLACEMENT CHARACTER}"):  # maybe an incomplete character
             return False
         piece, self._scanned = text[self._scanned :], len(text)
         return self._scanner.feed(piece) is not None
@@ -152,19 +152,19 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _given(name: str, value: int | None, ask: Callable[[], Any]) -> int:
-    """Return what was given, or what the tokenizer says."""
+    """Return the argument, or the default from the tokenizer."""
     if value is None:
         try:
             value = ask()
         except (AttributeError, TypeError):
             value = None
         if value is None:
-            raise OptionError(f"Expect `{name}`, since the tokenizer does not say it.")
+            raise OptionError(f"Expect `{name}` to be given, since the tokenizer does not define it, got None.")
     return check_integer(name, value, 0)
 
 
 def _encoder(tokenizer: Tokenizer) -> Callable[[str], Sequence[int]]:
-    """Return what encodes a piece of a transcript: without the special tokens that some put around a text."""
+    """Return a function that encodes a piece of a transcript, without special tokens around it."""
     if "add_special_tokens" in inspect.signature(tokenizer.encode).parameters:
         encode: Callable[..., Sequence[int]] = tokenizer.encode
         return partial(encode, add_special_tokens=False)

@@ -1,8 +1,8 @@
-r"""An episode of `CodeMath-v0` for policies that call a tool instead of writing code blocks.
+r"""Episodes of `CodeMath-v0` for policies that call a tool instead of writing code blocks.
 
-The call `python(code)` is the action "one block that holds exactly this code", and the last message is the final
-answer. Everything else is the environment's own: the prompt, the interaction budget, the sandbox, what is fed back, the
-grader and the reward.
+The call `python(code)` becomes an action that consists of one block with exactly this code; the last message is the
+final answer. Everything else is as in the environment: the prompt, the interaction budget, the sandbox, the feedback,
+the grader and the reward.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from cir_env.env import CodeMathEnv, Stages, StepResult
 from cir_env.episode.prompts import EXHAUSTED
 
 OVER: Final = "This was not run: the episode is over. Give the final answer."
-"""What a call is answered with once the sandbox has failed or the transcript is full."""
+"""The response to a call after the sandbox has failed or the transcript is full."""
 
 _NO_CODE: Final = "This was not run: expect `code` to be a string that holds Python, got {}."
 
 
 class ToolEpisode:
-    r"""One episode at a time, for one caller on an event loop; executions and gradings of several overlap there.
+    r"""Runs one episode at a time with tool calls, on an asyncio event loop. Several instances run concurrently.
 
     Args:
-        arguments: Those of `cir_env.env.CodeMathEnv`. `observation` and `on_exhausted` change nothing here: a call
-            beyond the budget is always answered with a line that says so.
+        arguments: Those of `CodeMathEnv`. `observation` and `on_exhausted` have no effect here: a call beyond the
+            budget is always answered with a notice.
 
     Example:
         >>> from cir_env import Problem, ProblemSet
@@ -42,22 +42,25 @@ class ToolEpisode:
         self._env = CodeMathEnv(**arguments)
 
     def reset(self, problem_index: int) -> dict[str, Any]:
-        """Begin the episode of a problem, and return the environment's information."""
+        """Begin an episode of the problem with this index, and return its info."""
         _, self.info = self._env.reset(options={"problem_index": problem_index})
-        self._reward: float | None = None  # None while the episode goes on
+        self._reward: float | None = None  # None while the episode is in progress
         self._turn = asyncio.Lock()  # a policy may call the tool several times in one message
         return self.info
 
     @property
     def over(self) -> bool:
-        """Whether nothing that the policy does changes the outcome any more."""
+        """Whether the outcome is decided."""
         return self._reward is not None
 
     async def python(self, code: object) -> str:
-        """Run code if the budget allows, and return the feedback, or a line that says why it was not run.
+        """Run code if the budget allows.
 
         Args:
-            code: What the policy asks to run; it need not be a string, or Python.
+            code: The code that the policy wants to run; it need not be a string, nor Python.
+
+        Returns:
+            The feedback, or a notice why the code was not run.
         """
         async with self._turn:
             if self.over:
@@ -70,11 +73,10 @@ class ToolEpisode:
             return self.info["feedback"] or OVER
 
     async def finish(self, answer: str) -> float | None:
-        """End the episode with the policy's last message, and return its reward.
+        """End the episode with the policy's last message. Later calls return the same reward.
 
         Returns:
-            The environment's reward, or None for an episode that has to be left out: a fault of ours decided it. Called
-            again it returns the same.
+            The reward, or None if the episode must be dropped because of an infrastructure error.
         """
         async with self._turn:
             if not self.over:
@@ -82,7 +84,7 @@ class ToolEpisode:
             return self._reward if self.info["reward_valid"] else None
 
     def close(self) -> None:
-        """End what belongs to this episode alone."""
+        """Release what belongs to this episode only."""
         self._env.close()
 
     async def _step(self, stages: Stages) -> None:
@@ -92,11 +94,14 @@ class ToolEpisode:
 
 
 def rows(split: str = "train", **arguments: Any) -> Iterator[dict[str, Any]]:
-    """Yield what a data set holds of each problem, in order; the right answer is not among it.
+    """Yield the data set row of each problem, in order, without the right answer.
 
     Args:
         split: "train" or "test".
-        arguments: The others of `cir_env.env.CodeMathEnv`, the same as for the episodes.
+        arguments: The other arguments of `CodeMathEnv`, the same as for the episodes.
+
+    Yields:
+        "prompt" (a chat), "split", "problem_index" and "problem_id".
 
     Example:
         >>> next(rows(problems="products", prompt="question", split="test"))["prompt"][0]["role"]
@@ -114,7 +119,7 @@ def rows(split: str = "train", **arguments: Any) -> Iterator[dict[str, Any]]:
 
 
 def as_block(code: str) -> str:
-    r"""Write code as a block that holds exactly this code: its fence is longer than any in the code.
+    r"""Return a block with exactly this code; its fence is longer than any run of backticks in the code.
 
     >>> as_block("print('''\n```\n''')").splitlines()[0]
     '````python'
@@ -125,7 +130,7 @@ def as_block(code: str) -> str:
 
 
 async def _finished(stages: Stages) -> StepResult:
-    """Take a step to its end, and let others work on the event loop while it waits."""
+    """Run a step to its end without blocking the event loop."""
     loop = asyncio.get_running_loop()
     while True:
         try:

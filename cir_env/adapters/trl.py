@@ -1,6 +1,6 @@
 r"""`CodeMath-v0` for TRL's `GRPOTrainer`: ``pip install "cir-env[trl]"``.
 
-What goes into the trainer is made with the same arguments, those of `cir_env.env.CodeMathEnv`, but for the split::
+Create the data sets and the environments with the same arguments of `CodeMathEnv`, except for the split::
 
     from functools import partial
     from cir_env.adapters.trl import CodeMathTools, codemath_reward, make_dataset
@@ -14,11 +14,13 @@ What goes into the trainer is made with the same arguments, those of `cir_env.en
         reward_funcs=codemath_reward,
     )
 
-The model's chat template has to support tools. The model calls `python`; its last message is its answer. A rollout that
-a fault of ours spoilt gets the reward None, which TRL keeps out of the baseline and gives the advantage 0; beside other
-reward functions that return a number for it, it would count after all. Set `max_tool_calling_iterations` to the
-interaction budget plus one: a call beyond the budget is answered with a line that says so, and the model may still
-answer. TRL 1.16 runs the calls of one batch one after another; gradings overlap.
+The chat template of the model must support tools. The model calls `python`; its last message is its answer. Set
+`max_tool_calling_iterations` to the interaction budget plus one: a call beyond the budget is answered with a notice,
+after which the model may still answer.
+
+An infrastructure error gives the reward None. TRL excludes such rollouts from the baseline and sets their advantage to
+0, unless another reward function returns a number for them. TRL 1.16 executes the calls of a batch sequentially;
+gradings are concurrent.
 """
 
 import asyncio
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 
 
 class CodeMathTools:
-    r"""What `environment_factory` makes, one for each rollout of a batch; its public methods are the model's tools.
+    r"""The environment for `environment_factory`, one per rollout of a batch; its public methods are the model's tools.
 
     Args:
-        arguments: Those of `cir_env.env.CodeMathEnv`. The split is that of each row.
+        arguments: Those of `CodeMathEnv`. Each row determines its own split.
 
     Example:
         >>> tools = CodeMathTools(problems="products")
@@ -54,16 +56,16 @@ class CodeMathTools:
         """Begin the episode of a row of `make_dataset`.
 
         Raises:
-            OptionError: The row is of another problem set than this environment.
+            OptionError: The row belongs to another problem set than this environment.
         """
         if split not in self._episodes:
             self._episodes[split] = ToolEpisode(**(self._arguments | {"split": split}))
         self._episode = self._episodes[split]
-        ours = self._episode.reset(problem_index)["problem_id"]
-        if ours != problem_id:
+        own_id = self._episode.reset(problem_index)["problem_id"]
+        if own_id != problem_id:
             raise OptionError(
-                f"Expect a data set and an environment that were made with the same arguments, got problem "
-                f"{problem_id!r} and {ours!r} under the index {problem_index}. Pass the same `problems`."
+                f"Expect a data set and an environment with the same arguments, got problems {problem_id!r} and "
+                f"{own_id!r} at index {problem_index}. Pass the same `problems`."
             )
 
     async def python(self, code: str) -> str:
@@ -80,30 +82,30 @@ class CodeMathTools:
     async def _finish(self, completion: Sequence[dict[str, Any]]) -> float | None:
         """End the episode with the last message that the model wrote."""
         answers = [message.get("content") for message in completion if message["role"] == "assistant"]
-        return await self._episode.finish(answers[-1] or "")  # a message that only calls a tool may have none
+        return await self._episode.finish(answers[-1] or "")  # a message with only tool calls may have no content
 
 
 async def codemath_reward(
     completions: Sequence[Sequence[dict[str, Any]]], environments: Sequence[CodeMathTools], **_: Any
 ) -> list[float | None]:
-    """Return the environments' rewards, with None for each rollout that has to be left out.
+    """Return the rewards of the environments; None for rollouts with an infrastructure error.
 
     Args:
-        completions: The messages of each rollout behind the prompt, tool results among them.
-        environments: Those in which the rollouts were made.
+        completions: The messages of each rollout after the prompt, including tool results.
+        environments: The environments of the rollouts.
     """
     finishing = map(CodeMathTools._finish, environments, completions)
     return list(await asyncio.gather(*finishing))
 
 
 def make_dataset(**arguments: Any) -> "Dataset":
-    """Return the `datasets.Dataset` of a problem set: each prompt as a chat, and where the problem is found again.
+    """Return the `datasets.Dataset` of a problem set: each prompt as a chat, and the index of its problem.
 
     Args:
-        arguments: Those of `cir_env.env.CodeMathEnv`, the same as for `CodeMathTools` but for the split.
+        arguments: Those of `CodeMathEnv`, the same as for `CodeMathTools` except for the split.
 
     Raises:
-        ImportError: TRL's requirements are not installed.
+        ImportError: The library datasets is not installed.
 
     Example:
         >>> make_dataset(problems="products", split="test").column_names
@@ -112,5 +114,5 @@ def make_dataset(**arguments: Any) -> "Dataset":
     try:
         from datasets import Dataset
     except ImportError:
-        raise ImportError('Expect the library datasets, which comes with TRL: pip install "cir-env[trl]".') from None
+        raise ImportError('The adapter for TRL needs the library datasets: pip install "cir-env[trl]".') from None
     return Dataset.from_list(list(rows(**arguments)))

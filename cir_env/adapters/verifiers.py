@@ -1,21 +1,21 @@
 r"""`CodeMath-v0` for verifiers: ``pip install "cir-env[verifiers]"``.
 
-The id of the task set is ``cir-env-verifiers``. Its configuration holds the arguments of `cir_env.env.CodeMathEnv`::
+The id of the task set is ``cir-env-verifiers``. Its configuration contains the arguments of `CodeMathEnv`::
 
     [env.taskset]
     id = "cir-env-verifiers"
     task.arguments = {problems = "products", interaction_budget = 2}
 
-The same in Python; ``agent`` says who plays::
+The same in Python::
 
     config = verifiers.v1.resolve_env_config({"taskset": {"id": "cir-env-verifiers", "task": {"arguments": {...}}}})
     env = verifiers.v1.load_environment(config)
     async with env.serving():
         episode = await env.run_episode(next(iter(env.taskset)), context)
 
-The policy runs code by calling the tool `python`, and its last message is its answer. Code runs in the environment's
-sandbox; in the agent's runtime nothing runs at all, so that ``subprocess``, the default here, is enough. A rollout that
-a fault of ours spoilt ends with an error and without a reward.
+The policy runs code by calling the tool `python`, and its last message is its answer. Code runs in the sandbox of the
+environment and never in the runtime of the agent, for which ``subprocess``, the default here, suffices. A rollout with
+an infrastructure error ends with an error and without a reward.
 """
 
 import json
@@ -32,7 +32,7 @@ try:
     import verifiers.v1 as vf
     from verifiers.v1.dialects.chat import message_to_wire
 except ImportError as error:
-    raise ImportError('Expect the library verifiers: pip install "cir-env[verifiers]".') from error
+    raise ImportError('This adapter needs the library verifiers: pip install "cir-env[verifiers]".') from error
 
 __all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
 
@@ -53,37 +53,37 @@ PYTHON_TOOL: Final[dict[str, Any]] = {
 
 
 class CodeMathTaskConfig(vf.TaskConfig):
-    """How episodes are made."""
+    """The configuration of the environment."""
 
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Those of `cir_env.env.CodeMathEnv`."""
+    """Arguments of `CodeMathEnv`."""
 
 
 class CodeMathTasksetConfig(vf.TasksetConfig):
-    """Which problems there are, and how they are put."""
+    """The configuration of the task set."""
 
     task: CodeMathTaskConfig = CodeMathTaskConfig()
 
 
 class CodeMathData(vf.TaskData):
-    """A problem; the right answer stays in the environment."""
+    """The problem of a task, without its right answer."""
 
     problem_index: int
 
 
 class CodeMathState(vf.State):
-    """What belongs to one rollout."""
+    """The state of one rollout."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     episode: ToolEpisode | None = Field(None, exclude=True)
-    """The episode; it never leaves the process."""
+    """The episode; never serialized."""
     answer: str = ""
     """The text of the policy's last message."""
 
 
 class CodeMathTask(vf.Task[CodeMathData, CodeMathState, CodeMathTaskConfig]):
-    """One problem, and one episode of it for each rollout."""
+    """One problem, with one episode per rollout."""
 
     async def setup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
         """Begin the episode."""
@@ -92,14 +92,14 @@ class CodeMathTask(vf.Task[CodeMathData, CodeMathState, CodeMathTaskConfig]):
 
     @vf.reward
     async def codemath(self, trace: vf.Trace) -> float:
-        """End the episode with the last message, and return the environment's reward.
+        """End the episode with the last message and return its reward.
 
         Raises:
-            EpisodeError: A fault of ours decided it; verifiers takes the rollout for failed.
+            EpisodeError: An infrastructure error occurred; verifiers marks the rollout as failed.
         """
         reward = await trace.state.episode.finish(trace.state.answer)
         if reward is None:
-            raise EpisodeError("Expect an episode that could be run and graded, got one to leave out: see the log.")
+            raise EpisodeError("Expect a valid episode, got one with an infrastructure error: see the log.")
         return float(reward)
 
 
@@ -107,21 +107,21 @@ class CodeMathTaskset(vf.Taskset[CodeMathTask, CodeMathTasksetConfig]):
     """A problem set."""
 
     def load(self) -> Iterator[CodeMathTask]:
-        """Yield the problems in their order."""
+        """Yield the problems in order."""
         for row in rows(**self.config.task.arguments):
             data = CodeMathData(id=row["problem_id"], prompt=row["prompt"], problem_index=row["problem_index"])
             yield CodeMathTask(data, self.config.task)
 
 
 class CodeMathHarnessConfig(vf.HarnessConfig):
-    """Nothing to choose."""
+    """The configuration of the harness, which has no options."""
 
 
 class CodeMathHarness(vf.Harness[CodeMathHarnessConfig]):
-    """Asks the model and answers its calls, in this process, until it calls no more."""
+    """Queries the model and answers its tool calls, in this process, until it makes no more calls."""
 
     APPENDS_SYSTEM_PROMPT: ClassVar[bool] = True
-    EXECUTES_CODE: ClassVar[bool] = False  # none in the agent's runtime
+    EXECUTES_CODE: ClassVar[bool] = False  # no code in the runtime of the agent
     NEEDS_CONTAINER: ClassVar[bool] = False
 
     async def launch(  # noqa: PLR0917 - the library's signature
@@ -134,14 +134,14 @@ class CodeMathHarness(vf.Harness[CodeMathHarnessConfig]):
         mcp_urls: dict[str, str],
         data: vf.TaskData,
     ) -> vf.ProgramResult:
-        """Play the episode that the task has begun, except for its end."""
+        """Play the episode up to, but not including, its last action."""
         episode = trace.state.episode
         system, prompt = self.resolve_prompt(data)
         messages = [{"role": "system", "content": system}] if system else []
         messages += map(message_to_wire, prompt)
         client: Any = openai.AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None)
         async with client:
-            # One message for each block, one for a call beyond the budget, and one for the answer.
+            # One message per block, one for a call beyond the budget, and one for the answer.
             for _ in range(episode.info["interaction_budget"] + 2):
                 completion = await client.chat.completions.create(
                     model=ctx.model, messages=messages, tools=[PYTHON_TOOL]
@@ -157,27 +157,27 @@ class CodeMathHarness(vf.Harness[CodeMathHarnessConfig]):
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
 
     async def cleanup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
-        """Close the episode, which may have failed before its end."""
+        """Close the episode, even if the rollout failed."""
         if trace.state.episode is not None:
             trace.state.episode.close()
 
 
 class CodeMathConfig(vf.EnvConfig):
-    """Who plays, and on what."""
+    """The configuration of the agent."""
 
     agent: vf.AgentConfig = vf.AgentConfig(runtime=vf.SubprocessConfig())
 
 
 class CodeMath(vf.Env[CodeMathConfig]):
-    """One agent for each episode."""
+    """An environment with one agent per episode."""
 
     async def run(self, task: vf.Task, agents: vf.Agents) -> None:
-        """Let it play."""
+        """Let the agent play the task."""
         await agents.agent.run(task)
 
 
 async def _answer(episode: ToolEpisode, name: str, arguments: str) -> str:
-    """Answer a call, whatever the model called and with what."""
+    """Answer a tool call, however malformed."""
     try:
         code = json.loads(arguments)["code"] if name == "python" else None
     except (ValueError, KeyError, TypeError):

@@ -1,1 +1,1 @@
-"""One episode: what the policy reads, how far it has come, what it earns."""
+"""One episode: prompts and feedback, state, rewards."""

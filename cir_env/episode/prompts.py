@@ -1,9 +1,9 @@
-r"""The texts that the environment writes: the prompt before the policy's text, and the feedback inside it.
+r"""The texts that the environment writes: the prompt, and the feedback after each block.
 
-The prompts ``cir`` and ``text`` are the paper's to the letter, since published checkpoints were trained on
-them. The one-shot variants put one worked example before the problem, as an exchange of its own, for models that
-are too small to follow the instruction alone; it looks exactly as an episode of the environment does.
-``question`` is the problem's statement alone.
+The prompts ``cir`` and ``text`` are those of the paper (https://arxiv.org/abs/2505.24480), word for word, since
+published checkpoints were trained on them. The one-shot variants add a worked example, as a separate exchange before
+the problem, for models that are too small to follow the instruction alone; it looks exactly like an episode of the
+environment. ``question`` is the problem statement alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from cir_env.errors import OptionError, did_you_mean
 from cir_env.problems.problem import Problem
 
 Prompt = str | Callable[[Problem], str]
-"""A key of `PROMPTS`, or a function that writes the prompt for a problem."""
+"""A key of `PROMPTS`, or a function from a problem to its prompt."""
 
 _CIR: Final = (
     "Please solve the following problem step by step. During your reasoning process, if needed, you can "
@@ -25,7 +25,7 @@ _CIR: Final = (
 )
 _TEXT: Final = "Please solve the following problem step by step and put the final answer within \\boxed{}."
 
-# Our generators never multiply two numbers of three digits, so the example gives no problem's answer away.
+# The generators never multiply two three-digit numbers, so the example gives away no answer.
 _EXAMPLE_STATEMENT: Final = "What is 127 * 305?"
 _CIR_SOLUTION: Final = """\
 ```python
@@ -38,17 +38,17 @@ The answer is \\boxed{38735}."""
 _TEXT_SOLUTION: Final = "127 * 305 = 127 * 300 + 127 * 5 = 38100 + 635 = 38735. The answer is \\boxed{38735}."
 
 QUESTION: Final = "{question}"
-"""Where a template takes the problem's statement."""
+"""Placeholder for the problem statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """How a problem is put to a policy."""
+    """A prompt template."""
 
     text: str
-    """Holds `QUESTION` once and nothing else to fill in."""
+    """Contains `QUESTION` once, and no other placeholder."""
     solution: str | None = None
-    """A worked example of one product, as an exchange of its own before the problem; None: no example."""
+    """Solution of the worked example that precedes the problem; None for no example."""
 
 
 PROMPTS: Final[Mapping[str, Template]] = MappingProxyType(
@@ -64,10 +64,10 @@ PROMPTS: Final[Mapping[str, Template]] = MappingProxyType(
 
 
 def check_prompt(prompt: Prompt) -> None:
-    """Refuse what is neither the name of a prompt nor a function.
+    """Check that `prompt` is a key of `PROMPTS` or a function.
 
     Raises:
-        OptionError: The name is unknown, or `prompt` is something else.
+        OptionError: It is neither.
     """
     if isinstance(prompt, str):
         if prompt not in PROMPTS:
@@ -78,17 +78,17 @@ def check_prompt(prompt: Prompt) -> None:
 
 
 def render_messages(prompt: Prompt, problem: Problem) -> tuple[dict[str, str], ...]:
-    r"""Write the prompt for a problem as a chat: the example's question and solution, if there is one, and the problem.
+    r"""Render the prompt for a problem as a chat: the worked example, if the template has one, and the problem.
 
     Args:
-        prompt: A key of `PROMPTS`, or a function from a problem to a text.
-        problem: The problem; its statement goes in as it is, whatever braces it has.
+        prompt: A key of `PROMPTS`, or a function from a problem to a string.
+        problem: The problem; its statement is inserted verbatim, including any braces.
 
     Returns:
         Messages with "role" ("user" or "assistant") and "content"; the last one is the user's.
 
     Raises:
-        OptionError: The name is unknown, or the function gave no string.
+        OptionError: The name is unknown, or the function returned something other than a string.
     """
     check_prompt(prompt)
     if not isinstance(prompt, str):
@@ -106,7 +106,7 @@ def render_messages(prompt: Prompt, problem: Problem) -> tuple[dict[str, str], .
 
 
 def render_prompt(prompt: Prompt, problem: Problem) -> str:
-    r"""Write the prompt for a problem as one text.
+    r"""Render the prompt for a problem as a single string.
 
     Example:
         >>> problem = Problem(id="p", statement="What is 6 * 7?", answer="42", source="s", subject="t")
@@ -117,16 +117,16 @@ def render_prompt(prompt: Prompt, problem: Problem) -> str:
 
 
 def join_messages(messages: Iterable[Mapping[str, str]]) -> str:
-    """Make a chat one text: the contents of its messages with a blank line between them."""
+    """Join the contents of the messages with blank lines."""
     return "\n\n".join(message["content"] for message in messages)
 
 
 def render_feedback(kept: str, result: str, max_output_chars: int) -> str:
-    r"""Write what the environment appends behind a block that was executed.
+    r"""Render the feedback that is appended after an executed block.
 
     Args:
-        kept: The text in front; feedback starts on a line of its own.
-        result: What the block printed, and the last line of its traceback; see `render_result`.
+        kept: The text before it; feedback starts on a new line.
+        result: The output of the block and its error; see `render_result`.
         max_output_chars: A longer result loses its middle.
 
     Example:
@@ -138,11 +138,11 @@ def render_feedback(kept: str, result: str, max_output_chars: int) -> str:
 
 
 def render_result(stdout: str, error: str) -> str:
-    r"""Put together what a block printed and how it failed.
+    r"""Join the output of a block and its error.
 
     Args:
-        stdout: What was printed; newlines at its end go. Nothing printed makes an empty result.
-        error: The traceback or its last line, or "" if the block ran to its end.
+        stdout: The output; trailing newlines are removed.
+        error: The traceback or its last line; "" if the block ran to its end.
 
     Example:
         >>> render_result("1\n2\n", "ValueError: no")
@@ -151,11 +151,11 @@ def render_result(stdout: str, error: str) -> str:
     return "\n".join(part for part in (stdout.rstrip("\n"), error) if part)
 
 
-def say_budget(messages: Sequence[Mapping[str, str]], budget: int) -> tuple[dict[str, str], ...]:
-    r"""Say at the end of a prompt how many blocks will be executed.
+def add_budget(messages: Sequence[Mapping[str, str]], budget: int) -> tuple[dict[str, str], ...]:
+    r"""State the interaction budget at the end of a prompt.
 
     Example:
-        >>> say_budget([{"role": "user", "content": "What is 6 * 7?"}], 2)[-1]["content"]
+        >>> add_budget([{"role": "user", "content": "What is 6 * 7?"}], 2)[-1]["content"]
         'What is 6 * 7?\n\nAt most 2 of your code blocks will be run.'
     """
     *others, last = messages
@@ -163,29 +163,29 @@ def say_budget(messages: Sequence[Mapping[str, str]], budget: int) -> tuple[dict
     return (*map(dict, others), {**last, "content": f"{last['content']}\n\n{line}"})
 
 
-def say_left(left: int) -> str:
-    r"""Return the line behind a block's result that says how many more will be executed.
+def budget_left(left: int) -> str:
+    r"""Return the line after the feedback that says how many interactions are left.
 
     Example:
-        >>> say_left(1)
+        >>> budget_left(1)
         '[code blocks left to run: 1]\n'
     """
     return f"[code blocks left to run: {left}]\n"
 
 
 EXHAUSTED = "This was not run: no code blocks are left to run. Give the final answer."
-"""What stands in place of a result when the budget is used up, if the policy is to be told."""
+"""Replaces the result of a block once the budget is used up, with `on_exhausted="tell"`."""
 
 NEUTRAL_ERROR = "The code did not run to its end."
-"""What stands in place of a failed block's error, if the policy is not to learn what went wrong."""
+"""Replaces the error of a failed block, with `error_format="neutral"`."""
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """Cut the middle out of a text that is too long; three dots stand for it and are not counted.
+    """Replace the middle of a text that is too long by `...`.
 
     Args:
         text: Any text.
-        max_chars: How many characters may stay, half of them (rounded up) from the start.
+        max_chars: How many characters to keep, half of them (rounded up) from the start; the dots do not count.
 
     Example:
         >>> shorten("0123456789", 10), shorten("0123456789", 4)

@@ -1,8 +1,8 @@
-"""Rewards: what an episode was worth, from what the policy did.
+"""Reward functions for the `reward` argument of `CodeMathEnv`.
 
-A reward is any function from an `EpisodeRecord` to a number, or to None for an episode that is to be left out
-(`reward_valid` is then False). The record holds what the policy wrote and how its blocks ended, but nothing that a
-block printed: no program can print itself a reward.
+A reward is any function from an `EpisodeRecord` to a number, or to None to drop the episode (`reward_valid` is then
+False). The record contains the policy's text and the status of each block, but no program output: a program cannot
+print itself a reward.
 
 Example:
     >>> reward = total(correctness(1.0, 0.0), failed_blocks(-0.1))
@@ -21,26 +21,26 @@ from cir_env.sandbox import Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeRecord:
-    """An episode that is over and was graded."""
+    """A finished and graded episode."""
 
     problem: Problem
-    """What was asked."""
+    """The problem."""
     segments: tuple[str, ...]
-    """What was kept of each action, in order."""
+    """The kept part of each action, in order."""
     statuses: tuple[Status, ...]
     """How each executed block ended, in order."""
     predicted: str | None
-    """The answer; None without one."""
+    """The graded answer; None without a box."""
     correct: bool
     """Whether the answer is right."""
     truncated: bool
-    """Whether the transcript was full before the policy had ended it."""
+    """Whether the transcript was full before the policy gave its final answer."""
     interaction_budget: int
-    """How many blocks could be executed."""
+    """How many blocks the episode could execute."""
 
     @property
     def n_chars(self) -> int:
-        """How many characters the policy wrote."""
+        """Number of characters that the policy wrote."""
         return sum(map(len, self.segments))
 
 
@@ -48,16 +48,16 @@ Reward = Callable[[EpisodeRecord], float | None]
 
 
 def correctness(right: float = 1.0, wrong: float = -1.0) -> Reward:
-    """Return `right` for a right answer and `wrong` for any other, or none: the paper's +1 and -1 by default."""
+    """Give `right` for a right answer and `wrong` otherwise; the defaults are those of the paper."""
     right, wrong = check_number("right", right), check_number("wrong", wrong)
     return partial(_correctness, right, wrong)
 
 
 def failed_blocks(each: float) -> Reward:
-    """Return `each` for every executed block that did not run to its end.
+    """Give `each` for every executed block that failed.
 
     Raises:
-        OptionError: It is positive: then a policy would learn to write programs that fail.
+        OptionError: `each` is positive, which would reward failing programs.
     """
     if check_number("each", each) > 0:
         raise OptionError(f"Expect `each` to be at most 0, got {each}.")
@@ -65,10 +65,10 @@ def failed_blocks(each: float) -> Reward:
 
 
 def length(free_chars: int, each_1000: float) -> Reward:
-    """Return `each_1000` for every 1,000 characters that the policy wrote beyond the first `free_chars`.
+    """Give `each_1000` per 1,000 characters that the policy wrote beyond the first `free_chars`.
 
     Raises:
-        OptionError: It is positive: then a policy would learn to write on without end.
+        OptionError: `each_1000` is positive, which would reward endless text.
     """
     if check_number("each_1000", each_1000) > 0:
         raise OptionError(f"Expect `each_1000` to be at most 0, got {each_1000}.")
@@ -76,7 +76,7 @@ def length(free_chars: int, each_1000: float) -> Reward:
 
 
 def total(*rewards: Reward) -> Reward:
-    """Return the sum of several rewards; None if one of them is.
+    """Give the sum of several rewards; None if any of them is None.
 
     >>> total(lambda episode: 1.0, lambda episode: None)(...) is None
     True
@@ -84,7 +84,7 @@ def total(*rewards: Reward) -> Reward:
     return partial(_total, rewards)
 
 
-# Functions of the module, not closures: environments are pickled with their rewards.
+# Module-level functions, not closures, so that environments can be pickled.
 
 
 def _correctness(right: float, wrong: float, episode: EpisodeRecord) -> float:

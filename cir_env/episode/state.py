@@ -1,4 +1,4 @@
-"""The state of one episode of `cir_env.env.CodeMathEnv`."""
+"""The state of one episode of `CodeMathEnv`."""
 
 import sys
 from dataclasses import dataclass, field
@@ -9,32 +9,32 @@ from cir_env.parsing import count_blocks, final_answer
 from cir_env.problems.problem import Problem
 from cir_env.sandbox import Session, Status
 
-# A program must not command the terminal of who watches it.
+# Escape control characters so that program output cannot drive the viewer's terminal.
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in b"\t\n"}
 
 
 @dataclass(slots=True, kw_only=True)
 class Episode:
-    """What an episode has come to."""
+    """The mutable state of an episode."""
 
     problem: Problem
-    """What is asked."""
+    """The problem."""
     problem_index: int
-    """Its place in the problem set."""
+    """Its index in the problem set."""
     messages: tuple[dict[str, str], ...]
     """The prompt as a chat."""
     budget: int
-    """How many blocks it may execute."""
+    """How many blocks the episode may execute."""
     interactions_left: int
-    """How many it still may."""
+    """How many blocks it still may execute."""
     transcript: str
-    """The prompt, what was kept of the actions, and the feedback."""
+    """The prompt, the kept part of each action, and the feedback."""
     segments: list[str] = field(default_factory=list)
-    """What was kept of the actions, turn by turn."""
+    """The kept part of each action."""
     n_code_blocks: int = 0
-    """Complete python blocks in the segments, executed or not."""
+    """Number of complete Python blocks in the segments, executed or not."""
     session: Session | None = None
-    """The namespace of a stateful episode, from its first block on."""
+    """The sandbox session of a stateful episode, opened at its first block."""
 
     status: Status | None = None
     """How the block of the last step ended."""
@@ -43,27 +43,27 @@ class Episode:
     told: bool = False
     """Whether the policy was told that the budget is used up."""
     feedback: str = ""
-    """What the last step appended behind its action."""
+    """Text that the last step appended after the action."""
     kept_chars: int = 0
-    """How much of the last action was kept."""
+    """Number of characters of the last action that were kept."""
 
     over: bool = False
     """Whether the episode has ended."""
     predicted: str | None = None
-    """The answer that was graded."""
+    """The graded answer."""
     correct: bool = False
     """Whether it is right."""
     reason: str = ""
-    """Why, as the grader says."""
+    """The grader's reason."""
     reward_valid: bool = True
-    """False if a fault of ours decided the reward."""
+    """False if an infrastructure error decided the reward."""
     outcome: str = ""
-    """A line about the end, for people."""
+    """Human-readable line about the outcome."""
     printed_chars: int = 0
-    """How much of the transcript and the outcome was printed."""
+    """How many characters of the transcript and the outcome were printed."""
 
     def write(self, text: str) -> None:
-        """Begin a step with what is kept of the action."""
+        """Begin a step with the kept part of the action."""
         self.transcript += text
         self.segments.append(text)
         self.n_code_blocks += count_blocks(text)
@@ -78,7 +78,7 @@ class Episode:
         self.interactions_left -= 1
 
     def record(self, *, truncated: bool) -> EpisodeRecord:
-        """Return what rewards are made of."""
+        """Return the input of a reward function."""
         return EpisodeRecord(
             problem=self.problem,
             segments=tuple(self.segments),
@@ -90,13 +90,13 @@ class Episode:
         )
 
     def answer(self) -> str | None:
-        """Return the answer that the policy has given so far."""
+        """Return the last boxed answer so far; None without one."""
         return final_answer(self.segments)
 
     def info(self) -> dict[str, Any]:
-        """Return the information that `reset` and `step` give, the right answer only at the end."""
+        """Return the info of `reset` and `step`; it includes the right answer only at the end."""
         return {
-            "messages": tuple(dict(message) for message in self.messages),  # new ones: users keep infos
+            "messages": tuple(dict(message) for message in self.messages),  # copies: users keep infos
             "problem_id": self.problem.id,
             "problem_index": self.problem_index,
             "statement": self.problem.statement,
@@ -117,10 +117,10 @@ class Episode:
         }
 
 
-def print_news(episode: Episode) -> None:
-    """Print what of an episode was not printed yet."""
+def print_unprinted(episode: Episode) -> None:
+    """Print the part of an episode that was not printed yet."""
     text = episode.transcript + episode.outcome
-    news = text[episode.printed_chars :].translate(_CONTROLS)
+    unprinted = text[episode.printed_chars :].translate(_CONTROLS)
     encoding = sys.stdout.encoding or "utf-8"
-    print(news.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
+    print(unprinted.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
     episode.printed_chars = len(text)

@@ -1,26 +1,27 @@
-r"""Answer types: how the answer of a problem is compared with the right one.
+r"""Answer types: how to compare an answer with the right one.
 
-A type is written as a name, perhaps with options behind it:
+A type is a name, optionally followed by options:
 
-- ``math``: the default. Numbers by value and form, all else by algebra; see `cir_env.grading.judge`.
-- ``number?rel_tol=0.01&abs_tol=0.5``: a number that differs from the right one by at most ``rel_tol`` times the right
-  one or ``abs_tol``, whichever is larger, reckoned exactly; without options it has the same value. What ``math`` takes
-  for no single number, such as ``4821*367``, is wrong; where an integer is right, a fraction is a division left to do.
+- ``math``: the default. Numbers by value and form, everything else by algebra; see `cir_env.grading.judge`.
+- ``number?rel_tol=0.01&abs_tol=0.5``: a number whose exact distance from the right one is at most ``rel_tol`` times the
+  right one or ``abs_tol``, whichever is larger; without options the value must be equal. Answers that are not a single
+  number for ``math``, such as ``4821*367``, are wrong; if an integer is right, a fraction is an unevaluated division.
 - ``choice``: a letter from A to J: ``B``, ``(B)``, ``\text{(B)}``, ``B) 42`` and "option B" mean the same. Several
-  letters are right only where the right answer has the same several.
-- ``set``: elements in any order, with braces or without; ``math`` compares them, and duplicates count once.
-- ``interval``: an interval or a union of intervals in any order; ``math`` compares the ends, and the kind of each
-  bracket matters. Intervals are not merged: ``(0,2)`` is another answer than ``(0,1] \cup (1,2)``.
+  letters are right only if the right answer consists of the same letters.
+- ``set``: elements in any order, with or without braces, compared as ``math``; duplicates count once.
+- ``interval``: an interval or a union of intervals in any order. The ends are compared as ``math``; the brackets must
+  be the same. Intervals are not merged: ``(0,2)`` differs from ``(0,1] \cup (1,2)``.
 - any other name: a verifier, that is a function ``(gold: str, answer: str) -> bool`` that an installed distribution
-  offers under this name as an entry point of the group ``cir_env.verifiers``; or the function itself, as
-  ``module:function`` (not in the rows of a file or data set: who writes one does not choose what runs here).
+  provides under this name as an entry point of the group ``cir_env.verifiers``.
+- ``module:function``: the verifier itself. Rows of a file or data set cannot use this form, so that a data set cannot
+  choose what runs on this machine.
 
-A verifier gets both texts as they are. It runs in the grading process, each time in a fork of its own, within the
-limits of the `cir_env.Grader`: two CPU seconds, 24 seconds by the clock, and 256 MB on top of what it imports.
-Its module is imported there once, from where the trainer would import it, but with a clean environment: of the
-variables only PATH, HOME, TMPDIR, LANG, LC_ALL and LD_LIBRARY_PATH. It may read files but not write any, and may be
-asked twice about the same answer. One that raises, breaks a limit, ends its process or returns something else than a
-bool is a fault of ours and no wrong answer: the verdict is not valid.
+A verifier receives both strings unchanged. Each call runs in its own fork of the grading process, within the limits of
+the `cir_env.Grader`: 2 s of CPU time, 24 s by the clock, and 256 MB in addition to its imports. Its module is imported
+once, with the import path of the trainer but a clean environment: only the variables PATH, HOME, TMPDIR, LANG, LC_ALL
+and LD_LIBRARY_PATH. It may read files but not write any, and may be called twice for the same answer. A verifier that
+raises, exceeds a limit, ends its process or returns anything but a bool is an infrastructure error, not a wrong answer:
+the verdict is not valid.
 """
 
 import inspect
@@ -32,16 +33,16 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from cir_env.errors import OptionError, did_you_mean, parse_spec
-from cir_env.grading.judge import judge_alike, judge_text, read_number
+from cir_env.grading.judge import judge_text, judge_trivial, read_number
 from cir_env.grading.latex import tidy
 from cir_env.grading.numeric import Number, parse_number
 from cir_env.grading.parts import read_choice, read_intervals, read_set
 
 GROUP: Final = "cir_env.verifiers"
-"""The group of entry points that are verifiers."""
+"""The entry-point group of verifiers."""
 
 Judged = tuple[bool, str]
-"""Whether an answer is right, and why."""
+"""Whether an answer is right, and the reason."""
 
 
 def _anything(gold: str) -> bool:
@@ -57,19 +58,20 @@ class AnswerType:
     """One way to compare answers."""
 
     compare: str = "math"
-    """How the grading process compares what `judge` leaves open: "math", "set", "interval" or "module:function"."""
+    """How the grading process compares answers that `judge` does not decide: "math", "set", "interval" or
+    "module:function"."""
     can_read: Callable[[str], bool] = _anything
     """Whether a gold answer is of this type."""
     judge: Callable[[str, str], Judged | None] = _undecided
-    """Judges an answer by its text, gold first; None if that does not decide it."""
+    """Judges an answer by its text, gold answer first; None if the text does not decide."""
 
 
 def find_answer_type(spec: str) -> AnswerType:
-    """Return the type that a text names.
+    """Return the answer type that a spec names.
 
     Raises:
-        OptionError: It is no text, no type or verifier has that name, the verifier cannot be imported, or an option is
-            unknown or out of its range.
+        OptionError: It is not a string, no type or verifier has that name, the verifier cannot be imported, or an
+            option is unknown or out of range.
 
     >>> find_answer_type("number?rel_tol=0.01").judge("314", "317")
     (True, 'within the tolerance')
@@ -79,19 +81,19 @@ def find_answer_type(spec: str) -> AnswerType:
 group 'cir_env.verifiers' or 'module:function', got 'numbers'. Did you mean 'number'?
     """
     if not isinstance(spec, str):
-        raise OptionError(f"Expect an answer type to be text, got {type(spec).__name__}.")
+        raise OptionError(f"Expect an answer type to be a string, got {type(spec).__name__}.")
     return _find(spec)
 
 
 def check_gold(spec: str, gold: str) -> None:
-    """Refuse a type that there is none of, and a gold answer that it cannot read.
+    """Check that a gold answer is of an answer type.
 
     Raises:
-        OptionError: As `find_answer_type` does, or the gold answer is not of that type.
+        OptionError: It is not, or as in `find_answer_type`.
     """
     if not find_answer_type(spec).can_read(gold):
         shown = gold if len(gold) <= 80 else f"{gold[:80]}..."
-        raise OptionError(f"Expect a right answer that can be read as answer type {spec!r}, got {shown!r}.")
+        raise OptionError(f"Expect a right answer of type {spec!r}, got {shown!r}.")
 
 
 @lru_cache(maxsize=256)
@@ -102,9 +104,11 @@ def _find(spec: str) -> AnswerType:
     for option in options:
         if option not in known:
             listed = " and ".join(map(repr, known)) or "none"
-            raise OptionError(f"Expect as options of {name!r} {listed}, got {option!r}.{did_you_mean(option, known)}")
+            raise OptionError(
+                f"Expect the options of {name!r} to be {listed}, got {option!r}.{did_you_mean(option, known)}"
+            )
     if len(options) < len(pairs):
-        raise OptionError(f"Expect each option once, got {spec!r}.")
+        raise OptionError(f"Expect each option only once, got {spec!r}.")
     return _number(options) if name == "number" else _TYPES.get(name) or AnswerType(compare=_find_verifier(name))
 
 
@@ -128,8 +132,8 @@ def _is_number(gold: str) -> bool:
 
 
 def _judge_number(rel_tol: Fraction, abs_tol: Fraction, gold: str, answer: str) -> Judged | None:
-    """Judge an answer where a number is right, whose distance from it is at most a tolerance."""
-    if judged := judge_alike(gold, answer):
+    """Judge an answer where a number is right, up to a tolerance."""
+    if judged := judge_trivial(gold, answer):
         return judged
     right = parse_number(tidy(gold))
     if right is None:
@@ -140,14 +144,14 @@ def _judge_number(rel_tol: Fraction, abs_tol: Fraction, gold: str, answer: str) 
     if right.kind == "integer" and number.kind == "quotient":
         return False, "a division that is left to do"
     tolerance = max(abs(right.value) * rel_tol, abs_tol)
-    is_near = any(abs(value - right.value) <= tolerance for value in _values_beside(right, number))
+    is_near = any(abs(value - right.value) <= tolerance for value in _possible_values(right, number))
     return (True, "within the tolerance") if is_near else (False, "another number")
 
 
-def _values_beside(gold: Number, answer: Number) -> list[Fraction]:
-    """What an answer's value may be, in percent if the right answer is, where a percent sign may be missing or added.
+def _possible_values(gold: Number, answer: Number) -> list[Fraction]:
+    """Return the values that an answer may mean if its percent sign may be missing or added, in percent if `gold` is.
 
-    >>> def values(a, b): return [str(value) for value in _values_beside(parse_number(a), parse_number(b))]
+    >>> def values(a, b): return [str(value) for value in _possible_values(parse_number(a), parse_number(b))]
     >>> values("25%", "0.25"), values("25", "25%"), values("0.25", "25%"), values("0.25", "0.25")
     (['25', '1/4'], ['1/4', '25'], ['1/4'], ['1/4'])
     """
@@ -166,7 +170,7 @@ def _can_read(read: Callable[[str], object], gold: str) -> bool:
 
 
 def _judge_choice(gold: str, answer: str) -> Judged | None:
-    if judged := judge_alike(gold, answer):
+    if judged := judge_trivial(gold, answer):
         return judged
     letters = read_choice(answer)
     if letters is None:
@@ -175,8 +179,8 @@ def _judge_choice(gold: str, answer: str) -> Judged | None:
 
 
 def _judge_parts(kind: str, read: Callable[[str], object], gold: str, answer: str) -> Judged | None:
-    """Leave to the grading process what can be read, since it takes as long as the answer says."""
-    if judged := judge_alike(gold, answer):
+    """Judge only what cannot be parsed; comparing may take long, so it is left to the grading process."""
+    if judged := judge_trivial(gold, answer):
         return judged
     return (False, f"cannot be read as {kind}") if read(answer) is None else None
 
@@ -201,7 +205,7 @@ _OPTIONS: Final = {"number": ("rel_tol", "abs_tol")}
 
 
 def _find_verifier(name: str) -> str:
-    """Return a verifier as ``module:function``, having tried here, where it can be mended, what is done later there."""
+    """Return a verifier as ``module:function``; import it here first, where an error can still be reported."""
     if ":" in name:
         found = {name}
     else:
@@ -214,7 +218,7 @@ def _find_verifier(name: str) -> str:
                 f"{did_you_mean(name, [*_TYPES, *offered.names])}"
             )
         if len(found) > 1:
-            raise OptionError(f"Expect one verifier of the name {name!r}, got {' and '.join(sorted(found))}.")
+            raise OptionError(f"Expect one verifier named {name!r}, got {' and '.join(sorted(found))}.")
     (value,) = found
     _check_verifier(value, _load(value))
     return value
@@ -241,5 +245,5 @@ def _check_verifier(value: str, verifier: Any) -> None:
         inspect.signature(verifier).bind("gold", "answer")
     except TypeError:
         raise OptionError(f"Expect the verifier {value!r} to take (gold, answer), got other parameters.") from None
-    except ValueError:  # a function in C may not say what it takes
+    except ValueError:  # a C function may have no signature
         pass

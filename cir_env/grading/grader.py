@@ -1,8 +1,8 @@
-r"""Grading: is an answer the same as the gold answer, in bounded time and memory, whatever the policy wrote?
+r"""`Grader`: compares answers with gold answers, in bounded time and memory, whatever the policy wrote.
 
-Most answers are decided by their text in this process (`cir_env.grading.judge`). The others are compared by algebra
-(math-verify, gold first), or by a user's verifier, in a process of its own, which is started when it is first needed:
-`worker`. What a problem's answer type means is said in `cir_env.grading.answer_types`.
+Most answers are decided by their text in this process (`cir_env.grading.judge`). A separate process (`worker`), started
+on first use, compares the others by algebra (math-verify, gold answer first) or with a user's verifier.
+`cir_env.grading.answer_types` describes the answer types.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from cir_env.grading.answer_types import AnswerType, find_answer_type
 from cir_env.grading.latex import for_algebra
 
 GRADER_VERSION: Final = 2
-"""Goes up with every change of a verdict; accuracies compare within one version. CHANGELOG.md says what changed."""
+"""Increases with every change of a verdict; only accuracies of the same version compare. See CHANGELOG.md."""
 
 _CACHE_SIZE = 10_000
 _STOP_S = 5.0
@@ -32,14 +32,14 @@ _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What grading found."""
+    """The result of grading an answer."""
 
     correct: bool
-    """Whether the answer is right. What cannot be read, or not be compared within the limits, is wrong."""
+    """Whether the answer is right. Answers that cannot be parsed, or compared within the limits, are wrong."""
     reason: str
-    """Why, in a few words."""
+    """Short reason."""
     valid: bool = True
-    """False if the fault is ours (the gold answer or the grader is broken): then `correct` means nothing."""
+    """False after an infrastructure error (a broken gold answer, verifier or grader): `correct` is then meaningless."""
 
 
 _Key = tuple[str, str, str]  # how to compare, gold, answer
@@ -60,23 +60,23 @@ class _Job:
 
 
 class AnswerGrader(Protocol):
-    """Says whether an answer is right; `Grader` does."""
+    """What an environment needs of a grader; `Grader` implements it."""
 
     def submit(self, gold: str, answer: str, answer_type: str = "math") -> Future[Verdict]:
-        """Begin to compare an answer with the right one, as `cir_env.grading.answer_types` says."""
+        """Begin to grade an answer; see `Grader.submit`."""
 
 
 class Grader:
-    r"""Grades answers; may be used from any thread, and by any number of them at once.
+    r"""Grades answers. Thread-safe; any number of threads may use it at once.
 
     Args:
-        time_limit_s: CPU seconds that one comparison may take. One that takes longer is wrong; a verifier that does, or
-            that takes 12 times as long by the clock, is a fault of ours.
-        memory_limit_mb: Memory that one comparison may take on top of sympy and of what a verifier imports.
-        max_parallel: How many comparisons run side by side.
+        time_limit_s: CPU time limit of one comparison, in seconds. An answer that takes longer is wrong; a verifier
+            that takes longer, or 12 times as long by the clock, makes the verdict invalid.
+        memory_limit_mb: Memory limit of one comparison in MB, in addition to sympy and the imports of a verifier.
+        max_parallel: Number of concurrent comparisons, at least 2; by default the number of CPUs, at least 4.
 
     Raises:
-        OptionError: An argument is out of its range.
+        OptionError: An argument is out of range.
 
     >>> with Grader() as grader:
     ...     grader.grade("1{,}234", "1234")
@@ -91,15 +91,15 @@ class Grader:
                 f"Expect `time_limit_s` and `memory_limit_mb` to be positive, got {time_limit_s} and {memory_limit_mb}."
             )
         if max_parallel is not None and max_parallel < 2:
-            raise OptionError(f"Expect `max_parallel` of at least 2, got {max_parallel}.")
+            raise OptionError(f"Expect `max_parallel` to be at least 2, got {max_parallel}.")
         self._configuration = {
             "time_limit_s": time_limit_s,
             "memory_limit_mb": memory_limit_mb,
             "slots": max_parallel or max(4, os.cpu_count() or 1),
         }
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards all that follows; never held while something blocks
-        self._write_lock = threading.Lock()  # keeps lines whole
+        self._lock = threading.Lock()  # guards the attributes below; never held during blocking calls
+        self._write_lock = threading.Lock()  # keeps request lines intact
         self._jobs: dict[int, _Job] = {}
         self._by_key: dict[_Key, _Job] = {}
         self._cache: dict[_Key, Verdict] = {}
@@ -109,23 +109,23 @@ class Grader:
         self._next_id = 0
 
     def __deepcopy__(self, memo: object) -> "Grader":
-        """Return the grader itself: Gymnasium copies the arguments of `make` and means the same processes."""
+        """Return the grader itself: Gymnasium deep-copies the arguments of `make`, which must share the process."""
         return self
 
     def submit(self, gold: str, answer: str | None, answer_type: str = "math") -> Future[Verdict]:
         """Begin to grade an answer.
 
         Args:
-            gold: The right answer, LaTeX or plain.
-            answer: The policy's; None if it gave none.
+            gold: The right answer, LaTeX or plain text.
+            answer: The policy's answer; None if it gave none.
             answer_type: How to compare them; see `cir_env.grading.answer_types`.
 
         Returns:
-            The verdict to come. It never holds an exception but `GraderUnavailable`.
+            A future of the verdict. The only exception it can hold is `GraderUnavailable`.
 
         Raises:
             GraderUnavailable: The grader is closed, belongs to another process, or cannot start.
-            OptionError: An argument is not text, or there is no such answer type.
+            OptionError: An argument is not a string, or the answer type is unknown.
         """
         if not isinstance(gold, str) or not isinstance(answer, str | None):
             raise OptionError(
@@ -134,7 +134,7 @@ class Grader:
         self._check_available()
         kind = find_answer_type(answer_type)
         future: Future[Verdict] = Future()
-        future.set_running_or_notify_cancel()  # a verdict on its way cannot be called back
+        future.set_running_or_notify_cancel()  # pending verdicts cannot be cancelled
         decided = self._decide(kind, gold, answer)
         if decided is not None:
             future.set_result(decided)
@@ -149,7 +149,7 @@ class Grader:
         return self.submit(gold, answer, answer_type).result()
 
     def close(self) -> None:
-        """End the grading process; verdicts that are still to come say that they are not valid."""
+        """Stop the grading process. Pending verdicts become invalid. Closing twice is fine."""
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -165,7 +165,7 @@ class Grader:
 
     @property
     def is_usable(self) -> bool:
-        """Whether `submit` may be called: not closed, and in the process that made it."""
+        """Whether `submit` may be called: the grader is open, and was created in this process."""
         return not self._unavailable and os.getpid() == self._pid
 
     def __enter__(self) -> Self:
@@ -184,7 +184,7 @@ class Grader:
 
     @staticmethod
     def _decide(kind: AnswerType, gold: str, answer: str | None) -> Verdict | None:
-        """The verdict, if it can be had in this process."""
+        """Return the verdict if the text decides it, else None."""
         if not gold.strip():
             return Verdict(correct=False, reason="the gold answer is blank", valid=False)
         if answer is None:
@@ -199,7 +199,7 @@ class Grader:
             self._check_available()
             cached = self._cache.get(key)
             if cached is None:
-                if key in self._by_key:  # the same comparison is under way
+                if key in self._by_key:  # the same comparison is in progress
                     self._by_key[key].futures.append(future)
                     return
                 process = self._process or self._start()
@@ -212,7 +212,7 @@ class Grader:
             self._send(process, [job])
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        """Start the worker and its reader; the caller holds the lock."""
+        """Start the worker process and its reader thread; the caller holds the lock."""
         configuration = {**self._configuration, "path": _path()}
         try:
             process = subprocess.Popen(
@@ -222,7 +222,7 @@ class Grader:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                start_new_session=True,  # Ctrl-C is for the trainer, which may still want verdicts
+                start_new_session=True,  # Ctrl-C must only reach the trainer, which may still need verdicts
             )
         except OSError as error:
             raise GraderUnavailable(f"Expect to start a process for grading, got: {error}.") from None
@@ -238,23 +238,23 @@ class Grader:
             try:
                 for job in jobs:
                     _write(process, job.line())
-            except (OSError, ValueError):  # it is gone; the reader sees that too, and takes care of its jobs
+            except (OSError, ValueError):  # the process has ended: the reader notices, and handles its jobs
                 pass
 
     def _read(self, process: "subprocess.Popen[bytes]") -> None:
-        """Pass on what one worker says, until it ends; runs in a thread."""
+        """Receive the replies of a worker process until it ends; runs in a thread."""
         assert isinstance(process.stdout, io.FileIO)
         with io.BufferedReader(process.stdout) as replies:
             for line in replies:
-                if line.endswith(b"\n"):  # else it died while writing
+                if line.endswith(b"\n"):  # otherwise the process died while writing
                     self._receive(json.loads(line))
         self._stop(process)
         self._replace(process)
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
-        """End a worker, which ends by itself at the end of its input."""
+        """Stop a worker process, which exits at the end of its input."""
         assert process.stdin is not None
-        if not self._write_lock.acquire(timeout=_STOP_S):  # a writer hangs, because the worker does
+        if not self._write_lock.acquire(timeout=_STOP_S):  # a writer is blocked because the process hangs
             process.kill()
             self._write_lock.acquire()
         process.stdin.close()
@@ -286,12 +286,12 @@ class Grader:
         _resolve([job], verdict)
 
     def _replace(self, process: "subprocess.Popen[bytes]") -> None:
-        """After a worker's end: try its jobs once more in a new one, unless that was asked for or is in vain."""
+        """After a worker process ended: retry its jobs once in a new one, unless the grader is closed or unusable."""
         with self._lock:
             if self._process is not process:
                 return
             self._process = None
-            given_up = [job for job in self._jobs.values() if job.tries >= 2]
+            failed = [job for job in self._jobs.values() if job.tries >= 2]
             retried = [job for job in self._jobs.values() if job.tries < 2]
             failure = GraderUnavailable(self._unavailable) if self._unavailable else None
             if failure is None and retried:
@@ -300,15 +300,15 @@ class Grader:
                 except GraderUnavailable as error:
                     failure = error
             if failure is not None:
-                given_up, retried = self._take_all_jobs(), []
-            for job in given_up:
+                failed, retried = self._take_all_jobs(), []
+            for job in failed:
                 self._jobs.pop(job.id, None)
                 self._by_key.pop(job.key, None)
             for job in retried:
                 job.tries += 1
         if retried:
             self._send(process, retried)
-        _resolve(given_up, failure or _DIED_TWICE)
+        _resolve(failed, failure or _DIED_TWICE)
 
     def _take_all_jobs(self) -> list[_Job]:
         jobs = list(self._jobs.values())
@@ -344,7 +344,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_grader() -> Grader:
-    """The grader of this process, made when it is first asked for, and closed at exit.
+    """Return the grader that this process shares. It is created on first use and closed at exit.
 
     A forked process gets its own.
     """
@@ -357,7 +357,7 @@ def shared_grader() -> Grader:
 
 def _renew_lock() -> None:
     global _shared_lock  # noqa: PLW0603
-    _shared_lock = threading.Lock()  # another thread may have held the old one at the fork
+    _shared_lock = threading.Lock()  # another thread may have held the old one during the fork
 
 
 os.register_at_fork(after_in_child=_renew_lock)

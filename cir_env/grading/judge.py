@@ -1,20 +1,20 @@
-r"""Answers as text: what can be judged, or must be refused, before any algebra is done.
+r"""Judges answers by their text, before any algebra.
 
-Most gold answers are plain numbers. Then the answer has to *be* a number too: an expression that only has the
-right value, such as ``4821 \times 367`` for 1769307, is refused, since a policy that boxes the question would
-otherwise be paid for it. For other gold answers, what algebra would wave through is refused: another kind of
-brackets, another base. `judge_text` decides most answers so, exactly and without another process.
+Most gold answers are plain numbers. The answer must then *be* a number too: an expression that only has the right
+value, such as ``4821 \times 367`` for 1769307, is wrong, since otherwise a policy would be rewarded for boxing the
+question. For other gold answers, this module rejects what algebra would accept by mistake: other brackets, another
+base. `judge_text` decides most answers exactly, without another process.
 
 Every function is pure and total on strings.
 """
 
 import re
 
-from cir_env.grading.latex import partner, same_text, tidy
+from cir_env.grading.latex import closing_bracket, same_text, tidy
 from cir_env.grading.numeric import NOT_UNITS, NUMBER, Number, parse_number, same_number
 
 MAX_ANSWER_CHARS = 1_000
-"""A longer answer is wrong unless it is the gold answer, letter by letter."""
+"""A longer answer is wrong unless it equals the gold answer exactly."""
 
 _BASED = re.compile(
     r"(?P<open>\( ?)?(?P<digits>[0-9][0-9A-Za-z]*|[A-Z][0-9A-Z]*)(?(open) ?\))"
@@ -39,25 +39,25 @@ _ARITHMETIC = re.compile(
 
 
 def judge_text(gold: str, answer: str) -> tuple[bool, str] | None:
-    r"""Judge an answer by its text, as far as that goes.
+    r"""Judge an answer by its text, if the text decides it.
 
     Args:
         gold: The right answer.
-        answer: The policy's.
+        answer: The policy's answer.
 
     Returns:
-        Whether the answer is right, and why; None if only algebra can tell.
+        Whether the answer is right, and the reason; None if only algebra can tell.
 
     >>> judge_text("1769307", "1{,}769{,}307"), judge_text("1769307", r"4821 \times 367")[0]
     ((True, 'equal numbers'), False)
     >>> judge_text(r"5\sqrt{2}", r"\sqrt{50}") is None
     True
     """
-    return judge_alike(gold, answer) or _judge_tidy(tidy(gold), tidy(answer))
+    return judge_trivial(gold, answer) or _judge_tidy(tidy(gold), tidy(answer))
 
 
-def judge_alike(gold: str, answer: str) -> tuple[bool, str] | None:
-    """Judge what needs no reading: the same text is right, an empty or overlong one is wrong."""
+def judge_trivial(gold: str, answer: str) -> tuple[bool, str] | None:
+    """Judge what needs no parsing: the same text is right, an empty or overlong answer is wrong."""
     if gold == answer != "":
         return True, "same text"
     if len(answer) > max(MAX_ANSWER_CHARS, 2 * len(gold)):
@@ -82,7 +82,7 @@ def _judge_tidy(gold: str, answer: str) -> tuple[bool, str] | None:
 
 
 def _read_based(text: str) -> tuple[str, int] | None:
-    r"""Read digits and their base.
+    r"""Parse digits with a base.
 
     >>> _read_based("2a_{16}"), _read_based(r"(0101)_{\text{two}}"), _read_based("x_1"), _read_based("9_8")
     (('2A', 16), ('101', 2), None, None)
@@ -97,7 +97,7 @@ def _read_based(text: str) -> tuple[str, int] | None:
 
 
 def _judge_based(gold: tuple[str, int], answer: str) -> tuple[bool, str]:
-    """Judge an answer where digits in a certain base are right; the base may be left out."""
+    """Judge an answer where digits in a certain base are right; the base is optional."""
     based = _read_based(answer)
     if based and based[1] != gold[1]:
         return False, f"in base {based[1]} instead of {gold[1]}"
@@ -106,7 +106,7 @@ def _judge_based(gold: tuple[str, int], answer: str) -> tuple[bool, str]:
 
 
 def _judge_choice(gold: str, answer: str) -> tuple[bool, str] | None:
-    """Judge an answer that begins with the letter of a choice, where a letter is right."""
+    """Judge an answer that starts with a choice letter, where a letter is right."""
     match = _CHOICE.match(answer)
     if match is None or not match.end() < len(answer) or not re.fullmatch(r"\(?[A-E]\)?", gold):
         return None
@@ -127,11 +127,13 @@ def _judge_number(gold: Number, answer: str) -> tuple[bool, str] | None:
 
 
 def read_number(gold: Number, answer: str) -> Number | str | None:
-    """Read the number that a tidy answer gives where `gold` is right, or say why it gives none.
+    """Parse the number in a tidy answer, where the number `gold` is right.
 
-    It may be written as ``x = 7``, as ``3 + 4 = 7`` (sides that are numbers must be equal) or with a modulus; what
-    follows a sign "approximately" counts only where no number stands before it. What is not plainly a number, but
-    could be one in words, is None. The letter of a choice is passed over.
+    The answer may have the form ``x = 7``, ``3 + 4 = 7`` (sides that are numbers must be equal) or a modulus. What
+    follows an "approximately" sign counts only if no number precedes it. A leading choice letter is ignored.
+
+    Returns:
+        The number; the reason why the answer is not a number; or None if it may be a number in words.
     """
     if (based := _read_based(answer)) and based[1] == 10:
         answer = based[0]
@@ -163,7 +165,7 @@ def _numbers(sides: list[str]) -> list[Number]:
 
 
 def _may_be_a_number(text: str) -> bool:
-    r"""Whether a text holds exactly one number and nothing to work out, so that words alone stand around it.
+    r"""Whether a text contains exactly one number and no arithmetic, so that the rest is only words.
 
     >>> _may_be_a_number("7 apples"), _may_be_a_number(r"\{7\}"), _may_be_a_number("(4821)(367)")
     (True, True, False)
@@ -177,13 +179,13 @@ def _may_be_a_number(text: str) -> bool:
 
 
 def _brackets(text: str) -> str:
-    r"""What kind of brackets encloses a whole tidy text.
+    r"""Return the kind of brackets that enclose a whole tidy text.
 
     >>> _brackets("(1,2)"), _brackets(r"\{1,2\}"), _brackets("(1,2),(3,4)")
     ('a tuple or an interval', 'a set', '')
     """
-    if text[:1] in ("(", "[") and partner(text, 0) == len(text) - 1:
+    if text[:1] in ("(", "[") and closing_bracket(text, 0) == len(text) - 1:
         return "a tuple or an interval"
-    if text[:2] == r"\{" and not _SET_BUILDER.match(text) and partner(text, 1) == len(text) - 1:
+    if text[:2] == r"\{" and not _SET_BUILDER.match(text) and closing_bracket(text, 1) == len(text) - 1:
         return "a set"
     return ""

@@ -1,4 +1,4 @@
-r"""The text of answers: cosmetics, brackets, and what a parser of LaTeX wants.
+r"""Normalises the text of answers, and prepares it for a LaTeX parser.
 
 Every function is pure and total on strings.
 """
@@ -56,7 +56,7 @@ _REPLACEMENTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def tidy(text: str) -> str:
-    r"""The same answer without cosmetics: dollar signs, wrappers, spacing commands, a full stop, a leading plus.
+    r"""Remove cosmetics from an answer: dollar signs, wrappers, spacing commands, a final full stop, a leading plus.
 
     >>> tidy(r" $\boxed{\dfrac{1}{2}}.$ "), tidy(r"1{,}234"), tidy(r"\text{ east }"), tidy("+7.")
     ('\\frac{1}{2}', '1,234', 'east', '7')
@@ -65,7 +65,7 @@ def tidy(text: str) -> str:
 
 
 def for_algebra(text: str) -> str:
-    r"""An answer as a parser of LaTeX wants it: tidy, but with text marked as text.
+    r"""Normalise an answer for a LaTeX parser: like `tidy`, but text remains marked as text.
 
     >>> for_algebra(r"$\text{east}.$"), for_algebra("25%"), for_algebra(r"\boxed{90°}"), for_algebra("2pi")
     ('\\text{east}', '25\\%', '90^{\\circ}', '2\\pi ')
@@ -86,7 +86,7 @@ _GREATER = re.compile(r"(>|\\g(?:t|eq?|eqslant)(?![a-zA-Z]))")
 
 
 def _both_signs(text: str) -> str:
-    r"""Write an answer with one ``\pm`` as the two that it means."""
+    r"""Expand an answer with one ``\pm`` to the two answers that it means."""
     if len(_PLUS_OR_MINUS.findall(text)) != 1:
         return text
     both = (_PLUS_OR_MINUS.sub(sign, text) for sign in "+-")
@@ -94,7 +94,7 @@ def _both_signs(text: str) -> str:
 
 
 def _ascending(text: str) -> str:
-    """Turn a chain of two signs "greater" around."""
+    """Reverse a chain of two "greater" signs."""
     parts = [part.strip() for part in _GREATER.split(text)]
     if len(parts) != 5 or "," in text:
         return text
@@ -115,7 +115,7 @@ def _strip(text: str, command: re.Pattern[str]) -> str:
 
 
 def _spell_out(text: str) -> str:
-    r"""Write signs as LaTeX does.
+    r"""Replace Unicode signs by LaTeX.
 
     >>> _spell_out("3½"), _spell_out("7 cm²"), _spell_out("1011₂"), _spell_out("（−∞，２）")
     ('3 \\frac{1}{2}', '7 cm^{2}', '1011_{2}', '(-\\infty ,2)')
@@ -142,16 +142,16 @@ def _unwrap(text: str, command: re.Pattern[str]) -> str:
         if len(text) > len(start) + len(end) and text.startswith(start) and text.endswith(end):
             inner = text[len(start) : -len(end)]
             return text if start in inner or end in inner else inner
-    if text.startswith("{") and "," not in text and partner(text, 0) == len(text) - 1:
+    if text.startswith("{") and "," not in text and closing_bracket(text, 0) == len(text) - 1:
         return text[1:-1]
     match = command.match(text)
-    if match and partner(text, match.end() - 1) == len(text) - 1:
+    if match and closing_bracket(text, match.end() - 1) == len(text) - 1:
         return text[match.end() : -1]
     return text
 
 
-def partner(text: str, start: int) -> int:
-    """Where the bracket at `start` closes, counting all kinds alike; -1 if it does not."""
+def closing_bracket(text: str, start: int) -> int:
+    """Return the index at which the bracket at `start` closes, without telling kinds apart; -1 if it does not."""
     depth = 0
     for index in range(start, len(text)):
         depth += (text[index] in "([{") - (text[index] in ")]}")
@@ -161,7 +161,7 @@ def partner(text: str, start: int) -> int:
 
 
 def same_text(gold: str, answer: str) -> bool:
-    r"""Whether two tidy answers are the same but for blanks that carry no meaning.
+    r"""Whether two tidy answers are equal up to insignificant spaces.
 
     >>> same_text(r"(3, \frac{\pi}{2})", r"(3,\frac{\pi}{2})"), same_text("12", "1 2")
     (True, False)
@@ -170,5 +170,5 @@ def same_text(gold: str, answer: str) -> bool:
 
 
 def _squeeze(text: str) -> str:
-    # A blank between two letters or digits separates them; any other only looks nice.
+    # Only a space between two letters or digits is significant.
     return re.sub(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])", "", text)

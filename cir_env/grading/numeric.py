@@ -1,4 +1,4 @@
-r"""Plain numbers as answers: reading what was written, and whether two of them are equal.
+r"""Parses plain numbers and compares them.
 
 Every function is pure and total on strings.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-_MAX_DIGITS = 4_000  # of a number; int() itself refuses more than 4,300
+_MAX_DIGITS = 4_000  # int() itself rejects more than 4,300
 _LENGTHS, _TIMES, _MASSES, _MONEY = "metres", "seconds", "grams", "dollars"
 _MEASURES: dict[str, tuple[str, Fraction] | None] = {
     "mm millimeter millimeters millimetre millimetres": (_LENGTHS, Fraction(1, 1000)),
@@ -64,16 +64,16 @@ class Number:
     """A number as it was written."""
 
     value: Fraction
-    """Its value; of a percentage, the number before the sign."""
+    """Its value; of a percentage, the number before the percent sign."""
     kind: Literal["integer", "decimal", "quotient"]
     """How it was written; a decimal may have been rounded."""
     is_percent: bool = False
     """Whether a percent sign follows."""
     unit: str = ""
-    """Its unit in canonical form, if it has one that we know; of an area or a volume with ``^2`` or ``^3``."""
+    """Its unit in canonical form, if known; areas and volumes end with ``^2`` or ``^3``."""
 
     def in_unit(self, unit: str) -> "Number | None":
-        r"""The same quantity in another unit; None if it has none in it.
+        r"""Convert to another unit; None if the units are not compatible.
 
         >>> parse_number(r"50\text{ cents}").in_unit("dollars").value
         Fraction(1, 2)
@@ -87,7 +87,7 @@ class Number:
 
 
 def parse_number(text: str) -> Number | None:
-    r"""Read a tidy text that is one number, perhaps with a unit, a percent, degree or currency sign.
+    r"""Parse a tidy text that is a single number, optionally with a unit or a percent, degree or currency sign.
 
     >>> [str(parse_number(t).value) for t in (r"1\frac{1}{2}", "-1,234.5", "1.2e3", r"3 \times 10^{2}", "12 cm")]
     ['3/2', '-2469/2', '1200', '300', '12']
@@ -133,7 +133,7 @@ def _split_unit(text: str) -> tuple[str, str]:
 
 
 def _value(part: dict[str, str]) -> Fraction | None:
-    """The value of a number's parts, without its sign; None where there is none."""
+    """Return the absolute value of a number from its parts; None if they are not a number."""
     exponent = part.get("exponent") or part.get("power") or part.get("power2") or "0"
     if len(exponent) > 5 or abs(int(exponent)) > _MAX_DIGITS:
         return None
@@ -154,10 +154,10 @@ def _value(part: dict[str, str]) -> Fraction | None:
 
 
 def same_number(gold: Number, answer: Number) -> bool:
-    """Whether two numbers are equal: exactly, or, where one is a rounded decimal, to six decimal places.
+    """Whether two numbers are equal: exactly, or to six decimal places if one of them is a rounded decimal.
 
-    An integer asks for the exact value (but for the noise of floating point), since there is nothing to round. A
-    percentage equals its value; where only the percent sign is missing or added, it equals the bare number too.
+    An integer must match exactly (up to floating-point noise), since there is nothing to round. A percentage equals its
+    value, and also the bare number if only the percent sign is missing or added.
 
     >>> def same(a, b): return same_number(parse_number(a), parse_number(b))
     >>> same("1/3", "0.333333"), same("1/3", "0.33"), same("7", "6.9999999"), same("110", "110.00000000000001")

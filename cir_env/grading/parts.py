@@ -1,7 +1,7 @@
-r"""Answers that have parts: the letters of a choice, the elements of a set, the pieces of a union of intervals.
+r"""Answers with parts: the letters of a choice, the elements of a set, the pieces of a union of intervals.
 
-Reading is done by text and is total on strings. Whether two elements or two ends of intervals are equal is what the
-grader of mathematics says (`judge`, then algebra), so sets and intervals are compared in the grading process.
+Parsing is by text and total on strings. Elements and interval ends are compared like answers of type "math" (`judge`,
+then algebra), so sets and intervals are compared in the grading process.
 """
 
 import re
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from cir_env.grading.judge import judge_text
-from cir_env.grading.latex import for_algebra, partner, tidy
+from cir_env.grading.latex import closing_bracket, for_algebra, tidy
 
 Part = TypeVar("Part", bound=Hashable)
 Same = Callable[[str, str], bool]
-"""Says whether an element of the gold answer and one of the policy's are equal."""
+"""Whether an element of the gold answer and one of the policy's answer are equal."""
 
 # --- choices ---------------------------------------------------------------------------------------------------
 
@@ -22,7 +22,7 @@ _TEXT: Final = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|bf
 _LEAD: Final = re.compile(r"(?:(?:the |correct |final )*(?:answers?|options?|choices?)(?: is| are)?(?: ?: ?| ))+", re.I)
 _LETTER: Final = r"(?:\( ?[A-Ja-j] ?\)|\[ ?[A-Ja-j] ?\]|(?<![A-Za-z])[A-Ja-j](?![A-Za-z]))[).:]?"
 _AND: Final = r" ?(?:, ?)?(?:[,;/&]|\band\b|\bor\b)? ?"
-_LETTERS: Final = re.compile(rf"{_LETTER}(?>{_AND}{_LETTER})*")  # atomic, lest a long list is read in all ways
+_LETTERS: Final = re.compile(rf"{_LETTER}(?>{_AND}{_LETTER})*")  # atomic, to avoid exponential backtracking
 _RUN: Final = re.compile("[A-J]{2,}")
 _LETTER_AND_TEXT: Final = re.compile(
     r"(?:[(\[] ?(?P<inside>[A-Ja-j]) ?[)\]]|(?P<before>[A-Ja-j])[).:])[).:]? ?(?P<text>.+)"
@@ -33,7 +33,7 @@ _ANOTHER: Final = re.compile(
 
 
 def read_choice(text: str) -> frozenset[str] | None:
-    r"""Read the letters, A to J, of one or several choices; the text of a choice may stand behind its letter.
+    r"""Parse one or several choice letters, A to J; a letter may be followed by the text of its choice.
 
     >>> [sorted(read_choice(text)) for text in ("B", r"\text{(B)}", "B) 42", "option b", "A and C", "(A) 3 or (B) 4")]
     [['B'], ['B'], ['B'], ['B'], ['A', 'C'], ['A', 'B']]
@@ -68,20 +68,20 @@ _INFINITY: Final = re.compile(r"(?P<minus>-)?\+? ?(?:\\infty|\\infin|infinity|in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """One interval, its ends as they were written."""
+    """One interval, with its ends as written."""
 
     brackets: str
     """Both brackets, such as ``[)``."""
     left: str
-    """The left end; "-∞" is minus infinity."""
+    """The left end; "-∞" for minus infinity."""
     right: str
-    """The right end; "∞" is infinity."""
+    """The right end; "∞" for infinity."""
 
 
 def read_set(text: str) -> tuple[str, ...] | None:
-    r"""Read the elements of a set, with braces or without, as they stand there; None if one is blank.
+    r"""Parse the elements of a set, with or without braces, as written; None if one is blank.
 
-    A comma between digits separates elements; one that separates thousands must stand in braces, ``1{,}234``.
+    A comma between digits separates elements; a thousands separator must be in braces, ``1{,}234``.
 
     >>> read_set(r"\{1, (2,3), \sqrt{5}\}"), read_set(r"2 \text{ or } 3"), read_set("1{,}234")
     (('1', '(2,3)', '\\sqrt{5}'), ('2', '3'), ('1234',))
@@ -92,14 +92,14 @@ def read_set(text: str) -> tuple[str, ...] | None:
     if text in _EMPTY:
         return ()
     start = text.find("{", 0, 2)
-    if text.startswith(("{", r"\{")) and partner(text, start) == len(text) - 1:
+    if text.startswith(("{", r"\{")) and closing_bracket(text, start) == len(text) - 1:
         text = text[start + 1 : -1].removesuffix("\\")
     elements = _split(_WORDS.sub(",", text))
     return elements if elements and all(elements) else None
 
 
 def read_intervals(text: str) -> tuple[Interval, ...] | None:
-    r"""Read a union of intervals; None if it is none, as a tuple of three or a bracket at infinity.
+    r"""Parse a union of intervals; None if it is not one, such as a triple or a closed bracket at infinity.
 
     >>> [(part.brackets, part.left, part.right) for part in read_intervals(r"(-\infty, 0] \cup (\frac12, 3)")]
     [('(]', '-∞', '0'), ('()', '\\frac{1}{2}', '3')]
@@ -112,7 +112,7 @@ def read_intervals(text: str) -> tuple[Interval, ...] | None:
 
 
 def _read_interval(text: str) -> Interval | None:
-    if text[:1] not in ("(", "[") or text[-1] not in ")]" or partner(text, 0) != len(text) - 1:
+    if text[:1] not in ("(", "[") or text[-1] not in ")]" or closing_bracket(text, 0) != len(text) - 1:
         return None
     ends = _split(text[1:-1])
     if not ends or len(ends) != 2 or not all(ends):
@@ -123,7 +123,7 @@ def _read_interval(text: str) -> Interval | None:
 
 
 def _split(text: str) -> tuple[str, ...] | None:
-    """Split at commas and semicolons outside of brackets; None where brackets do not match in number."""
+    """Split at commas and semicolons outside brackets; None if the brackets are not balanced."""
     parts, depth, start = [], 0, 0
     for index, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
@@ -139,20 +139,20 @@ def _split(text: str) -> tuple[str, ...] | None:
 
 
 class UnreadableGold(Exception):
-    """A part of the gold answer cannot be read as mathematics."""
+    """A part of the gold answer cannot be parsed as mathematics."""
 
 
 def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """Compare two sets or two unions of intervals: each part has an equal one on the other side, in any order.
+    """Compare two sets or two unions of intervals: each part must have an equal one on the other side, in any order.
 
     Args:
         kind: "set" or "interval".
-        gold: The right answer, which can be read.
-        answer: The policy's, which can be read.
-        algebra: Compares two elements that their text does not decide; `judge` of the grading process.
+        gold: The right answer, which can be parsed.
+        answer: The policy's answer, which can be parsed.
+        algebra: Compares two elements if their text does not decide; `judge` of the grading process.
 
     Returns:
-        `correct`, `reason` and `valid`, as `algebra` does.
+        `correct`, `reason` and `valid`, like `algebra`.
     """
 
     def same(gold_part: str, part: str) -> bool:
@@ -166,9 +166,9 @@ def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str],
 
     try:
         if kind == "set":
-            equal = _cover(read_set(gold) or (), read_set(answer) or (), same)
+            equal = _same_parts(read_set(gold) or (), read_set(answer) or (), same)
         else:
-            equal = _cover(
+            equal = _same_parts(
                 read_intervals(gold) or (), read_intervals(answer) or (), lambda a, b: _same_interval(a, b, same)
             )
     except UnreadableGold as error:
@@ -176,8 +176,8 @@ def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str],
     return {"correct": equal, "reason": f"equal {kind}s" if equal else f"another {kind}", "valid": True}
 
 
-def _cover(golds: Sequence[Part], answers: Sequence[Part], same: Callable[[Part, Part], bool]) -> bool:
-    """Whether each part has an equal one on the other side; those with the same text are found at once."""
+def _same_parts(golds: Sequence[Part], answers: Sequence[Part], same: Callable[[Part, Part], bool]) -> bool:
+    """Whether each part has an equal one on the other side; parts with the same text need no comparison."""
     gold_texts, answer_texts = set(golds), set(answers)
     return all(
         answer in gold_texts or any(same(gold, answer) for gold in gold_texts) for answer in answer_texts

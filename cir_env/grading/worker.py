@@ -1,15 +1,15 @@
-"""The grading process: compares answers, each in a child of its own that can be killed alone.
+"""The grading process: compares each answer in a forked child that can be killed on its own.
 
-It is run as a program, ``python -I worker.py CONFIGURATION``, by `cir_env.grading.grader`, never imported by it.
-It reads one JSON object a line from stdin, ``{"id", "compare", "gold", "answer"}``, and writes one a line to stdout, in
-any order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` when it cannot work at all. It ends at the end
-of stdin, or when its parent is gone. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by
-a user's verifier ("module:function", with the "path" to import it from).
+`cir_env.grading.grader` runs this file as a program, ``python -I worker.py CONFIGURATION``, and never imports it. The
+program reads JSON lines from stdin, ``{"id", "compare", "gold", "answer"}``, and writes JSON lines to stdout, in any
+order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` if it cannot work at all. It exits at the end of
+stdin, or when its parent has ended. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by a
+user's verifier ("module:function", with the "path" to import it from).
 
-Importing sympy takes half a second, so that happens once, here, as does the import of a verifier; a fork per answer
-then takes a millisecond. A child first gets a short turn (an eighth of the time limit). Those that need more wait for
-a second, full turn behind all others, and never fill every slot, so that a heap of runaway answers (``9^{9^{9}}``)
-starves nobody.
+Importing sympy takes half a second, so sympy and verifiers are imported only once, here; a fork per answer then takes a
+millisecond. A child first runs for at most an eighth of the time limit. Those that need longer are requeued behind all
+others for a run with the full limit, and never occupy every slot, so that runaway answers (``9^{9^{9}}``) do not starve
+the others.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-_WALL_LIMIT_S = 60.0  # for a child that neither ends nor uses its CPU time: our fault, never the policy's
+_WALL_LIMIT_S = 60.0  # for a child that neither ends nor uses CPU time
 _WALL_PER_CPU_SECOND = 12.0  # for a verifier, which may sleep
 _IMPORT_LIMIT_S = 60
 _POLL_S = 2.0
-_WARM_UP = (  # touches what sympy imports late and caches
+_WARM_UP = (  # triggers the lazy imports and caches of sympy
     (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"),
     ("(1,2)", "1,2"),
     (r"\{1,2\}", r"\{2,1\}"),
@@ -46,7 +46,7 @@ _WARM_UP = (  # touches what sympy imports late and caches
 
 
 def judge(gold: str, answer: str) -> dict[str, Any]:
-    """Compare two answers with math-verify, gold first; takes as long and as much memory as it takes."""
+    """Compare two answers with math-verify, gold answer first; time and memory are unbounded."""
     from math_verify import parse, verify  # type: ignore[import-untyped, unused-ignore]
 
     golds = parse(f"${gold}$", parsing_timeout=None)
@@ -58,7 +58,7 @@ def judge(gold: str, answer: str) -> dict[str, Any]:
     golds, answers = [[_with_imaginary_unit(expression) for expression in parsed] for parsed in (golds, answers)]
     if not verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True):
         return {"correct": False, "reason": "not equal by algebra", "valid": True}
-    if not _same_size(_expressions(golds)[0], _expressions(answers)[0]):
+    if not _same_magnitude(_expressions(golds)[0], _expressions(answers)[0]):
         return {"correct": False, "reason": "equal only next to zero", "valid": True}
     return {"correct": True, "reason": "equal by algebra", "valid": True}
 
@@ -68,7 +68,7 @@ def _expressions(parsed: list[Any]) -> list[Any]:
 
 
 def _with_imaginary_unit(expression: Any) -> Any:
-    """Read the letter i as the imaginary unit where no other variable is: math-verify takes it for a variable."""
+    """Read the letter i as the imaginary unit if it is the only variable; math-verify keeps it a variable."""
     if {symbol.name for symbol in getattr(expression, "free_symbols", ())} != {"i"}:
         return expression
     from sympy import I  # type: ignore[import-untyped, unused-ignore]
@@ -76,11 +76,11 @@ def _with_imaginary_unit(expression: Any) -> Any:
     return expression.subs(dict.fromkeys(expression.free_symbols, I))
 
 
-def _same_size(gold: Any, answer: Any) -> bool:
-    """Whether two numbers agree relative to their size; True for anything else.
+def _same_magnitude(gold: Any, answer: Any) -> bool:
+    """Whether two numbers agree relative to their magnitude; True for anything else.
 
-    math-verify compares the difference with zero to 15 digits, and decimals to 6 places, so that 1/2004! would
-    equal 1/2006!, and 0.0000001 would equal 0.0000002.
+    math-verify compares absolute differences (15 digits, and 6 places for decimals), so that 1/2004! would equal
+    1/2006!, and 0.0000001 would equal 0.0000002.
     """
     if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
         return True
@@ -94,11 +94,11 @@ Comparison = Callable[[str, str], dict[str, Any]]
 
 
 def load_comparison(compare: str, path: list[str]) -> Comparison:
-    """Return what compares a gold answer with another; the modules that it needs are imported here.
+    """Return the function that compares a gold answer with another, and import what it needs.
 
     Args:
-        compare: "math", "set", "interval" or a verifier's "module:function".
-        path: Where a verifier may be imported from.
+        compare: "math", "set", "interval", or "module:function" for a verifier.
+        path: Import path of a verifier.
     """
     if compare == "math":
         return judge
@@ -119,14 +119,14 @@ def _verify(verifier: Callable[[str, str], object], gold: str, answer: str) -> d
     try:
         correct = verifier(gold, answer)
     except BaseException as error:
-        return _fault("the verifier raises", error)
+        return _invalid("the verifier raises", error)
     if not isinstance(correct, bool):
-        return _fault(f"the verifier returns {type(correct).__name__}, not bool")
+        return _invalid(f"the verifier returns {type(correct).__name__}, not bool")
     reason = "accepted by the verifier" if correct else "refused by the verifier"
     return {"correct": correct, "reason": reason, "valid": True}
 
 
-def _fault(reason: str, error: BaseException | None = None) -> dict[str, Any]:
+def _invalid(reason: str, error: BaseException | None = None) -> dict[str, Any]:
     if error is not None:
         reason += " " + "".join(traceback.format_exception_only(error)).strip()[:200]
     return {"correct": False, "reason": reason, "valid": False}
@@ -144,7 +144,7 @@ class _Job:
 
     @property
     def is_verifier(self) -> bool:
-        """Whether the user's code compares, so that its faults are ours and not the policy's."""
+        """Whether a user's verifier compares, whose failures make the verdict invalid."""
         return ":" in self.request["compare"]
 
 
@@ -158,7 +158,7 @@ class _Child:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has said all; what a verifier left behind may hold the pipe open."""
+        """Whether the reply is complete; a process that a verifier left behind may keep the pipe open."""
         return self.output.endswith(b"\n")
 
 
@@ -210,14 +210,14 @@ class _Server:
                 os.close(self.requests)
                 os.close(self.replies)
                 _run_child(job, comparison, child_output, time_limit_s, self.memory_limit_mb)
-            with contextlib.suppress(OSError):  # the child does so too: who comes first
+            with contextlib.suppress(OSError):  # the child does so too, to avoid a race
                 os.setpgid(pid, pid)
             os.close(child_output)
             self.children[output] = _Child(job=job, pid=pid, ends_at=time.monotonic() + wall_limit_s)
             self.selector.register(output, selectors.EVENT_READ)
 
     def comparison(self, request: dict[str, Any]) -> Comparison:
-        """Load a comparison when it is first asked for; where that fails, all that it should do is a fault."""
+        """Load a comparison on first use; if that fails, all its verdicts are invalid."""
         compare = request["compare"]
         if compare not in self.comparisons:
             signal.signal(signal.SIGALRM, _stop_import)
@@ -225,8 +225,8 @@ class _Server:
             try:
                 self.comparisons[compare] = load_comparison(compare, request.get("path", []))
             except BaseException as error:
-                fault = _fault(f"{compare} cannot be imported for grading:", error)
-                self.comparisons[compare] = lambda gold, answer: fault
+                invalid = _invalid(f"{compare} cannot be imported for grading:", error)
+                self.comparisons[compare] = lambda gold, answer: invalid
             finally:
                 signal.alarm(0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -240,7 +240,7 @@ class _Server:
             self.end_child(output)
 
     def end_child(self, output: int) -> None:
-        """Reply what has become of a child, and end what it may have started."""
+        """Kill a child with all processes that it started, and reply with its verdict."""
         child = self.children.pop(output)
         self.selector.unregister(output)
         os.close(output)
@@ -251,7 +251,7 @@ class _Server:
             self.send({"id": child.job.request["id"], **verdict})
 
     def verdict(self, child: _Child, status: int) -> dict[str, Any] | None:
-        """What the end of a child means; None if its job was put back into a queue."""
+        """Return the verdict on a child that has ended; None if its job was requeued."""
         job = child.job
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if child.is_done:
@@ -265,7 +265,7 @@ class _Server:
             job.tries = 0
             self.slow.append(job)
             return None
-        if ended_by in (signal.SIGKILL, signal.SIGTERM):  # from outside: a person, or the kernel short of memory
+        if ended_by in (signal.SIGKILL, signal.SIGTERM):  # from outside: a user, or the kernel out of memory
             if job.tries >= 2:
                 return {"correct": False, "reason": "grading was killed twice from outside", "valid": False}
             (self.slow if job.is_slow else self.quick).append(job)
@@ -287,7 +287,7 @@ class _Server:
 
 
 def _run_child(job: _Job, comparison: Comparison, output: int, time_limit_s: float, memory_limit_mb: float) -> None:
-    """Judge one answer and end the process, within limits whose breach ends it too."""
+    """Judge one answer under the limits, reply, and exit."""
     try:
         try:
             os.setpgid(0, 0)
@@ -303,7 +303,7 @@ def _run_child(job: _Job, comparison: Comparison, output: int, time_limit_s: flo
 
 def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # ends even a single long step inside C code
+    signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # ends even a single long call inside C code
     _limit(resource.RLIMIT_CPU, int(time_limit_s) + 2)
     _limit(resource.RLIMIT_AS, _address_space() + int(memory_limit_mb * 2**20))
     _limit(resource.RLIMIT_CORE, 0)
@@ -338,7 +338,7 @@ def _write(fd: int, data: bytes) -> None:
 def main() -> int:
     """Serve until the end of stdin."""
     configuration = json.loads(sys.argv[1])
-    sys.path[:] = configuration.pop("path")  # what the parent can import, this can import
+    sys.path[:] = configuration.pop("path")  # the import path of the parent
     requests, replies, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -354,7 +354,7 @@ def main() -> int:
         return 1
     try:
         server.serve()
-    except BrokenPipeError:  # the parent is gone
+    except BrokenPipeError:  # the parent has ended
         pass
     finally:
         server.kill_children()

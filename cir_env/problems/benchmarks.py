@@ -1,8 +1,8 @@
-"""The benchmarks: where each lies, what its rows are called, which of its flaws are mended, and its fingerprint.
+"""The benchmarks: their files, fields, patches for known flaws, and fingerprints.
 
-No benchmark's text is part of this project: a folder that you name holds the files, or the hub is asked. What is loaded
-is checked against a pinned SHA-256, so that results are about the same problems everywhere. docs/benchmarks.md tells
-of each where it is from and what is known of its flaws.
+This project contains no benchmark data: it is read from a folder that you name, or from the hub. The loaded problems
+are checked against a pinned SHA-256, so that results always refer to the same problems. docs/benchmarks.md describes
+the origin and the known flaws of each benchmark.
 """
 
 import dataclasses
@@ -21,24 +21,24 @@ from cir_env.problems.problem_set import ProblemSet
 from cir_env.problems.rows import Fields
 
 PATCHES_VERSION: Final = 1
-"""Goes up when a patch comes, goes or changes; the pinned SHA-256 of its benchmark changes with it."""
+"""Increases whenever a patch is added, removed or changed; the pinned SHA-256 of its benchmark changes with it."""
 
 HUB: Final = "hub"
-"""In place of a folder: load the benchmark from the hub."""
+"""Value of `folder` that loads a benchmark from the hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patch:
-    """One flaw of a benchmark's file, and how it is mended; a file without the flaw stays as it is."""
+    """A correction of one flaw in a benchmark file; it does nothing if the file is already correct."""
 
     row: int
-    """The problem's place, from 0."""
+    """Index of the problem, from 0."""
     part: Literal["statement", "answer"]
-    """What is mended."""
+    """The field to correct."""
     old: str
-    """The text that is wrong: its first occurrence is replaced."""
+    """The wrong text, whose first occurrence is replaced."""
     new: str
-    """What replaces it."""
+    """The replacement."""
     why: str
     """What is wrong, and how that is known."""
 
@@ -50,29 +50,29 @@ class HubData:
     name: str
     """The data set, ``owner/name``."""
     fields: Fields
-    """What its columns are called."""
+    """Which of its columns hold the parts of a problem."""
     config: str | None = None
-    """Its configuration, where it has several."""
+    """Its configuration, if it has several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A benchmark as a file, and on the hub."""
+    """A benchmark, as a file and on the hub."""
 
     name: str
-    """What tables call it."""
+    """Its name in tables."""
     file: str
-    """Its file's name, JSON lines."""
+    """Name of its JSON Lines file."""
     fields: Fields
-    """What the file calls the parts of a problem."""
+    """Which fields of the file hold the parts of a problem."""
     n_problems: int
-    """How many problems it has."""
+    """Number of problems."""
     sha256: str
-    """`content_sha256` of its problems, once they are mended."""
+    """`content_sha256` of the patched problems."""
     hub: HubData
-    """Where the hub has it."""
+    """Where it is on the hub."""
     patches: tuple[Patch, ...] = ()
-    """Its known flaws."""
+    """Corrections of its known flaws."""
 
 
 _OLYMMATH = Fields(answer="solution", id="unique_id")
@@ -161,17 +161,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark i
 
 
 def load_benchmark(name: str, folder: str | os.PathLike[str] | None = None, *, pinned: bool = True) -> ProblemSet:
-    """Load a benchmark, its known flaws mended.
+    """Load a benchmark with its known flaws corrected.
 
     Args:
         name: A key of `BENCHMARKS`.
-        folder: The folder that holds the benchmark's file, or "hub" (needs the extra ``hub`` and a network); by default
-            what the environment variable CIR_BENCHMARKS says.
-        pinned: Whether the problems must be the pinned ones. Say False to load another version on purpose.
+        folder: Folder with the benchmark files, or "hub" (needs the extra ``hub`` and a network). The default is the
+            environment variable CIR_BENCHMARKS.
+        pinned: Whether to check the problems against the pinned SHA-256; False allows another version.
 
     Raises:
-        ProblemError: No benchmark has that name, no folder is named, its file is missing, bad or empty, or has other
-            problems; or the hub cannot be reached.
+        ProblemError: The name is unknown, no folder is given, the file is missing or bad or has other problems, or the
+            hub cannot be reached.
     """
     if name not in BENCHMARKS:
         raise ProblemError(f"Expect a benchmark's name, one of {', '.join(BENCHMARKS)}; got {name!r}.")
@@ -179,12 +179,12 @@ def load_benchmark(name: str, folder: str | os.PathLike[str] | None = None, *, p
     if not folder:
         raise ProblemError(
             f"Expect a folder with the file of {name}, or 'hub', got neither: name it (--benchmarks FOLDER, or "
-            f"'benchmark:{name}?folder=FOLDER') or set the environment variable CIR_BENCHMARKS to it."
+            f"'benchmark:{name}?folder=FOLDER') or set the environment variable CIR_BENCHMARKS."
         )
     benchmark = BENCHMARKS[name]
     on_hub = str(folder) == HUB and not Path(folder).is_dir()
     loaded = _from_hub(benchmark) if on_hub else _from_folder(benchmark, Path(folder))
-    problems = ProblemSet(_mend(loaded, benchmark), name=name)
+    problems = ProblemSet(_patch(loaded, benchmark), name=name)
     sha256 = content_sha256(problems)
     if pinned and sha256 != benchmark.sha256:
         place = benchmark.hub.name if on_hub else str(Path(folder) / benchmark.file)
@@ -205,40 +205,40 @@ def _from_hub(benchmark: Benchmark) -> ProblemSet:
 def _from_folder(benchmark: Benchmark, folder: Path) -> ProblemSet:
     path = folder / benchmark.file
     if not path.parent.is_dir():
-        raise ProblemError(f"Expect a folder with benchmark files, got {str(folder)!r}, which is none.")
+        raise ProblemError(f"Expect a folder with benchmark files, got {str(folder)!r}: there is no such folder.")
     if not path.is_file():
-        there = ", ".join(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "no .jsonl file"
-        raise ProblemError(f"Expect {benchmark.file} in the folder {str(folder)!r} for {benchmark.name}, got {there}.")
+        found = ", ".join(sorted(file.name for file in path.parent.glob("*.jsonl"))) or "no .jsonl file"
+        raise ProblemError(f"Expect {benchmark.file} in the folder {str(folder)!r} for {benchmark.name}, got {found}.")
     return ProblemSet.from_jsonl(path, fields=benchmark.fields, name=benchmark.name)
 
 
 def content_sha256(problems: Iterable[Problem]) -> str:
-    """The fingerprint of what is asked and answered, in order, whatever the file looks like.
+    """Return a hash of statements and answers in order, independent of the file format.
 
-    It depends neither on the names of fields or ids nor on blanks, line ends or Unicode's compositions.
+    Field names, ids, whitespace and Unicode normalisation do not affect it.
 
     >>> a = Problem(id="1", statement="What is 1 + 1?", answer="2")
     >>> b = Problem(id="x", statement="What is  1 + 1?", answer="2")
     >>> content_sha256([a]) == content_sha256([b])
     True
     """
-    rows = [[_normal(problem.statement), _normal(problem.answer)] for problem in problems]
+    rows = [[_normalise(problem.statement), _normalise(problem.answer)] for problem in problems]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
-def _normal(text: str) -> str:
+def _normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _mend(problems: ProblemSet, benchmark: Benchmark) -> Iterable[Problem]:
-    """Apply the patches, and make ids that are bare numbers unique among benchmarks."""
+def _patch(problems: ProblemSet, benchmark: Benchmark) -> Iterable[Problem]:
+    """Apply the patches, and prefix numeric ids so that they are unique among benchmarks."""
     for row, problem in enumerate(problems):
-        mended = problem
+        patched = problem
         for patch in benchmark.patches:
             if patch.row == row:
                 text = getattr(problem, patch.part)
                 if patch.new not in text:
-                    mended = dataclasses.replace(mended, **{patch.part: text.replace(patch.old, patch.new, 1)})
-        if mended.id.isdigit():
-            mended = dataclasses.replace(mended, id=f"{benchmark.name}-{mended.id}")
-        yield mended
+                    patched = dataclasses.replace(patched, **{patch.part: text.replace(patch.old, patch.new, 1)})
+        if patched.id.isdigit():
+            patched = dataclasses.replace(patched, id=f"{benchmark.name}-{patched.id}")
+        yield patched

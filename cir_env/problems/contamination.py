@@ -1,19 +1,18 @@
-r"""Training problems that are a benchmark's as well, found by their words.
+r"""Finds training problems that overlap with a benchmark.
 
-Two rules, each on words without what does not change a problem: case, blanks, punctuation, LaTeX's layout, and which
-letter a variable has.
+Two rules compare problems as sequences of words. Differences that do not change a problem are removed first: case,
+whitespace, punctuation, LaTeX layout commands, and the names of one-letter variables.
 
-- *text*: the words are the same.
-- *overlap*: at least `MIN_OVERLAP` of the runs of `N` words in the shorter of the two are in the other as well. So a
-  problem within a longer text is found, and one with a changed word or number, but neither a paraphrase nor a
-  translation.
+- *text*: the words are equal.
+- *overlap*: the other problem contains at least `MIN_OVERLAP` of the word n-grams (n = `N`) of the shorter one. This
+  finds a problem inside a longer text and one with a changed word or number, but no paraphrases or translations.
 
-One shared run, the usual rule (GPT-3: 13 words; s1 and Open-R1: 8), is wrong for mathematics, where problems share
-phrases such as "m and n are relatively prime positive integers. Find m + n". Of the 800 problems of our six benchmarks,
-which have no problem in common, it takes 166 (8 words) or 45 (13 words) for another benchmark's; of the 270 problems of
-the data set CHAMP 54 or 6; of 10,000 that the generator "mixed" makes 1,177 or 0. A share of 0.6 takes none of them.
-Runs have 8 words rather than 13 since half of MATH500's problems have at most 33: one changed word is in 8 of their 26
-runs, or in 13 of the 21 longer ones.
+The usual rule, a single shared n-gram (GPT-3: 13 words; s1 and Open-R1: 8), fails for mathematics, where problems share
+phrases such as "m and n are relatively prime positive integers. Find m + n". The six benchmarks have 800 problems and
+none in common, but that rule matches 166 (8 words) or 45 (13 words) of them with another benchmark; it also matches 54
+or 6 of the 270 problems of the data set CHAMP, and 1,177 or 0 of 10,000 problems of the generator "mixed". A share of
+0.6 matches none of these. N is 8 rather than 13 since half of the MATH500 problems have at most 33 words: one changed
+word affects 8 of their 26 8-grams, but 13 of their 21 13-grams.
 """
 
 import os
@@ -31,9 +30,9 @@ from cir_env.problems.benchmarks import BENCHMARKS, load_benchmark
 from cir_env.problems.problem_set import ProblemSet
 
 N = 8
-"""Words of a run."""
+"""Number of words in an n-gram."""
 MIN_OVERLAP = 0.6
-"""Share of the shorter problem's runs, at least."""
+"""Minimum share of the n-grams of the shorter problem that the other contains."""
 
 Rule = Literal["text", "overlap"]
 
@@ -48,7 +47,7 @@ _ANY_LETTER = "x"
 
 
 def words(statement: str) -> tuple[str, ...]:
-    r"""Return what a problem says, without what does not change it.
+    r"""Return the normalised words of a problem.
 
     >>> words(r"Let $\left(a+1\right)^2 = 2{,}500.$ Find $a$.")
     ('let', 'x', '+', '1', '^', '2', '=', '2500', 'find', 'x')
@@ -60,41 +59,41 @@ def words(statement: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Why a problem is taken for a benchmark's."""
+    """A benchmark problem that matches a training problem."""
 
     benchmark: str
-    """The benchmark's name."""
+    """The name of the benchmark."""
     problem_id: str
-    """Its problem."""
+    """The id of its problem."""
     rule: Rule
-    """What of the two is the same."""
+    """The rule that matched."""
 
 
 class BenchmarkIndex:
-    """Finds the benchmark's problem that a text is.
+    """Looks up the benchmark problem that matches a statement.
 
     Args:
-        benchmarks: Problem sets by the names of their benchmarks.
+        benchmarks: Problem sets by benchmark name.
     """
 
     def __init__(self, benchmarks: Mapping[str, ProblemSet]) -> None:
         self._names = [(name, problem.id) for name, problems in benchmarks.items() for problem in problems]
         statements = [words(problem.statement) for problems in benchmarks.values() for problem in problems]
         self._places = {statement: place for place, statement in reversed(list(enumerate(statements))) if statement}
-        self._counts = [len(runs(statement)) for statement in statements]
-        self._having: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        self._counts = [len(ngrams(statement)) for statement in statements]
+        self._places_of: dict[tuple[str, ...], list[int]] = defaultdict(list)  # n-gram -> statements with it
         for place, statement in enumerate(statements):
-            for run in runs(statement):
-                self._having[run].append(place)
+            for ngram in ngrams(statement):
+                self._places_of[ngram].append(place)
 
     def find(self, statement: str) -> Match | None:
-        """Return the first rule that takes a statement for a benchmark's, and for which of its problems."""
-        said = words(statement)
-        if said in self._places:
-            return self._match(self._places[said], "text")
-        mine = runs(said)
-        shared = Counter(place for run in mine & self._having.keys() for place in self._having[run])
-        overlaps = {place: count / min(len(mine), self._counts[place]) for place, count in shared.items()}
+        """Return the best match of a statement, or None: the same text, else the largest overlap."""
+        own_words = words(statement)
+        if own_words in self._places:
+            return self._match(self._places[own_words], "text")
+        own = ngrams(own_words)
+        shared = Counter(place for ngram in own & self._places_of.keys() for place in self._places_of[ngram])
+        overlaps = {place: count / min(len(own), self._counts[place]) for place, count in shared.items()}
         best = max(overlaps, key=lambda place: (overlaps[place], -place), default=None)
         return None if best is None or overlaps[best] < MIN_OVERLAP else self._match(best, "overlap")
 
@@ -103,42 +102,46 @@ class BenchmarkIndex:
         return Match(benchmark=name, problem_id=problem_id, rule=rule)
 
 
-def runs(said: tuple[str, ...]) -> set[tuple[str, ...]]:
-    """Return the runs of `N` words.
+def ngrams(text: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Return the n-grams of a sequence of words.
 
-    >>> len(runs(words("How much is one and one and one and one?")))
+    >>> len(ngrams(words("How much is one and one and one and one?")))
     3
     """
-    return set(zip(*(said[shift:] for shift in range(N)), strict=False))
+    return set(zip(*(text[shift:] for shift in range(N)), strict=False))
 
 
 def split_off(problems: ProblemSet, index: BenchmarkIndex) -> tuple[ProblemSet, dict[str, Match]]:
-    """Return the problems that are no benchmark's, in order, and why each of the others is left out, by its id.
+    """Return the problems that match no benchmark, in order, and the matches of the others by problem id.
 
     Raises:
-        ProblemError: All of them are a benchmark's.
+        ProblemError: All problems match a benchmark.
     """
     matches = {problem.id: match for problem in problems if (match := index.find(problem.statement))}
     if len(matches) == len(problems):
         raise ProblemError(
-            f"Expect problems to train on that are in no benchmark, got {problems.name!r}, all of which are. Train on "
-            "others, or do not ask to `decontaminate`."
+            f"Expect problems that are in no benchmark, got {problems.name!r}, all of which are. Train on other "
+            "problems, or do not `decontaminate`."
         )
     kept = (problem for problem in problems if problem.id not in matches)
     return ProblemSet(kept, name=problems.name, skipped=problems.skipped, notes=problems.notes), matches
 
 
 def decontaminate(problems: ProblemSet, folder: str | os.PathLike[str]) -> ProblemSet:
-    """Leave out what is in one of the benchmarks whose files a folder holds; its `notes` say what that was.
+    """Drop problems that overlap with a benchmark; the `notes` of the result say how many.
 
     The same arguments give the same object within a process.
 
+    Args:
+        problems: Training problems.
+        folder: Folder with benchmark files; all that it contains are checked.
+
     Raises:
-        OptionError: The folder is no path.
-        ProblemError: The folder holds no benchmark, or another version of one; or all problems are a benchmark's.
+        OptionError: `folder` is not a path.
+        ProblemError: The folder contains no benchmark or another version of one, or all problems match a benchmark.
     """
     if not isinstance(folder, str | os.PathLike):
-        raise OptionError(f"Expect `decontaminate` to be a folder's path or None, got {type(folder).__name__}.")
+        raise OptionError(f"Expect `decontaminate` to be the path of a folder or None, got {type(folder).__name__}.")
     return _decontaminate(problems, os.fspath(folder))
 
 
@@ -152,17 +155,17 @@ def _decontaminate(problems: ProblemSet, folder: str) -> ProblemSet:
 
 @lru_cache(maxsize=8)
 def _index(folder: str) -> tuple[BenchmarkIndex, tuple[str, ...]]:
-    there = [name for name, benchmark in BENCHMARKS.items() if (Path(folder) / benchmark.file).is_file()]
-    if not there:
+    found = [name for name, benchmark in BENCHMARKS.items() if (Path(folder) / benchmark.file).is_file()]
+    if not found:
         files = ", ".join(benchmark.file for benchmark in BENCHMARKS.values())
         raise ProblemError(
-            f"Expect `decontaminate` to be a folder with files of benchmarks ({files}), got {str(folder)!r}."
+            f"Expect `decontaminate` to be a folder with benchmark files ({files}), got {str(folder)!r}."
         )
-    return BenchmarkIndex({name: load_benchmark(name, folder) for name in there}), tuple(there)
+    return BenchmarkIndex({name: load_benchmark(name, folder) for name in found}), tuple(found)
 
 
 def _count(matches: Iterable[Match]) -> str:
-    """Return how many problems were dropped, and for which benchmarks and rules.
+    """Describe how many problems were dropped, by benchmark and rule.
 
     >>> _count([Match(benchmark="AIME24", problem_id="1", rule="text")] * 2)
     '2 dropped (AIME24: 2 by text)'

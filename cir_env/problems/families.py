@@ -1,6 +1,6 @@
-"""Our own families of problems: each draws one at random, with an exact integer or rational answer.
+"""Families of generated problems: each draws one problem at random, with an exact integer or rational answer.
 
-Most are out of reach of a small language model's head, and short work for a Python program.
+Most are too hard for a small language model to solve without code, and easy for a short Python program.
 """
 
 import math
@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 
 class Draft(NamedTuple):
-    """A problem before it has a place in a set."""
+    """A problem before it is part of a set."""
 
     key: str
-    """The operands in canonical order: equal for problems that differ in wording or order only."""
+    """The operands in canonical order: equal for problems that differ only in wording or order."""
     statement: str
-    """What is asked."""
+    """The question."""
     answer: str
     """The exact answer: an integer, or a reduced fraction as ``p/q``."""
     subject: str
-    """The family's name."""
+    """The name of the family."""
 
 
 Family = Callable[[random.Random], Draft]
@@ -59,7 +59,7 @@ def _sum(rng: random.Random) -> Draft:
 def _difference(rng: random.Random) -> Draft:
     a, b = rng.randint(2, 9999), rng.randint(2, 9999)
     statement = rng.choice([f"What is {a} - {b}?", f"Compute {a} - {b}.", f"Subtract {b} from {a}."])
-    # a - b and b - a differ by a sign only: one key keeps both on one side.
+    # a - b and b - a share a key, so that both are in the same split.
     return Draft(make_key("difference", *sorted((a, b))), statement, str(a - b), "subtraction")
 
 
@@ -120,7 +120,7 @@ def _nth_prime(rng: random.Random) -> Draft:
 
 
 def _prime_count(rng: random.Random) -> Draft:
-    low = 2 * rng.randint(50, 10_000)  # even ends, so that "between" is plain
+    low = 2 * rng.randint(50, 10_000)  # even bounds are no primes, so that "between" is unambiguous
     high = low + 2 * rng.randint(100, 10_000)
     value = bisect(_primes(), high) - bisect(_primes(), low)
     return Draft(
@@ -200,11 +200,11 @@ def _fibonacci(rng: random.Random) -> Draft:
     return Draft(make_key("fibonacci", n, modulus), statement, str(a), "recurrences")
 
 
-# --- help for families ------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------------
 
 
 def make_key(family: str, *operands: object) -> str:
-    """The text that stands for a problem's operands.
+    """Return the key of a problem from its operands.
 
     >>> make_key("gcd", 12, 18)
     'gcd 12 18'
@@ -213,7 +213,7 @@ def make_key(family: str, *operands: object) -> str:
 
 
 def _ordinal(n: int) -> str:
-    """The English ordinal of a positive integer.
+    """Return the English ordinal of a positive integer.
 
     >>> [_ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 101, 112)]
     ['1st', '2nd', '3rd', '4th', '11th', '12th', '13th', '101st', '112th']
@@ -224,7 +224,7 @@ def _ordinal(n: int) -> str:
 
 @lru_cache(maxsize=1)
 def _primes() -> tuple[int, ...]:
-    """All primes below 50,000 (there are 5,133)."""
+    """Return all primes below 50,000 (there are 5,133)."""
     sieve = bytearray([1]) * 50_000
     sieve[:2] = b"\0\0"
     for k in range(2, math.isqrt(len(sieve)) + 1):
@@ -238,7 +238,7 @@ def _smallest_factor(n: int) -> int:
 
 
 def _factors(n: int) -> list[int]:
-    """The prime factors of an integer greater than 1, with repeats.
+    """Return the prime factors of an integer greater than 1, with multiplicity.
 
     >>> _factors(360)
     [2, 2, 2, 3, 3, 5]
@@ -273,4 +273,4 @@ GENERATORS: Mapping[str, tuple[Family, ...]] = {
         _fibonacci,
     ),
 }
-"""Our own generators: "products" is the default training run's, "arithmetic" the environment's default."""
+"""Generators by name: "products" is the default of a training run, "arithmetic" that of the environment."""

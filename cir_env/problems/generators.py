@@ -1,9 +1,8 @@
-"""Procedural problems: endless, exact, with a train and a test split that never overlap.
+"""Procedural problems, with train and test splits that never overlap.
 
-A *family* draws one problem at random. A *generator* is a named tuple of families that take turns. Which
-split a problem belongs to is decided by a hash of its operands in canonical order (`split_of`), never by the
-seed: a rephrased or commuted problem cannot be in both splits, whatever seeds, sizes and generators are
-used.
+A *family* (`families`) draws one problem at random. A *generator* is a named list of families that take turns. The
+split of a problem depends on a hash of its operands in canonical order (`split_of`), never on the seed: a rephrased or
+commuted problem cannot be in both splits, whatever seeds, sizes and generators are used.
 """
 
 import hashlib
@@ -16,12 +15,12 @@ from cir_env.errors import ProblemError
 from cir_env.problems.families import GENERATORS, Draft, Family, make_key
 
 SPLITS = ("train", "test")
-_BUCKETS = 10  # one in ten problems is held out
-_MAX_TRIES = 5_000  # draws in a row that bring nothing new before a family counts as exhausted
+_BUCKETS = 10  # one in ten problems is held out for "test"
+_MAX_TRIES = 5_000  # consecutive draws without a new problem after which a family counts as exhausted
 
 
 def split_of(key: str) -> str:
-    """The split that a problem belongs to, in every process and for every seed.
+    """Return the split that a problem belongs to, in every process and for every seed.
 
     >>> split_of("product 367 4822"), split_of("product 101 1007")
     ('train', 'test')
@@ -31,20 +30,20 @@ def split_of(key: str) -> str:
 
 
 def draw(name: str, split: str, seed: int, size: int) -> Iterator[Draft]:
-    """Draw `size` distinct problems of one split; the first n are the same whatever the size.
+    """Draw `size` distinct problems of one split; a larger size only appends problems.
 
     Args:
-        name: A key of `GENERATORS`, "reasoning_gym", "reasoning_gym:" and one of `REASONING_GYM_TASKS`, or several of
-            these with "+" between them, whose families then all take turns.
+        name: A key of `GENERATORS`, "reasoning_gym", "reasoning_gym:TASK" with one of `REASONING_GYM_TASKS`, or several
+            joined by "+", whose families all take turns.
         split: "train" or "test".
         seed: Any integer.
-        size: How many problems.
+        size: Number of problems.
 
     Raises:
-        ProblemError: The name is unknown, its library is missing, or it cannot make that many problems.
+        ProblemError: The name is unknown, its library is missing, or it has fewer problems.
     """
     families = _families(name, seed)
-    # Seeding with text goes through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
+    # `random` hashes string seeds with SHA-512: the same in every process, whatever PYTHONHASHSEED is.
     rng = random.Random(f"cir_env/{name}/{seed}")
     seen: set[str] = set()
     for family, done in zip(cycle(families), range(size), strict=False):
@@ -54,7 +53,7 @@ def draw(name: str, split: str, seed: int, size: int) -> Iterator[Draft]:
                 break
         else:
             raise ProblemError(
-                f"Expect a `size` that generator {name!r} can fill without repeating itself, got {size}: "
+                f"Expect `size` to be at most the number of distinct problems of generator {name!r}, got {size}: "
                 f"split {split!r} with seed {seed} ends after {done} problems. Ask for fewer."
             )
         seen.add(draft.key)
@@ -77,24 +76,24 @@ REASONING_GYM_TASKS: Mapping[str, str] = {
     "simple_geometry": "geometry",
     "advanced_geometry": "geometry",
 }
-"""The tasks whose answers a maths grader can judge, with their subjects.
+"""The reasoning-gym tasks whose answers the grader can judge, with their subjects.
 
-Left out on purpose: tasks where the question itself has the value of the answer (simplifying a fraction,
-expanding a polynomial, factorising, complex numbers), antiderivatives (any constant will do), answers that are rounded
-differently from what is asked, and gsm_symbolic (0.4 s a problem).
+Excluded on purpose: tasks whose question is equal to its answer (simplifying a fraction, expanding a polynomial,
+factorising, complex numbers), antiderivatives (any constant is right), answers that are rounded differently from what
+the question asks for, and gsm_symbolic (0.4 s per problem).
 """
 
 
 def _reasoning_gym_family(task: str, seed: int) -> Family:
-    """A family that walks through a data set of the library; its entries follow from seed and index."""
+    """Return a family that iterates over a data set of the library; its entries depend on seed and index only."""
     try:
         import reasoning_gym  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise ProblemError(
-            f"Expect the library reasoning-gym to make 'reasoning_gym:{task}': "
+            f"Generating 'reasoning_gym:{task}' needs the library reasoning-gym: "
             'pip install "cir-env[problems]" (it needs a C compiler).'
         ) from None
-    # The library seeds entry i with seed + i: seeds far apart keep small seeds from sharing their entries.
+    # The library seeds entry i with seed + i; distant seeds keep small seeds from sharing entries.
     far = random.Random(f"cir_env/reasoning_gym/{task}/{seed}").randrange(2**62)
     dataset = iter(reasoning_gym.create_dataset(task, seed=far, size=2**31))
     entries = (entry for entry in dataset if str(entry["answer"]).strip("$ "))
@@ -102,7 +101,7 @@ def _reasoning_gym_family(task: str, seed: int) -> Family:
     def family(rng: random.Random) -> Draft:
         entry = next(entries)
         statement = str(entry["question"]).strip()
-        # The numbers alone decide the split, so that other words or another order cannot straddle it.
+        # Only the numbers decide the split, so that rephrased or reordered questions cannot be in both.
         key = make_key(f"reasoning_gym {task}", *sorted(re.findall(r"[\d.]+", statement)))
         return Draft(key, statement, str(entry["answer"]).strip("$ "), REASONING_GYM_TASKS[task])
 
@@ -113,7 +112,7 @@ NAMES_IN_WORDS = "one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 're
 
 
 def is_name(spec: str) -> bool:
-    """Whether a text looks like a generator's name: only its task may still be unknown."""
+    """Whether a spec names generators (a task of reasoning-gym may still be unknown)."""
     parts = spec.split("+")
     return all(part in GENERATORS or part == "reasoning_gym" or part.startswith("reasoning_gym:") for part in parts)
 
@@ -127,10 +126,10 @@ def _families(name: str, seed: int) -> Sequence[Family]:
         return [_reasoning_gym_family(task, seed) for task in REASONING_GYM_TASKS]
     task = name.removeprefix("reasoning_gym:")
     if task == name:
-        raise ProblemError(f"Expect a generator's name, {NAMES_IN_WORDS}, got {name!r}.")
+        raise ProblemError(f"Expect the name of a generator, {NAMES_IN_WORDS}, got {name!r}.")
     if task not in REASONING_GYM_TASKS:
         raise ProblemError(
-            "Expect a task of reasoning-gym whose answers can be graded, one of "
+            "Expect a reasoning-gym task whose answers can be graded, one of "
             f"{', '.join(REASONING_GYM_TASKS)}; got {task!r}."
         )
     return [_reasoning_gym_family(task, seed)]

@@ -1,19 +1,19 @@
-"""Where problems come from: a short text names a generator, a data set, a benchmark, a file, or a mixture of them.
+"""Resolves the `problems` argument of an environment: a spec names a generator, a data set, a file, or a mixture.
 
-| text | problems |
+| spec | problems |
 |---|---|
-| `products`, `arithmetic`, `mixed`, `reasoning_gym`, `reasoning_gym:TASK` | made by a generator |
-| `still3`, `dapo` | the data sets of `DATA_SETS`, from the Hugging Face hub |
-| `hub:OWNER/NAME` | any other data set there |
-| `benchmark:AIME24?folder=PATH` | a benchmark; without `folder`, in the one that the variable CIR_BENCHMARKS names |
+| `products`, `arithmetic`, `mixed`, `reasoning_gym`, `reasoning_gym:TASK` | generated |
+| `still3`, `dapo` | the named data sets `DATA_SETS`, from the Hugging Face hub |
+| `hub:OWNER/NAME` | any other data set on the hub |
+| `benchmark:AIME24?folder=PATH` | a benchmark; the default folder is the environment variable CIR_BENCHMARKS |
 | `PATH.jsonl`, `PATH.parquet` | a file |
-| `PATH` | a folder with `train` and `test` files of these kinds |
-| `dapo+still3+mixed` | every problem of each, once |
-| `dapo*3+mixed` | of any four problems in a row, three of the first and one of the second |
+| `PATH` | a folder with `train` and `test` files of these formats |
+| `dapo+still3+mixed` | the union of several sets, without repetitions |
+| `dapo*3+mixed` | a weighted mixture: of every four problems in a row, three of the first set and one of the second |
 
-Behind a data set or a path may stand the names of its `Fields`, as in `hub:OWNER/NAME?statement=question&answer=gold`;
-behind a data set its `revision` and `config`; behind a path, `fields=dapo` for a copy of a data set that has a name. A
-blank is written `%20` there, a plus sign `%2B`.
+Options follow a data set or a path like a query string, as in `hub:OWNER/NAME?statement=question&answer=gold`: the
+names of its `Fields`; `revision` and `config` of a data set; `fields=dapo` for a local copy of a named data set. Write
+a space as `%20` and a plus sign as `%2B`.
 """
 
 import os
@@ -54,15 +54,15 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         },
     ),
 }
-"""Data sets by short names: where each lies on the hub, and its fields. Both wrap an instruction around the problem."""
+"""Named data sets: their name on the hub, and their fields. Both wrap an instruction around the problem."""
 
 
 def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> ProblemSet:
-    """Find the problems that a short text names; the same text gives the same object within a process.
+    """Load the problems that a spec names; the same spec gives the same object within a process.
 
     Args:
-        spec: A set (returned as it is), a path, or a text as in the table above.
-        split: "train" or "test". A set, a benchmark or a single file is taken whole under either.
+        spec: A problem set (returned as it is), a path, or a string as in the table above.
+        split: "train" or "test". Problem sets, benchmarks and single files have no splits: both give all problems.
 
     Raises:
         ProblemError: Nothing has that name, or it cannot be read.
@@ -86,11 +86,14 @@ def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> Pr
 
 
 def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> dict[str, ProblemSet]:
-    """Load benchmarks, and files of problems beside them: a name that ends as a file's does is a file's path.
+    """Load benchmarks and problem files for an evaluation.
 
     Args:
-        names: Of the benchmarks, and the files' paths.
-        folder: Where the benchmarks are, as for `load_benchmark`.
+        names: Names of benchmarks, and paths that end in `.jsonl` or `.parquet`.
+        folder: Folder of the benchmarks, as for `load_benchmark`.
+
+    Returns:
+        The problem sets by name.
 
     Raises:
         ProblemError: Nothing has such a name, or it cannot be read.
@@ -100,7 +103,7 @@ def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> di
 
 
 def is_procedural(spec: object) -> bool:
-    """Whether all problems that a text names are made by generators.
+    """Whether all problems that a spec names are generated.
 
     >>> is_procedural("products*3+mixed"), is_procedural("products+dapo")
     (True, False)
@@ -109,10 +112,10 @@ def is_procedural(spec: object) -> bool:
 
 
 def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
-    """Return problems with another answer type; the same arguments give the same object within a process.
+    """Return a copy of the problems with another answer type; the same arguments give the same object within a process.
 
     Raises:
-        OptionError: There is no such answer type.
+        OptionError: The answer type is unknown.
         ProblemError: A gold answer is not of that type.
 
     >>> with_answer_type(ProblemSet.generate("products", size=1), "number?rel_tol=0.01")[0].answer_type
@@ -123,20 +126,20 @@ def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
 
 
 def _parts(spec: str) -> list[tuple[str, str | None]]:
-    """Return the parts of a mixture and their weights, if they have one."""
-    if os.path.exists(parse_spec(spec)[0]):  # a file's name may have any sign
+    """Split a mixture into its parts, each with its weight or None."""
+    if os.path.exists(parse_spec(spec)[0]):  # a file name may contain "+" and "*"
         return [(spec, None)]
     return [(part["name"], part["weight"]) for text in spec.split("+") if (part := _PART.fullmatch(text))]
 
 
 def _load_weighted(parts: Sequence[tuple[str, int]], split: str, name: str) -> ProblemSet:
-    """Load a mixture; of a generator come as many problems as the other sets allow."""
+    """Load a weighted mixture; a generator gives as many problems as the other sets allow for."""
     weights = tuple(weight for _, weight in parts)
     if min(weights) < 1:
         raise ProblemError(f"Expect weights of at least 1 in `problems`, got {name!r}.")
     found = {place: _load_one(part, split) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
     rounds = min((len(there) // weights[place] for place, there in found.items()), default=0)
-    rounds = rounds or max(1, DEFAULT_SIZES[split] // sum(weights))  # a set that is too small is named by `mix`
+    rounds = rounds or max(1, DEFAULT_SIZES[split] // sum(weights))  # `mix` reports a set that is too small
     sets = (
         found[place] if place in found else ProblemSet.generate(part, split=split, size=rounds * weight)
         for place, (part, weight) in enumerate(parts)
@@ -163,7 +166,7 @@ def _load_benchmark(name: str, options: Options) -> ProblemSet:
     given = dict(options)
     folder = given.pop("folder", None)
     if given:
-        raise ProblemError(f"Expect a benchmark's folder alone, 'benchmark:{name}?folder=PATH', got {sorted(given)}.")
+        raise ProblemError(f"Expect only the option 'folder', 'benchmark:{name}?folder=PATH', got {sorted(given)}.")
     return load_benchmark(name, folder)
 
 
@@ -172,7 +175,7 @@ def _load_path(name: str, options: Options, split: str) -> ProblemSet:
     if path.suffix not in _READERS or not os.path.isfile(path):
         raise ProblemError(
             f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
-            "'hub:OWNER/NAME', 'benchmark:NAME', or the path of a .jsonl or .parquet file that exists, got "
+            "'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing .jsonl or .parquet file, got "
             f"{name!r}.{did_you_mean(name, [*GENERATORS, *DATA_SETS])}"
         )
     stat = path.stat()
@@ -191,12 +194,12 @@ def _file_of_split(folder: Path, split: str) -> Path:
 
 @lru_cache(maxsize=32)
 def _load_file(path: Path, options: Options, mtime_ns: int, size: int) -> ProblemSet:
-    """Read a file once for all environments of the process; a file that changed is read again."""
+    """Read a file once per process; a file that changed is read again."""
     fields = dict(options)
-    if (like := fields.pop("fields", None)) is not None:
-        if like not in DATA_SETS:
-            raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {like!r}.")
-        fields = {**DATA_SETS[like][1], **fields}
+    if (data_set := fields.pop("fields", None)) is not None:
+        if data_set not in DATA_SETS:
+            raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {data_set!r}.")
+        fields = {**DATA_SETS[data_set][1], **fields}
     return _READERS[path.suffix](path, fields=fields)
 
 

@@ -1,6 +1,6 @@
-"""One problem set from several: all of their problems, or fixed proportions of them.
+"""Combines problem sets: all of their problems (`unite`), or fixed proportions of them (`mix`).
 
-No problem is in a mixture twice: what a later set repeats is left out of it.
+A mixture contains no problem twice: repetitions are dropped from the later set.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,13 +29,13 @@ def unite(sets: tuple[ProblemSet, ...], name: str) -> ProblemSet:
 def mix(sets: tuple[ProblemSet, ...], weights: tuple[int, ...], name: str) -> ProblemSet:
     """Return problems in exact proportions; the same arguments give the same object within a process.
 
-    Of ``sum(weights)`` problems in a row, ``weights[i]`` are the next ones of set i. The mixture ends with the last
-    whole such row: where one set ends, the others' rest is left out, and nothing repeats.
+    The mixture consists of rounds of ``sum(weights)`` problems, in which ``weights[i]`` are the next ones of set i. It
+    ends when one set cannot fill another round; the remaining problems of the other sets are dropped.
 
     Args:
-        sets: What is mixed.
-        weights: At least 1 each.
-        name: The mixture's name.
+        sets: The sets to mix.
+        weights: One weight of at least 1 for each set.
+        name: Name of the mixture.
 
     Raises:
         ProblemError: A set has fewer problems than its weight.
@@ -48,17 +48,17 @@ def mix(sets: tuple[ProblemSet, ...], weights: tuple[int, ...], name: str) -> Pr
     for part, weight, whole in zip(parts, weights, sets, strict=True):
         if len(part) < weight:
             raise ProblemError(
-                f"Expect at least {weight} problems in {whole.name!r}, its weight in {name!r}, got {len(part)} that "
-                "no part before it has."
+                f"Expect {whole.name!r} to have at least {weight} problems, its weight in {name!r}, got {len(part)} "
+                "that no earlier set contains."
             )
     rounds = min(len(part) // weight for part, weight in zip(parts, weights, strict=True))
-    rows = (
+    slices = (
         part[turn * weight : (turn + 1) * weight]
         for turn in range(rounds)
         for part, weight in zip(parts, weights, strict=True)
     )
     notes = _notes(sets, [rounds * weight for weight in weights])
-    return ProblemSet(_with_distinct_ids(chain.from_iterable(rows)), name=name, notes=notes)
+    return ProblemSet(_with_distinct_ids(chain.from_iterable(slices)), name=name, notes=notes)
 
 
 def _without_repetitions(sets: Sequence[ProblemSet]) -> list[list[Problem]]:
@@ -72,7 +72,7 @@ def _without_repetitions(sets: Sequence[ProblemSet]) -> list[list[Problem]]:
 
 
 def _with_distinct_ids(problems: Iterable[Problem]) -> Iterable[Problem]:
-    """Number those ids that several problems have, as the rows of two files of one name."""
+    """Number repeated ids, such as those of two files with the same stem."""
     ids: set[str] = set()
     for problem in problems:
         unique, number = problem.id, 1

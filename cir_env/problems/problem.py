@@ -1,4 +1,4 @@
-"""One problem."""
+"""`Problem`, one question and its answer."""
 
 from dataclasses import dataclass
 
@@ -11,23 +11,23 @@ class Problem:
     """One question with one right answer.
 
     Raises:
-        ProblemError: There is no such answer type, or the answer is not of it.
+        ProblemError: The answer type is unknown, or the answer is not of that type.
     """
 
     id: str
-    """Unique in its set; of a generated problem, the same wherever the same operands are asked for."""
+    """Unique within its set. Generated problems with the same operands have the same id."""
     statement: str
-    """What is asked, as the policy reads it."""
+    """The question, as the policy reads it."""
     answer: str
-    r"""The gold answer, LaTeX or plain, without ``\boxed{}`` or dollar signs."""
+    r"""The gold answer, LaTeX or plain text, without ``\boxed{}`` or dollar signs."""
     source: str = ""
-    """Where it comes from: a file's stem, a data set's or a generator's name."""
+    """Where it comes from: the stem of a file, or the name of a data set or a generator."""
     subject: str = ""
     """Its field, such as "algebra"; empty when unknown."""
     level: str = ""
-    """How hard it is, such as "3" or "Level 3", more being harder; empty when unknown."""
+    """Its difficulty, such as "3" or "Level 3", higher is harder; empty when unknown."""
     answer_type: str = "math"
-    """How answers are compared with the gold answer, such as "number?rel_tol=0.01" (`cir_env.grading.answer_types`)."""
+    """How to compare answers with the gold answer, such as "number?rel_tol=0.01" (`cir_env.grading.answer_types`)."""
 
     def __post_init__(self) -> None:
         if self.answer_type == "math":

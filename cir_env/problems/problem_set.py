@@ -1,4 +1,4 @@
-"""An immutable set of problems, read from files and data sets or made by a generator."""
+"""`ProblemSet`, an immutable set of problems, and its constructors: files, data sets, generators."""
 
 import hashlib
 import operator
@@ -16,27 +16,26 @@ from cir_env.problems.rows import BadRowError, Fields, decode_row, first_line, p
 
 OnBadRow = Literal["raise", "skip"]
 DEFAULT_SIZES = {"train": 10_000, "test": 500}
-"""How many problems a generator that is given by name alone makes."""
-
+"""How many problems to generate for each split when no size is given."""
 
 _BATCH = 10_000
-"""How many rows are read at once."""
+"""How many rows to convert at once."""
 
 
 class ProblemSet(Sequence[Problem]):
     """An immutable sequence of problems with distinct ids.
 
-    Slices are problem sets as well. A set that one of our generators made travels to another process as its
-    recipe (a hundred bytes), any other as plain columns of text; copies share it.
+    Slices are problem sets too. Copies share the set. A generated set is pickled as its recipe (about a hundred bytes),
+    any other as columns of text.
 
     Args:
-        problems: At least one problem; no id twice.
-        name: What errors and ``repr`` call the set.
-        skipped: How many bad rows were left out while reading.
-        notes: What was done to the set before, in words.
+        problems: At least one problem, with distinct ids.
+        name: Name of the set in errors and in ``repr``.
+        skipped: How many bad rows were dropped while reading.
+        notes: How the set was processed, in words.
 
     Raises:
-        ProblemError: The set is empty, holds something else than problems, or repeats an id.
+        ProblemError: The set is empty, contains something other than problems, or repeats an id.
     """
 
     __slots__ = ("_hash", "_name", "_notes", "_problems", "_recipe", "_skipped")
@@ -63,21 +62,21 @@ class ProblemSet(Sequence[Problem]):
 
     @property
     def name(self) -> str:
-        """What errors and ``repr`` call the set."""
+        """Name of the set in errors and in ``repr``."""
         return self._name
 
     @property
     def skipped(self) -> int:
-        """How many bad rows were left out while reading."""
+        """How many bad rows were dropped while reading."""
         return self._skipped
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to the set, in words: what was dropped and why, and what it is a mixture of."""
+        """How the set was processed, in words: what was dropped and why, and what it is a mixture of."""
         return self._notes
 
     def summary(self) -> str:
-        """Return a line that says what the set is and how it came to be.
+        """Return one line that describes the set and its notes.
 
         >>> ProblemSet.generate("products", size=5).summary()
         "5 problems of 'products/train'"
@@ -103,7 +102,7 @@ class ProblemSet(Sequence[Problem]):
         return isinstance(other, ProblemSet) and self._problems == other._problems
 
     def __hash__(self) -> int:
-        if self._hash is None:  # every environment of a process asks for it, as a key of what is made but once
+        if self._hash is None:  # computed once: every environment uses the set as a cache key
             self._hash = hash(self._problems)
         return self._hash
 
@@ -131,18 +130,19 @@ class ProblemSet(Sequence[Problem]):
         on_bad_row: OnBadRow = "raise",
         name: str | None = None,
     ) -> "ProblemSet":
-        """Read a file with one JSON object a line; blank lines are passed over.
+        """Read a JSON Lines file; blank lines are ignored.
 
-        A row that asks the same as one before and has the same answer is left out; `notes` says how many were.
+        Exact repetitions of an earlier problem are dropped; `notes` says how many.
 
         Args:
-            path: The file, UTF-8.
-            fields: The names that the file gives to the parts of a problem.
-            on_bad_row: "raise" names the first bad row by file and line; "skip" counts bad rows in `skipped`.
-            name: The set's name, and the source of its problems; by default the file's stem.
+            path: The file, in UTF-8.
+            fields: Which fields hold the parts of a problem.
+            on_bad_row: "raise" reports the first bad row by file and line; "skip" drops bad rows and counts them in
+                `skipped`.
+            name: Name of the set and source of its problems; by default the stem of the file.
 
         Raises:
-            ProblemError: The file cannot be read, has a bad row, or has no problem at all.
+            ProblemError: The file cannot be read, has a bad row, or has no problem.
         """
         path = Path(path)
         lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -163,9 +163,7 @@ class ProblemSet(Sequence[Problem]):
             import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
             import pyarrow.parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError:
-            raise ProblemError(
-                f'Expect the library pyarrow to read {str(path)!r}: pip install "cir-env[parquet]".'
-            ) from None
+            raise ProblemError(f'Reading {str(path)!r} needs pyarrow: pip install "cir-env[parquet]".') from None
         try:
             table = pyarrow.parquet.read_table(pyarrow.BufferReader(_read_bytes(path)))
         except pyarrow.ArrowException as error:
@@ -185,14 +183,14 @@ class ProblemSet(Sequence[Problem]):
         fields: Fields | Mapping[str, Any] | None = None,
         on_bad_row: OnBadRow = "raise",
     ) -> "ProblemSet":
-        """Load a data set of the Hugging Face hub (needs the extra ``hub`` and a network or a filled cache).
+        """Load a data set from the Hugging Face hub (needs the extra ``hub``, and a network or a filled cache).
 
         Args:
             name: The data set, ``owner/name``.
-            split: The data set's own split.
-            config: The data set's configuration, where it has several.
-            revision: A commit, to get the same problems next year.
-            fields: The names that the data set gives to the parts of a problem.
+            split: Name of the split in the data set.
+            config: Configuration of the data set, if it has several.
+            revision: Commit to pin, for reproducibility.
+            fields: Which fields hold the parts of a problem.
             on_bad_row: As in `from_jsonl`.
 
         Raises:
@@ -201,12 +199,10 @@ class ProblemSet(Sequence[Problem]):
         try:
             import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError:
-            raise ProblemError(
-                f'Expect the library datasets to load {name!r} from the hub: pip install "cir-env[hub]".'
-            ) from None
+            raise ProblemError(f'Loading {name!r} needs the library datasets: pip install "cir-env[hub]".') from None
         try:
             table = datasets.load_dataset(name, config, split=split, revision=revision)
-        except Exception as error:  # the library has no common base class; the user gets its first line
+        except Exception as error:  # the library has no common base class
             raise ProblemError(
                 f"Expect the hub to have split {split!r} of {name!r}, and to be reachable; "
                 f"got {type(error).__name__}: {first_line(error)}"
@@ -217,17 +213,17 @@ class ProblemSet(Sequence[Problem]):
 
     @classmethod
     def generate(cls, name: str, *, split: str = "train", seed: int = 0, size: int | None = None) -> "ProblemSet":
-        """Make problems: the same arguments give the same problems in every process.
+        """Generate problems; the same arguments give the same problems in every process.
 
         Args:
-            name: "products", "arithmetic", "mixed", "reasoning_gym", "reasoning_gym:" and a task's name, or several
-                with "+" between them, as in "mixed+reasoning_gym".
-            split: "train" or "test". They never overlap, whatever the seeds and sizes.
+            name: "products", "arithmetic", "mixed", "reasoning_gym", "reasoning_gym:TASK", or several joined by "+",
+                as in "mixed+reasoning_gym".
+            split: "train" or "test". The splits never overlap, for any seeds and sizes.
             seed: Any integer.
-            size: How many; by default 10,000 to train on and 500 to test on.
+            size: Number of problems; by default 10,000 for "train" and 500 for "test".
 
         Raises:
-            ProblemError: An argument is out of its range, or the generator cannot make that many.
+            ProblemError: An argument is not valid, or the generator has fewer problems.
 
         >>> ProblemSet.generate("products", split="test", seed=1, size=200)
         ProblemSet('products/test', 200 problems)
@@ -242,7 +238,11 @@ class ProblemSet(Sequence[Problem]):
 
 
 def check_split(split: str) -> None:
-    """Refuse every split but "train" and "test"."""
+    """Check that `split` is "train" or "test".
+
+    Raises:
+        ProblemError: It is not.
+    """
     if split not in generators.SPLITS:
         raise ProblemError(f"Expect `split` to be 'train' or 'test', got {split!r}.")
 
@@ -272,7 +272,7 @@ def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int, not
 
 
 def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the rows of Arrow tables; a large set is never in memory as Python objects at once."""
+    """Yield the rows of Arrow tables, so that a large data set is never in memory as Python objects at once."""
     for batch in batches:
         yield from batch.to_pylist()
 
@@ -320,4 +320,4 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ProblemError(f"Expect a file that can be read, got {str(path)!r}: {error.strerror}.") from None
+        raise ProblemError(f"Expect a readable file, got {str(path)!r}: {error.strerror}.") from None

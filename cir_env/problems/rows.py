@@ -1,4 +1,4 @@
-"""How a row of a file or data set becomes a problem."""
+"""Converts rows of files and data sets to problems."""
 
 import json
 import math
@@ -13,38 +13,42 @@ from cir_env.problems.problem import Problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """The names that a file or data set gives to the parts of a problem.
+    """Which fields of a row hold the parts of a problem.
 
-    What lies deeper in a row is named by its path: ``prompt.0.content`` is the content of the prompt's first message.
+    A nested field is named by its path: ``prompt.0.content`` is the content of the first message of the prompt.
     """
 
     statement: str = "problem"
-    """The question: text that is not blank."""
+    """The question: non-blank text."""
     answer: str = "answer"
-    """The gold answer: text that is not blank, or a number."""
+    """The gold answer: non-blank text, or a number."""
     id: str = "id"
-    """Optional in a row; without it the row's number counts."""
+    """Optional in a row; the default is the row number."""
     subject: str = "subject"
     """Optional in a row."""
     level: str = "level"
     """Optional in a row."""
     answer_type: str = "answer_type"
-    """Optional in a row; where a data set means something else by it, name a field that no row has."""
+    """Optional in a row. If a data set uses this name for something else, name a field that no row has."""
     boxed: bool = False
-    r"""Whether the answer is the last ``\boxed{}`` of its field, as in a worked solution."""
+    r"""Whether the answer is the last ``\boxed{}`` in its field, as in a worked solution."""
     after: str = ""
-    """The question begins behind the first occurrence of this text in its field, as behind an instruction."""
+    """The question starts after the first occurrence of this text in its field, such as an instruction."""
     before: str = ""
     """The question ends before the last occurrence of this text."""
 
     @classmethod
     def of(cls, value: "Fields | Mapping[str, Any] | None") -> "Fields":
-        """Accept what users write: nothing, a mapping such as ``{"statement": "question"}``, or `Fields`."""
+        """Convert what users pass: None, a mapping such as ``{"statement": "question"}``, or `Fields`.
+
+        Raises:
+            ProblemError: The mapping has an unknown key, or `boxed` is not a boolean.
+        """
         if value is None or isinstance(value, Fields):
             return value or cls()
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(value) - set(known)):
-            raise ProblemError(f"Expect `fields` to map some of {known} to names, got {unknown}.")
+            raise ProblemError(f"Expect the keys of `fields` to be among {known}, got {unknown}.")
         boxed = value.get("boxed", False)
         if boxed not in (True, False, "true", "false"):
             raise ProblemError(f"Expect `boxed` to be true or false, got {boxed!r}.")
@@ -52,21 +56,21 @@ class Fields:
 
 
 class BadRowError(Exception):
-    """What was expected of a row and what came."""
+    """A row is not a valid problem."""
 
 
 def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -> Problem:
-    """Build a problem from a row.
+    """Convert a row to a problem.
 
     Args:
-        row: The row; or the error that reading it gave, which is then raised here.
+        row: The row, or the error from `decode_row`, which is raised here.
         names: The names of its fields.
-        source: Goes into the problem.
-        default_id: The id of a row that has none.
+        source: The source of the problem.
+        default_id: The id if the row has none.
 
     Raises:
-        BadRowError: The row is no object, lacks a part, has one of the wrong type, or an answer that is not of its
-            answer type.
+        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, or an answer that does not
+            fit its answer type.
     """
     if isinstance(row, BadRowError):
         raise row
@@ -76,12 +80,12 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
     if names.boxed:
         boxed = last_boxed(answer)
         if boxed is None or not boxed.strip():
-            raise BadRowError(f"Expect an answer within \\boxed{{}} in field {names.answer!r}, got none.")
+            raise BadRowError(f"Expect an answer in \\boxed{{}} in field {names.answer!r}, got none.")
         answer = boxed.strip()
     answer_type = _text(row, names.answer_type, role="answer_type", default="math")
-    if ":" in answer_type:  # who writes a data set does not choose which function of this machine is called
+    if ":" in answer_type:  # a data set must not choose which function is called on this machine
         raise BadRowError(
-            f"Expect a type's or a verifier's name in field {names.answer_type!r}, got {answer_type!r}. Pass "
+            f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {answer_type!r}. Pass "
             "'module:function' as `answer_type` to the environment."
         )
     try:
@@ -95,11 +99,11 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
             answer_type=answer_type,
         )
     except ProblemError as error:
-        raise BadRowError(f"{error} The type stands in field {names.answer_type!r}.") from None
+        raise BadRowError(f"{error} The type comes from field {names.answer_type!r}.") from None
 
 
 def _unwrap(text: str, names: Fields) -> str:
-    """Cut off what stands around a question."""
+    """Strip the text around a question."""
     begin = text.find(names.after)
     end = text.rfind(names.before) if names.before else len(text)
     for marker, place in ((names.after, begin), (names.before, end)):
@@ -112,7 +116,7 @@ def _unwrap(text: str, names: Fields) -> str:
 
 
 def _find(row: Any, path: str) -> Any:
-    """Follow a path into a row; a field that is itself called by the whole path comes first.
+    """Follow a path into a row; a field whose name is the whole path takes precedence.
 
     >>> _find({"prompt": [{"content": "1 + 1?"}]}, "prompt.0.content"), _find({"a.b": 1}, "a.b"), _find([], "0")
     ('1 + 1?', 1, None)
@@ -134,21 +138,21 @@ def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None =
     if value is None:
         if default is not None:
             return default
-        came = "null" if name in row else f"a row with {sorted(row)}"
-        wish = f"name the right field by `?{role}=FIELD` behind the file or with fields={{{role!r}: ...}}"
-        raise BadRowError(f"Expect the {role} in field {name!r}, got {came}; {wish}.")
+        got = "null" if name in row else f"a row with {sorted(row)}"
+        hint = f"name the right field with `?{role}=FIELD` after the file name or with fields={{{role!r}: ...}}"
+        raise BadRowError(f"Expect the {role} in field {name!r}, got {got}; {hint}.")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRowError(f"Expect field {name!r} to be text or a number, got {type(value).__name__}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadRowError(f"Expect field {name!r} to be a finite number, got {value}.")
     text = str(value).strip()
     if not text and default is None:
-        raise BadRowError(f"Expect field {name!r} not to be blank.")
+        raise BadRowError(f"Expect field {name!r} to be non-blank.")
     return text or (default or "")
 
 
 def decode_row(line: bytes) -> Any:
-    """Decode one line of JSON; a line that is none becomes the error that `problem_from_row` raises."""
+    """Decode one line of JSON; a malformed line gives an error for `problem_from_row` to raise."""
     try:
         return json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -158,5 +162,5 @@ def decode_row(line: bytes) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its type's name."""
+    """Return the first line of an exception's message, or the name of its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,7 +1,8 @@
-"""Runs untrusted Python blocks, each in a process of its own.
+"""Runs untrusted Python blocks, each in its own process.
 
-`contract` says what a block may do and what comes back. `host` runs on the trainer's side and never executes a block,
-`inside` is everything in the child's process, `http` offers the same contract over a network.
+`contract` defines the API: limits, results and protocols. `local` and `host` run in the trainer's process and never
+execute a block; `inside` runs in the child process; `http` provides the same API over a network. docs/sandbox.md
+describes the security layers.
 """
 
 from cir_env.sandbox.contract import ExecutionResult, Limits, Sandbox, Session, Status

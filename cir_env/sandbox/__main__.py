@@ -1,4 +1,4 @@
-"""``python -m cir_env.sandbox`` lists the layers that are on here; with ``serve`` it runs blocks for others."""
+"""``python -m cir_env.sandbox`` lists the layers of this machine; with ``serve`` it runs blocks for other machines."""
 
 import argparse
 import asyncio
@@ -14,45 +14,45 @@ from cir_env.sandbox.http.client import TOKEN_VARIABLE
 from cir_env.sandbox.local import LocalSandbox
 
 MEANING = {
-    "namespaces": "blocks see none of the host's files, processes and networks",
+    "namespaces": "blocks cannot see files, processes and networks of the host",
     "user": "blocks run without capabilities, and not as root",
-    "scratch": "each block has a folder of its own to write to, 16 MB that vanish with it",
-    "landlock": "the kernel opens no file to a block but libraries and its scratch folder",
-    "seccomp": "system calls that are not on a short list fail: no fork, exec, socket, signal to others",
-    "group": "all blocks together hold at most three quarters of the memory",
+    "scratch": "each block has its own temporary folder of 16 MB",
+    "landlock": "blocks can only open libraries and their scratch folder",
+    "seccomp": "system calls are restricted to a short list: no fork, exec, sockets or signals to others",
+    "group": "all blocks together use at most three quarters of the memory",
 }
 
 
 def main() -> int:
-    """Do what the command line asks for, and return the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m cir_env.sandbox", description=list_layers.__doc__)
     commands = parser.add_subparsers(dest="command")
     server = commands.add_parser("serve", help=serve.__doc__, description=serve.__doc__)
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    server.add_argument("--port", type=int, default=8700, help="0 for any that is free (default: %(default)s)")
-    server.add_argument("--slots", type=int, help="blocks at the same time (default: usable cores)")
+    server.add_argument("--port", type=int, default=8700, help="0 for any free port (default: %(default)s)")
+    server.add_argument("--slots", type=int, help="number of concurrent blocks (default: usable cores)")
     options = parser.parse_args()
     return list_layers() if options.command is None else serve(options.host, options.port, options.slots)
 
 
 def list_layers() -> int:
-    """Start a sandbox, run a block, and print a line per layer; the exit status is 0 if code can be run."""
+    """Start a sandbox, run a block, and print one line per layer; the exit status is 0 if the sandbox can run code."""
     logging.getLogger("cir_env.sandbox").setLevel(logging.ERROR)
     with LocalSandbox(slots=1, preload=()) as sandbox:
         try:
             sandbox.run("print(1)")
-            verdict = "Blocks can be run: the canary block could do nothing that it may not."
+            verdict = "Blocks can run: the self-test passed."
         except SandboxUnavailable as error:
             verdict = str(error)
         layers = sandbox.layers
     for name, meaning in MEANING.items():
         print(f"{name:<11} {layers.get(name, 'unknown'):<8} {meaning}")
     print(verdict)
-    return 0 if verdict.startswith("Blocks can") else 1
+    return 0 if verdict.startswith("Blocks can run") else 1
 
 
 def serve(host: str, port: int, slots: int | None) -> int:
-    """Run blocks for other machines over HTTP; the token is CIR_SANDBOX_TOKEN in the environment, or a new one."""
+    """Run blocks for other machines over HTTP. The token is the variable CIR_SANDBOX_TOKEN, by default a new one."""
     try:
         from cir_env.sandbox.http import server
     except ImportError:

@@ -1,8 +1,8 @@
-"""A control group around all zygotes and children of a sandbox: what they may hold together.
+"""A control group that limits the memory and the tasks of all zygotes and children of a sandbox together.
 
-The limits of a block are per process; this is the bound on their sum, so that many sessions cannot take the machine's
-memory from the trainer. It is used where a group is delegated to this process (the unified hierarchy, version 2, or
-the older one), and named as missing elsewhere.
+The limits of a block apply per process. The group bounds their sum, so that many sessions cannot exhaust the memory of
+the machine. It is used if a group is delegated to this process (cgroup version 1 or 2), and reported as missing
+otherwise.
 """
 
 import contextlib
@@ -15,28 +15,28 @@ from typing import Self
 
 NAME = re.compile(r"cir-env-(\d+)-\d+")
 SHARE_OF_MEMORY = 0.75
-"""Of the machine's memory, or of what the enclosing group may hold."""
+"""Share of the memory of the machine, or of the enclosing group."""
 MAX_TASKS = 16_384
-"""Processes and threads of all children together: a distant backstop."""
+"""Processes and threads of all children together, as a backstop."""
 UNIFIED = ("memory.max", "pids.max")
 SEPARATE = {"memory": ("memory.limit_in_bytes",), "pids": ("pids.max",)}
-"""Files that take a limit in the unified hierarchy, and, by controller, in the older one."""
+"""Limit files in cgroup version 2, and by controller in version 1."""
 
 _numbers = itertools.count()
 
 
 class ControlGroup:
-    """One folder (version 2), or one for each controller (version 1), with limits.
+    """One folder (version 2), or one per controller (version 1), with limits.
 
     Args:
-        parents: Where to make the folders, with the names of the files of each that take a limit.
+        parents: Parent folders, each with the names of its limit files.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The group cannot be created.
     """
 
     def __init__(self, parents: Mapping[Path, Sequence[str]]) -> None:
-        _sweep(parents)
+        _remove_stale(parents)
         name = f"cir-env-{os.getpid()}-{next(_numbers)}"
         memory = int(min([_machine_memory(), *map(_memory_limit, parents)]) * SHARE_OF_MEMORY)
         self._limits = {
@@ -48,10 +48,10 @@ class ControlGroup:
 
     @classmethod
     def delegated(cls) -> Self:
-        """Make a group below, or beside, the one that this process is in.
+        """Create a group below or beside that of this process.
 
         Raises:
-            OSError: None is delegated to it; the message is the reason.
+            OSError: No group is delegated to this process; the message says why.
         """
         reason = "no control group with the controllers memory and pids is delegated"
         for parents in _candidates():
@@ -62,12 +62,12 @@ class ControlGroup:
         raise OSError(reason)
 
     @property
-    def places(self) -> list[str]:
+    def folders(self) -> list[str]:
         """The folders."""
         return [str(folder) for folder in self._limits]
 
     def ensure(self) -> None:
-        """Make the folders and set the limits, if they are not there: the last zygote to end removes them."""
+        """Create the folders and set the limits. Called for every zygote, since the last one to exit removes them."""
         try:
             for folder, limits in self._limits.items():
                 folder.mkdir(exist_ok=True)
@@ -77,8 +77,8 @@ class ControlGroup:
             self.remove()
             raise
 
-    def killed_since_last_asked(self) -> bool:
-        """Say whether the kernel has ended a process because the group was full, since the last such question."""
+    def oom_killed_since_last_call(self) -> bool:
+        """Return whether the kernel has killed a process of the group for lack of memory since the last call."""
         before, self._kills = self._kills, 0
         for folder in self._limits:
             for name in ("memory.events", "memory.oom_control"):
@@ -88,43 +88,43 @@ class ControlGroup:
         return self._kills > before
 
     def remove(self) -> None:
-        """Remove the folders, if no process is left in them."""
-        remove(self.places)
+        """Remove the folders if they contain no process."""
+        remove(self.folders)
 
 
-def join(places: list[str]) -> None:
+def join(folders: list[str]) -> None:
     """Move the calling process into the group."""
-    for place in places:
-        Path(place, "cgroup.procs").write_text("0")
+    for folder in folders:
+        Path(folder, "cgroup.procs").write_text("0")
 
 
 class Remover:
-    """Removes the folders for one who will lose sight of them: what lies above them stays open."""
+    """Removes the folders from a process that can no longer see them: it keeps their parents open."""
 
-    def __init__(self, places: list[str]) -> None:
-        self._open = [(os.open(os.path.dirname(place), os.O_PATH), os.path.basename(place)) for place in places]
+    def __init__(self, folders: list[str]) -> None:
+        self._open = [(os.open(os.path.dirname(folder), os.O_PATH), os.path.basename(folder)) for folder in folders]
 
     def remove(self) -> None:
-        """Remove folders that hold no process."""
-        for above, name in self._open:
+        """Remove the folders that contain no process."""
+        for parent, name in self._open:
             with contextlib.suppress(OSError):
-                os.rmdir(name, dir_fd=above)
+                os.rmdir(name, dir_fd=parent)
 
     def close(self) -> None:
-        """Let go of what was open."""
-        for above, _ in self._open:
-            os.close(above)
+        """Close the parents."""
+        for parent, _ in self._open:
+            os.close(parent)
 
 
-def remove(places: list[str]) -> None:
-    """Remove folders that hold no process."""
-    for place in places:
+def remove(folders: list[str]) -> None:
+    """Remove the folders that contain no process."""
+    for folder in folders:
         with contextlib.suppress(OSError):
-            os.rmdir(place)
+            os.rmdir(folder)
 
 
 def _candidates() -> Iterator[dict[Path, Sequence[str]]]:
-    """Yield the folders in which a group could be made: the one of this process, then the one around it."""
+    """Yield folders in which a group could be created: that of this process, then its parent."""
     own = _own_groups()
     if "" in own:
         for folder in (own[""], own[""].parent):
@@ -136,7 +136,7 @@ def _candidates() -> Iterator[dict[Path, Sequence[str]]]:
 
 
 def _own_groups() -> dict[str, Path]:
-    """Return the folder of this process's group by controller; "" for the unified hierarchy."""
+    """Return the folder of the group of this process by controller; "" for version 2."""
     mounts = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -158,8 +158,8 @@ def _own_groups() -> dict[str, Path]:
     return found
 
 
-def _sweep(parents: Iterable[Path]) -> None:
-    """Remove what trainers left that were killed."""
+def _remove_stale(parents: Iterable[Path]) -> None:
+    """Remove the groups of trainers that were killed."""
     for parent in parents:
         with contextlib.suppress(OSError):
             for entry in os.scandir(parent):

@@ -1,4 +1,4 @@
-"""The sandbox on this machine."""
+"""`LocalSandbox`, the sandbox on this machine."""
 
 import os
 import weakref
@@ -6,15 +6,15 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Literal, Self
 
-from cir_env.errors import OptionError
-from cir_env.sandbox.contract import ExecutionResult, Limits, refuse_code
+from cir_env.errors import OptionError, check_choice
+from cir_env.sandbox.contract import ExecutionResult, Limits, reject_code
 from cir_env.sandbox.host.launch import PRELOAD, Settings
-from cir_env.sandbox.host.monitor import Lane, Task
+from cir_env.sandbox.host.monitor import SessionState, Task
 from cir_env.sandbox.host.supervisor import Supervisor
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: its affinity, and the quota of its control group.
+    """Return how many cores this process may use, by its affinity and the quota of its control group.
 
     >>> usable_cores() >= 1
     True
@@ -29,9 +29,9 @@ def usable_cores() -> int:
 
 
 class LocalSandbox:
-    r"""Runs blocks on this machine, each in a process of its own that is forked from a warm one.
+    r"""Runs blocks on this machine, each in its own process, forked from a warm one.
 
-    The constructor starts nothing: the first block does (about a second). See the `Sandbox` protocol.
+    The constructor starts no process; the first block does, which takes about a second. See the `Sandbox` protocol.
 
     Example:
         >>> with LocalSandbox(preload=("math",)) as sandbox:
@@ -49,27 +49,26 @@ class LocalSandbox:
         preload: tuple[str, ...] = PRELOAD,
         isolation: Literal["auto", "without-namespaces", "unsafe"] = "auto",
     ) -> None:
-        """Describe the sandbox.
+        """Configure the sandbox.
 
         Args:
-            slots: Blocks that run at the same time; by default as many as there are usable cores.
-            spares: Children forked ahead; by default as many as slots.
-            limits: What a block may use where `submit` and `run` do not say.
-            preload: Modules to import once; those that are not installed are left out. Blocks can import these
-                packages and the standard library, and no others.
-            isolation: "auto" for all layers that the machine allows, refusing where they do not suffice;
-                "without-namespaces" for what is left where a container forbids namespaces; "unsafe" for resource
-                limits alone, with the files and the network of this process's user open to every block.
+            slots: Number of blocks that run concurrently; by default the number of usable cores.
+            spares: Number of children forked in advance; by default the number of slots.
+            limits: Default limits of `submit` and `run`.
+            preload: Modules to import once, if they are installed. Blocks can import these packages and the standard
+                library, and no others.
+            isolation: "auto" for all layers that the machine allows, with an error if they do not suffice;
+                "without-namespaces" for what remains in a container that forbids namespaces; "unsafe" for resource
+                limits only: blocks can access this user's files and the network.
 
         Raises:
-            OptionError: A number below 1, or an unknown isolation.
+            OptionError: A number is out of range, or `isolation` is unknown.
         """
         slots = usable_cores() if slots is None else slots
         spares = slots if spares is None else spares
         if slots < 1 or spares < 0:
-            raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}")
-        if isolation not in ("auto", "without-namespaces", "unsafe"):
-            raise OptionError(f"Expect `isolation` 'auto', 'without-namespaces' or 'unsafe', got {isolation!r}")
+            raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}.")
+        check_choice("isolation", isolation, ("auto", "without-namespaces", "unsafe"))
         self._limits = limits or Limits()
         self._supervisor = Supervisor(
             slots=slots,
@@ -81,7 +80,7 @@ class LocalSandbox:
 
     @property
     def layers(self) -> dict[str, str]:
-        """Each layer with "on", or with the reason why it is missing; empty before the first block."""
+        """Each layer with "on" or the reason why it is missing; empty before the first block."""
         return dict(self._supervisor.layers)
 
     def start(self) -> None:
@@ -89,7 +88,7 @@ class LocalSandbox:
         self._supervisor.start()
 
     def __deepcopy__(self, memo: object) -> "LocalSandbox":
-        """Return the sandbox itself: Gymnasium copies the arguments of `make` and means the same processes."""
+        """Return the sandbox itself: Gymnasium deep-copies the arguments of `make`, which must share the processes."""
         return self
 
     def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
@@ -113,7 +112,7 @@ class LocalSandbox:
         return LocalSession(self)
 
     def close(self) -> None:
-        """End every process of the sandbox. Calling it twice is fine."""
+        """End all processes of the sandbox. Closing twice is fine."""
         self._finalizer()
 
     def __enter__(self) -> Self:
@@ -126,39 +125,39 @@ class LocalSandbox:
         """Close the sandbox."""
         self.close()
 
-    def _submit(self, code: str, limits: Limits | None, lane: Lane | None) -> "Future[ExecutionResult]":
+    def _submit(self, code: str, limits: Limits | None, session: SessionState | None) -> "Future[ExecutionResult]":
         future: Future[ExecutionResult] = Future()
-        if (refusal := refuse_code(code)) is not None:
-            future.set_result(refusal)
+        if (rejection := reject_code(code)) is not None:
+            future.set_result(rejection)
         else:
             data = code.encode("utf-8", "surrogatepass")
-            self._supervisor.submit(Task(code=data, limits=limits or self._limits, future=future, lane=lane))
+            self._supervisor.submit(Task(code=data, limits=limits or self._limits, future=future, session=session))
         return future
 
 
 class LocalSession:
     """A session of a `LocalSandbox`. See the `Session` protocol.
 
-    A block that ends its process (a timeout, a crash, too much output) takes the namespace with it: the next
-    block starts with an empty one. When a fault of the sandbox takes it, the later blocks of the session end
-    as `Status.INFRASTRUCTURE`, since nothing can be said about them.
+    A block that ends its process (a timeout, a crash, too much output) also ends the namespace: the next block starts
+    with an empty one. If an infrastructure error ends it, all later blocks of the session end with
+    `Status.INFRASTRUCTURE`.
     """
 
     def __init__(self, sandbox: LocalSandbox) -> None:
         self._sandbox = sandbox
-        self._lane = Lane()
-        self._finalizer = weakref.finalize(self, sandbox._supervisor.end_lane, self._lane)
+        self._state = SessionState()
+        self._finalizer = weakref.finalize(self, sandbox._supervisor.end_session, self._state)
 
     def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
-        """Queue a block behind those already submitted to this session."""
-        return self._sandbox._submit(code, limits, self._lane)
+        """Queue a block; the blocks of a session run in order."""
+        return self._sandbox._submit(code, limits, self._state)
 
     def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
         """Execute a block and wait for its result."""
         return self.submit(code, limits).result()
 
     def close(self) -> None:
-        """Forget the namespace and end its process. Calling it twice is fine."""
+        """Discard the namespace and end its process. Closing twice is fine."""
         self._finalizer()
 
 

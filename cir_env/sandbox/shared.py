@@ -1,4 +1,4 @@
-"""Sandboxes by name, one of each for all environments of a process."""
+"""Sandboxes by name, shared by all environments of a process."""
 
 import os
 import threading
@@ -15,13 +15,16 @@ _lock = threading.Lock()
 
 
 def shared_sandbox(name: str = "local") -> Sandbox:
-    """Return the sandbox of that name that this process shares; it is made on first use and closed at exit.
+    """Return the sandbox with that name, which this process shares. It is created on first use and closed at exit.
 
     Args:
-        name: "local" for all layers that this machine allows; "unsafe" for resource limits alone, with this user's
-            files and network open to every block; addresses of sandbox servers, such as "http://a:8700,http://b:8700",
-            whose token is in the environment variable CIR_SANDBOX_TOKEN; the same with "fusion+" in front for
-            SandboxFusion.
+        name: One of
+
+            - "local": all isolation layers that this machine allows;
+            - "unsafe": only resource limits; blocks can access this user's files and the network;
+            - "http://a:8700,http://b:8700": sandbox servers, with the token in the environment variable
+              CIR_SANDBOX_TOKEN;
+            - "fusion+http://a:8080": SandboxFusion servers.
 
     Raises:
         OptionError: The name is none of these, or the token is missing.
@@ -42,7 +45,7 @@ def _make(name: str) -> Sandbox:
     if name.startswith(FUSION):
         return SandboxFusion(*name.removeprefix(FUSION).split(","))
     raise OptionError(
-        f"Expect `sandbox` 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got {name!r}"
+        f"Expect `sandbox` to be 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got {name!r}."
     )
 
 

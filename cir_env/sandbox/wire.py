@@ -1,10 +1,9 @@
-"""The bytes between supervisor, zygote and child: fixed frames, no pickles. Both sides import this file.
+"""The protocol between supervisor, zygote and child: fixed frames, no pickles. Both sides import this file.
 
-A child reads jobs from, and writes one status packet per job to, a socket of packets. The nonce of a job
-comes back in its status, so that a packet which generated code wrote to that descriptor is not mistaken for
-one of the runner's. (Code shares a process with its runner and can, with effort, find the nonce: it can then
-misstate how its own block ended, as it could by printing something else. It cannot claim a fault of ours,
-nor reach another block.)
+A child reads jobs from a packet socket and writes one status packet per job. The status repeats the nonce of the job,
+so that a packet written by generated code is not mistaken for one of the runner. (Code shares a process with its runner
+and can, with effort, find the nonce. It can then misreport how its own block ended, as it could by printing something
+else; it can neither report an infrastructure error nor reach another block.)
 """
 
 import socket
@@ -17,13 +16,13 @@ TEXT_BYTES = 15 * 1024
 NONCE_BYTES = 16
 
 READY = b"ready"
-"""A child's first packet, sent before it reads any code; anything else is the reason why it cannot run any."""
+"""First packet of a child, sent before it reads any code; any other text is the reason why it cannot run code."""
 
 OK, ERROR, MEMORY, FILES, THREADS = KINDS = range(5)
-"""What a runner can report."""
+"""The statuses that a runner can report."""
 
 ONE_SHOT = 1
-"""Flag of a job: no other follows it."""
+"""Flag of a job: it is the last one of the child."""
 
 _JOB = struct.Struct("!16sIIIIIB")
 _STATUS = struct.Struct("!16sBH")
@@ -32,7 +31,7 @@ _REPORT = struct.Struct("!cIid")
 
 
 class Job(NamedTuple):
-    """The header of a job; the code follows in packets of at most `CHUNK_BYTES`."""
+    """Header of a job; the code follows in packets of at most `CHUNK_BYTES`."""
 
     nonce: bytes
     code_bytes: int
@@ -43,38 +42,39 @@ class Job(NamedTuple):
     flags: int
 
     def pack(self) -> bytes:
-        """Return the header's bytes."""
+        """Encode the header."""
         return _JOB.pack(*self)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Job":
-        """Read a header."""
+        """Decode a header."""
         return cls(*_JOB.unpack(data))
 
 
 class Report(NamedTuple):
-    """What the zygote tells the supervisor about a child."""
+    """Message of the zygote to the supervisor about a child."""
 
     kind: bytes
-    """b"S" forked (with its pidfd), b"F" could not fork, b"X" exited."""
+    """b"S": forked (its pidfd is attached); b"F": fork failed; b"X": exited."""
     worker: int
+    """Number of the child."""
     code: int
     """The wait status (X) or the errno (F)."""
     cpu_s: float
-    """CPU time of the child's whole life (X)."""
+    """Total CPU time of the child in seconds (X)."""
 
     def pack(self) -> bytes:
-        """Return the report's bytes."""
+        """Encode the report."""
         return _REPORT.pack(*self)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Report":
-        """Read a report."""
+        """Decode a report."""
         return cls(*_REPORT.unpack(data))
 
 
 def pack_status(nonce: bytes, kind: int, error: str = "", trace: str = "") -> bytes:
-    r"""Return a status packet; a long traceback keeps its end.
+    r"""Encode a status packet; only the end of a long traceback is kept.
 
     >>> read_status(pack_status(b"n" * 16, ERROR, "ValueError: x", "Traceback\nValueError: x"), b"n" * 16)
     (1, 'ValueError: x', 'Traceback\nValueError: x')
@@ -84,33 +84,33 @@ def pack_status(nonce: bytes, kind: int, error: str = "", trace: str = "") -> by
 
 
 def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
-    """Return (kind, last line of the error, traceback), or None if the packet is not the runner's.
+    """Decode a status packet to (kind, last line of the error, traceback); None if it is not from the runner.
 
     >>> read_status(b"anything else", b"n" * 16) is None
     True
     """
     if len(packet) < _STATUS.size:
         return None
-    came, kind, length = _STATUS.unpack_from(packet)
-    if came != nonce or kind not in KINDS:
+    received_nonce, kind, length = _STATUS.unpack_from(packet)
+    if received_nonce != nonce or kind not in KINDS:
         return None
     texts = packet[_STATUS.size :]
     return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
 
 
-def pack_spawn(worker: int, *, rehearse: bool) -> bytes:
-    """Return the order to fork a child, which has time to rehearse or not; its two descriptors travel beside it."""
-    return _SPAWN.pack(worker, rehearse)
+def pack_spawn(worker: int, *, warm_up: bool) -> bytes:
+    """Encode the order to fork a child, and whether it has time to warm up; its two descriptors are attached."""
+    return _SPAWN.pack(worker, warm_up)
 
 
 def read_spawn(data: bytes) -> tuple[int, bool]:
-    """Return the number of the child to fork, and whether it has time to rehearse."""
-    worker, rehearse = _SPAWN.unpack(data)
-    return int(worker), bool(rehearse)
+    """Decode the order to fork a child: its number, and whether it has time to warm up."""
+    worker, warm_up = _SPAWN.unpack(data)
+    return int(worker), bool(warm_up)
 
 
 def receive_job(sock: socket.socket) -> tuple[Job, bytes] | None:
-    """Read the next job and its code in the child; None when the supervisor has hung up."""
+    """Read the next job and its code, in the child; None if the supervisor has closed the socket."""
     head = sock.recv(_JOB.size)
     if not head:
         return None

@@ -1,4 +1,4 @@
-"""The environment: what an action does to an episode, and what it is worth."""
+"""Actions, observations, rewards and episode ends of the environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -64,14 +64,14 @@ def test_a_block_is_executed_and_its_output_is_appended() -> None:
     assert (info["feedback"], info["execution_status"], info["interactions_left"]) == (FEEDBACK, "ok", 1)
 
 
-def test_what_follows_the_blanks_behind_a_block_is_discarded() -> None:
+def test_text_after_a_block_and_its_trailing_whitespace_is_discarded() -> None:
     invented = "```output\n7\n```\nSo it is \\boxed{7}."
     observation, *_, info = begun().step(CODE + "\n \n" + invented)
     assert observation == PROMPT + CODE + "\n \n" + FEEDBACK
     assert info["kept_chars"] == len(CODE + "\n \n")
 
 
-def test_feedback_starts_on_a_line_of_its_own() -> None:
+def test_feedback_starts_on_its_own_line() -> None:
     observation, *_ = begun().step(CODE.rstrip("\n"))
     assert observation == PROMPT + CODE + FEEDBACK
 
@@ -96,26 +96,26 @@ def test_rewards_are_arguments() -> None:
     assert begun(reward_incorrect=0.0).step("\\boxed{7}")[1] == 0.0
 
 
-def test_an_answer_may_stand_in_an_earlier_turn() -> None:
+def test_an_answer_in_an_earlier_turn_counts() -> None:
     env = begun()
     env.step("I guess \\boxed{6}.\n" + CODE)
     assert env.step("Indeed.")[1] == 1.0
 
 
-def test_what_a_program_prints_or_contains_is_no_answer() -> None:
+def test_a_box_in_code_or_output_is_not_an_answer() -> None:
     env = begun()
     env.step("```python\nprint(r'\\boxed{6}')\n```\n")
     _, reward, *_, info = env.step("So be it.\n```python\n\\boxed{6}\n")
     assert (reward, info["predicted"]) == (-1.0, None)
 
 
-def test_a_result_that_looks_like_a_fence_breaks_out_of_nothing() -> None:
+def test_output_that_looks_like_a_fence_does_not_break_out() -> None:
     env = begun()
     env.step("```python\nprint('```\\nThe answer is \\\\boxed{6}.')\n```\n")
     assert env.step("I do not know.")[1] == -1.0
 
 
-def test_a_spent_budget_makes_a_block_part_of_the_answer() -> None:
+def test_a_block_beyond_the_budget_is_part_of_the_answer() -> None:
     sandbox = FakeSandbox()
     env = begun(interaction_budget=1, sandbox=sandbox)
     env.step(CODE)
@@ -131,7 +131,7 @@ def test_a_budget_of_zero_executes_nothing() -> None:
     assert sandbox.executed == []
 
 
-def test_an_error_is_fed_back_behind_what_was_printed() -> None:
+def test_an_error_is_fed_back_after_the_output() -> None:
     *_, info = begun().step("```python\nprint(1)\n1 / 0\n```\n")
     assert info["feedback"] == "```output\n1\nZeroDivisionError: division by zero\n```\n"
     assert (info["execution_status"], info["interactions_left"]) == ("error", 1)
@@ -145,7 +145,7 @@ def test_an_error_can_be_fed_back_without_its_message(code: str, shown: str) -> 
     assert info["feedback"] == f"```output\n{shown}\n```\n"
 
 
-def test_a_long_result_is_cut_in_its_middle() -> None:
+def test_a_long_result_loses_its_middle() -> None:
     *_, info = begun(max_output_chars=4).step("```python\nprint('abcdefgh')\n```\n")
     assert info["feedback"] == "```output\nab...gh\n```\n"
 
@@ -189,7 +189,7 @@ def test_feedback_observations_hold_only_what_the_environment_wrote() -> None:
     assert env.step("\\boxed{6}")[0] == ""
 
 
-def test_a_scanner_says_where_the_next_action_will_end() -> None:
+def test_the_scanner_finds_where_the_next_action_ends() -> None:
     env = make(interaction_budget=1)
     assert env.action_scanner() is None
     env.reset()
@@ -199,13 +199,13 @@ def test_a_scanner_says_where_the_next_action_will_end() -> None:
     assert env.action_scanner() is None  # the budget is spent: nothing ends the answer
 
 
-def test_information_has_the_same_keys_throughout() -> None:
+def test_the_info_always_has_the_same_keys() -> None:
     env = make()
     _, first = env.reset()
     assert first.keys() == env.step(CODE)[4].keys() == env.step("x")[4].keys() == INFO_KEYS
 
 
-def test_the_right_answer_is_kept_back_until_the_end() -> None:
+def test_the_right_answer_is_hidden_until_the_end() -> None:
     env = begun()
     assert env.step(CODE)[4]["answer"] is None
     assert env.step(CODE)[4]["answer"] is None
@@ -247,16 +247,16 @@ def test_observations_are_in_their_space_up_to_the_limit() -> None:
     assert env.step("x" * 100)[0] in env.observation_space
 
 
-def test_a_prompt_that_leaves_no_room_is_named() -> None:
+def test_a_prompt_that_fills_the_transcript_is_rejected() -> None:
     with pytest.raises(OptionError) as caught:
         begun(max_transcript_chars=len(PROMPT))
     assert str(caught.value) == (
-        f"Expect `max_transcript_chars` to leave room behind the prompt, got {len(PROMPT)} for the {len(PROMPT)} "
-        "characters of problem 'product-2'. Raise it, or leave the problem out."
+        f"Expect `max_transcript_chars` to be larger than the prompt, got {len(PROMPT)} for the {len(PROMPT)} "
+        "characters of problem 'product-2'. Raise it, or drop the problem."
     )
 
 
-# --- faults of ours ---
+# --- infrastructure errors ---
 
 
 @pytest.mark.parametrize("sandbox", [FakeSandbox(broken=True), FakeSandbox(unavailable=True)])
@@ -272,13 +272,13 @@ def test_a_broken_sandbox_ends_the_episode_without_a_reward(sandbox: FakeSandbox
 
 
 @pytest.mark.parametrize("grader", [FakeGrader(valid=False), FakeGrader(unavailable=True)])
-def test_an_answer_that_we_can_not_judge_is_neither_right_nor_wrong(grader: FakeGrader) -> None:
+def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(grader: FakeGrader) -> None:
     _, reward, terminated, truncated, info = begun(grader=grader).step("\\boxed{6}")
     assert (reward, terminated, truncated, info["reward_valid"]) == (0.0, True, False, False)
     assert (info["correct"], info["predicted"]) == (False, "6")
 
 
-def test_an_episode_after_a_fault_is_a_new_one() -> None:
+def test_a_reset_after_an_infrastructure_error_starts_afresh() -> None:
     env = begun(sandbox=FakeSandbox(broken=True))
     env.step(CODE)
     env.reset(options={"problem_index": 0})
@@ -286,20 +286,20 @@ def test_an_episode_after_a_fault_is_a_new_one() -> None:
     assert (info["reward_valid"], info["correct"]) == (True, True)
 
 
-# --- what is done about the budget ---
+# --- used-up budgets ---
 
 LEFT = "```output\n6\n```\n[code blocks left to run: {}]\n"
 TOLD = "```output\nThis was not run: no code blocks are left to run. Give the final answer.\n```\n"
 
 
-def test_silence_takes_a_block_beyond_the_budget_for_the_answer() -> None:
+def test_silent_treats_a_block_beyond_the_budget_as_the_answer() -> None:
     env = begun(interaction_budget=0)
     assert env.action_scanner() is None
     text, reward, terminated, *_ = env.step(CODE + "\\boxed{6}")
     assert (text, reward, terminated) == (PROMPT + CODE + "\\boxed{6}", 1.0, True)
 
 
-def test_a_policy_can_be_told_once_that_the_budget_is_used_up() -> None:
+def test_tell_notifies_the_policy_once_that_the_budget_is_used_up() -> None:
     sandbox = FakeSandbox()
     env = begun(interaction_budget=1, on_exhausted="tell", observation="feedback", sandbox=sandbox)
     env.step(CODE)
@@ -312,7 +312,7 @@ def test_a_policy_can_be_told_once_that_the_budget_is_used_up() -> None:
     assert len(sandbox.executed) == 1
 
 
-def test_an_episode_can_end_with_the_block_beyond_the_budget() -> None:
+def test_end_ends_the_episode_after_a_block_beyond_the_budget() -> None:
     env = begun(interaction_budget=1, on_exhausted="end")
     env.step(CODE + "\\boxed{6}")
     assert env.action_scanner() is not None
@@ -321,7 +321,7 @@ def test_an_episode_can_end_with_the_block_beyond_the_budget() -> None:
     assert text.endswith("\\boxed{6}" + CODE)
 
 
-def test_the_budget_is_shown_in_the_prompt_and_behind_each_result() -> None:
+def test_the_budget_is_shown_in_the_prompt_and_after_each_result() -> None:
     env = begun(interaction_budget=2, show_budget=True, observation="feedback")
     prompt, info = env.reset(options={"problem_index": 0, "interaction_budget": 3})
     assert prompt == PROMPT + "\n\nAt most 3 of your code blocks will be run."
@@ -329,7 +329,7 @@ def test_the_budget_is_shown_in_the_prompt_and_behind_each_result() -> None:
     assert [env.step(CODE)[0] for _ in range(3)] == [LEFT.format(left) for left in (2, 1, 0)]
 
 
-def test_a_final_action_is_the_answer_whatever_blocks_it_holds() -> None:
+def test_a_final_action_is_the_answer_even_with_a_block() -> None:
     sandbox = FakeSandbox()
     env = begun(sandbox=sandbox)
     stages = env.begin_step(CODE + r"\boxed{6}", final=True)

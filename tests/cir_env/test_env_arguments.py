@@ -1,4 +1,4 @@
-"""Seeds, options and arguments of the environment, and what users are told about bad ones."""
+"""Seeds, reset options and arguments of the environment, and the errors for bad ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,13 +20,13 @@ def test_the_same_seed_gives_the_same_episodes() -> None:
     assert make(problems="products").reset(seed=6)[1]["problem_id"] != runs[0][0]
 
 
-def test_every_problem_comes_up() -> None:
+def test_every_problem_is_drawn_eventually() -> None:
     env = make()
     env.reset(seed=1)
     assert {env.reset()[1]["problem_id"] for _ in range(100)} == {problem.id for problem in env.problems}
 
 
-def test_options_pick_the_problem_and_the_budget_of_one_episode() -> None:
+def test_reset_options_select_problem_and_budget_of_one_episode() -> None:
     env = make()
     _, info = env.reset(options={"problem_index": np.int64(3), "interaction_budget": 7})
     assert (info["problem_id"], info["interaction_budget"], info["interactions_left"]) == ("product-5", 7, 7)
@@ -39,12 +39,12 @@ def test_options_pick_the_problem_and_the_budget_of_one_episode() -> None:
         (
             {"budget": 3},
             OptionError,
-            "Expect as reset options only 'problem_index' and 'interaction_budget', got 'budget'.",
+            "Expect only the reset options 'problem_index' and 'interaction_budget', got 'budget'.",
         ),
         (
             {"problem_idx": 3},
             OptionError,
-            "Expect as reset options only 'problem_index' and 'interaction_budget', got 'problem_idx'. "
+            "Expect only the reset options 'problem_index' and 'interaction_budget', got 'problem_idx'. "
             "Did you mean 'problem_index'?",
         ),
         (
@@ -60,13 +60,13 @@ def test_options_pick_the_problem_and_the_budget_of_one_episode() -> None:
         ({"problem_index": -1}, ProblemError, "Expect `problem_index` to be from 0 to 4, got -1."),
     ],
 )
-def test_a_bad_reset_option_is_named(options: Any, error: type[Exception], message: str) -> None:
+def test_a_bad_reset_option_is_reported(options: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
         make().reset(options=options)
     assert str(caught.value) == message
 
 
-def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
+def test_a_rejected_reset_keeps_the_current_episode() -> None:
     env = begun()
     with pytest.raises(OptionError):
         env.reset(options={"budget": 3})
@@ -93,7 +93,7 @@ def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
         ({"sandbox": None}, "Expect `sandbox` to be a `Sandbox` or a name, got NoneType."),
         (
             {"sandbox": "docker"},
-            "Expect `sandbox` 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got 'docker'",
+            "Expect `sandbox` to be 'local', 'unsafe', 'http://HOST:PORT' or 'fusion+http://HOST:PORT', got 'docker'.",
         ),
         ({"on_exhausted": "stop"}, "Expect `on_exhausted` to be 'silent', 'tell' or 'end', got 'stop'."),
         ({"show_budget": 1}, "Expect `show_budget` to be False or True, got 1."),
@@ -106,25 +106,25 @@ def test_a_refused_reset_leaves_the_episode_as_it_was() -> None:
         ),
     ],
 )
-def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+def test_a_bad_argument_is_reported(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
         make(**arguments)
     assert str(caught.value) == message
 
 
-def test_a_time_limit_of_zero_is_refused() -> None:
+def test_a_time_limit_of_zero_is_rejected() -> None:
     with pytest.raises(OptionError, match=r"^Expect `time_limit_s` to be a finite number above 0, got 0.0"):
         make(time_limit_s=0)
 
 
 @pytest.mark.parametrize(("problems", "split"), [("no such set", "train"), (3, "train"), ("products", "dev")])
-def test_problems_that_there_are_none_of_are_refused_when_the_environment_is_made(problems: Any, split: str) -> None:
+def test_unknown_problems_and_splits_are_rejected_at_construction(problems: Any, split: str) -> None:
     with pytest.raises(ProblemError, match=r"^Expect `(problems|split)` to be "):
         make(problems=problems, split=split)
 
 
 @pytest.mark.parametrize("action", [None, 3, b"x", ["x"]])
-def test_an_action_that_is_no_string_is_refused(action: Any) -> None:
+def test_an_action_that_is_not_a_string_is_rejected(action: Any) -> None:
     with pytest.raises(ActionError) as caught:
         begun().step(action)
     assert str(caught.value) == f"Expect an action to be a string, got {type(action).__name__}."
@@ -141,7 +141,7 @@ def test_an_action_that_is_no_string_is_refused(action: Any) -> None:
         (lambda: closed(begun()), "Expect an open environment, got one that is closed. Make a new one."),
     ],
 )
-def test_a_step_without_an_episode_is_refused(prepare: Callable[[], CodeMathEnv], message: str) -> None:
+def test_a_step_without_an_episode_is_rejected(prepare: Callable[[], CodeMathEnv], message: str) -> None:
     with pytest.raises(EpisodeError) as caught:
         prepare().step("x")
     assert str(caught.value) == message
@@ -158,7 +158,7 @@ def closed(env: CodeMathEnv) -> CodeMathEnv:
     return env
 
 
-def test_a_closed_environment_can_not_be_reset() -> None:
+def test_a_closed_environment_cannot_be_reset() -> None:
     with pytest.raises(EpisodeError) as caught:
         closed(begun()).reset()
     assert str(caught.value) == "Expect an open environment, got one that is closed. Make a new one."

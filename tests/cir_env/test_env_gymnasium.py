@@ -1,4 +1,4 @@
-"""The environment as Gymnasium sees it, and with the real sandbox and grader behind it."""
+"""The environment under Gymnasium's API, and with the real sandbox and grader."""
 
 import copy
 import inspect
@@ -23,7 +23,7 @@ from cir_env.spaces import UnicodeText
 
 @pytest.mark.parametrize("name", ["CodeMath-v0", "cir_env:CodeMath-v0"])
 @pytest.mark.parametrize("observation", ["transcript", "feedback"])
-def test_gymnasium_finds_nothing_to_complain_about(name: str, observation: str) -> None:
+def test_the_gymnasium_checker_passes(name: str, observation: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env = gymnasium.make(name, observation=observation, grader=FakeGrader(), sandbox=FakeSandbox())
@@ -31,7 +31,7 @@ def test_gymnasium_finds_nothing_to_complain_about(name: str, observation: str) 
         env.close()
 
 
-def test_making_an_environment_needs_no_arguments_and_starts_nothing() -> None:
+def test_an_environment_needs_no_arguments_and_starts_no_process() -> None:
     before = threading.active_count()
     env = gymnasium.make("CodeMath-v0")
     _, info = env.reset(seed=0)
@@ -54,7 +54,7 @@ def test_the_spec_and_the_spaces_survive_pickling() -> None:
     assert pickle.loads(pickle.dumps(env.action_space)) == env.action_space == UnicodeText()
 
 
-def test_the_article_has_gymnasiums_headings_and_names_every_key_and_argument() -> None:
+def test_the_docstring_has_the_fixed_headings_and_every_key_and_argument() -> None:
     article = CodeMathEnv.__doc__ or ""
     assert re.findall(r"^ *## (.*)$", article, re.MULTILINE) == [
         "Description",
@@ -65,6 +65,7 @@ def test_the_article_has_gymnasiums_headings_and_names_every_key_and_argument() 
         "Episode End",
         "Information",
         "Arguments",
+        "Vectorized environment",
         "References",
         "Version History",
     ]
@@ -72,7 +73,7 @@ def test_the_article_has_gymnasiums_headings_and_names_every_key_and_argument() 
     assert [name for name in [*make().reset()[1], *arguments] if f"`{name}`" not in article] == []
 
 
-def test_an_unknown_argument_is_named() -> None:
+def test_an_unknown_argument_is_reported() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'budget'"):
         gymnasium.make("CodeMath-v0", budget=3)
 
@@ -85,7 +86,7 @@ def test_episode_statistics_can_be_recorded() -> None:
     assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, 2)
 
 
-def test_the_usual_wrappers_do_what_they_do_elsewhere() -> None:
+def test_common_wrappers_work() -> None:
     env = gymnasium.make("CodeMath-v0", max_episode_steps=2, interaction_budget=5, **fakes())
     env = gymnasium.wrappers.Autoreset(gymnasium.wrappers.TransformReward(env, lambda reward: 10 * reward))
     prompt, _ = env.reset(seed=0)
@@ -98,7 +99,7 @@ def test_the_usual_wrappers_do_what_they_do_elsewhere() -> None:
     assert env.step("ignored")[0] != prompt
 
 
-def test_the_checker_that_make_puts_on_stays_silent() -> None:
+def test_the_passive_checker_gives_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env = gymnasium.make("CodeMath-v0", **fakes())
@@ -122,7 +123,7 @@ def test_the_spec_goes_through_json() -> None:
     assert again.make().reset(seed=0)[1]["interaction_budget"] == 4
 
 
-def test_the_registry_lists_it() -> None:
+def test_the_environment_is_registered() -> None:
     assert "CodeMath-v0" in str(gymnasium.pprint_registry(disable_print=True))
 
 
@@ -139,7 +140,7 @@ def test_two_seeded_rollouts_are_the_same() -> None:
     assert rollout() == rollout()
 
 
-def test_environments_work_side_by_side_in_threads() -> None:
+def test_environments_run_concurrently_in_threads() -> None:
     envs = [make() for _ in range(8)]
     rewards: list[float] = []
 
@@ -198,7 +199,7 @@ def test_a_real_episode_in_an_asynchronous_vector() -> None:
 
 
 @pytest.mark.parametrize("code", ["print('\\ud800')", "x = '\ud800'", "import os; os.abort()", "(", "\0"])
-def test_code_that_no_interpreter_likes_ends_no_run(code: str) -> None:
+def test_malformed_code_does_not_raise(code: str) -> None:
     env = CodeMathEnv(problems=products())
     env.reset()
     observation, *_, truncated, info = env.step(f"```python\n{code}\n```\n")
@@ -214,7 +215,7 @@ def test_a_real_stateful_episode_remembers_its_names() -> None:
     assert env.step("```python\nprint(a + 1)\n```\n")[4]["feedback"] == "```output\n42\n```\n"
 
 
-def test_a_sandbox_and_a_grader_of_ones_own_pass_through_make() -> None:
+def test_custom_sandboxes_and_graders_pass_through_make() -> None:
     with LocalSandbox(preload=("math",)) as sandbox, Grader() as grader:
         env = gymnasium.make("CodeMath-v0", sandbox=sandbox, grader=grader)
         check_env(env.unwrapped, skip_render_check=True)

@@ -1,4 +1,4 @@
-"""What people see of an episode."""
+"""Rendering of an episode."""
 
 import pytest
 from fakes import CODE, FEEDBACK, PROMPT, begun, make
@@ -24,12 +24,12 @@ def test_human_rendering_prints_the_transcript_once_as_it_grows(capsys: pytest.C
     assert capsys.readouterr().out == "\\boxed{6}\n[reward +1: answer '6', right '6']\n"
 
 
-def test_human_rendering_prints_what_no_terminal_can_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_human_rendering_escapes_what_the_terminal_cannot_encode(capsys: pytest.CaptureFixture[str]) -> None:
     begun(render_mode="human").step("\ud800")
     assert "\\ud800" in capsys.readouterr().out
 
 
-def test_human_rendering_keeps_the_terminal_from_being_commanded(capsys: pytest.CaptureFixture[str]) -> None:
+def test_human_rendering_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     begun(render_mode="human").step("```python\nprint('\\x1b[2J', '\\x9b', 'a\\tb')\n```\n")
     assert "```output\n\\x1b[2J \\x9b a\tb\n```" in capsys.readouterr().out
 
@@ -39,7 +39,7 @@ def test_rendering_without_a_mode_warns() -> None:
         assert begun().render() is None
 
 
-def test_rendering_before_a_reset_is_refused() -> None:
+def test_rendering_before_a_reset_is_rejected() -> None:
     with pytest.raises(EpisodeError) as caught:
         make(render_mode="ansi").render()
     assert str(caught.value) == "Expect an episode to render, got an environment that is not reset yet."

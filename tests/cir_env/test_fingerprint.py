@@ -1,4 +1,4 @@
-"""What results depend on beside the policy."""
+"""The hashes and versions that results depend on."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_other_problems_and_other_prompts_have_other_hashes() -> None:
     assert (one["grader"], one["environment"]) == (other["grader"], other["environment"])
 
 
-def test_environment_and_grader_are_told_by_their_sources_and_libraries() -> None:
+def test_environment_and_grader_are_identified_by_sources_and_versions() -> None:
     made = fingerprint({}, "cir")
     assert made["grader"]["sha256"] != made["environment"]["sha256"]
     assert made["grader"]["math-verify"]

@@ -1,4 +1,4 @@
-"""What counts as a python block and as an answer, case by case."""
+"""What is a python block and what is an answer, case by case."""
 
 import time
 
@@ -54,7 +54,7 @@ def test_only_a_line_of_enough_of_the_same_character_closes(opening: str, closin
 @pytest.mark.parametrize(
     "text", ["", "```python", "```python\nprint(1)", "```python\nprint(1)\n``", "``python\nprint(1)\n``\n"]
 )
-def test_what_is_not_closed_is_no_block(text: str) -> None:
+def test_an_unclosed_fence_is_not_a_block(text: str) -> None:
     assert find_block(text) is None
 
 
@@ -64,7 +64,7 @@ def test_a_block_may_close_at_the_end_of_the_text() -> None:
     assert (block.start, block.close, block.end) == (0, 22, 22)
 
 
-def test_a_block_says_where_it_opens_and_closes_and_how_far_blanks_follow() -> None:
+def test_a_block_has_its_start_its_close_and_the_end_of_trailing_whitespace() -> None:
     text = "First: ```python\nprint(1)\n```  \n\n \tNow this."
     block = find_block(text)
     assert block is not None
@@ -86,7 +86,7 @@ def test_the_first_of_two_blocks_counts() -> None:
     assert text[second.start : second.close] == "```python\nb\n```\n"
 
 
-def test_blocks_are_counted_if_they_are_complete_and_have_a_body() -> None:
+def test_complete_and_non_blank_blocks_are_counted() -> None:
     block = "```python\na\n```\n"
     assert count_blocks("") == 0
     assert count_blocks(block * 3 + "```python\n```\n" + block + "```python\nb") == 4
@@ -105,7 +105,7 @@ def test_an_info_less_fence_opens_a_block_as_in_commonmark() -> None:
 
 
 @pytest.mark.parametrize("line", ["Here: ", "Let me compute this.", "Use `x` as in ", "As ```x``` says: ", "1."])
-def test_text_may_stand_before_the_opening_fence(line: str) -> None:
+def test_text_may_precede_the_opening_fence(line: str) -> None:
     block = find_block(f"{line}```python\nprint(1)\n```\n")
     assert block is not None
     assert (block.code, block.start) == ("print(1)", len(line))
@@ -126,7 +126,7 @@ def test_backticks_in_prose_open_nothing(line: str) -> None:
     assert code_of(f"{line}\n```python\nprint(1)\n```\n") == "print(1)"
 
 
-def test_another_language_may_follow_text_as_well_and_is_skipped_whole() -> None:
+def test_a_fence_of_another_language_may_follow_text_too() -> None:
     assert code_of("This gave: ```output\n42\n```\nNow\n```python\nprint(1)\n```\n") == "print(1)"
 
 
@@ -151,11 +151,11 @@ def test_code_in_a_list_item_that_starts_with_text_loses_the_indentation_of_the_
     assert code_of("1. Run ```python\n   if x:\n       y\n   ```\n") == "if x:\n    y"
 
 
-def test_code_that_is_not_indented_with_its_list_stays_as_it_is() -> None:
+def test_code_that_is_not_indented_with_its_list_is_unchanged() -> None:
     assert code_of("1. ```python\nfor i in x:\n  print(i)\n```\n") == "for i in x:\n  print(i)"
 
 
-def test_indentation_goes_as_in_commonmark_and_a_cut_tab_leaves_spaces() -> None:
+def test_indentation_is_removed_as_in_commonmark_and_a_cut_tab_leaves_spaces() -> None:
     assert code_of("   ```python\n   a\n    b\n  c\n   ```\n") == "a\n b\nc"
     assert code_of("  ```python\n  a\n\tb\n  ```\n") == "a\n  b"
 
@@ -172,20 +172,20 @@ def test_a_fence_inside_a_string_does_not_cut_the_code() -> None:
 @pytest.mark.parametrize(
     "pieces", [["```python\nx\n```\n"], list("```python\nx\n```\n"), ["```py", "thon\nx\n``", "`\n"]]
 )
-def test_a_scanner_knows_the_end_with_the_newline_behind_the_fence(pieces: list[str]) -> None:
+def test_the_scanner_reports_the_end_at_the_newline_after_the_fence(pieces: list[str]) -> None:
     scanner = BlockScanner()
     answers = [scanner.feed(piece) for piece in pieces]
     assert answers == [None] * (len(pieces) - 1) + [16]
     assert scanner.feed("more\n") == scanner.finish() == 16
 
 
-def test_a_scanner_takes_the_end_of_the_text_for_the_end_of_the_line() -> None:
+def test_the_end_of_the_text_ends_the_scanners_last_line() -> None:
     scanner = BlockScanner()
     assert scanner.feed("```python\nx\n```") is None
     assert scanner.finish() == scanner.finish() == 15
 
 
-def test_a_scanner_that_saw_no_block_says_none() -> None:
+def test_the_scanner_returns_none_without_a_block() -> None:
     scanner = BlockScanner()
     assert scanner.feed("```python\nx\n``") is None
     assert scanner.finish() is None
@@ -219,12 +219,12 @@ def test_the_last_balanced_box_is_found(text: str, content: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "7", r"\boxed", r"\boxed{", r"\boxed 7", r"\boxed{{7}", r"boxed{7}", r"\boxed}7{"]
 )
-def test_what_is_no_balanced_box_has_no_content(text: str) -> None:
+def test_an_unbalanced_box_has_no_content(text: str) -> None:
     assert last_boxed(text) is None
 
 
 @pytest.mark.parametrize("text", ["```python\n\\boxed{1}\n```\n", "```python\n\\boxed{1}", "~~~\n\\boxed{1}\n", "Hm."])
-def test_a_box_in_a_block_is_no_answer(text: str) -> None:
+def test_a_box_in_a_block_is_not_an_answer(text: str) -> None:
     assert final_answer([text]) is None
     assert final_answer([r"\boxed{0}", text]) == "0"
 
@@ -239,11 +239,11 @@ def test_a_box_beside_a_block_is_an_answer() -> None:
     assert final_answer(["```python\n\\boxed{2}\n```\n\\boxed{3}"]) == "3"
 
 
-def test_no_segments_hold_no_answer() -> None:
+def test_no_segments_give_no_answer() -> None:
     assert final_answer([]) is None
 
 
-def test_a_text_with_a_block_asks_for_code_whatever_it_boxes() -> None:
+def test_a_text_with_a_block_is_code_even_with_a_box() -> None:
     text = "\\boxed{1}\n```python\nprint(2)\n```\n\n```output\n3\n```\n"
     parsed = parse(text)
     assert (parsed.kind, parsed.code, parsed.answer) == (ParsedKind.CODE, "print(2)", None)

@@ -1,4 +1,4 @@
-"""Laws of parsing: any cutting gives the same end, rendering is undone by parsing, and nothing raises."""
+"""Properties of parsing: independent of how the text is cut, inverse to rendering, and total."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from cir_env.parsing import BlockScanner, ParsedKind, final_answer, find_block, 
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
-# Texts made of what fences and boxes are made of find more than arbitrary texts do.
+# Texts built from the parts of fences and boxes find more errors than arbitrary texts.
 PARTS = [
     "```",
     "````",
@@ -41,7 +41,7 @@ def cuttings(text: str) -> st.SearchStrategy[list[str]]:
 
 @FAST
 @given(st.one_of(fence_texts, mixed_texts, likely_blocks), st.data())
-def test_every_cutting_gives_the_end_that_the_whole_text_gives(text: str, data: st.DataObject) -> None:
+def test_the_scanner_finds_the_same_end_however_the_text_is_cut(text: str, data: st.DataObject) -> None:
     scanner = BlockScanner()
     for piece in data.draw(cuttings(text)):
         scanner.feed(piece)
@@ -51,7 +51,7 @@ def test_every_cutting_gives_the_end_that_the_whole_text_gives(text: str, data: 
 
 @FAST
 @given(st.one_of(fence_texts, likely_blocks))
-def test_a_scanner_fed_by_the_character_answers_at_the_first_character_that_decides(text: str) -> None:
+def test_the_scanner_answers_at_the_first_character_that_decides(text: str) -> None:
     scanner = BlockScanner()
     answers = [scanner.feed(char) for char in text]
     block = find_block(text)
@@ -73,7 +73,7 @@ def longest_run(text: str, char: str) -> int:
 
 @FAST
 @given(bodies, st.sampled_from("`~"), st.text(alphabet="abc .\n", max_size=10))
-def test_parsing_gives_back_the_code_that_was_fenced(body: str, char: str, after: str) -> None:
+def test_parsing_returns_the_fenced_code(body: str, char: str, after: str) -> None:
     fence = char * max(3, longest_run(body, char) + 1)
     parsed = parse(f"{fence}python\n{body}\n{fence}\n{after}")
     assert parsed.kind is ParsedKind.CODE
@@ -82,7 +82,7 @@ def test_parsing_gives_back_the_code_that_was_fenced(body: str, char: str, after
 
 @FAST
 @given(bodies.filter(lambda body: not body.startswith((" ", "\t", "\n", "\r"))), st.integers(1, 9))
-def test_parsing_gives_back_the_code_that_was_fenced_in_a_list(body: str, indent: int) -> None:
+def test_parsing_returns_code_fenced_in_a_list(body: str, indent: int) -> None:
     fence = "`" * max(3, longest_run(body, "`") + 1)
     lines = "".join(" " * indent + line + "\n" for line in body.split("\n"))
     assert parse(f"{' ' * indent}{fence}py\n{lines}{' ' * indent}{fence}\n").code == body
@@ -100,7 +100,7 @@ def test_parsing_never_raises_and_its_fields_agree(text: str) -> None:
 
 @FAST
 @given(mixed_texts)
-def test_a_box_is_balanced_and_stands_in_the_text(text: str) -> None:
+def test_a_box_is_balanced_and_part_of_the_text(text: str) -> None:
     content = last_boxed(text)
     if content is not None:
         assert "{" + content + "}" in text
@@ -109,5 +109,5 @@ def test_a_box_is_balanced_and_stands_in_the_text(text: str) -> None:
 
 @FAST
 @given(mixed_texts, st.integers(0, 10**6))
-def test_an_answer_on_a_last_turn_of_its_own_is_found(text: str, number: int) -> None:
+def test_an_answer_in_a_separate_last_turn_is_found(text: str, number: int) -> None:
     assert final_answer([text, f"The answer is \\boxed{{{number}}}."]) == str(number)

@@ -1,4 +1,4 @@
-"""The text space: any string, cheap, equal by length, and right in every way Gymnasium moves it."""
+"""The text space: any string, cheap, equal by length, and correct in all of Gymnasium's vector environments."""
 
 import multiprocessing
 import pickle
@@ -27,7 +27,7 @@ def test_every_string_is_in_the_space(text: str) -> None:
 
 
 @pytest.mark.parametrize("other", [b"x", 3, None, ["x"], np.array(["x"])])
-def test_what_is_no_string_is_not_in_the_space(other: object) -> None:
+def test_other_types_are_not_in_the_space(other: object) -> None:
     assert other not in UnicodeText()
 
 
@@ -38,12 +38,12 @@ def test_a_length_is_counted_in_characters_and_included() -> None:
 
 
 @pytest.mark.parametrize("max_length", [2.0, "3", None, True])
-def test_a_length_that_is_no_integer_is_refused(max_length: Any) -> None:
+def test_a_length_that_is_not_an_integer_is_rejected(max_length: Any) -> None:
     with pytest.raises(OptionError, match=rf"^Expect `max_length` to be an integer, got {max_length!r}\.$"):
         UnicodeText(max_length)
 
 
-def test_a_negative_length_is_refused() -> None:
+def test_a_negative_length_is_rejected() -> None:
     with pytest.raises(OptionError, match=r"^Expect `max_length` to be at least 0, got -1\.$"):
         UnicodeText(-1)
 
@@ -56,14 +56,14 @@ def test_spaces_are_equal_if_their_lengths_are() -> None:
 
 
 @pytest.mark.parametrize("copy", [deepcopy, lambda space: pickle.loads(pickle.dumps(space))])
-def test_copies_are_equal_and_go_on_sampling_alike(copy: Callable[[UnicodeText], UnicodeText]) -> None:
+def test_copies_are_equal_and_continue_sampling_alike(copy: Callable[[UnicodeText], UnicodeText]) -> None:
     space = UnicodeText(50, seed=3)
     twin = copy(space)
     assert twin == space
     assert [twin.sample() for _ in range(5)] == [space.sample() for _ in range(5)]
 
 
-def test_building_and_pickling_cost_next_to_nothing() -> None:
+def test_construction_and_pickling_are_cheap() -> None:
     begin = time.process_time()
     assert len(pickle.dumps([UnicodeText() for _ in range(100)])) < 20_000
     assert time.process_time() - begin < 0.5
@@ -78,20 +78,20 @@ def test_samples_are_in_the_space_and_follow_the_seed() -> None:
     assert [space.sample() for _ in range(50)] == samples
 
 
-def test_masks_are_refused() -> None:
+def test_masks_are_rejected() -> None:
     with pytest.raises(OptionError, match=r"^Expect no `mask` and no `probability`: this space has no character"):
         UnicodeText().sample(mask=(1, None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "√x\n", "\ud800🙂"])
-def test_flattening_gives_code_points_and_is_undone(text: str) -> None:
+def test_flattening_gives_code_points_and_can_be_undone(text: str) -> None:
     space = UnicodeText(6)
     flat = flatten(space, text)
     assert unflatten(space, flat) == text
     assert [chr(code) for code in flat[: len(text)]] == list(text)
 
 
-def test_an_empty_array_is_made_of_empty_texts() -> None:
+def test_an_empty_array_consists_of_empty_texts() -> None:
     assert create_empty_array(UnicodeText(), n=2) == ("", "")
 
 
@@ -126,11 +126,11 @@ def test_synchronous_vectors_carry_every_text() -> None:
 
 
 def test_shared_memory_needs_a_length() -> None:
-    with pytest.raises(OptionError, match=r"^Expect a `max_length` for a text in shared memory, got none. Give"):
+    with pytest.raises(OptionError, match=r"^Expect a `max_length` for text in shared memory, got none. Set one"):
         create_shared_memory(UnicodeText(), n=2, ctx=multiprocessing)
 
 
-def test_the_alphabet_is_every_character_without_a_list_of_them() -> None:
+def test_the_character_set_is_every_character_without_a_list() -> None:
     space = UnicodeText()
     assert "🙂" in space.character_set
     assert "ab" not in space.character_set

@@ -1,4 +1,4 @@
-"""Many episodes in one process: the same as single environments, and none waits for another."""
+"""The vector environment equals single environments, and no episode waits for another."""
 
 import gc
 import os
@@ -40,7 +40,7 @@ def begun(num_envs: int = 3, **arguments: Any) -> CodeMathVectorEnv:
 
 
 class SlowSandbox(FakeSandbox):
-    """Gives the results of blocks with "slow" in them when it is told to."""
+    """Holds back the results of blocks that contain "slow" until told to release them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SlowSandbox(FakeSandbox):
         self.slow.append((Future(), code))
         return self.slow[-1][0]
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         for future, code in self.slow:
             future.set_result(self.run(code))
         self.slow.clear()
@@ -62,7 +62,7 @@ SLOW = "```python\nslow = print(2 * 3)\n```\n"
 
 
 def plain(value: Any) -> Any:
-    """What can be compared: arrays as lists with their types."""
+    """Convert arrays to comparable values: lists with their types."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, tuple):
@@ -75,7 +75,7 @@ ACTIONS = st.sampled_from([CODE, CODE + "more", "\\boxed{6}", "\\boxed{7}", "no 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(MODES), st.lists(st.tuples(ACTIONS, ACTIONS, ACTIONS), max_size=8), st.booleans())
-def test_it_equals_gymnasiums_vector_of_single_environments(
+def test_it_equals_gymnasiums_sync_vector_env(
     mode: AutoresetMode, rounds: list[tuple[str, ...]], stateful: bool
 ) -> None:
     arguments = fakes() | {"max_transcript_chars": 3000, "stateful": stateful}
@@ -106,7 +106,7 @@ def test_sent_and_received_episodes_equal_stepped_ones(mode: AutoresetMode) -> N
         assert infos["env_id"].tolist() == [0, 1]
 
 
-def test_the_standard_way_makes_it_and_its_spaces() -> None:
+def test_make_vec_creates_it_with_its_spaces() -> None:
     envs = vector(num_envs=4, autoreset_mode="SameStep")
     assert envs.num_envs == 4
     assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
@@ -117,13 +117,13 @@ def test_the_standard_way_makes_it_and_its_spaces() -> None:
 def test_executions_of_a_batch_overlap() -> None:
     sandbox = SlowSandbox()
     envs = begun(3, sandbox=sandbox)
-    thread = threading.Timer(0.2, sandbox.go_on)
+    thread = threading.Timer(0.2, sandbox.release)
     thread.start()
     observations, *_ = envs.step([SLOW] * 3)
     assert [text.endswith(FEEDBACK) for text in observations] == [True] * 3
 
 
-def test_a_slow_block_holds_nobody_up() -> None:
+def test_a_slow_block_delays_no_other_episode() -> None:
     sandbox = SlowSandbox()
     envs = begun(3, sandbox=sandbox, observation="feedback")
     envs.send([SLOW, CODE, CODE], range(3))
@@ -133,12 +133,12 @@ def test_a_slow_block_holds_nobody_up() -> None:
     _, rewards, terminations, _, infos = envs.recv()
     assert (infos["env_id"].tolist(), rewards.tolist(), terminations.tolist()) == ([2], [1.0], [True])
     assert envs.recv(wait=False)[0] == ()
-    sandbox.go_on()
+    sandbox.release()
     assert envs.recv()[4]["env_id"].tolist() == [0]
     assert envs.in_flight == 0
 
 
-def test_episodes_can_be_begun_one_by_one() -> None:
+def test_episodes_can_begin_one_by_one() -> None:
     envs = vector(3, autoreset_mode="Disabled")
     envs.send_reset([2, 0], seeds=[7, None], options=[None, {"problem_index": 1, "interaction_budget": 0}])
     observations, rewards, *_, infos = envs.recv()
@@ -148,7 +148,7 @@ def test_episodes_can_be_begun_one_by_one() -> None:
     assert rewards.tolist() == [0.0, 0.0]
 
 
-def test_a_finished_episode_is_begun_anew_by_the_next_action() -> None:
+def test_the_next_action_resets_a_finished_episode() -> None:
     envs = begun(2)
     envs.send(["\\boxed{6}", CODE], [0, 1])
     envs.recv()
@@ -179,14 +179,18 @@ def test_episode_statistics_can_be_recorded() -> None:
         (lambda e: e.step(["x"] * 2), OptionError, "one action for each of 3 environments, got 2"),
         (lambda e: e.step("xyz"), OptionError, "one action for each of 3 environments, got str"),
         (lambda e: e.step(None), OptionError, "one action for each of 3 environments, got NoneType"),
-        (lambda e: e.send(["x"], 0), OptionError, "Expect `env_ids` to be several numbers, got 0"),
+        (lambda e: e.send(["x"], 0), OptionError, "Expect `env_ids` to be a sequence of integers, got 0"),
         (lambda e: e.step(["x", 1, "x"]), ActionError, "Expect an action to be a string, got int"),
-        (lambda e: e.send(["x"], [3]), OptionError, "Expect `env_ids` from 0 to 2, got 3"),
-        (lambda e: e.send(["x"], [-1]), OptionError, "Expect `env_ids` from 0 to 2, got -1"),
-        (lambda e: e.send(["x", "x"], [1, 1]), OptionError, "Expect each of `env_ids` once, got 1, 1"),
+        (lambda e: e.send(["x"], [3]), OptionError, "Expect `env_ids` to be from 0 to 2, got 3"),
+        (lambda e: e.send(["x"], [-1]), OptionError, "Expect `env_ids` to be from 0 to 2, got -1"),
+        (lambda e: e.send(["x", "x"], [1, 1]), OptionError, "Expect `env_ids` to be distinct, got 1, 1"),
         (lambda e: e.send(["x"], ["1"]), OptionError, "Expect `env_ids` to be an integer, got '1'"),
         (lambda e: e.recv(), EpisodeError, "Expect an action in flight, got none"),
-        (lambda e: (e.send(["x"], [0]), e.send(["x"], [0])), EpisodeError, "that owe no result, got 0. Call recv"),
+        (
+            lambda e: (e.send(["x"], [0]), e.send(["x"], [0])),
+            EpisodeError,
+            "without a step in flight, got 0. Call recv",
+        ),
         (lambda e: (e.send(["x"], [0]), e.reset()), EpisodeError, "Expect no step in flight, got 1"),
         (lambda e: e.send_reset([0], seeds=[1, 2]), OptionError, "as many `seeds` as environments, 1, got 2"),
         (lambda e: e.send_reset([0], options=[{"problem_index": 99}]), ProblemError, "from 0 to 4, got 99"),
@@ -194,12 +198,12 @@ def test_episode_statistics_can_be_recorded() -> None:
         (lambda e: (e.close(), e.recv()), EpisodeError, "Expect an open environment, got one that is closed"),
     ],
 )
-def test_a_wrong_call_says_what_is_right(call: Any, error: type[Exception], message: str) -> None:
+def test_a_wrong_call_is_reported(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(begun(3))
 
 
-def test_a_refused_batch_begins_no_step() -> None:
+def test_a_rejected_batch_begins_no_step() -> None:
     envs = begun(2)
     with pytest.raises(ActionError):
         envs.step([CODE, None])  # type: ignore[list-item]
@@ -216,12 +220,12 @@ def test_stepping_before_a_reset_or_after_the_end_is_an_error() -> None:
         envs.step(["x", "x"])
 
 
-def test_less_than_one_environment_is_refused() -> None:
+def test_less_than_one_environment_is_rejected() -> None:
     with pytest.raises(OptionError, match="Expect `num_envs` to be at least 1, got 0"):
         CodeMathVectorEnv(0)
 
 
-def test_faults_are_marked_and_hold_nobody_up() -> None:
+def test_infrastructure_errors_are_marked_and_affect_no_other_episode() -> None:
     envs = begun(2, sandbox=FakeSandbox(broken=True))
     _, rewards, _, truncations, infos = envs.step([CODE, "\\boxed{6}"])
     assert (rewards.tolist(), truncations.tolist()) == ([0.0, 1.0], [True, False])
@@ -229,7 +233,7 @@ def test_faults_are_marked_and_hold_nobody_up() -> None:
 
 
 def held() -> dict[str, int]:
-    """Count what this process holds."""
+    """Count the resources of this process."""
     gc.collect()
     children = " ".join(file.read_text() for file in Path("/proc/self/task").glob("*/children"))
     return {
@@ -240,7 +244,7 @@ def held() -> dict[str, int]:
     }
 
 
-def test_closing_during_flight_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_with_steps_in_flight_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = held()
     with LocalSandbox(slots=2, preload=()) as sandbox, Grader() as grader:
@@ -254,7 +258,7 @@ def test_closing_during_flight_leaves_nothing_behind(tmp_path: Path, monkeypatch
     assert held() == before
 
 
-def test_real_blocks_run_side_by_side() -> None:
+def test_real_blocks_run_concurrently() -> None:
     with LocalSandbox(slots=8, preload=()) as sandbox:
         envs = CodeMathVectorEnv(
             8, problems=products(), sandbox=sandbox, grader=FakeGrader(), observation="feedback", stateful=True

@@ -18,7 +18,7 @@ from agents.core.distributed import whole
 from agents.core.errors import EngineFault
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
-from agents.learning.advantages import estimate_advantages
+from agents.learning.advantages import correction, estimate_advantages
 from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
@@ -54,7 +54,7 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
         old = policy.evaluate(batch, config.micro_batch_tokens)
         noise = 0.2 * torch.randn(old.logprobs.shape, generator=torch.Generator().manual_seed(2)) * batch.action_mask
         old = replace(old, logprobs=old.logprobs + noise)
-        aims = estimate_advantages(batch, old, config)
+        aims = estimate_advantages(batch, old, config, correction(batch, old, config))
         figures = agent.update(batch, old, aims, generator=torch.Generator().manual_seed(3))
     tensors = {name: tensor.clone() for name, tensor in Weights(policy.model).items()}
     tensors |= {name: whole(p.detach()) for name, p in policy.named_parameters() if not name.startswith("model.")}

@@ -1,4 +1,4 @@
-"""Working stand-ins for what is slow to start: they do the job, simply, inside the process of the test."""
+"""Simple in-process fakes of the sandbox, the grader and data sets, which are slow to start."""
 
 import builtins
 from collections.abc import Callable, Iterator
@@ -36,11 +36,11 @@ class FakeSession:
 
 
 class FakeSandbox:
-    """Executes trusted code in this process, without limits, and remembers it.
+    """Executes trusted code in this process without limits, and records it.
 
     Args:
-        broken: Every execution ends as a fault of the sandbox.
-        unavailable: Nothing can be executed at all.
+        broken: Every execution ends with an infrastructure error.
+        unavailable: Every execution raises `SandboxUnavailable`.
     """
 
     def __init__(self, *, broken: bool = False, unavailable: bool = False) -> None:
@@ -74,7 +74,7 @@ class FakeSandbox:
 
     def execute(self, code: str, limits: Limits | None, namespace: dict[str, Any]) -> ExecutionResult:
         if self.unavailable:
-            raise SandboxUnavailable("Expect a sandbox, got a fake that has none.")
+            raise SandboxUnavailable("Expect a sandbox, got an unavailable fake.")
         self.executed.append(code)
         self.limits.append(limits)
         if self.broken:
@@ -90,7 +90,7 @@ class FakeSandbox:
 
 
 class PatientSandbox(FakeSandbox):
-    """Ends no execution before so many have begun; each prints 6."""
+    """Finishes no execution before `number` have started; each prints 6."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -106,11 +106,11 @@ class PatientSandbox(FakeSandbox):
 
 
 class FakeGrader:
-    """Takes answers for right that are equal as strings, and remembers them.
+    """Accepts answers that are equal as strings, and records them.
 
     Args:
-        valid: Whether it can judge.
-        unavailable: It cannot even be asked.
+        valid: Whether its verdicts are valid.
+        unavailable: Every grading raises `GraderUnavailable`.
     """
 
     def __init__(self, *, valid: bool = True, unavailable: bool = False) -> None:
@@ -121,7 +121,7 @@ class FakeGrader:
 
     def grade(self, gold: str, answer: str, answer_type: str = "math") -> Verdict:
         if self.unavailable:
-            raise GraderUnavailable("Expect a grader, got a fake that is none.")
+            raise GraderUnavailable("Expect a grader, got an unavailable fake.")
         self.graded.append((gold, answer))
         self.answer_types.append(answer_type)
         return Verdict(correct=gold == answer.strip(), reason="compared as strings", valid=self.valid)
@@ -134,7 +134,7 @@ class FakeGrader:
 
 
 def products(size: int = 5) -> ProblemSet:
-    """A few problems in memory: 2 * 3, 3 * 4, ..."""
+    """Return a few problems: 2 * 3, 3 * 4, ..."""
     return ProblemSet(
         Problem(
             id=f"product-{a}",
@@ -153,19 +153,19 @@ PROMPT = render_prompt("cir", products()[0])
 
 
 def make(**arguments: Any) -> CodeMathEnv:
-    """An environment on fakes."""
+    """Make an environment with fakes."""
     return CodeMathEnv(**(fakes() | arguments))
 
 
 def begun(**arguments: Any) -> CodeMathEnv:
-    """An environment on fakes, reset to the problem 2 * 3 with the prompt `PROMPT`."""
+    """Make an environment with fakes, reset to the problem 2 * 3 with the prompt `PROMPT`."""
     env = make(**arguments)
     env.reset(seed=0, options={"problem_index": 0})
     return env
 
 
 def fakes() -> dict[str, Any]:
-    """Arguments of an environment that starts no process."""
+    """Return arguments for an environment that starts no process."""
     return {"problems": products(), "sandbox": FakeSandbox(), "grader": FakeGrader()}
 
 
@@ -183,7 +183,7 @@ def _done(work: Callable[[], T]) -> "Future[T]":
 
 
 class FakeTable:
-    """Stands for a data set from the hub, and for its Arrow table."""
+    """A stand-in for a data set from the hub, and for its Arrow table."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows

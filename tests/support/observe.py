@@ -1,4 +1,4 @@
-"""What tests look at from outside: processes, and things that take a moment."""
+"""Helpers that observe processes, and conditions that take a moment."""
 
 import contextlib
 import time
@@ -8,11 +8,11 @@ from pathlib import Path
 from cir_env.sandbox import LocalSandbox
 
 
-def eventually(seen: Callable[[], bool], patience_s: float = 30.0) -> bool:
-    end = time.monotonic() + patience_s
-    while not seen() and time.monotonic() < end:
+def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
         time.sleep(0.02)
-    return seen()
+    return condition()
 
 
 def descendants(pid: int) -> set[int]:

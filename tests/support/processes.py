@@ -1,4 +1,4 @@
-"""Processes of the grader, seen from outside."""
+"""Helpers that observe the processes of a grader."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from cir_env.grading.grader import Grader
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
@@ -27,7 +27,7 @@ def worker_of(grader: Grader) -> int:
 
 
 def new_child(pid: int, known: int = 0) -> int:
-    """Wait until a process has a child that is not known yet."""
+    """Wait until a process has a child other than `known`, and return it."""
 
     def children() -> list[int]:
         text = Path(f"/proc/{pid}/task/{pid}/children").read_text()

@@ -1,4 +1,4 @@
-"""Texts that may be answers, for Hypothesis."""
+"""Hypothesis strategies for answers."""
 
 from hypothesis import strategies as st
 

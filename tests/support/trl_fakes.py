@@ -1,4 +1,4 @@
-"""A tiny model for TRL's trainers that says whole messages, chosen at random, each of which is one token."""
+"""A tiny model for TRL's trainers that generates whole messages at random; each message is one token."""
 
 import json
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ WARNINGS_OF_TRL = (
     "ignore:You are using 'environment_factory':UserWarning",
     "ignore:`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated:FutureWarning",
 )
-OWN, SAYS = 0.1, 50.0  # what the model's own logits count, and what it says counts beside them
+OWN_SCALE, MESSAGE_LOGIT = 0.1, 50.0  # scale of the model's own logits, and the logit of its messages
 
 
 def call(arguments: Any, name: str = "python") -> str:
-    """A message that calls a tool, as Qwen2.5 writes it."""
+    """Return a message that calls a tool, in the format of Qwen2.5."""
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
 def tool_tokenizer(messages: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with Qwen2.5's chat template and a token for each of some messages."""
+    """Make a byte-level tokenizer with Qwen2.5's chat template and one token for each message."""
     made = tokenizer(words=(), template=qwen2_5_chat_template)
     made.add_tokens([AddedToken(message, normalized=False) for message in messages])
     made.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|pad|>"})
@@ -31,18 +31,18 @@ def tool_tokenizer(messages: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 
 def tool_model(made: PreTrainedTokenizerFast, messages: Sequence[str] = ()) -> PreTrainedModel:
-    """A random Qwen2; with `messages` each of its turns is one of them, all as likely as another."""
+    """Make a random Qwen2; with `messages`, each of its turns is one of them, with equal probability."""
     model = tiny_qwen2(len(made), eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id)
     if messages:
         ids = made.convert_tokens_to_ids(list(messages))
         follows = torch.zeros(len(made), len(made))  # (last token, next token)
-        follows[made.encode("\n")[-1], ids] = SAYS
-        follows[ids, made.eos_token_id] = SAYS
-        add = model.forward
+        follows[made.encode("\n")[-1], ids] = MESSAGE_LOGIT
+        follows[ids, made.eos_token_id] = MESSAGE_LOGIT
+        original = model.forward
 
         def forward(input_ids: torch.Tensor, **arguments: Any) -> Any:
-            output = add(input_ids=input_ids, **arguments)
-            output.logits = OWN * output.logits + follows[input_ids][:, -output.logits.shape[1] :]
+            output = original(input_ids=input_ids, **arguments)
+            output.logits = OWN_SCALE * output.logits + follows[input_ids][:, -output.logits.shape[1] :]
             return output
 
         model.forward = forward

@@ -1,1 +1,1 @@
-"""The trainer's side of the sandbox: starts zygotes, watches children, never runs a block."""
+"""The trainer's side of the local sandbox: starts zygotes and monitors children, but never runs a block."""

@@ -1,4 +1,4 @@
-"""Starts a zygote, and speaks with it from the trainer's side."""
+"""Starts a zygote, and communicates with it."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ PRELOAD = tuple(
 """Modules that the zygote imports once, if they are installed."""
 
 GRACE_S = 5.0
-"""Seconds that a zygote gets to end by itself."""
+"""Seconds that a zygote has to exit by itself before it is killed."""
 
 _BOOT = """\
 import importlib, sys, types
@@ -37,12 +37,12 @@ for name, path in (("cir_env", sys.argv[3]), ("cir_env.sandbox", sys.argv[4])):
     sys.modules[name] = package
 importlib.import_module("cir_env.sandbox.inside.zygote").main()
 """
-# The real cir_env/__init__.py would import what the zygote must not hold; bare packages take its place.
+# Empty packages replace cir_env/__init__.py, which would import what the zygote must not contain.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How children are made."""
+    """How children are created."""
 
     preload: tuple[str, ...] = PRELOAD
     """Modules to import before the first block."""
@@ -51,17 +51,17 @@ class Settings:
 
 
 class ZygoteHandle:
-    """A running zygote, or one on its way."""
+    """A zygote that is running or starting."""
 
     def __init__(self, settings: Settings, groups: list[str]) -> None:
         self.ready = False
-        self.patience_ends = 0.0
+        self.answer_deadline = 0.0
         self.pid = 0
         self.layers: dict[str, str] = {}
         self.contained = False
-        self.errors, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.stderr, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.last_words = bytearray()
+        self.stderr_tail = bytearray()
         options = {"preload": settings.preload, "isolation": settings.isolation, "groups": groups}
         where = [str(PACKAGE.parent), str(PACKAGE)]
         boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(options), *where]
@@ -84,12 +84,12 @@ class ZygoteHandle:
             os.close(err)
         self.control.setblocking(False)
 
-    def spawn(self, number: int, sock_fd: int, out_fd: int, *, rehearse: bool) -> None:
-        """Order a child."""
-        socket.send_fds(self.control, [wire.pack_spawn(number, rehearse=rehearse)], [sock_fd, out_fd])
+    def spawn(self, number: int, sock_fd: int, out_fd: int, *, warm_up: bool) -> None:
+        """Order the zygote to fork a child."""
+        socket.send_fds(self.control, [wire.pack_spawn(number, warm_up=warm_up)], [sock_fd, out_fd])
 
     def receive(self) -> tuple[bytes, list[int]] | None:
-        """Return the next message and its descriptors; None: nothing yet; b"": the zygote has ended."""
+        """Return the next message and its descriptors; None if there is none yet, b"" if the zygote has ended."""
         try:
             data, fds, _, _ = socket.recv_fds(self.control, 16 * 1024, 1)
         except BlockingIOError:
@@ -100,36 +100,36 @@ class ZygoteHandle:
             os.set_inheritable(fd, False)
         return data, fds
 
-    def hear(self, data: bytes) -> None:
-        """Take the message with which a zygote says that it is ready."""
-        said = json.loads(data)
-        self.layers, self.contained = dict(said["layers"]), bool(said["contained"])
+    def read_ready(self, data: bytes) -> None:
+        """Process the message that the zygote is ready."""
+        message = json.loads(data)
+        self.layers, self.contained = dict(message["layers"]), bool(message["contained"])
         self.pid = self._process.pid
         self.ready = True
 
-    def read_errors(self) -> bool:
-        """Collect what the zygote wrote to stderr; return False at its end."""
+    def read_stderr(self) -> bool:
+        """Collect stderr of the zygote; return False at its end."""
         try:
-            piece = os.read(self.errors, 4096)
+            piece = os.read(self.stderr, 4096)
         except BlockingIOError:
             return True
-        self.last_words = (self.last_words + piece)[-4096:]
+        self.stderr_tail = (self.stderr_tail + piece)[-4096:]
         return bool(piece)
 
-    def complaint(self) -> str:
+    def last_error_line(self) -> str:
         """Return the last line that the zygote wrote to stderr."""
-        while self.read_errors() and not self._drained():
+        while self.read_stderr() and not self._drained():
             pass
-        lines = self.last_words.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
+        lines = self.stderr_tail.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else "it ended without an error message"
 
-    def hang_up(self) -> None:
-        """Close the control socket: a zygote that hears that ends by itself."""
+    def close_control(self) -> None:
+        """Close the control socket, upon which the zygote exits."""
         self.control.close()
 
     def close(self) -> None:
-        """Hang up, and end the process."""
-        self.hang_up()
+        """Close the control socket and end the process."""
+        self.close_control()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
         self._process.kill()
@@ -138,25 +138,25 @@ class ZygoteHandle:
         self._release()
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked copy of the trainer; the zygote belongs to the original."""
+        """Close the descriptors in a forked copy of the trainer, without ending the zygote."""
         self.control.close()
-        os.close(self.errors)
+        os.close(self.stderr)
         self._process.returncode = 0
 
     def _drained(self) -> bool:
         with contextlib.suppress(BlockingIOError):
-            piece = os.read(self.errors, 4096)
-            self.last_words += piece
+            piece = os.read(self.stderr, 4096)
+            self.stderr_tail += piece
             return not piece
         return True
 
     def _release(self) -> None:
         self.control.close()
-        os.close(self.errors)
+        os.close(self.stderr)
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the whole environment of the zygote: nothing of the trainer's but what Python needs to start."""
+    """Return the environment of the zygote: it inherits nothing from the trainer."""
     threads = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"]
     return {
         "PATH": "/usr/local/bin:/usr/bin:/bin",

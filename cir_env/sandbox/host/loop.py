@@ -1,4 +1,4 @@
-"""A thread that waits on descriptors, takes orders from other threads, and does one step after another."""
+"""`Loop`, an event loop in a background thread: it waits on descriptors and runs actions from other threads."""
 
 import contextlib
 import logging
@@ -17,12 +17,12 @@ log = logging.getLogger("cir_env.sandbox")
 
 
 class Loop(ABC):
-    """Starts with the first order and ends with `stop`. Only its own thread touches the subclass's state."""
+    """Starts with the first `call` and ends with `stop`. Only its own thread accesses the state of subclasses."""
 
     def __init__(self) -> None:
         self.failure: str | None = None
         self.closed = False
-        self._lock = threading.RLock()  # Reentrant: a collected session gives an order from within `call`.
+        self._lock = threading.RLock()  # Reentrant: a session may be garbage-collected, and call, within `call`.
         self._thread: threading.Thread | None = None
         self._inbox: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -31,7 +31,7 @@ class Loop(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Do what must be done before waiting."""
+        """Prepare for waiting."""
 
     @abstractmethod
     def deadline(self) -> float | None:
@@ -39,18 +39,18 @@ class Loop(ABC):
 
     @abstractmethod
     def act(self) -> None:
-        """Do what has become possible."""
+        """React to what has happened."""
 
     @abstractmethod
     def fail(self, why: str) -> None:
-        """Refuse all work, now and later."""
+        """Fail all pending and later work."""
 
     @abstractmethod
-    def shut(self) -> None:
+    def shut_down(self) -> None:
         """Release everything."""
 
     def call(self, action: Callable[[], None]) -> None:
-        """Have the thread do something soon. From any thread.
+        """Schedule an action. Thread-safe.
 
         Raises:
             SandboxUnavailable: The loop has failed or was stopped.
@@ -59,41 +59,41 @@ class Loop(ABC):
             if self.failure is not None:
                 raise SandboxUnavailable(f"The sandbox cannot run code: {self.failure}")
             if self.closed:
-                raise SandboxUnavailable("Expect an open sandbox, got one that was closed; make a new one")
+                raise SandboxUnavailable("Expect an open sandbox, got one that is closed. Make a new one.")
             if self._thread is None:
                 self._open()
             self._inbox.append(action)
             os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
-        """End everything; safe to call twice and from an exit handler."""
+        """Stop the loop; safe to call twice and from an exit handler."""
         if os.getpid() != self._pid:
             return
         with self._lock:
             self.closed = True
             thread, self._thread = self._thread, None
             if self._wake >= 0:
-                self._inbox.append(self._order_stop)
+                self._inbox.append(self._request_stop)
                 os.eventfd_write(self._wake, 1)
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def forked(self) -> None:
-        """In a forked copy of the process: refuse all work."""
+        """Reject all work, in a forked copy of the process."""
         self.failure = "it belongs to the process that this one was forked from; make a new one here"
         self._lock = threading.RLock()
 
-    def do_inbox(self) -> None:
-        """Carry out the orders that have come."""
+    def run_inbox(self) -> None:
+        """Run the scheduled actions."""
         while self._inbox:
             self._inbox.popleft()()
 
     def watch(self, what: int | socket.socket, react: Callable[[], None]) -> None:
-        """Call `react` when a descriptor has something to read."""
+        """Call `react` whenever a descriptor is readable."""
         self._selector.register(what, selectors.EVENT_READ, react)
 
     def unwatch(self, what: int | socket.socket) -> None:
-        """Forget a descriptor, whether or not it was watched."""
+        """Stop watching a descriptor; it need not be watched."""
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(what)
 
@@ -112,13 +112,13 @@ class Loop(ABC):
                 pause = None if end is None else max(0.0, end - time.monotonic())
                 for key, _ in self._selector.select(pause):
                     key.data()
-                self.do_inbox()
+                self.run_inbox()
                 self.act()
         except Exception as error:
-            log.exception("The sandbox's supervisor failed")
+            log.exception("The supervisor of the sandbox failed")
             self.fail(f"its supervisor failed with {type(error).__name__}: {error}")
         finally:
-            self.shut()
+            self.shut_down()
             with self._lock:
                 self.closed = True
                 self._selector.close()
@@ -129,5 +129,5 @@ class Loop(ABC):
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
-    def _order_stop(self) -> None:
+    def _request_stop(self) -> None:
         self._stopping = True

@@ -1,4 +1,4 @@
-"""One child seen from outside: its descriptors, its clocks, and the verdict on the job that it runs."""
+"""`Worker`, the host's view of one child: its descriptors, its clocks, and the result of its job."""
 
 import contextlib
 import os
@@ -24,12 +24,12 @@ STATUSES = {
     wire.THREADS: Status.PROCESS_LIMIT,
 }
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,16}\b")
-MAX_FALSE_PACKETS = 64
-"""Packets that are not the runner's, after which a block that writes to its status socket is ended."""
-MAX_JUDGE_PAUSE_S = 0.1
-"""Seconds between two looks at a block: what a thread that ends waited for a core is known to the last look."""
-MIN_LOOK_S = 0.01
-"""Seconds between two looks from which a block that did next to nothing is taken to be asleep."""
+MAX_INVALID_PACKETS = 64
+"""Number of invalid packets on its status socket after which a block is ended."""
+MAX_CHECK_INTERVAL_S = 0.1
+"""Seconds between two checks of a block. The time that a thread waited for a core is lost if it ends in between."""
+MIN_CHECK_INTERVAL_S = 0.01
+"""Minimum seconds between two checks to tell whether a block is asleep."""
 MAX_THREADS_READ = 256
 HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
 
@@ -45,18 +45,18 @@ def hide_addresses(text: str) -> str:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Task:
-    """A block on its way through the supervisor."""
+    """A block that is queued or running."""
 
     code: bytes
-    """Its text in UTF-8."""
+    """The code in UTF-8."""
     limits: Limits
-    """What it may use."""
+    """Its limits."""
     future: "Future[ExecutionResult]"
-    """Where the result goes."""
-    lane: "Lane | None" = None
+    """The future of its result."""
+    session: "SessionState | None" = None
     """The session that it belongs to."""
     attempts: int = 0
-    """How often it was given to a child."""
+    """How often it was assigned to a child."""
 
     def finish(
         self, status: Status, error: str, *, stdout: str = "", traceback: str = "", cpu_seconds: float = 0.0
@@ -70,30 +70,30 @@ class Task:
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class Lane:
-    """A session as the supervisor sees it: blocks in order, and the child that holds the namespace."""
+class SessionState:
+    """The supervisor's view of a session: its waiting blocks, and the child that holds the namespace."""
 
     waiting: deque[Task] = field(default_factory=deque)
-    """Blocks behind the one that is queued or running."""
+    """Blocks that wait for the active one."""
     active: bool = False
     """Whether one of its blocks is queued or running."""
     worker: "Worker | None" = None
     """The child, once a block has run."""
     blocks: int = 0
-    """Blocks that have run in the child's namespace."""
+    """Number of blocks that have run in the namespace."""
     lost: bool = False
-    """A fault of ours took the namespace: later blocks cannot be judged."""
+    """Whether an infrastructure error ended the namespace, so that later blocks cannot run."""
     closed: bool = False
-    """Nothing more will come."""
+    """Whether the session was closed."""
 
 
 class Worker:
-    """A child from its order to its end."""
+    """A child, from the order to fork it to its end."""
 
     def __init__(self, number: int, zygote: ZygoteHandle) -> None:
         self.number, self.zygote = number, zygote
         self.task: Task | None = None
-        self.lane: Lane | None = None
+        self.session: SessionState | None = None
         self.ready = False
         self.gone = False
         self.pid = 0
@@ -110,14 +110,14 @@ class Worker:
         self._outgoing: deque[bytes] = deque()
         self._nonce = b""
         self._output = bytearray()
-        self._false_packets = 0
-        self._start = self._looked_at = self._cpu_start = self._cpu = self._idle = 0.0
+        self._invalid_packets = 0
+        self._start = self._last_check = self._cpu_start = self._cpu = self._idle = 0.0
         self._queued: dict[str, int] = {}
-        self.judge_at = 0.0
+        self.next_check = 0.0
         self.asleep = False
 
-    def born(self, pidfd: int) -> None:
-        """Take the child's handle; its own ends of the descriptors are closed here."""
+    def on_forked(self, pidfd: int) -> None:
+        """Store the pidfd of the forked child, and close the child's ends of the descriptors."""
         self._pidfd = pidfd
         with open(f"/proc/self/fdinfo/{pidfd}") as file:
             found = re.search(r"^Pid:\s*(-?\d+)", file.read(), re.MULTILINE)
@@ -125,14 +125,14 @@ class Worker:
         self.close_child_ends()
 
     def close_child_ends(self) -> None:
-        """Close what only the child may hold."""
+        """Close the child's ends of the socket and the pipe."""
         if self.child_out >= 0:
             self.child_sock.close()
             os.close(self.child_out)
             self.child_out = -1
 
-    def read_greeting(self) -> str | None:
-        """Return the reason why the child cannot run code, '' if it can, None if it has not said yet."""
+    def read_ready(self) -> str | None:
+        """Return '' if the child is ready, the reason if it cannot run code, and None if it has not answered yet."""
         try:
             packet = self.sock.recv(wire.STATUS_BYTES)
         except BlockingIOError:
@@ -140,12 +140,12 @@ class Worker:
         except OSError:
             packet = b""
         self.ready = packet == wire.READY
-        return "" if self.ready else packet.decode("utf-8", "replace") or "it ended without a word"
+        return "" if self.ready else packet.decode("utf-8", "replace") or "it ended without an error message"
 
     def assign(self, task: Task) -> None:
-        """Give the child a job, and start its clocks."""
+        """Assign a job to the child, and start its clocks."""
         self._discard_output()
-        self.task, self.lane = task, task.lane
+        self.task, self.session = task, task.session
         task.attempts += 1
         limits = task.limits
         self._nonce = secrets.token_bytes(wire.NONCE_BYTES)
@@ -156,21 +156,21 @@ class Worker:
             limits.memory_limit_mb,
             limits.file_limit_mb,
             limits.process_limit,
-            wire.ONE_SHOT if task.lane is None else 0,
+            wire.ONE_SHOT if task.session is None else 0,
         )
         pieces = range(0, len(task.code), wire.CHUNK_BYTES)
         self._outgoing = deque([job.pack(), *(task.code[i : i + wire.CHUNK_BYTES] for i in pieces)])
-        self._false_packets = 0
+        self._invalid_packets = 0
         self._start = time.monotonic()
         self._cpu_start, self._cpu, self._idle = self._cpu_clock(), 0.0, 0.0
         self.asleep = False
-        self._looked_at = self._start
-        self.judge_at = self._start + MIN_LOOK_S
+        self._last_check = self._start
+        self.next_check = self._start + MIN_CHECK_INTERVAL_S
         self._signal(signal.SIGCONT)
         self.send()
 
     def send(self) -> bool:
-        """Send what is left of the job; return whether more remains."""
+        """Send the rest of the job as far as possible; return whether more remains."""
         try:
             while self._outgoing:
                 self.sock.send(self._outgoing[0])
@@ -178,11 +178,11 @@ class Worker:
         except BlockingIOError:
             return True
         except OSError:
-            self._outgoing.clear()  # The child has gone: its exit decides.
+            self._outgoing.clear()  # The child has ended: its exit status decides.
         return False
 
     def read_output(self) -> bool:
-        """Take what was printed; return False at the end of the stream."""
+        """Read the output of the child; return False at the end of the stream."""
         limit = self.task.limits.output_limit_kb * KB if self.task else 0
         while len(self._output) <= limit:
             try:
@@ -195,8 +195,8 @@ class Worker:
         return True
 
     def read_status(self) -> tuple[Status, str, str] | None:
-        """Take the runner's word on the job, if it came: status, last line of the error, traceback."""
-        while self.task is not None and self._false_packets <= MAX_FALSE_PACKETS:
+        """Return the status that the runner reported, if any: status, last line of the error, traceback."""
+        while self.task is not None and self._invalid_packets <= MAX_INVALID_PACKETS:
             try:
                 packet = self.sock.recv(wire.STATUS_BYTES)
             except OSError:
@@ -206,11 +206,11 @@ class Worker:
             if (read := wire.read_status(packet, self._nonce)) is not None:
                 kind, error, trace = read
                 return STATUSES[kind], error, trace
-            self._false_packets += 1
+            self._invalid_packets += 1
         return None
 
-    def hung_up(self) -> bool:
-        """Say whether the child's end of the status socket is closed."""
+    def socket_closed(self) -> bool:
+        """Return whether the child has closed its end of the status socket."""
         try:
             return self.sock.recv(1, socket.MSG_PEEK) == b""
         except BlockingIOError:
@@ -218,28 +218,28 @@ class Worker:
         except OSError:
             return True
 
-    def judge(self, now: float, cores: int) -> tuple[Status, str] | None:
-        """Return the verdict if the job is over a limit; otherwise set the time of the next look."""
+    def check_limits(self, now: float, cores: int) -> tuple[Status, str] | None:
+        """Return status and error if the job exceeds a limit; otherwise set the time of the next check."""
         task = self.task
         if task is None:
             return None
         limits = task.limits
         if len(self._output) > limits.output_limit_kb * KB:
             return Status.OUTPUT_LIMIT, f"OutputLimitError: the code printed over {limits.output_limit_kb} KB"
-        if self._false_packets > MAX_FALSE_PACKETS:
+        if self._invalid_packets > MAX_INVALID_PACKETS:
             return Status.ERROR, "OSError: the code wrote to a descriptor that is not its own"
-        return None if now < self.judge_at else self._judge_clocks(limits, now, cores)
+        return None if now < self.next_check else self._check_clocks(limits, now, cores)
 
-    def _judge_clocks(self, limits: Limits, now: float, cores: int) -> tuple[Status, str] | None:
+    def _check_clocks(self, limits: Limits, now: float, cores: int) -> tuple[Status, str] | None:
         wall, before = now - self._start, self._cpu
         cpu = self.cpu_seconds()
-        threads, queued = self._look_at_threads()
-        if queued is not None:  # Otherwise sleeping and waiting for a core look alike: the wall limit has to do.
-            passed = now - self._looked_at
+        threads, queued = self._read_threads()
+        if queued is not None:  # Otherwise sleeping and waiting for a core are the same: only the wall limit applies.
+            passed = now - self._last_check
             idle = max(0.0, passed - (cpu - before) - queued)
             self._idle += idle
-            self.asleep = passed >= MIN_LOOK_S and idle > 0.9 * passed
-        self._looked_at = now
+            self.asleep = passed >= MIN_CHECK_INTERVAL_S and idle > 0.9 * passed
+        self._last_check = now
         if cpu >= limits.time_limit_s:
             return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"
         if self._idle >= limits.idle_limit_s and not self._runnable():
@@ -249,11 +249,11 @@ class Worker:
         if threads > limits.process_limit:
             return Status.PROCESS_LIMIT, f"RuntimeError: the code ran over {limits.process_limit} threads"
         left = (limits.time_limit_s - cpu) / cores, limits.idle_limit_s - self._idle, limits.wall_limit_s - wall
-        self.judge_at = now + min(max(min(left), 0.01), MAX_JUDGE_PAUSE_S)
+        self.next_check = now + min(max(min(left), 0.01), MAX_CHECK_INTERVAL_S)
         return None
 
     def post_mortem(self, wait_status: int) -> tuple[Status, str]:
-        """Judge a child that ended without a word, by its wait status."""
+        """Return status and error of a child that ended without a report, from its wait status."""
         task = self.task
         if os.WIFSIGNALED(wait_status):
             number = os.WTERMSIG(wait_status)
@@ -267,7 +267,7 @@ class Worker:
         return (Status.OK, "") if code == 0 else (Status.ERROR, f"SystemExit: {code}")
 
     def finish(self, status: Status, error: str, trace: str) -> Task | None:
-        """Deliver the job's result and return the job."""
+        """Deliver the result of the job and return the job."""
         task, self.task = self.task, None
         if task is None:
             return None
@@ -283,23 +283,23 @@ class Worker:
         )
         return task
 
-    def over_output(self) -> bool:
-        """Say whether more was printed than the job may."""
+    def exceeds_output_limit(self) -> bool:
+        """Return whether the job printed more than its output limit."""
         return self.task is not None and len(self._output) > self.task.limits.output_limit_kb * KB
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of the job so far."""
+        """Return the CPU time of the job so far, in seconds."""
         clock = self._cpu_clock()
         if clock:
             self._cpu = clock - self._cpu_start
         return max(0.0, self._cpu)
 
     def set_final_cpu(self, whole_life: float) -> None:
-        """Take the CPU time from the exit report, since the clock of a process that was reaped is gone."""
+        """Set the CPU time from the exit report; a reaped process has no clock any more."""
         self._cpu = max(self._cpu, whole_life - self._cpu_start)
 
     def pause(self) -> None:
-        """Stop the child between the blocks of a session: what it left running must not burn a core."""
+        """Stop the child between the blocks of a session, so that threads left running use no core."""
         self._signal(signal.SIGSTOP)
 
     def kill(self) -> None:
@@ -307,7 +307,7 @@ class Worker:
         self._signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill the child and close every descriptor."""
+        """Kill the child and close all descriptors."""
         if self.gone:
             return
         self.gone = True
@@ -320,7 +320,7 @@ class Worker:
             self._pidfd = -1
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked copy of the trainer, and leave the child alone."""
+        """Close the descriptors in a forked copy of the trainer, without ending the child."""
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
@@ -328,7 +328,7 @@ class Worker:
 
     def _discard_output(self) -> None:
         with contextlib.suppress(OSError):
-            while os.read(self.out, 64 * KB):  # Until it would block, which is an OSError too.
+            while os.read(self.out, 64 * KB):  # Until it would block, which raises an OSError too.
                 pass
         self._output.clear()
 
@@ -338,16 +338,16 @@ class Worker:
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def _cpu_clock(self) -> float:
-        """Read the process's CPU clock; its id is the kernel's MAKE_PROCESS_CPUCLOCK of the pid."""
+        """Read the CPU clock of the process; its id is the kernel's MAKE_PROCESS_CPUCLOCK of the pid."""
         try:
             return time.clock_gettime(((~self.pid) << 3) | 2) if self.pid > 0 else 0.0
         except OSError:
             return 0.0
 
-    def _look_at_threads(self) -> tuple[int, float | None]:
-        """Return how many threads there are, and the seconds that they waited for a core since the last look.
+    def _read_threads(self) -> tuple[int, float | None]:
+        """Return the number of threads, and the seconds that they waited for a core since the last check.
 
-        The second is None where the kernel does not say.
+        The latter is None if the kernel does not report it.
         """
         before, self._queued = self._queued, {}
         try:

@@ -1,6 +1,6 @@
-"""A block that tries, before any other runs, what no block may do; it must print an empty list."""
+"""The canary: a block that runs first and tries what no block may do. It must print an empty list."""
 
-HELD = "[]\n"
+EXPECTED_OUTPUT = "[]\n"
 
 CODE = """
 import ctypes, os, socket

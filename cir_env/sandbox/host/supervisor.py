@@ -1,7 +1,7 @@
-"""The supervisor: one thread of the trainer that hands blocks to children and judges them.
+"""The supervisor: one thread of the trainer that assigns blocks to children and monitors them.
 
-It owns every descriptor and every decision. Other threads only append to its inbox. Nothing that a child
-sends is more to it than bytes.
+It owns all descriptors and makes all decisions; other threads only append to its inbox. It treats everything that a
+child sends as untrusted bytes.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from cir_env.sandbox.contract import ExecutionResult, Limits, Status
 from cir_env.sandbox.host import self_test
 from cir_env.sandbox.host.launch import Settings, ZygoteHandle
 from cir_env.sandbox.host.loop import log
-from cir_env.sandbox.host.monitor import Lane, Task, Worker
-from cir_env.sandbox.host.zygotes import Nursery
+from cir_env.sandbox.host.monitor import SessionState, Task, Worker
+from cir_env.sandbox.host.zygotes import ZygotePool
 
 MAX_ATTEMPTS = 2
 MAX_CANARIES = 3
 SPARE_DELAY_S = 0.003
-"""Seconds for which a block that has just begun is not disturbed by the forking of spares."""
+"""Seconds after the start of a block in which no spares are forked, so as not to slow it down."""
 MAX_SPAWNING = 32
 MAX_ASLEEP_PER_SLOT = 8
-"""Blocks that may be under way for each slot, if all but one of them sleep."""
-MAX_STILLBORN = 10
-"""Children in a row that may end before they can take code."""
+"""How many blocks may run per slot if all but one of them sleep."""
+MAX_FAILED_CHILDREN = 10
+"""How many children in a row may end before they are ready."""
 
 
-class Supervisor(Nursery):
-    """Queue, slots, children and clocks of one sandbox."""
+class Supervisor(ZygotePool):
+    """The queue, slots, children and clocks of one sandbox."""
 
     def __init__(self, *, slots: int, spares: int, settings: Settings) -> None:
         super().__init__(slots=slots, settings=settings)
@@ -48,9 +48,9 @@ class Supervisor(Nursery):
         self._spawning: dict[int, Worker] = {}
         self._workers: dict[int, Worker] = {}
         self._numbers = itertools.count()
-        self._stillborn = 0
-        self._gate: Task | None = None
-        self._canaries = 0
+        self._failed_children = 0
+        self._canary: Task | None = None
+        self._canaries_sent = 0
         self._spares_at = 0.0
 
     def submit(self, task: Task) -> None:
@@ -58,62 +58,62 @@ class Supervisor(Nursery):
         self.call(partial(self._enqueue, task))
 
     def start(self) -> None:
-        """Start the zygote ahead of the first block."""
+        """Start the zygote before the first block."""
         self.call(lambda: None)
 
-    def end_lane(self, lane: Lane) -> None:
+    def end_session(self, session: SessionState) -> None:
         """Close a session."""
         with contextlib.suppress(SandboxUnavailable):
-            self.call(partial(self._close_lane, lane))
+            self.call(partial(self._close_session, session))
 
     def forked(self) -> None:
-        """Drop the descriptors in a forked trainer, and leave the children alone."""
+        """Close the descriptors in a forked trainer, without ending the children."""
         super().forked()
         for worker in self._workers.values():
             worker.abandon()
 
     def deadline(self) -> float | None:
-        """Return when a clock has to be looked at."""
-        looks = [worker.judge_at for worker in self._running]
+        """Return when the next clock has to be checked."""
+        times = [worker.next_check for worker in self._running]
         if self._running and len(self._spare) + len(self._spawning) < self.spares:
-            looks.append(self._spares_at)
-        if (patience := super().deadline()) is not None:
-            looks.append(patience)
-        return min(looks, default=None)
+            times.append(self._spares_at)
+        if (answer_deadline := super().deadline()) is not None:
+            times.append(answer_deadline)
+        return min(times, default=None)
 
     def act(self) -> None:
-        """Judge what runs, and begin what waits."""
+        """Check the limits of running blocks, and start waiting ones."""
         now = time.monotonic()
         for worker in list(self._running):
-            if (verdict := worker.judge(now, self.slots)) is not None:
-                self._conclude(worker, *verdict, dead=True)
+            if (verdict := worker.check_limits(now, self.slots)) is not None:
+                self._finish_task(worker, *verdict, dead=True)
         if self.failure is None:
             self._dispatch()
-            self._breed()
+            self._order_children()
 
     def fail(self, why: str) -> None:
-        """Tell all who wait, and refuse those who come."""
+        """Fail all open and later blocks."""
         with self._lock:
             self.failure = why
-        self.do_inbox()
+        self.run_inbox()
         for task in list(self._open_tasks):
             with contextlib.suppress(InvalidStateError):
                 task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {why}"))
 
-    def shut(self) -> None:
-        """Answer what is open, and end every process."""
+    def shut_down(self) -> None:
+        """Finish all open blocks, and end all processes."""
         for task in list(self._open_tasks):
             task.finish(Status.INFRASTRUCTURE, "the sandbox was closed")
         for worker in list(self._workers.values()):
-            self._drop(worker)
-        super().shut()
+            self._remove_worker(worker)
+        super().shut_down()
 
-    def owed_children(self, zygote: ZygoteHandle) -> int:
-        """Return how many children were ordered from a zygote and have not come yet."""
+    def pending_children(self, zygote: ZygoteHandle) -> int:
+        """Return how many children were ordered from a zygote and are not ready yet."""
         return sum(worker.zygote is zygote for worker in self._spawning.values())
 
-    def welcome(self, zygote: ZygoteHandle) -> None:
-        """Look at the layers that are on; refuse to run code where they do not suffice."""
+    def on_zygote_ready(self, zygote: ZygoteHandle) -> None:
+        """Check whether the layers of the first zygote suffice; fail if they do not."""
         if self.trusted:
             return
         self.layers = {**zygote.layers, "group": self.group_report}
@@ -124,94 +124,94 @@ class Supervisor(Nursery):
         if not zygote.contained:
             self.fail(
                 f"expect seccomp with namespaces or Landlock, got {missing}. To run code with resource limits "
-                "alone, ask for it by name: sandbox='unsafe', or LocalSandbox(isolation='unsafe')"
+                "only, pass sandbox='unsafe', or LocalSandbox(isolation='unsafe')"
             )
             return
         if missing and self.settings.isolation == "auto":
-            log.warning("The sandbox runs with fewer layers than it knows: %s", missing)
+            log.warning("The sandbox runs without some of its layers: %s", missing)
         self._send_canary()
 
     def _send_canary(self) -> None:
-        self._gate = Task(code=self_test.CODE.encode(), limits=Limits(), future=Future())
-        self._gate.future.add_done_callback(self._judge_canary)
-        self._queue.appendleft(self._gate)
-        self._canaries += 1
+        self._canary = Task(code=self_test.CODE.encode(), limits=Limits(), future=Future())
+        self._canary.future.add_done_callback(self._on_canary_result)
+        self._queue.appendleft(self._canary)
+        self._canaries_sent += 1
 
-    def _judge_canary(self, future: "Future[ExecutionResult]") -> None:
-        """Open the gate to other blocks if the layers hold in fact."""
+    def _on_canary_result(self, future: "Future[ExecutionResult]") -> None:
+        """Allow other blocks if the canary passed."""
         result = future.result()
-        self._gate = None
+        self._canary = None
         silent = result.status in (Status.KILLED, Status.TIMEOUT, Status.INFRASTRUCTURE)
-        if silent and self._canaries < MAX_CANARIES:
+        if silent and self._canaries_sent < MAX_CANARIES:
             self._send_canary()
             return
-        self.trusted = (result.status, result.stdout) == (Status.OK, self_test.HELD)
+        self.trusted = (result.status, result.stdout) == (Status.OK, self_test.EXPECTED_OUTPUT)
         if not self.trusted:
-            self.fail(f"its layers do not hold what they should: {result.stdout.strip()} {result.error}".rstrip())
+            self.fail(f"its layers failed the self-test: {result.stdout.strip()} {result.error}".rstrip())
 
-    def hear_report(self, report: wire.Report, fds: list[int]) -> None:
-        """Take what a zygote reports about a child."""
+    def on_report(self, report: wire.Report, fds: list[int]) -> None:
+        """Process a report about a child."""
         worker = self._workers.get(report.worker)
         if report.kind == b"S":
-            self._on_born(worker, fds)
+            self._on_forked(worker, fds)
         elif worker is not None and report.kind == b"X":
             worker.set_final_cpu(report.cpu_s)
             self._on_exit(worker, report.code)
         elif worker is not None:
-            log.warning("The sandbox could not fork a child: %s", os.strerror(report.code))
-            self._drop(worker)
-            self._give_up_one(f"no child could be forked: {os.strerror(report.code)}")
+            log.warning("The sandbox cannot fork a child: %s", os.strerror(report.code))
+            self._remove_worker(worker)
+            self._fail_next_task(f"it cannot fork a child: {os.strerror(report.code)}")
 
-    def _on_born(self, worker: Worker | None, fds: list[int]) -> None:
+    def _on_forked(self, worker: Worker | None, fds: list[int]) -> None:
         if worker is None:
             for fd in fds:
                 os.close(fd)
             return
-        worker.born(fds[0])
+        worker.on_forked(fds[0])
         self.watch(worker.sock, partial(self._on_sock, worker))
         self.watch(worker.out, partial(self._on_out, worker))
 
-    def _greet(self, worker: Worker) -> None:
-        complaint = worker.read_greeting()
-        if complaint == "":
-            self._stillborn = 0
+    def _on_ready(self, worker: Worker) -> None:
+        error = worker.read_ready()
+        if error == "":
+            self._failed_children = 0
             self._spawning.pop(worker.number, None)
             self._spare.append(worker)
-        elif complaint is not None:
-            self._drop(worker)
-            self._stillborn += 1
-            if self._stillborn >= MAX_STILLBORN:
-                self.fail(f"its processes end before they can take code: {complaint}")
+        elif error is not None:
+            self._remove_worker(worker)
+            self._failed_children += 1
+            if self._failed_children >= MAX_FAILED_CHILDREN:
+                self.fail(f"its processes end before they are ready: {error}")
 
-    def bury(self, zygote: ZygoteHandle) -> None:
-        """Give the work of a zygote that has ended one more chance."""
+    def on_zygote_exit(self, zygote: ZygoteHandle) -> None:
+        """Retry the blocks of a zygote that has ended."""
         orphans = [worker for worker in self._workers.values() if worker.zygote is zygote]
         for worker in sorted(orphans, key=lambda w: w.number, reverse=True):
-            self._rescue(worker)
+            self._requeue(worker)
 
-    def _rescue(self, worker: Worker) -> None:
-        """Drop a child that ended through no fault of its block, and run the block again."""
+    def _requeue(self, worker: Worker) -> None:
+        """Remove a child that an infrastructure error ended, and retry its block."""
         task, worker.task = worker.task, None
-        if worker.lane is not None:
-            worker.lane.lost = worker.lane.blocks > (task is not None)
-            worker.lane.blocks = 0
-        self._drop(worker)
+        if worker.session is not None:
+            worker.session.lost = worker.session.blocks > (task is not None)
+            worker.session.blocks = 0
+        self._remove_worker(worker)
         if task is not None:
             self._retry(task)
 
     def _retry(self, task: Task) -> None:
-        if task.attempts < MAX_ATTEMPTS and not (task.lane and task.lane.lost):
+        if task.attempts < MAX_ATTEMPTS and not (task.session and task.session.lost):
             self._queue.appendleft(task)
         else:
-            task.finish(Status.INFRASTRUCTURE, "the sandbox's process ended while the code ran")
-            self._free_lane(task)
+            task.finish(Status.INFRASTRUCTURE, "the process of the sandbox ended while the code ran")
+            self._advance_session(task)
 
-    def _give_up_one(self, why: str) -> None:
-        """Answer one block for which no child could be made, so that the queue never stands still."""
+    def _fail_next_task(self, why: str) -> None:
+        """Fail the next block if there is no child to run it, so that the queue never stalls."""
         if self._queue and not self._running and not self._spawning and not self._spare:
             task = self._queue.popleft()
             task.finish(Status.INFRASTRUCTURE, f"the sandbox failed: {why}")
-            self._free_lane(task)
+            self._advance_session(task)
 
     def _enqueue(self, task: Task) -> None:
         if self.failure is not None:
@@ -219,65 +219,65 @@ class Supervisor(Nursery):
             return
         self._open_tasks.add(task)
         task.future.add_done_callback(lambda _: self._open_tasks.discard(task))
-        lane = task.lane
-        if lane is None:
+        session = task.session
+        if session is None:
             self._queue.append(task)
-        elif lane.lost or lane.closed:
-            why = "the session was closed" if lane.closed else "the sandbox lost the session's process"
+        elif session.lost or session.closed:
+            why = "the session was closed" if session.closed else "the sandbox lost the process of the session"
             task.finish(Status.INFRASTRUCTURE, why)
-        elif lane.active:
-            lane.waiting.append(task)
+        elif session.active:
+            session.waiting.append(task)
         else:
-            lane.active = True
+            session.active = True
             self._queue.append(task)
 
     def _dispatch(self) -> None:
-        """Give blocks to children while slots are free."""
+        """Start blocks while slots are free."""
         while self._queue and self._free_slots() > 0:
             task = self._queue[0]
-            if self._gate is not None and task is not self._gate:
+            if self._canary is not None and task is not self._canary:
                 break
-            worker = task.lane.worker if task.lane else None
+            worker = task.session.worker if task.session else None
             if worker is None and not self._spare:
                 break
             self._queue.popleft()
             if not task.attempts and not task.future.set_running_or_notify_cancel():
-                self._free_lane(task)
+                self._advance_session(task)
                 continue
-            self._begin(task, worker or self._spare.popleft())
+            self._start_task(task, worker or self._spare.popleft())
 
     def _free_slots(self) -> int:
-        """Return how many blocks may begin: one that sleeps needs no core, and holds nobody up for long."""
+        """Return how many blocks may start; sleeping blocks do not occupy a slot."""
         awake = sum(not worker.asleep for worker in self._running)
         return min(self.slots - awake, self.slots * MAX_ASLEEP_PER_SLOT - len(self._running))
 
-    def _breed(self) -> None:
-        """Order the children that blocks wait for, and spares while no block has just begun."""
+    def _order_children(self) -> None:
+        """Order the children that blocks wait for, and spares unless a block has just started."""
         missing = min(len(self._queue), self._free_slots())
         ahead = 0 if self._running and time.monotonic() < self._spares_at else self.spares
         wanted = missing + ahead - len(self._spare) - len(self._spawning)
         for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):
-            if (zygote := self.readiest()) is not None:
+            if (zygote := self.least_busy_zygote()) is not None:
                 self._spawn(zygote)
 
     def _spawn(self, zygote: ZygoteHandle) -> None:
         try:
             worker = Worker(next(self._numbers), zygote)
         except OSError as error:
-            self._give_up_one(f"no child could be made: {os.strerror(error.errno or 0)}")
+            self._fail_next_task(f"it cannot create a child: {os.strerror(error.errno or 0)}")
             return
         self._workers[worker.number] = self._spawning[worker.number] = worker
-        self.be_patient(zygote)
-        with contextlib.suppress(OSError):  # A zygote that has gone is noticed by the end of its socket.
+        self.extend_deadline(zygote)
+        with contextlib.suppress(OSError):  # The end of its socket tells that a zygote has ended.
             idle = not self._running and not self._queue
-            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.child_out, rehearse=idle)
+            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.child_out, warm_up=idle)
 
-    def _begin(self, task: Task, worker: Worker) -> None:
+    def _start_task(self, task: Task, worker: Worker) -> None:
         self._running.add(worker)
         self._spares_at = time.monotonic() + SPARE_DELAY_S
-        if task.lane is not None:
-            task.lane.worker = worker
-            task.lane.blocks += 1
+        if task.session is not None:
+            task.session.worker = worker
+            task.session.blocks += 1
         worker.assign(task)
         self._watch_sending(worker, worker.send())
 
@@ -290,16 +290,16 @@ class Supervisor(Nursery):
         if worker.gone:
             return
         if not worker.ready:
-            self._greet(worker)
+            self._on_ready(worker)
             return
         self._watch_sending(worker, worker.send())
         if (said := worker.read_status()) is not None:
             worker.read_output()
-            self._conclude(worker, *said)
-        elif worker.hung_up():
-            self.unwatch(worker.sock)  # Its exit, which is still to come, decides.
+            self._finish_task(worker, *said)
+        elif worker.socket_closed():
+            self.unwatch(worker.sock)  # The exit report, which follows, decides.
         elif worker.task is None and worker in self._spare:
-            self._drop(worker)
+            self._remove_worker(worker)
 
     def _on_out(self, worker: Worker) -> None:
         if not worker.gone and not worker.read_output():
@@ -307,59 +307,59 @@ class Supervisor(Nursery):
 
     def _on_exit(self, worker: Worker, wait_status: int) -> None:
         if not worker.ready:
-            self._greet(worker)
+            self._on_ready(worker)
         if worker.gone:
             return
         killed = os.WIFSIGNALED(wait_status) and os.WTERMSIG(wait_status) == signal.SIGKILL
-        if killed and self.group is not None and self.group.killed_since_last_asked():
-            log.warning("The kernel ended a block since all blocks together held too much memory")
-            self._rescue(worker)
+        if killed and self.group is not None and self.group.oom_killed_since_last_call():
+            log.warning("The kernel killed a block since all blocks together used too much memory")
+            self._requeue(worker)
             return
         said = worker.read_status()
         worker.read_output()
-        self._conclude(worker, *(said or worker.post_mortem(wait_status)), dead=True)
+        self._finish_task(worker, *(said or worker.post_mortem(wait_status)), dead=True)
 
-    def _conclude(self, worker: Worker, status: Status, error: str, trace: str = "", *, dead: bool = False) -> None:
-        """Deliver a result; keep the child only for the next block of its session."""
-        if worker.over_output() and status in (Status.OK, Status.ERROR, Status.KILLED):
-            verdict = worker.judge(time.monotonic(), self.slots)
+    def _finish_task(self, worker: Worker, status: Status, error: str, trace: str = "", *, dead: bool = False) -> None:
+        """Deliver a result; keep the child only if its session may have more blocks."""
+        if worker.exceeds_output_limit() and status in (Status.OK, Status.ERROR, Status.KILLED):
+            verdict = worker.check_limits(time.monotonic(), self.slots)
             if verdict is not None:
                 (status, error), trace = verdict, ""
             dead = True
         self._running.discard(worker)
-        lane = worker.task.lane if worker.task else None
-        keep = lane is not None and not dead and not lane.closed
+        session = worker.task.session if worker.task else None
+        keep = session is not None and not dead and not session.closed
         if keep:
             worker.pause()
         task = worker.finish(status, error, trace)
         if not keep:
-            self._drop(worker)
+            self._remove_worker(worker)
         if task is not None:
-            self._free_lane(task)
+            self._advance_session(task)
 
-    def _drop(self, worker: Worker) -> None:
+    def _remove_worker(self, worker: Worker) -> None:
         for holder in (worker.sock, worker.out):
             self.unwatch(holder)
         worker.close()
         self._running.discard(worker)
         self._spawning.pop(worker.number, None)
         self._workers.pop(worker.number, None)
-        if worker.lane is not None and worker.lane.worker is worker:
-            worker.lane.worker = None
+        if worker.session is not None and worker.session.worker is worker:
+            worker.session.worker = None
         with contextlib.suppress(ValueError):
             self._spare.remove(worker)
 
-    def _free_lane(self, task: Task) -> None:
-        lane = task.lane
-        if lane is None:
+    def _advance_session(self, task: Task) -> None:
+        session = task.session
+        if session is None:
             return
-        lane.active = False
-        if lane.waiting:
-            self._enqueue(lane.waiting.popleft())
+        session.active = False
+        if session.waiting:
+            self._enqueue(session.waiting.popleft())
 
-    def _close_lane(self, lane: Lane) -> None:
-        lane.closed = True
-        while lane.waiting:
-            lane.waiting.popleft().finish(Status.INFRASTRUCTURE, "the session was closed")
-        if lane.worker is not None and lane.worker.task is None:
-            self._drop(lane.worker)
+    def _close_session(self, session: SessionState) -> None:
+        session.closed = True
+        while session.waiting:
+            session.waiting.popleft().finish(Status.INFRASTRUCTURE, "the session was closed")
+        if session.worker is not None and session.worker.task is None:
+            self._remove_worker(session.worker)

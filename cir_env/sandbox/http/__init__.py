@@ -1,1 +1,1 @@
-"""The sandbox's contract over HTTP: a client, and a server that wraps a local sandbox."""
+"""The sandbox API over HTTP: clients, and a server that wraps a local sandbox."""

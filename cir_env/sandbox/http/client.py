@@ -1,6 +1,7 @@
-"""Sandboxes on other machines, over HTTP: ours (`cir_env.sandbox.http.server`) and SandboxFusion's.
+"""Clients of sandbox servers: `RemoteSandbox` for `cir_env.sandbox.http.server`, and `SandboxFusion`.
 
-Both speak from one background thread, so that thousands of blocks can be in flight. They need the extra `remote`.
+Each runs an event loop in a background thread, so that thousands of blocks can be in flight. Both need the extra
+`remote`.
 """
 
 import asyncio
@@ -18,44 +19,42 @@ from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox.contract import ExecutionResult, Limits, Status, refuse_code
+from cir_env.sandbox.contract import ExecutionResult, Limits, Status, reject_code
 
 TOKEN_VARIABLE = "CIR_SANDBOX_TOKEN"
 CONNECT_S = 10.0
 MAX_CONNECTIONS = 4096
-
-
 RETRY_PAUSE_S = 1.0
 
 
-class _Refused(Exception):
-    """A server has answered that it will not run the block."""
+class _Rejected(Exception):
+    """A server answered that it will not run the block."""
 
 
 class _HttpSandbox(ABC):
-    """Servers, a thread that speaks with them, and the choice between them."""
+    """Balances blocks between servers and retries failed ones."""
 
-    silence_s: ClassVar[float]
-    """Seconds without a byte after which a server is taken for dead."""
+    read_timeout_s: ClassVar[float]
+    """Seconds without a received byte after which a server counts as dead."""
 
     def __init__(self, urls: Sequence[str], limits: Limits | None, token: str | None) -> None:
         if not urls:
-            raise OptionError("Expect the address of at least one sandbox server, got none")
+            raise OptionError("Expect the address of at least one sandbox server, got none.")
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-                raise OptionError(f"Expect the address of a sandbox server like http://host:8700, got {url!r}")
+                raise OptionError(f"Expect the address of a sandbox server like http://host:8700, got {url!r}.")
         self._busy = {url.rstrip("/"): 0 for url in urls}
         self._limits = limits or Limits()
         self._token = token
-        self._lock = threading.RLock()  # Reentrant: a collected session may hang up from within.
-        self._line: _Line | None = None
+        self._lock = threading.RLock()  # Reentrant: a session may be garbage-collected while it is held.
+        self._connection: _Connection | None = None
         self._closed = False
         self._pid = os.getpid()
 
     def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
         """Send a block that runs in a fresh namespace. See `Sandbox.submit`.
 
-        The future raises `SandboxUnavailable` when no server can be reached or will run it.
+        The future raises `SandboxUnavailable` if no server can be reached, or a server rejects the block.
         """
         return self._begin(self._run(code, limits or self._limits))
 
@@ -64,14 +63,14 @@ class _HttpSandbox(ABC):
         return self.submit(code, limits).result()
 
     def close(self) -> None:
-        """Hang up; blocks in flight end as `Status.INFRASTRUCTURE`. Calling it twice is fine."""
+        """Disconnect; blocks in flight end with `Status.INFRASTRUCTURE`. Closing twice is fine."""
         with self._lock:
             closed, self._closed = self._closed, True
-        if self._line is not None and not closed and self._pid == os.getpid():
-            self._line.close()
+        if self._connection is not None and not closed and self._pid == os.getpid():
+            self._connection.close()
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Return the sandbox itself: Gymnasium copies the arguments of `make` and means the same servers."""
+        """Return the sandbox itself: Gymnasium deep-copies the arguments of `make`, which must share connections."""
         return self
 
     def __enter__(self) -> Self:
@@ -86,12 +85,12 @@ class _HttpSandbox(ABC):
 
     @abstractmethod
     async def _ask(self, url: str, code: str, limits: Limits) -> ExecutionResult:
-        """Have one server run one block."""
+        """Run a block on one server."""
 
     async def _run(self, code: str, limits: Limits) -> ExecutionResult:
-        """Try the least busy server, then the others, each once more if all fail: a fresh block may run again."""
-        if (refusal := refuse_code(code)) is not None:
-            return refusal
+        """Try the servers from the least busy to the busiest, twice each; blocks without a session may be retried."""
+        if (rejection := reject_code(code)) is not None:
+            return rejection
         reached, why = False, ""
         urls = sorted(self._busy, key=self._busy.__getitem__)
         for attempt, url in enumerate(urls * 2):
@@ -99,7 +98,7 @@ class _HttpSandbox(ABC):
             self._busy[url] += 1
             try:
                 return await self._ask(url, code, limits)
-            except _Refused as error:
+            except _Rejected as error:
                 raise SandboxUnavailable(f"The sandbox server at {url} will not run code: {error}") from None
             except _failures() as error:
                 reached |= not _unreachable(error)
@@ -107,97 +106,97 @@ class _HttpSandbox(ABC):
             finally:
                 self._busy[url] -= 1
         if reached:
-            return _fault(f"no sandbox server gave a result: {why}")
+            return _infrastructure_error(f"no sandbox server returned a result: {why}")
         raise SandboxUnavailable(
             f"Expect a sandbox server, got no answer from {why}. Start one with: python -m cir_env.sandbox serve"
         )
 
     async def _post(self, url: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        """Send a request and return the JSON of its answer."""
+        """Send a request and return the JSON of the response."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        assert self._line is not None
+        assert self._connection is not None
         timeout = self._timeout()
-        async with self._line.http.request(method, url, json=body, headers=headers, timeout=timeout) as response:
+        async with self._connection.http.request(method, url, json=body, headers=headers, timeout=timeout) as response:
             text = await response.text()
             if response.status >= 500 and response.status != 503:
                 response.raise_for_status()
             if response.status >= 300:
-                raise _Refused(f"{response.status} {text.strip() or response.reason}")
+                raise _Rejected(f"{response.status} {text.strip() or response.reason}")
             return json.loads(text) if text.strip() else None
 
     def _timeout(self) -> Any:
         import aiohttp
 
-        return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self.silence_s)
+        return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self.read_timeout_s)
 
     def _begin(self, work: Coroutine[Any, Any, ExecutionResult]) -> "Future[ExecutionResult]":
         try:
-            return self._open_line().begin(work)
+            return self._connect().begin(work)
         except SandboxUnavailable:
             work.close()
             raise
 
-    def _open_line(self) -> "_Line":
+    def _connect(self) -> "_Connection":
         with self._lock:
             if self._closed:
-                raise SandboxUnavailable("Expect an open sandbox, got one that was closed; make a new one")
+                raise SandboxUnavailable("Expect an open sandbox, got one that is closed. Make a new one.")
             if self._pid != os.getpid():  # Threads do not survive a fork.
-                self._pid, self._line = os.getpid(), None
-            if self._line is None:
-                self._line = _Line()
-                weakref.finalize(self, self._line.close)
-            return self._line
+                self._pid, self._connection = os.getpid(), None
+            if self._connection is None:
+                self._connection = _Connection()
+                weakref.finalize(self, self._connection.close)
+            return self._connection
 
 
 class RemoteSandbox(_HttpSandbox):
-    """Runs blocks on machines where `python -m cir_env.sandbox serve` runs. See the `Sandbox` protocol.
+    """Runs blocks on machines that run `python -m cir_env.sandbox serve`. See the `Sandbox` protocol.
 
-    A fresh block whose server dies is run by another one; a session lives and dies with its server.
+    If a server dies, its blocks are retried on another one, but its sessions are lost.
 
     Args:
         urls: Addresses of servers, such as "http://node7:8700"; the least busy one gets the next block.
-        token: What the servers ask for; by default the environment variable CIR_SANDBOX_TOKEN.
-        limits: What a block may use where `submit` and `run` do not say.
+        token: The token of the servers; by default the environment variable CIR_SANDBOX_TOKEN.
+        limits: Default limits of `submit` and `run`.
 
     Raises:
-        OptionError: An address is none, or the token is missing.
+        OptionError: An address is not valid, or the token is missing.
     """
 
-    silence_s = 60.0  # Our server sends a byte every few seconds.
+    read_timeout_s = 60.0  # The server sends a byte every few seconds.
 
     def __init__(self, *urls: str, token: str | None = None, limits: Limits | None = None) -> None:
         token = token or os.environ.get(TOKEN_VARIABLE)
         if not token:
-            raise OptionError(f"Expect the servers' token as `token` or in {TOKEN_VARIABLE}, got none")
+            raise OptionError(f"Expect the token of the servers in `token` or {TOKEN_VARIABLE}, got none.")
         super().__init__(urls, limits, token)
 
     def open_session(self) -> "RemoteSession":
-        """Open a namespace for several blocks; the first of them chooses its server."""
+        """Open a namespace for several blocks; its server is chosen with the first of them."""
         return RemoteSession(self)
 
     async def _ask(self, url: str, code: str, limits: Limits) -> ExecutionResult:
-        said = await self._post(f"{url}/run", {"code": code, "limits": dataclasses.asdict(limits)})
-        if "unavailable" in said:
-            raise _Refused(said["unavailable"])
-        texts = {name: str(said.get(name, "")) for name in ("stdout", "error", "traceback")}
-        return ExecutionResult(status=Status(said["status"]), cpu_seconds=float(said["cpu_seconds"]), **texts)
+        reply = await self._post(f"{url}/run", {"code": code, "limits": dataclasses.asdict(limits)})
+        if "unavailable" in reply:
+            raise _Rejected(reply["unavailable"])
+        texts = {name: str(reply.get(name, "")) for name in ("stdout", "error", "traceback")}
+        return ExecutionResult(status=Status(reply["status"]), cpu_seconds=float(reply["cpu_seconds"]), **texts)
 
 
 class RemoteSession:
     """A session of a `RemoteSandbox`. See the `Session` protocol.
 
-    When its server is lost, this block and the later ones end as `Status.INFRASTRUCTURE`.
+    If its server is lost, the current and all later blocks end with `Status.INFRASTRUCTURE`.
     """
 
     def __init__(self, sandbox: RemoteSandbox) -> None:
         self._sandbox = sandbox
-        self._turn: asyncio.Lock | None = None
-        self._place = ""
+        self._lock: asyncio.Lock | None = None
+        self._url = ""
         self._lost = ""
         self._finalizer: Callable[[], object] = lambda: None
 
     def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
-        """Send a block behind those already submitted to this session."""
+        """Send a block; the blocks of a session run in order."""
         return self._sandbox._begin(self._run(code, limits or self._sandbox._limits))
 
     def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
@@ -205,68 +204,71 @@ class RemoteSession:
         return self.submit(code, limits).result()
 
     def close(self) -> None:
-        """Forget the namespace and end its process. Calling it twice is fine."""
+        """Discard the namespace and end its process. Closing twice is fine."""
         self._lost = self._lost or "the session was closed"
         self._finalizer()
 
     async def _run(self, code: str, limits: Limits) -> ExecutionResult:
         sandbox = self._sandbox
-        self._turn = self._turn or asyncio.Lock()
-        async with self._turn:
+        self._lock = self._lock or asyncio.Lock()
+        async with self._lock:
             if self._lost:
-                return _fault(self._lost)
-            if (refusal := refuse_code(code)) is not None:
-                return refusal
+                return _infrastructure_error(self._lost)
+            if (rejection := reject_code(code)) is not None:
+                return rejection
             try:
-                if not self._place:
+                if not self._url:
                     await self._open(sandbox)
-                return await sandbox._ask(self._place, code, limits)
-            except _failures(_Refused) as error:
-                self._lost = f"the session's server failed: {type(error).__name__}: {error}"
-                return _fault(self._lost)
+                return await sandbox._ask(self._url, code, limits)
+            except _failures(_Rejected) as error:
+                self._lost = f"the server of the session failed: {type(error).__name__}: {error}"
+                return _infrastructure_error(self._lost)
 
     async def _open(self, sandbox: RemoteSandbox) -> None:
         url = min(sandbox._busy, key=sandbox._busy.__getitem__)
-        said = await sandbox._post(f"{url}/sessions")
-        self._place = f"{url}/sessions/{said['session']}"
-        sandbox._busy[url] += 1  # An open session keeps a process: it counts like a block.
-        self._finalizer = weakref.finalize(self, _end_session, sandbox, url, self._place)
+        reply = await sandbox._post(f"{url}/sessions")
+        self._url = f"{url}/sessions/{reply['session']}"
+        sandbox._busy[url] += 1  # An open session occupies a process, like a running block.
+        self._finalizer = weakref.finalize(self, _end_session, sandbox, url, self._url)
 
 
-def _end_session(sandbox: RemoteSandbox, url: str, place: str) -> None:
+def _end_session(sandbox: RemoteSandbox, url: str, session_url: str) -> None:
     async def end() -> None:
         sandbox._busy[url] -= 1
-        with contextlib.suppress(*_failures(_Refused)):
-            await sandbox._post(place, method="DELETE")
+        with contextlib.suppress(*_failures(_Rejected)):
+            await sandbox._post(session_url, method="DELETE")
 
     with contextlib.suppress(SandboxUnavailable):
-        sandbox._open_line().part(end)
+        sandbox._connect().send_last(end)
 
 
 class SandboxFusion(_HttpSandbox):
-    """Runs blocks on a SandboxFusion server (POST /run_code), for clusters that have one.
+    """Runs blocks on SandboxFusion servers (https://github.com/bytedance/SandboxFusion), for clusters that have them.
 
-    It is less than `RemoteSandbox`: no sessions, time on the wall clock only, and neither the value of a block's
-    last expression nor a memory or output status. Whether it contains hostile code is that server's affair.
+    Compared with `RemoteSandbox` it has no sessions, limits only wall-clock time, and reports neither the value of the
+    last expression of a block nor a memory or output status. Its isolation is that of the server.
 
     Args:
         urls: Addresses of servers, such as "http://fusion:8080".
-        token: Sent as a bearer token, if given.
-        limits: What a block may use where `submit` and `run` do not say.
+        token: Bearer token, if the servers need one.
+        limits: Default limits of `submit` and `run`.
+
+    Raises:
+        OptionError: An address is not valid.
     """
 
-    silence_s = 600.0  # It says nothing while a block waits or runs.
+    read_timeout_s = 600.0  # The server sends nothing while a block waits or runs.
 
     def __init__(self, *urls: str, token: str | None = None, limits: Limits | None = None) -> None:
         super().__init__(urls, limits, token)
 
     def open_session(self) -> Any:
-        """Refuse: the API has no sessions.
+        """Raise: the API has no sessions.
 
         Raises:
             SandboxUnavailable: Always.
         """
-        raise SandboxUnavailable("Expect a sandbox with sessions, got SandboxFusion; use stateful=False")
+        raise SandboxUnavailable("Expect a sandbox with sessions, got SandboxFusion. Use stateful=False.")
 
     async def _ask(self, url: str, code: str, limits: Limits) -> ExecutionResult:
         body = {
@@ -275,10 +277,10 @@ class SandboxFusion(_HttpSandbox):
             "run_timeout": limits.time_limit_s,
             "memory_limit_MB": limits.memory_limit_mb,
         }
-        said = await self._post(f"{url}/run_code", body)
-        ran = said.get("run_result")
-        if said.get("status") == "SandboxError" or ran is None:
-            return _fault(f"SandboxFusion failed: {said.get('message')}")
+        reply = await self._post(f"{url}/run_code", body)
+        ran = reply.get("run_result")
+        if reply.get("status") == "SandboxError" or ran is None:
+            return _infrastructure_error(f"SandboxFusion failed: {reply.get('message')}")
         stdout, stderr = ran.get("stdout") or "", (ran.get("stderr") or "").rstrip()
         seconds = float(ran.get("execution_time") or 0.0)
         if ran.get("status") == "TimeLimitExceeded":
@@ -290,8 +292,8 @@ class SandboxFusion(_HttpSandbox):
         return ExecutionResult(status=Status.ERROR, stdout=stdout, error=error, traceback=stderr, cpu_seconds=seconds)
 
 
-class _Line:
-    """An event loop in a thread of its own, and the connections that it holds."""
+class _Connection:
+    """An event loop in a background thread, and its HTTP connections."""
 
     def __init__(self) -> None:
         try:
@@ -305,38 +307,38 @@ class _Line:
         async def connect() -> aiohttp.ClientSession:
             return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS))
 
-        self._partings: set[asyncio.Task[None]] = set()
+        self._closing_tasks: set[asyncio.Task[None]] = set()
         self.http = asyncio.run_coroutine_threadsafe(connect(), self._loop).result()
 
     def begin(self, work: Coroutine[Any, Any, ExecutionResult]) -> "Future[ExecutionResult]":
-        """Start a block."""
+        """Start executing a block."""
 
         async def do() -> ExecutionResult:
             try:
                 return await work
             except asyncio.CancelledError:
-                return _fault("the sandbox was closed")
+                return _infrastructure_error("the sandbox was closed")
 
         return asyncio.run_coroutine_threadsafe(do(), self._loop)
 
-    def part(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Send a last message, which `close` waits for."""
+    def send_last(self, message: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Send a message that `close` waits for."""
 
         def start() -> None:
-            task = self._loop.create_task(farewell())
-            self._partings.add(task)
-            task.add_done_callback(self._partings.discard)
+            task = self._loop.create_task(message())
+            self._closing_tasks.add(task)
+            task.add_done_callback(self._closing_tasks.discard)
 
         self._loop.call_soon_threadsafe(start)
 
     def close(self) -> None:
-        """Part from servers, end what is in flight, hang up, and end the thread."""
+        """Wait for last messages, cancel what is in flight, disconnect, and end the thread."""
         if self._loop.is_closed() or not self._thread.is_alive():
             return
 
         async def end() -> None:
-            if self._partings:
-                await asyncio.wait(self._partings, timeout=CONNECT_S)
+            if self._closing_tasks:
+                await asyncio.wait(self._closing_tasks, timeout=CONNECT_S)
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()
@@ -345,7 +347,7 @@ class _Line:
             self._loop.call_soon(self._loop.stop)
 
         ending = asyncio.run_coroutine_threadsafe(end(), self._loop)
-        if threading.current_thread() is not self._thread:  # It may be collected by a task of its own.
+        if threading.current_thread() is not self._thread:  # It may be garbage-collected in its own thread.
             ending.result()
             self._thread.join()
 
@@ -354,12 +356,12 @@ class _Line:
         self._loop.close()
 
 
-def _fault(why: str) -> ExecutionResult:
+def _infrastructure_error(why: str) -> ExecutionResult:
     return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=why, cpu_seconds=0.0)
 
 
 def _failures(*others: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return what a connection can raise, and what an answer that is none raises."""
+    """Return the exceptions of failed connections and malformed responses."""
     import aiohttp
 
     return (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError, *others)

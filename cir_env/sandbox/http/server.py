@@ -1,15 +1,15 @@
-"""A sandbox for other machines: an HTTP server in front of a `LocalSandbox`.
+"""An HTTP server in front of a `LocalSandbox`.
 
 ::
 
-    GET    /                     the layers that are on
+    GET    /                     the layers
     POST   /run                  {"code": ..., "limits": {...}}  ->  {"status": ..., "stdout": ..., ...}
     POST   /sessions             ->  {"session": ...}
-    POST   /sessions/ID/run      as /run, in the session's namespace
+    POST   /sessions/ID/run      like /run, in the namespace of the session
     DELETE /sessions/ID
 
-Each request carries the token (`Authorization: Bearer ...`). While a block waits or runs, the answer's body begins with
-blanks, one every few seconds, so that a client can tell a busy server from a dead one.
+Each request needs the token (`Authorization: Bearer ...`). While a block waits or runs, the response body starts with
+keepalive spaces, one every few seconds, so that a client can tell a busy server from a dead one.
 """
 
 import asyncio
@@ -27,41 +27,41 @@ from aiohttp import hdrs, web
 from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox.contract import MAX_CODE_BYTES, Limits, Sandbox, Session
 
-PULSE_S = 5.0
-"""Seconds between two blanks."""
+KEEPALIVE_S = 5.0
+"""Seconds between two keepalive spaces."""
 SESSION_TTL_S = 3600.0
-"""Seconds without a block after which a session is closed: its client may have died."""
+"""Seconds without a block after which a session is closed, since its client may have died."""
 SHUTDOWN_S = 5.0
-"""Seconds that blocks in flight get when the server is asked to end."""
+"""Seconds that blocks in flight get to finish when the server stops."""
 MAX_BODY_BYTES = 6 * MAX_CODE_BYTES + 65_536
-"""JSON writes a character as up to six bytes for each byte of the code."""
+"""JSON may encode each byte of the code as up to six bytes."""
 
 
 def make_app(sandbox: Sandbox, token: str, *, session_ttl_s: float = SESSION_TTL_S) -> web.Application:
-    """Return the application that fronts a sandbox; the caller closes the sandbox.
+    """Return the server application of a sandbox; the caller closes the sandbox.
 
     Args:
-        sandbox: What runs the blocks.
-        token: What each request must carry.
+        sandbox: Runs the blocks.
+        token: The token that each request needs.
         session_ttl_s: Seconds after which an unused session is closed.
     """
-    front = _Front(sandbox, token, session_ttl_s)
-    app = web.Application(middlewares=[front.authenticate], client_max_size=MAX_BODY_BYTES)
+    handlers = _Handlers(sandbox, token, session_ttl_s)
+    app = web.Application(middlewares=[handlers.authenticate], client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
-            web.get("/", front.describe),
-            web.post("/run", front.run),
-            web.post("/sessions", front.open_session),
-            web.post("/sessions/{name}/run", front.run_in_session),
-            web.delete("/sessions/{name}", front.close_session),
+            web.get("/", handlers.describe),
+            web.post("/run", handlers.run),
+            web.post("/sessions", handlers.open_session),
+            web.post("/sessions/{name}/run", handlers.run_in_session),
+            web.delete("/sessions/{name}", handlers.close_session),
         ]
     )
-    app.cleanup_ctx.append(front.close_unused)
+    app.cleanup_ctx.append(handlers.close_unused)
     return app
 
 
-class _Front:
-    """The handlers and the open sessions."""
+class _Handlers:
+    """The request handlers and the open sessions."""
 
     def __init__(self, sandbox: Sandbox, token: str, session_ttl_s: float) -> None:
         self._sandbox = sandbox
@@ -74,7 +74,7 @@ class _Front:
     async def authenticate(self, request: web.Request, handler: Any) -> web.StreamResponse:
         given = request.headers.get(hdrs.AUTHORIZATION, "").encode("utf-8", "replace")
         if not hmac.compare_digest(given, b"Bearer " + self._token):
-            raise web.HTTPUnauthorized(text="Expect the server's token in `Authorization: Bearer TOKEN`")
+            raise web.HTTPUnauthorized(text="Expect the token of the server in `Authorization: Bearer TOKEN`")
         response: web.StreamResponse = await handler(request)
         return response
 
@@ -105,7 +105,7 @@ class _Front:
         return web.Response()
 
     async def close_unused(self, app: web.Application) -> AsyncIterator[None]:
-        """Close sessions that nobody has used for long; at the end all."""
+        """Close sessions that were unused for too long, and all of them at shutdown."""
 
         async def watch() -> None:
             while True:
@@ -127,7 +127,7 @@ class _Front:
             session.close()
 
     async def _answer(self, request: web.Request, runner: Sandbox | Session) -> web.StreamResponse:
-        """Run the block that a request holds; send blanks until its result is there."""
+        """Run the block of a request; send keepalive spaces until its result is available."""
         code, limits = await _read_block(request)
         try:
             future = asyncio.wrap_future(runner.submit(code, limits))
@@ -136,13 +136,13 @@ class _Front:
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
         await response.prepare(request)
         try:
-            while not (await asyncio.wait([future], timeout=PULSE_S))[0]:
+            while not (await asyncio.wait([future], timeout=KEEPALIVE_S))[0]:
                 await response.write(b" ")
             body = dataclasses.asdict(future.result())
         except SandboxUnavailable as error:
             body = {"unavailable": str(error)}
         finally:
-            future.cancel()  # A client that has gone wants no result: what still waits does not run.
+            future.cancel()  # If the client has disconnected, a waiting block must not run.
         await response.write(json.dumps(body).encode())
         await response.write_eof()
         return response
@@ -150,22 +150,22 @@ class _Front:
 
 async def _read_block(request: web.Request) -> tuple[str, Limits | None]:
     """Return the code and the limits of a request."""
-    problem = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}}'
+    expected = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}}'
     body: Any = None
     with contextlib.suppress(ValueError):
         body = json.loads(await request.text())
     if not isinstance(body, dict) or not isinstance(body.get("code"), str):
-        raise web.HTTPBadRequest(text=problem)
+        raise web.HTTPBadRequest(text=expected)
     if body.get("limits") is None:
         return body["code"], None
     try:
         return body["code"], Limits(**body["limits"])
     except (TypeError, OptionError) as error:
-        raise web.HTTPBadRequest(text=f"{problem}: {error}") from None
+        raise web.HTTPBadRequest(text=f"{expected}: {error}") from None
 
 
 async def serve(sandbox: Sandbox, token: str, host: str, port: int) -> None:
-    """Serve until the task is cancelled; say on which address once it answers.
+    """Serve until the task is cancelled; print the address once the server is up.
 
     Raises:
         OSError: The address cannot be bound.

@@ -1,1 +1,1 @@
-"""What runs in the child's process. It imports nothing of the host's side: a zygote must not hold it."""
+"""Code of the zygote and its children. It imports nothing from `host` and `http`, which a child must not contain."""

@@ -1,7 +1,7 @@
-"""What runs inside a forked child: receive a block, execute it, say how it ended.
+"""Runs inside a forked child: receives blocks, executes them, and reports how they ended.
 
-Nothing here is trusted by the supervisor. It reads one packet from this side, judges time from outside, and
-takes a child that says nothing by its exit status.
+The supervisor trusts nothing here. It reads one packet per block from this side, measures time from outside, and uses
+the exit status of a child that reports nothing.
 """
 
 import ast
@@ -29,24 +29,24 @@ STATUS_FD = 3
 MB = 1024 * 1024
 STACK_BYTES = 64 * MB
 RESERVE_BYTES = 32 * MB
-REHEARSAL = "print\n0"
+WARM_UP_CODE = "print\n0"
 MAX_ERROR_CHARS = 2000
 
 
 class _Raw(io.FileIO):
-    """Descriptor 1, which remembers whether anything was written."""
+    """Descriptor 1; records whether anything was written."""
 
     used = False
 
     def write(self, data: Any, /) -> int:
-        """Write and remember."""
+        """Write, and record it."""
         self.used = True
         written = super().write(data)
         return 0 if written is None else written
 
 
 class _Stream(io.TextIOWrapper):
-    """A fresh stdout or stderr: what one block did to its streams does not reach the next."""
+    """A fresh stdout or stderr for each block, so that a block cannot affect the streams of the next."""
 
     def __init__(self, *, line_buffering: bool) -> None:
         self.pipe = _Raw(1, "wb", closefd=False)
@@ -64,12 +64,12 @@ class Runner:
         self._module.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._module
         self._blocks = 0
-        random.seed(0)  # `random` seeds itself anew in every fork.
+        random.seed(0)  # `random` reseeds itself after a fork.
 
-    def rehearse(self) -> None:
-        """Touch what every block touches: the pages that a fork shares are copied now, and not on a block's time."""
+    def warm_up(self) -> None:
+        """Touch the memory that every block touches, so that shared pages are copied before a block starts."""
         self._open_streams()
-        self._evaluate(REHEARSAL, "<rehearsal>")
+        self._evaluate(WARM_UP_CODE, "<warm-up>")
         print(end="", file=self._out)
         wire.pack_status(bytes(wire.NONCE_BYTES), wire.OK)
         _finish_threads()
@@ -78,7 +78,7 @@ class Runner:
         self._module.__dict__.update(vars(types.ModuleType("__main__")), __builtins__=builtins)
 
     def serve(self) -> None:
-        """Execute jobs until the supervisor hangs up."""
+        """Execute jobs until the supervisor closes the socket."""
         while (received := wire.receive_job(self._sock)) is not None:
             job, code = received
             self._prepare(job)
@@ -115,7 +115,7 @@ class Runner:
                 print(repr(value), file=out)
             return wire.OK, "", ""
         except SystemExit as stop:
-            return _leave(stop, err)
+            return _exit_outcome(stop, err)
         except MemoryError as error:
             release_reserve()
             return wire.MEMORY, last_line(error), ""
@@ -128,7 +128,7 @@ class Runner:
             _flush_replaced(out, err)
 
     def _evaluate(self, source: str, name: str) -> object:
-        """Execute the block; return the value of its last statement if that is an expression."""
+        """Execute the block; return the value of its last statement if it is an expression."""
         lines = source.splitlines(keepends=True)
         linecache.cache[name] = (len(source), None, lines, name)
         tree = ast.parse(source, name)
@@ -141,7 +141,7 @@ class Runner:
         if last is None:
             exec(rest, space)
             return None
-        # Compiled before anything runs: what only the compiler refuses must not follow half an execution.
+        # Compile before anything runs: errors that only the compiler finds must not occur after a partial execution.
         flags = rest.co_flags & _FUTURE_FLAGS
         end = compile(ast.Expression(last.value), name, "eval", flags=flags, dont_inherit=True)
         exec(rest, space)
@@ -158,9 +158,9 @@ _FUTURE_FLAGS = _future_flags()
 
 
 def lower(which: int, value: int, *, reserve: int = 0) -> None:
-    """Lower a resource limit for good; one that is already lower stays.
+    """Lower a resource limit irreversibly, unless it is already lower.
 
-    `reserve` is kept above it, for the report on a block that hit the limit.
+    The hard limit is higher by `reserve`, which is used to report on a block that hit the limit.
     """
     _, hard = resource.getrlimit(which)
     top = value + reserve if hard == resource.RLIM_INFINITY else min(value + reserve, hard)
@@ -169,7 +169,7 @@ def lower(which: int, value: int, *, reserve: int = 0) -> None:
 
 
 def release_reserve() -> None:
-    """Let the report use the memory that was kept for it."""
+    """Make the reserved memory available for the report."""
     for which in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
         with contextlib.suppress(OSError, ValueError):
             _, hard = resource.getrlimit(which)
@@ -177,7 +177,7 @@ def release_reserve() -> None:
 
 
 def flush(stream: Any) -> None:
-    """Flush; whatever a block did to its streams is its own affair."""
+    """Flush a stream, ignoring errors that a block may cause by modifying its streams."""
     with contextlib.suppress(Exception):
         stream.flush()
 
@@ -189,7 +189,7 @@ def _flush_replaced(out: object, err: object) -> None:
 
 
 def _finish_threads() -> None:
-    """Do what the interpreter does at its end: wait for threads, run exit functions."""
+    """Wait for threads and run exit functions, as the interpreter does on exit."""
     shutdown: Callable[[], None] | None = getattr(threading, "_shutdown", None)
     if shutdown is not None and threading.active_count() > 1:
         shutdown()
@@ -198,8 +198,8 @@ def _finish_threads() -> None:
         run()
 
 
-def _leave(stop: SystemExit, err: Any) -> tuple[int, str, str]:
-    """Translate `exit(...)` as the interpreter does."""
+def _exit_outcome(stop: SystemExit, err: Any) -> tuple[int, str, str]:
+    """Handle `exit(...)` as the interpreter does."""
     if stop.code is None or stop.code == 0:
         return wire.OK, "", ""
     if not isinstance(stop.code, int):
@@ -209,7 +209,7 @@ def _leave(stop: SystemExit, err: Any) -> tuple[int, str, str]:
 
 
 def _kind(error: BaseException) -> int:
-    """Tell a limit that the block ran into from other errors."""
+    """Distinguish limits that the block exceeded from other errors."""
     if type(error) is OSError and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
         return wire.FILES
     if type(error) is RuntimeError and error.args == ("can't start new thread",):
@@ -228,14 +228,14 @@ def last_line(error: BaseException) -> str:
 
 
 def whole_traceback(error: BaseException) -> str:
-    """Return the error's traceback without frames of ours; '' if it cannot be written."""
+    """Return the traceback without frames of the sandbox; '' if it cannot be formatted."""
     try:
-        return _clip("".join(traceback.format_exception(type(error), error, _own_frames(error))).rstrip())
+        return _clip("".join(traceback.format_exception(type(error), error, _block_frames(error))).rstrip())
     except BaseException:
         return ""
 
 
-def _own_frames(error: BaseException) -> types.TracebackType | None:
+def _block_frames(error: BaseException) -> types.TracebackType | None:
     trace = error.__traceback__
     while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(BLOCK_NAME[:-1]):
         trace = trace.tb_next
@@ -247,8 +247,8 @@ def _clip(text: str) -> str:
 
 
 @contextlib.contextmanager
-def last_resort() -> Iterator[None]:
-    """Leave the process whatever happens: a child never returns into the zygote's code."""
+def always_exit() -> Iterator[None]:
+    """Exit the process whatever happens, so that a child never returns into the code of the zygote."""
     try:
         yield
     except BaseException:

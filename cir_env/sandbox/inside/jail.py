@@ -1,7 +1,6 @@
-"""The kernel's layers around a child: what each call does, in the order in which it is done.
+"""The isolation layers of a child: system call wrappers, and `Jail`, which a child enters before it reads any code.
 
-`namespaces` builds what the zygote's children share (namespaces, a root without the host's files); this file holds
-the primitives, and `Jail`, which a child enters for good before it reads any code.
+`namespaces` sets up what all children of a zygote share: namespaces, and a root without files of the host.
 """
 
 import contextlib
@@ -24,15 +23,19 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 
 EXECUTE, READ_FILE, READ_DIR = 1, 4, 8
 WRITE = 0b110_0001_1011_1110
-"""Landlock's rights in a scratch directory: read, write, truncate, make, rename and remove files and links."""
+"""Landlock rights in a scratch folder: read, write, truncate, create, rename and remove files and links."""
 ALL_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""Rights that a version of Landlock knows, by the version that brought them."""
+"""Rights that Landlock knows, by the version that introduced them."""
 NET_RIGHTS, SCOPES = 3, 3
 """TCP bind and connect (version 4); abstract sockets and signals (version 6)."""
 
 
 def check(result: int, what: str) -> int:
-    """Return the result of a call, or raise its errno."""
+    """Return the result of a system call.
+
+    Raises:
+        OSError: It failed.
+    """
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -45,36 +48,36 @@ def prctl(option: int, value: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Leave the shared namespaces that the flags name."""
+    """Move to new namespaces of the given kinds."""
     check(libc.unshare(flags), "unshare")
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """Mount, bind or remount."""
+    """Mount, bind-mount or remount."""
     arguments = (source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode())
     check(libc.mount(*arguments), f"mount {target}")
 
 
 def drop_capabilities() -> None:
-    """Give up every capability."""
+    """Drop all capabilities."""
     header, nothing = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6)
     check(libc.syscall(SYS_CAPSET, header, nothing), "capset")
 
 
 def drop_bounding_set() -> None:
-    """Make capabilities impossible to gain."""
+    """Make it impossible to gain capabilities."""
     for number in range(64):
         if libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             break
 
 
 def landlock_version() -> int:
-    """Return the version of Landlock that the kernel has; 0 if none."""
+    """Return the Landlock version of the kernel; 0 without Landlock."""
     return max(0, int(libc.syscall(SYS_LANDLOCK_CREATE, None, 0, 1)))
 
 
 def landlock_ruleset(readable: list[str], writable: list[str]) -> int:
-    """Return a descriptor of a ruleset: these trees can be read, those written, and nothing else be opened."""
+    """Create a ruleset that allows reading and writing the given trees and nothing else; return its descriptor."""
     version = landlock_version()
     known = next(rights for since, rights in reversed(ALL_RIGHTS.items()) if version >= since)
     attributes = struct.pack("QQQ", known, NET_RIGHTS * (version >= 4), SCOPES * (version >= 6))
@@ -96,34 +99,34 @@ def landlock_ruleset(readable: list[str], writable: list[str]) -> int:
 
 @dataclass(kw_only=True, slots=True)
 class Jail:
-    """What a child puts on. A layer that is on here and fails ends the child before it reads any code."""
+    """The layers of a child. If one of them fails, the child ends before it reads any code."""
 
     scratch_mount: str = ""
-    """Where each child mounts a scratch file system of its own; '' for none."""
+    """Where each child mounts its own scratch file system; '' for none."""
     scratch_mb: int = 16
     """Size of that file system in MB."""
     uid: int | None = None
-    """The user to become; None to stay the same."""
+    """The user to become; None to keep the current one."""
     capabilities: bool = False
     """Whether to drop capabilities."""
     readable: list[str] | None = None
-    """Trees that Landlock lets the child read; None without Landlock."""
+    """Trees that Landlock allows to read; None without Landlock."""
     writable: list[str] = field(default_factory=list)
-    """Trees that Landlock lets the child write."""
+    """Trees that Landlock allows to write."""
     filter: Filter | None = None
     """The seccomp filter."""
     process_base: int | None = None
-    """Processes that others may already run for this user; None for no limit."""
+    """Number of other processes that this user may already run; None for no limit."""
 
     def mount_scratch(self) -> None:
-        """Mount an empty file system that ends with the child."""
+        """Mount an empty file system that disappears with the child."""
         if self.scratch_mount:
             unshare(CLONE_NEWNS)
             options = f"size={self.scratch_mb}m,nr_inodes=4096,mode=777"
             mount("tmpfs", self.scratch_mount, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
 
     def enter(self, parent: int) -> None:
-        """Become powerless. The order matters: each step needs what a later one takes away."""
+        """Drop all privileges, irreversibly. The order matters: each step needs privileges that a later one drops."""
         if self.uid is not None:
             with contextlib.suppress(PermissionError):
                 os.setgroups([])
@@ -147,6 +150,6 @@ class Jail:
 
 
 def raise_descriptor_limit() -> None:
-    """Let the zygote hold one descriptor per child."""
+    """Raise the limit of open descriptors, since the zygote needs one per child."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))

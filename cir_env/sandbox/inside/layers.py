@@ -1,4 +1,4 @@
-"""Finds out which layers this kernel and container allow, and puts them together: runs in the zygote."""
+"""Probes which layers the kernel and the container allow, and combines them. Runs in the zygote."""
 
 import contextlib
 import os
@@ -16,49 +16,49 @@ ON = "on"
 
 @dataclass(kw_only=True, slots=True)
 class Layers:
-    """The outcome: what each child puts on, and a line on every layer."""
+    """The layers that are available."""
 
     jail: Jail
-    """What a child enters."""
+    """What each child enters."""
     report: dict[str, str] = field(default_factory=dict)
-    """Layer to "on", or to the reason why it is missing."""
+    """Each layer with "on" or the reason why it is missing."""
     contained: bool = False
-    """Whether what is on suffices: seccomp, and namespaces or Landlock."""
+    """Whether the layers suffice: seccomp, and namespaces or Landlock."""
     memory_files: tuple[IO[str], IO[str]] | None = None
-    """/proc/self/statm and maps, opened before the host's files went out of sight."""
+    """/proc/self/statm and maps, opened before the files of the host became invisible."""
 
 
-def attempt(action: Callable[[], None]) -> str:
-    """Try in a fork what cannot be undone; return "on" or the reason why it failed."""
-    ask_read, ask_write = os.pipe()
+def try_in_fork(action: Callable[[], None]) -> str:
+    """Try an irreversible action in a fork; return "on" or the reason why it failed."""
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             action()
         except BaseException as error:
-            os.write(ask_write, f"missing: {error}".encode()[:300])
+            os.write(write_end, f"missing: {error}".encode()[:300])
             os._exit(1)
         os._exit(0)
-    os.close(ask_write)
-    with open(ask_read, "rb") as pipe:
-        said = pipe.read().decode("utf-8", "replace")
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        error_text = pipe.read().decode("utf-8", "replace")
     _, status = os.waitpid(pid, 0)
-    return said or (ON if status == 0 else f"missing: the attempt ended with wait status {status}")
+    return error_text or (ON if status == 0 else f"missing: the attempt ended with wait status {status}")
 
 
 def open_memory_files() -> tuple[IO[str], IO[str]]:
-    """Open the files that tell how much memory this process holds, and where; be the first to go without any."""
+    """Open the files that report the memory of this process, and make it the OOM killer's first choice."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
     return open("/proc/self/statm"), open("/proc/self/maps")
 
 
 def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
-    """Enter what children share, and return what each of them has to enter.
+    """Set up the layers that children share, and return those that each child has to enter.
 
     Args:
         isolation: "auto", "without-namespaces" or "unsafe".
-        packages: Packages that blocks may import beside the standard library.
+        packages: Packages that blocks may import in addition to the standard library.
         groups: Folders of the control group to join.
     """
     if isolation == "unsafe":
@@ -72,7 +72,7 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
         namespaces.enter_namespaces(lambda: None)
         namespaces.build_root(packages)
 
-    report["namespaces"] = attempt(build) if isolation == "auto" else "missing: not asked for"
+    report["namespaces"] = try_in_fork(build) if isolation == "auto" else "missing: not requested"
     inside = report["namespaces"] == ON
     if inside:
         remover = control_group.Remover(groups)
@@ -88,7 +88,7 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
     if inside:
         jail.scratch_mount = namespaces.SCRATCH
         jail.process_base = 1024
-        report["scratch"] = attempt(jail.mount_scratch)
+        report["scratch"] = try_in_fork(jail.mount_scratch)
         jail.scratch_mount = namespaces.SCRATCH if report["scratch"] == ON else ""
     else:
         report["scratch"] = "missing: needs namespaces; blocks cannot write files"
@@ -99,7 +99,7 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
 
 
 def _add_user(found: Layers, inside: bool) -> None:
-    """Run children as nobody where that is possible, and without capabilities in any case."""
+    """Run children as an unprivileged user if possible, and always without capabilities."""
     found.jail.capabilities = True
     if os.geteuid() != 0:
         found.report["user"] = ON
@@ -113,9 +113,9 @@ def _add_user(found: Layers, inside: bool) -> None:
             pass
 
     if not inside and not _may_signal_others():
-        found.report["user"] = "missing: without CAP_KILL a child of another user could not be ended"
+        found.report["user"] = "missing: a child of another user could not be killed without CAP_KILL"
         return
-    found.report["user"] = attempt(read_libraries)
+    found.report["user"] = try_in_fork(read_libraries)
     if found.report["user"] == ON:
         found.jail.uid = uid
 
@@ -129,7 +129,7 @@ def _may_signal_others() -> bool:
 def _add_landlock(found: Layers, readable: list[str], writable: list[str]) -> None:
     version = landlock_version()
     if version == 0:
-        found.report["landlock"] = "missing: the kernel or the container does not offer it"
+        found.report["landlock"] = "missing: the kernel or the container does not support it"
         return
     probe = Jail(uid=found.jail.uid, scratch_mount=found.jail.scratch_mount, readable=readable, writable=writable)
 
@@ -137,7 +137,7 @@ def _add_landlock(found: Layers, readable: list[str], writable: list[str]) -> No
         probe.mount_scratch()
         probe.enter(os.getppid())
 
-    found.report["landlock"] = attempt(enter)
+    found.report["landlock"] = try_in_fork(enter)
     if found.report["landlock"] == ON:
         found.jail.readable, found.jail.writable = readable, writable
 
@@ -148,6 +148,6 @@ def _add_seccomp(found: Layers) -> None:
     except OSError as error:
         found.report["seccomp"] = f"missing: {error}"
         return
-    found.report["seccomp"] = attempt(lambda: probe.enter(os.getppid()))
+    found.report["seccomp"] = try_in_fork(lambda: probe.enter(os.getppid()))
     if found.report["seccomp"] == ON:
         found.jail.filter = probe.filter

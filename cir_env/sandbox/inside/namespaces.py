@@ -1,7 +1,6 @@
-"""What all children of a zygote share: namespaces of their own, and a root that holds little but libraries.
+"""Sets up what all children of a zygote share: namespaces, and a root file system that contains only libraries.
 
-Everything here runs once, in the zygote, before any library is loaded. Each step that a kernel or a container
-forbids leaves the zygote as it was, with the reason in the report.
+Everything here runs once, in the zygote, before any library is loaded.
 """
 
 import contextlib
@@ -25,19 +24,19 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, -1)
 SYS_MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
 SCRATCH = "/box/tmp"
 PLACE = "/proc"
-"""Where the new root is put together: a folder that is everywhere, and holds nothing that the root needs."""
+"""Where the new root is assembled: a folder that exists everywhere and contains nothing that the root needs."""
 
 
 def enter_namespaces(at_end: Callable[[], None]) -> None:
-    """Leave every namespace of the host; the caller becomes process 1 of the new ones in a fork.
+    """Leave all namespaces of the host. The caller continues in a fork, as process 1 of the new namespaces.
 
-    What stays outside does nothing but wait for that process to end, and call `at_end`.
+    The original process only waits for the fork to end, and then calls `at_end`.
 
-    As root two users are mapped, root (who builds) and nobody (who runs); otherwise the caller is mapped to an
-    ordinary user.
+    If the caller is root, two users are mapped: root, which sets up, and nobody, which runs code. Otherwise the caller
+    is mapped to an ordinary user.
 
     Raises:
-        OSError: The kernel or a container's policy forbids it.
+        OSError: The kernel or the policy of a container forbids it.
     """
     flags = 0
     for flag in NAMESPACES.values():
@@ -59,13 +58,13 @@ def enter_namespaces(at_end: Callable[[], None]) -> None:
 
 
 def _map_from_outside(flags: int) -> None:
-    """Unshare, and have a helper that stayed outside write the maps, as mapping two users demands."""
+    """Unshare, and let a helper outside write the maps, which mapping two users requires."""
     target = os.getpid()
-    ask_read, ask_write = os.pipe()
+    read_end, write_end = os.pipe()
     helper = os.fork()
     if helper == 0:
-        os.close(ask_write)
-        os.read(ask_read, 1)
+        os.close(write_end)
+        os.read(read_end, 1)
         users = f"0 0 1\n{INSIDE_UID} {OUTSIDE_UID} 1\n"
         try:
             _write(f"/proc/{target}/uid_map", users)
@@ -73,11 +72,11 @@ def _map_from_outside(flags: int) -> None:
         except OSError:
             os._exit(1)
         os._exit(0)
-    os.close(ask_read)
+    os.close(read_end)
     jail.unshare(flags)
-    os.close(ask_write)
+    os.close(write_end)
     if os.waitpid(helper, 0)[1] != 0:
-        raise OSError("the users of the namespace could not be mapped")
+        raise OSError("cannot map the users of the namespace")
 
 
 def _write(path: str, text: str) -> None:
@@ -86,7 +85,7 @@ def _write(path: str, text: str) -> None:
 
 
 def site_folders() -> list[str]:
-    """Return the folders that hold installed packages: hidden but for the packages asked for."""
+    """Return the folders with installed packages, which are hidden except for the requested packages."""
     folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     for base in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/usr/lib/python3"):
         folders |= {os.path.join(base, name) for name in ("site-packages", "dist-packages")}
@@ -106,7 +105,7 @@ def library_folders() -> list[str]:
 
 
 def package_paths(names: list[str]) -> list[str]:
-    """Return the folder or file of each named package that is installed, and of its bundled libraries."""
+    """Return the folder or file of each installed package among `names`, and of its bundled libraries."""
     found = []
     for name in dict.fromkeys(name.partition(".")[0] for name in names):
         spec = importlib.machinery.PathFinder.find_spec(name)
@@ -119,9 +118,9 @@ def package_paths(names: list[str]) -> list[str]:
 
 
 def readable_paths(names: list[str]) -> list[str]:
-    """Return what Landlock may open to a child where no root of its own hides the rest.
+    """Return the paths that a child without its own root may read under Landlock.
 
-    A folder that holds installed packages is passed over: its siblings are listed one by one.
+    Folders with installed packages are excluded; their siblings are listed individually.
     """
     hidden = set(site_folders())
     found = package_paths(names)
@@ -134,10 +133,10 @@ def readable_paths(names: list[str]) -> list[str]:
 
 
 def build_root(names: list[str], place: str = PLACE) -> None:
-    """Change the root of this mount namespace: read-only libraries, and nothing else of the host.
+    """Replace the root of this mount namespace by one with read-only libraries and nothing else of the host.
 
     Raises:
-        OSError: A mount was refused.
+        OSError: A mount failed.
     """
     packages, libraries, hidden = package_paths(names), library_folders(), site_folders()
     jail.mount("", "/", "", MS_REC | MS_PRIVATE)
@@ -154,7 +153,7 @@ def build_root(names: list[str], place: str = PLACE) -> None:
             os.makedirs(os.path.dirname(place + name), exist_ok=True)
             os.symlink(os.readlink(name), place + name)
     os.makedirs(place + SCRATCH)
-    if not os.path.lexists(place + "/tmp"):  # It is there when libraries live below it.
+    if not os.path.lexists(place + "/tmp"):  # It exists if libraries are below it.
         os.symlink(SCRATCH, place + "/tmp")
     os.chdir(place)
     jail.check(jail.libc.syscall(SYS_PIVOT_ROOT, b".", b"."), "pivot_root")
@@ -176,12 +175,12 @@ def _bind(source: str, target: str) -> None:
 
 
 def _make_read_only(path: str) -> None:
-    """Make a mount and all below it read-only, without devices and set-uid programs."""
+    """Make a mount and everything below it read-only, without devices and set-uid programs."""
     attributes = struct.pack("QQQQ", MS_RDONLY | jail.MS_NOSUID | jail.MS_NODEV, 0, 0, 0)
     arguments = (AT_FDCWD, path.encode(), AT_RECURSIVE, attributes, len(attributes))
     if jail.libc.syscall(SYS_MOUNT_SETATTR, *arguments) == 0:
         return
-    kept = os.statvfs(path).f_flag & (jail.MS_NOEXEC | 0xC00)  # What the host locked stays: noexec, noatime.
+    kept = os.statvfs(path).f_flag & (jail.MS_NOEXEC | 0xC00)  # Flags locked by the host: noexec, noatime.
     flags = MS_REMOUNT | MS_BIND | MS_RDONLY | jail.MS_NOSUID | jail.MS_NODEV | kept
     with contextlib.suppress(FileNotFoundError):
         jail.mount("", path, "", flags)

@@ -1,7 +1,7 @@
-"""A seccomp filter: system calls that are not on a list fail with EPERM, whatever else is wrong.
+"""The seccomp filter: system calls that are not on the list fail with EPERM.
 
-Allowed is what an interpreter needs that computes, prints, and writes to its scratch directory. Not allowed
-is, among all else: fork and exec, sockets, signals to others, tracing, namespaces, mounts, keys, BPF, io_uring.
+The list contains what an interpreter needs to compute, print, and write to its scratch folder. It excludes, among
+others, fork, exec, sockets, signals to others, tracing, namespaces, mounts, keys, BPF and io_uring.
 """
 
 import ctypes
@@ -48,15 +48,16 @@ AARCH64 = """
 
 
 class Arch(NamedTuple):
-    """A machine: its audit number and its system calls."""
+    """The audit number and the system calls of an architecture."""
 
     audit: int
+    """Its AUDIT_ARCH constant."""
     always: str
-    """Calls that are allowed whatever their arguments, as name=number."""
+    """Calls that are allowed with any arguments, as name=number."""
     metadata: tuple[int, ...]
-    """Calls that change a file's mode, times or size by its path, which Landlock does not wholly cover."""
+    """Calls that change mode, times or size of a file by its path, which Landlock does not fully cover."""
     sometimes: dict[str, int]
-    """Calls that are allowed for some arguments, or that answer with an errno of their own."""
+    """Calls that are allowed with some arguments, or fail with another errno."""
 
 
 _NAMES = [
@@ -106,7 +107,7 @@ AF_UNIX = 1
 
 
 def deny(errno: int = EPERM) -> Code:
-    """Return code that refuses the call."""
+    """Return code that denies the call."""
     return [(RETURN, 0, 0, ERRNO | errno)]
 
 
@@ -143,7 +144,7 @@ def allow_if_null(argument: int) -> Code:
 
 
 def rules(arch: Arch, pid: int, *, metadata: bool) -> dict[int, Code]:
-    """Return the code for each listed call, for a process that sees itself as `pid`."""
+    """Return the code for each listed call, for a process with the pid `pid`."""
     found: dict[int, Code] = {int(word.partition("=")[2]): [(RETURN, 0, 0, ALLOW)] for word in arch.always.split()}
     if metadata:
         found.update((number, [(RETURN, 0, 0, ALLOW)]) for number in arch.metadata)
@@ -157,7 +158,7 @@ def rules(arch: Arch, pid: int, *, metadata: bool) -> dict[int, Code]:
         "prlimit64": lambda: allow_if_any(0, (0, pid)),
         "socketpair": lambda: allow_if_any(0, (AF_UNIX,)),
         "sendto": lambda: allow_if_null(4),
-        "clone3": lambda: deny(ENOSYS),  # Its flags lie in memory, out of a filter's sight; libc falls back.
+        "clone3": lambda: deny(ENOSYS),  # Its flags are in memory, which a filter cannot read; libc falls back.
         "openat2": lambda: deny(ENOSYS),
     }
     found.update((arch.sometimes[name], make()) for name, make in sometimes.items())
@@ -165,7 +166,7 @@ def rules(arch: Arch, pid: int, *, metadata: bool) -> dict[int, Code]:
 
 
 def _tree(parts: list[tuple[int, Code]]) -> Code:
-    """Return a binary search over ranges of numbers, each with the code for it."""
+    """Return a binary search over ranges of call numbers, each with its code."""
     if len(parts) == 1:
         return parts[0][1]
     middle = len(parts) // 2
@@ -174,16 +175,16 @@ def _tree(parts: list[tuple[int, Code]]) -> Code:
 
 
 def assemble(machine: str, pid: int, *, metadata: bool) -> bytes:
-    """Return the filter's instructions for a process that sees itself as `pid`.
-
-    >>> len(assemble("x86_64", 7, metadata=False)) % 8
-    0
+    """Return the instructions of the filter for a process with the pid `pid`.
 
     Raises:
         OSError: There is no list for this machine.
+
+    >>> len(assemble("x86_64", 7, metadata=False)) % 8
+    0
     """
     if machine not in ARCHES:
-        raise OSError(f"Expect a machine among {', '.join(ARCHES)}, got {machine}")
+        raise OSError(f"expect the machine to be {' or '.join(ARCHES)}, got {machine}")
     arch = ARCHES[machine]
     listed = rules(arch, pid, metadata=metadata)
     parts: list[tuple[int, Code]] = [(0, deny())]
@@ -196,27 +197,27 @@ def assemble(machine: str, pid: int, *, metadata: bool) -> bytes:
         (EQUAL, 1, 0, arch.audit),
         (RETURN, 0, 0, KILL),
         (LOAD, 0, 0, NR),
-        (GREATER_EQUAL, 0, 1, 0x40000000),  # The x32 calls: the same machine under other numbers.
+        (GREATER_EQUAL, 0, 1, 0x40000000),  # x32 system calls.
         (RETURN, 0, 0, KILL),
     ]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in [*head, *_tree(parts)])
 
 
 class Filter:
-    """A filter that is assembled once and fitted to each child."""
+    """A filter that is assembled once and adapted to each child."""
 
     MARK = 0x5AFE5AFE
 
     def __init__(self, *, metadata: bool) -> None:
-        """Assemble the filter; `metadata` allows chmod, utime and truncate, for where a scratch folder is."""
+        """Assemble the filter; `metadata` allows chmod, utime and truncate, for children with a scratch folder."""
         self._template = assemble(platform.machine(), self.MARK, metadata=metadata)
 
     def install(self, libc: ctypes.CDLL, pid: int) -> None:
-        """Put the calling process, which sees itself as `pid`, under the filter for good."""
+        """Install the filter in the calling process, whose pid is `pid`, irreversibly."""
         code = self._template.replace(struct.pack("=I", self.MARK), struct.pack("=I", pid))
         buffer = ctypes.create_string_buffer(code, len(code))
         program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
         pr_set_seccomp, mode_filter = 22, 2
         if libc.prctl(pr_set_seccomp, mode_filter, program, 0, 0) != 0:
             number = ctypes.get_errno()
-            raise OSError(number, "the seccomp filter was refused")
+            raise OSError(number, "the kernel rejected the seccomp filter")

@@ -1,7 +1,7 @@
-"""The zygote: a freshly started interpreter that imports the libraries once and forks a child per block.
+"""The zygote: a fresh interpreter that imports the libraries once and forks a child per block.
 
-It is a program, not a module of the trainer: it knows no secret, never sees code or output, and ends when the
-trainer's end of its control socket closes, for whatever reason the trainer went away.
+It runs as a separate program. It knows no secrets, never sees code or output, and exits when the trainer's end of its
+control socket closes, however the trainer ended.
 """
 
 import atexit
@@ -33,22 +33,22 @@ ADDR_NO_RANDOMIZE, CURRENT = 0x0040000, 0xFFFFFFFF
 MADV_COLLAPSE, HUGE = 25, 2 * 1024 * 1024
 
 
-def fix_addresses() -> None:
-    """Start anew at addresses that are the same in every run: what is ordered by `id` then is, too."""
+def disable_aslr() -> None:
+    """Restart without address space randomisation, so that anything ordered by `id` is reproducible."""
     now = jail.libc.personality(CURRENT)
     if now >= 0 and not now & ADDR_NO_RANDOMIZE and jail.libc.personality(now | ADDR_NO_RANDOMIZE) >= 0:
         os.execv(sys.executable, sys.orig_argv)
 
 
 def forget_editable_installs() -> None:
-    """Take out of the import system what .pth files put in, such as the checkout that this file lies in."""
+    """Remove import hooks and paths from .pth files, such as the checkout that contains this file."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if isinstance(finder, type)]
     library, packages = os.path.dirname(os.__file__), ("site-packages", "dist-packages")
     sys.path[:] = [p for p in sys.path if p.startswith(library) or p.endswith((*packages, ".zip", "lib-dynload"))]
 
 
 def use_huge_pages(maps: IO[str]) -> None:
-    """Collapse the heap into huge pages, so that a fork has fewer page tables to copy."""
+    """Collapse the heap into huge pages, so that a fork copies fewer page table entries."""
     maps.seek(0)
     for line in maps:
         span, rights, *_, inode = line.split()[:5]
@@ -61,7 +61,7 @@ def use_huge_pages(maps: IO[str]) -> None:
 
 
 def preload(names: list[str]) -> None:
-    """Import what blocks are likely to use, and do once what makes first use slow."""
+    """Import what blocks are likely to use, and warm up what is slow on first use."""
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -76,7 +76,7 @@ def preload(names: list[str]) -> None:
 
 
 def seed_numpy(numpy: Any) -> None:
-    """Make numpy's random numbers the same in every run, also those of generators that ask for no seed."""
+    """Make numpy's random numbers reproducible, including those of generators without a seed."""
     numpy.random.seed(0)
     original, seeds = numpy.random.default_rng, itertools.count()
 
@@ -87,8 +87,8 @@ def seed_numpy(numpy: Any) -> None:
     numpy.random.default_rng = default_rng
 
 
-def settle() -> None:
-    """Put the interpreter into the state in which every child starts."""
+def reset_state() -> None:
+    """Bring the interpreter into the state in which every child starts."""
     for name in [n for n in sys.modules if n == "cir_env" or n.startswith("cir_env.")]:
         del sys.modules[name]
     getattr(atexit, "_clear", lambda: None)()
@@ -101,14 +101,14 @@ def settle() -> None:
 
 
 def baseline(statm: IO[str]) -> tuple[int, int]:
-    """Return the bytes of data and of address space that this process holds."""
+    """Return the size of the data and of the address space of this process, in bytes."""
     statm.seek(0)
     pages = [int(word) for word in statm.read().split()]
     return pages[5] * resource.getpagesize(), pages[0] * resource.getpagesize()
 
 
 def place_descriptors(sock_fd: int, out_fd: int) -> None:
-    """Put the child's descriptors where it expects them; close all others but stdin, which is empty."""
+    """Move the descriptors of the child to their fixed numbers, and close all others except stdin, which is empty."""
     sock_fd, out_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (sock_fd, out_fd))
     os.dup2(out_fd, 1)
     os.dup2(out_fd, 2)
@@ -117,7 +117,7 @@ def place_descriptors(sock_fd: int, out_fd: int) -> None:
 
 
 class Zygote:
-    """Forks children on order and reports their ends."""
+    """Forks children on request and reports their exits."""
 
     def __init__(self, control: socket.socket, scratch: str | None, entered: jail.Jail, held: tuple[int, int]) -> None:
         self._jail = entered
@@ -129,7 +129,7 @@ class Zygote:
         self._workers: dict[int, tuple[int, int]] = {}  # pid -> (worker number, pidfd)
 
     def serve(self) -> None:
-        """Obey until the control socket closes; then end every child."""
+        """Serve until the control socket closes; then kill all children."""
         self._selector.register(self._control, selectors.EVENT_READ)
         while True:
             events = self._selector.select()
@@ -143,21 +143,21 @@ class Zygote:
             self._reap()
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill all children."""
         for pid in self._workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._sweep()
+        self._kill_orphans()
 
-    def _spawn(self, worker: int, rehearse: bool, fds: list[int]) -> None:
+    def _spawn(self, worker: int, warm_up: bool, fds: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
             self._report(wire.Report(b"F", worker, error.errno or 0, 0.0))
             return
         if pid == 0:
-            with child.last_resort():
-                self._become_child(worker, rehearse, *fds).serve()
+            with child.always_exit():
+                self._become_child(worker, warm_up, *fds).serve()
         for fd in fds:
             os.close(fd)
         pidfd = os.pidfd_open(pid)
@@ -165,12 +165,12 @@ class Zygote:
         self._selector.register(pidfd, selectors.EVENT_READ)
         self._report(wire.Report(b"S", worker, pid, 0.0), pidfd)
 
-    def _become_child(self, worker: int, rehearse: bool, sock_fd: int, out_fd: int) -> child.Runner:
+    def _become_child(self, worker: int, warm_up: bool, sock_fd: int, out_fd: int) -> child.Runner:
         place_descriptors(sock_fd, out_fd)
         try:
             runner = self._make_runner(worker)
-            if rehearse:
-                runner.rehearse()
+            if warm_up:
+                runner.warm_up()
         except BaseException as error:
             os.write(child.STATUS_FD, f"{type(error).__name__}: {error}".encode()[:500])
             raise
@@ -208,20 +208,20 @@ class Zygote:
             worker, pidfd = self._workers.pop(pid)
             self._selector.unregister(pidfd)
             os.close(pidfd)
-            self._sweep()
+            self._kill_orphans()
             if self._scratch is not None:
                 shutil.rmtree(os.path.join(self._scratch, str(worker)), ignore_errors=True)
             self._report(wire.Report(b"X", worker, status, usage.ru_utime + usage.ru_stime))
 
-    def _sweep(self) -> None:
-        """Kill orphans of children: they became children of this process and belong to no worker."""
+    def _kill_orphans(self) -> None:
+        """Kill orphaned descendants of children, which become children of this process."""
         with contextlib.suppress(OSError):
             while True:
                 with open(f"/proc/self/task/{os.getpid()}/children") as file:
-                    strays = [int(word) for word in file.read().split() if int(word) not in self._workers]
-                if not strays:
+                    orphans = [int(word) for word in file.read().split() if int(word) not in self._workers]
+                if not orphans:
                     return
-                for pid in strays:
+                for pid in orphans:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
 
@@ -231,8 +231,8 @@ class Zygote:
 
 
 def main() -> None:
-    """Prepare, say so, and serve."""
-    fix_addresses()
+    """Set up, report the layers, and serve."""
+    disable_aslr()
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -240,7 +240,7 @@ def main() -> None:
     forget_editable_installs()
     found = layers.set_up(settings["isolation"], settings["preload"], settings["groups"])
     preload(settings["preload"])
-    settle()
+    reset_state()
     statm, maps = found.memory_files or layers.open_memory_files()
     use_huge_pages(maps)
     scratch = tempfile.mkdtemp(prefix="cir-env-") if settings["isolation"] == "unsafe" else None

@@ -1,4 +1,4 @@
-"""`CodeMathTokens-v0`: the environment in small."""
+"""`CodeMathTokens-v0`, the small environment of tokens."""
 
 import random
 import warnings
@@ -19,7 +19,7 @@ def make() -> gymnasium.Env[dict[str, np.ndarray], np.int64]:
     return gymnasium.make("CodeMathTokens-v0")
 
 
-def test_gymnasium_and_stable_baselines_find_nothing_to_complain_about() -> None:
+def test_the_checkers_of_gymnasium_and_stable_baselines_pass() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*is different from the unwrapped version")  # its actions are a wrapper's
@@ -28,7 +28,7 @@ def test_gymnasium_and_stable_baselines_find_nothing_to_complain_about() -> None
         sb3_check_env(env)
 
 
-def test_the_checker_that_make_puts_on_stays_silent_through_random_episodes() -> None:
+def test_the_passive_checker_gives_no_warning_in_random_episodes() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env, actions = make(), random.Random(0)
@@ -63,11 +63,11 @@ def test_every_sum_can_be_computed_by_its_code_and_answered() -> None:
         (r"\boxed{7}\boxed{x}", [r"\boxed{7}", "<other>"]),
     ],
 )
-def test_text_becomes_words_and_what_is_none_becomes_one_other(text: str, words: list[str]) -> None:
+def test_text_becomes_words_and_unknown_text_one_other(text: str, words: list[str]) -> None:
     assert [WORDS[i] for i in Words().encode(text)] == words
 
 
-def test_a_transcript_that_is_full_is_graded_as_it_stands() -> None:
+def test_a_full_transcript_is_graded_as_it_stands() -> None:
     env = make()
     env.reset(seed=0, options={"problem_index": 0})
     results = [env.step(np.int64(IDS[r"\boxed{0}"])) for _ in range(MAX_TOKENS - 4)]

@@ -1,4 +1,4 @@
-"""One token is one action, for code that knows numbers and arrays alone."""
+"""The wrapper in which one action is one token."""
 
 import inspect
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Letters:
 
 
 class Pieces(Letters):
-    """The same, with one token more for the end of a block and what comes after it."""
+    """Like `Letters`, with one more token that covers the end of a block and text after it."""
 
     size = 257
     piece = 256
@@ -57,11 +57,11 @@ def play(env: TokenActions, text: str, *more: int) -> list[tuple[Any, ...]]:
 
 
 def shown(observation: dict[str, Any]) -> str:
-    """The text of an observation."""
+    """Return the text of an observation."""
     return bytes(observation["token_ids"][observation["mask"] == 1].tolist()).decode()
 
 
-def test_stable_baselines_finds_nothing_to_complain_about() -> None:
+def test_the_checker_of_stable_baselines_passes() -> None:
     env = tokens()
     sb3_check_env(env, warn=True)
     for token in range(env.action_space.n):  # the check draws a few of them
@@ -69,7 +69,7 @@ def test_stable_baselines_finds_nothing_to_complain_about() -> None:
         env.step(np.int64(token))
 
 
-def test_an_episode_by_tokens_is_the_episode_by_texts() -> None:
+def test_an_episode_of_tokens_equals_the_episode_of_texts() -> None:
     env = begun()
     *before, (observation, reward, terminated, _, info) = play(env, CODE)
     assert {step[1:4] for step in before} == {(0.0, False, False)}
@@ -87,7 +87,7 @@ def test_observations_keep_their_shape_and_their_space() -> None:
         assert observation["token_ids"].shape == observation["mask"].shape == (500,)
 
 
-def test_a_token_that_runs_past_the_block_is_replaced_by_what_is_kept() -> None:
+def test_a_token_that_extends_past_the_block_is_replaced_by_the_kept_part() -> None:
     env = begun(tokenizer=Pieces())
     play(env, CODE.removesuffix("`\n"))
     observation, *_, info = env.step(Pieces.piece)
@@ -109,12 +109,12 @@ def test_feedback_that_fills_the_transcript_truncates() -> None:
     assert shown(observation) == PROMPT + CODE + FEEDBACK[:3]
 
 
-def test_a_faulty_sandbox_ends_the_episode_without_a_reward() -> None:
+def test_a_broken_sandbox_ends_the_episode_without_a_reward() -> None:
     *_, (_, reward, terminated, truncated, info) = play(begun(sandbox=FakeSandbox(broken=True)), CODE)
     assert (reward, terminated, truncated, info["reward_valid"]) == (0.0, False, True, False)
 
 
-def test_tokenizers_of_transformers_say_all_that_is_needed() -> None:
+def test_tokenizers_of_transformers_work() -> None:
     tokenizer = byte_tokenizer()
     env = TokenActions(make(), tokenizer, 2000)
     observation, _ = env.reset(seed=0, options={"problem_index": 0})
@@ -125,8 +125,8 @@ def test_tokenizers_of_transformers_say_all_that_is_needed() -> None:
 
 
 @pytest.mark.parametrize("token", [256, -1, 1.5, "a", None])
-def test_what_is_no_token_is_refused(token: Any) -> None:
-    with pytest.raises(ActionError, match="Expect a token id from 0 to 255, got "):
+def test_an_invalid_token_is_rejected(token: Any) -> None:
+    with pytest.raises(ActionError, match="Expect an action to be a token id from 0 to 255, got "):
         begun().step(token)
 
 
@@ -143,16 +143,16 @@ def test_stepping_without_an_episode_is_an_error() -> None:
     ("arguments", "message"),
     [
         ({"max_tokens": 1}, "Expect `max_tokens` to be at least 2, got 1"),
-        ({"vocab_size": None}, "Expect `vocab_size`, since the tokenizer does not say it"),
-        ({"eos_token_id": None}, "Expect `eos_token_id`, since the tokenizer does not say it"),
-        ({"eos_token_id": 257}, "Expect `eos_token_id` from 0 to 256, got 257"),
+        ({"vocab_size": None}, "Expect `vocab_size` to be given, since the tokenizer does not define it"),
+        ({"eos_token_id": None}, "Expect `eos_token_id` to be given, since the tokenizer does not define it"),
+        ({"eos_token_id": 257}, "Expect `eos_token_id` to be from 0 to 256, got 257"),
     ],
 )
-def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+def test_a_bad_argument_is_reported(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         TokenActions(make(), Letters(), **({"max_tokens": 100, "vocab_size": 257, "eos_token_id": EOS} | arguments))
 
 
-def test_a_prompt_without_room_is_refused() -> None:
-    with pytest.raises(OptionError, match=f"leave room behind the prompt, got {len(PROMPT)} for {len(PROMPT)} tokens"):
+def test_a_prompt_that_fills_the_observation_is_rejected() -> None:
+    with pytest.raises(OptionError, match=f"larger than the prompt, got {len(PROMPT)} for {len(PROMPT)} tokens"):
         begun(len(PROMPT))

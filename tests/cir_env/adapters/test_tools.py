@@ -1,4 +1,4 @@
-"""An episode as a tool call knows it."""
+"""Episodes with tool calls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ TICKS = "`" * 3
 
 
 def play(script: Callable[[ToolEpisode], Awaitable[T]], **arguments: Any) -> T:
-    """The problem 2 * 3 on fakes."""
+    """Play the problem 2 * 3 with fakes."""
 
     async def begun() -> T:
         episode = ToolEpisode(**(fakes() | arguments))
@@ -41,7 +41,7 @@ def test_a_call_runs_code_and_the_last_message_is_the_answer() -> None:
     assert calls(answer="I do not know.")[1] == -1.0
 
 
-def test_a_call_beyond_the_budget_is_answered_and_not_run() -> None:
+def test_a_call_beyond_the_budget_is_answered_but_not_run() -> None:
     sandbox = FakeSandbox()
     answers, reward = calls("print(1)", "print(2)", "print(3)", interaction_budget=1, sandbox=sandbox)
     assert answers[1:] == [EXHAUSTED, EXHAUSTED]
@@ -49,7 +49,7 @@ def test_a_call_beyond_the_budget_is_answered_and_not_run() -> None:
 
 
 @pytest.mark.parametrize("code", ["", " \n\t", 5, None, ["print(1)"], {"code": 1}])
-def test_what_is_no_code_is_answered_and_costs_nothing(code: object) -> None:
+def test_a_call_without_code_is_answered_and_costs_nothing(code: object) -> None:
     sandbox = FakeSandbox()
     answers, reward = calls(code, "print(1)", interaction_budget=1, sandbox=sandbox)
     assert "expect `code` to be a string that holds Python" in answers[0]
@@ -67,14 +67,14 @@ def test_what_is_no_code_is_answered_and_costs_nothing(code: object) -> None:
         "`" * 40,
     ],
 )
-def test_exactly_the_code_of_a_call_is_run(code: str) -> None:
+def test_the_code_of_a_call_runs_unchanged(code: str) -> None:
     sandbox = FakeSandbox()
     _, reward = calls(code, sandbox=sandbox)
     assert (sandbox.executed, reward) == ([code], 1.0)
 
 
 @given(st.text(st.sampled_from("`~ \n\r\tx#'python"), max_size=40).filter(str.strip))
-def test_a_block_holds_exactly_its_code(code: str) -> None:
+def test_as_block_is_inverse_to_parsing(code: str) -> None:
     text = as_block(code)
     block = find_block(text)
     assert block is not None
@@ -86,11 +86,11 @@ def test_an_error_is_feedback() -> None:
 
 
 @pytest.mark.parametrize("sandbox", [FakeSandbox(broken=True), FakeSandbox(unavailable=True)])
-def test_a_fault_of_the_sandbox_is_no_reward(sandbox: FakeSandbox) -> None:
+def test_a_sandbox_error_gives_no_reward(sandbox: FakeSandbox) -> None:
     assert calls("print(1)", "print(1)", sandbox=sandbox) == ([OVER, OVER], None)
 
 
-def test_a_fault_of_the_grader_is_no_reward() -> None:
+def test_a_grader_error_gives_no_reward() -> None:
     assert calls(grader=FakeGrader(valid=False)) == ([], None)
 
 
@@ -105,7 +105,7 @@ def test_a_full_transcript_ends_the_episode_as_it_stands() -> None:
     assert (answers, reward) == ([OVER], -1.0)
 
 
-def test_the_outcome_stays_what_it_was() -> None:
+def test_the_outcome_of_a_finished_episode_does_not_change() -> None:
     async def script(episode: ToolEpisode) -> tuple[float | None, float | None]:
         return await episode.finish(r"\boxed{6}"), await episode.finish(r"\boxed{7}")
 
@@ -131,7 +131,7 @@ def test_executions_of_several_episodes_overlap() -> None:
     assert asyncio.run(script()) == [f"{TICKS}output\n6\n{TICKS}\n"] * 3
 
 
-def test_rows_hold_the_prompt_of_the_environment_and_no_answer() -> None:
+def test_rows_contain_the_prompt_and_no_answer() -> None:
     made = list(rows(problems=products(3), prompt="cir_one_shot"))
     assert [row["problem_index"] for row in made] == [0, 1, 2]
     assert made[2]["prompt"] == list(render_messages("cir_one_shot", products()[2]))

@@ -1,4 +1,4 @@
-"""Real steps of TRL's GRPOTrainer: its own generation, its own tool loop, its own loss."""
+"""Real steps of TRL's GRPOTrainer, with its own generation, tool loop and loss."""
 
 import asyncio
 import math
@@ -33,7 +33,7 @@ FEEDBACK = f"{TICKS}output\n6\n{TICKS}\n"
 
 
 def step(folder: Path, messages: Sequence[str], **arguments: Any) -> tuple[GRPOTrainer, list[Messages]]:
-    """One step on 8 rollouts of the problem 2 * 3, in which every turn is one of `messages`."""
+    """Run one step on 8 rollouts of the problem 2 * 3, in which every turn is one of `messages`."""
     tokenizer = tool_tokenizer(messages)
     seen: list[Messages] = []
 
@@ -66,7 +66,7 @@ def step(folder: Path, messages: Sequence[str], **arguments: Any) -> tuple[GRPOT
 
 
 def results(completion: Messages) -> list[tuple[Any, str]]:
-    """What was called in a rollout, and what came back."""
+    """Return the tool calls of a rollout with their responses."""
     arguments = [call["function"]["arguments"] for message in completion for call in message.get("tool_calls", [])]
     contents = [message["content"] for message in completion if message["role"] == "tool"]
     return list(zip(arguments, contents, strict=False))  # the last call may have no answer: the rollout was cut
@@ -90,21 +90,21 @@ def test_a_step_runs_code_and_learns_from_the_environments_rewards(tmp_path: Pat
     assert metrics["grad_norm"] > 0
 
 
-def test_a_fault_of_the_sandbox_leaves_the_rollout_out(tmp_path: Path) -> None:
+def test_a_sandbox_error_drops_the_rollout(tmp_path: Path) -> None:
     arguments = fakes() | {"problems": products(1), "sandbox": FakeSandbox(broken=True)}
     trainer, completions = step(tmp_path, [call({"code": CODE}), RIGHT, WRONG], **arguments)
-    faulty = [bool(results(completion)) for completion in completions]
-    assert 0 < sum(faulty) < 8
+    failed = [bool(results(completion)) for completion in completions]
+    assert 0 < sum(failed) < 8
     rewards = list(trainer._logs["rewards"]["reward"])
-    assert [math.isnan(reward) for reward in rewards] == faulty
+    assert [math.isnan(reward) for reward in rewards] == failed
     valid = [1.0 if right(completion) else -1.0 for completion in completions if not results(completion)]
     assert trainer.state.log_history[0]["reward"] == pytest.approx(sum(valid) / len(valid))
     advantages = torch.tensor(list(trainer._logs["advantages"]))
-    assert (advantages[torch.tensor(faulty)] == 0).all()
+    assert (advantages[torch.tensor(failed)] == 0).all()
     assert advantages.sum() == pytest.approx(0, abs=1e-5)  # the baseline is that of the others
 
 
-def test_whatever_code_a_call_holds_it_is_answered(tmp_path: Path) -> None:
+def test_a_call_is_answered_whatever_its_code(tmp_path: Path) -> None:
     answers = {FENCED: f"\n{TICKS}\n", "": "expect `code`", "print(": "SyntaxError"}
     messages = [*(call({"code": code}) for code in answers), RIGHT]
     _, completions = step(tmp_path, messages, interaction_budget=3)
@@ -113,7 +113,7 @@ def test_whatever_code_a_call_holds_it_is_answered(tmp_path: Path) -> None:
     assert [content for arguments, content in pairs if answers[arguments["code"]] not in content] == []
 
 
-def test_a_call_that_is_none_is_answered(tmp_path: Path) -> None:
+def test_a_malformed_call_is_answered(tmp_path: Path) -> None:
     broken = [{"code": 5}, {"cod": CODE}, "print(1)"]
     _, completions = step(tmp_path, [*map(call, broken), call({"code": CODE}, name="ruby"), RIGHT])
     pairs = [pair for completion in completions for pair in results(completion)]
@@ -121,7 +121,7 @@ def test_a_call_that_is_none_is_answered(tmp_path: Path) -> None:
     assert [content for _, content in pairs if "expect `code`" not in content and "error" not in content] == []
 
 
-def test_the_model_is_told_of_one_tool_with_its_argument() -> None:
+def test_the_model_sees_one_tool_with_its_argument() -> None:
     schema = get_json_schema(CodeMathTools(problems=products()).python)["function"]
     assert (schema["name"], list(schema["parameters"]["properties"])) == ("python", ["code"])
     public = [name for name in vars(CodeMathTools) if not name.startswith("_")]
@@ -142,20 +142,20 @@ def test_one_environment_serves_both_splits() -> None:
         assert tools._episode.info["problem_id"] == row["problem_id"]
 
 
-def test_a_data_set_of_other_problems_is_refused() -> None:
+def test_a_data_set_of_other_problems_is_rejected() -> None:
     row = make_dataset(problems="products")[0]
     with pytest.raises(OptionError, match="same arguments"):
         CodeMathTools(problems=products()).reset(**row)
 
 
-def test_the_environment_knows_nothing_of_trl_before_it_is_asked() -> None:
+def test_importing_the_adapter_does_not_import_trl() -> None:
     code = "import sys, cir_env.adapters.trl; print({'trl', 'datasets', 'torch', 'verifiers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
 class PatientGrader(FakeGrader):
-    """Gives no verdict before it was asked for so many."""
+    """Returns no verdict before `number` were requested."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def test_gradings_of_a_batch_overlap() -> None:
     assert asyncio.run(codemath_reward(completions, environments)) == [1.0] * 3
 
 
-def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r'pip install "cir-env\[trl\]"'):
         make_dataset(problems="products")

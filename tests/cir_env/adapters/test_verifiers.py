@@ -1,4 +1,4 @@
-"""Episodes in verifiers' own loop, with a scripted model behind its client."""
+"""Episodes in the rollout loop of verifiers, with a scripted model."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ Message = dict[str, Any]
 
 
 def call(arguments: str, name: str = "python") -> Message:
-    """A message that calls a tool."""
+    """Return a message that calls a tool."""
     function = {"name": name, "arguments": arguments}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
 
@@ -39,7 +39,7 @@ def say(text: str) -> Message:
 
 @contextmanager
 def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """Serve a model that says these turns in every episode, the last one for ever; also what it is asked."""
+    """Serve a model that plays these turns in every episode, repeating the last; yield its address and its requests."""
     requests: list[Message] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
             self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *_: Any) -> None:
-            """Stay silent."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -70,7 +70,7 @@ def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
 def play(
     turns: Sequence[Message], *, episodes: int = 1, agent: dict[str, Any] | None = None, **arguments: Any
 ) -> tuple[list[vf.Trace], list[Message]]:
-    """Play episodes of the problem 2 * 3 side by side; return their traces and what the model was asked."""
+    """Play concurrent episodes of the problem 2 * 3; return their traces and the requests to the model."""
     arguments = {"problems": products(1)} | arguments
 
     async def main(url: str) -> list[vf.Trace]:
@@ -102,15 +102,15 @@ def test_a_wrong_answer_costs_one() -> None:
     assert (trace.ok, trace.reward) == (True, -1.0)
 
 
-@pytest.mark.parametrize("fault", [{"sandbox": FakeSandbox(broken=True)}, {"grader": FakeGrader(valid=False)}])
-def test_a_fault_of_ours_is_an_error_and_no_reward(fault: dict[str, Any]) -> None:
-    (trace,), _ = play([run(CODE), say(r"\boxed{6}")], **fault)
+@pytest.mark.parametrize("broken", [{"sandbox": FakeSandbox(broken=True)}, {"grader": FakeGrader(valid=False)}])
+def test_an_infrastructure_error_fails_the_rollout_without_a_reward(broken: dict[str, Any]) -> None:
+    (trace,), _ = play([run(CODE), say(r"\boxed{6}")], **broken)
     assert not trace.ok
     assert trace.rewards == {"codemath": None}
-    assert "leave out" in trace.last_error.message
+    assert "infrastructure error" in trace.last_error.message
 
 
-def test_a_model_that_calls_for_ever_is_stopped_behind_its_budget() -> None:
+def test_a_model_that_never_stops_calling_is_stopped_after_its_budget() -> None:
     (trace,), requests = play([run(CODE)], interaction_budget=1)
     assert contents(trace)[:2] == [FEEDBACK, EXHAUSTED]
     assert (len(requests), trace.ok, trace.reward) == (3, True, -1.0)
@@ -121,24 +121,24 @@ def test_a_model_that_calls_for_ever_is_stopped_behind_its_budget() -> None:
     [run(""), run(5), call("print(1)"), call("[1]"), call('{"cod": "1"}'), call("{}", "ruby")],
     ids=lambda message: message["tool_calls"][0]["function"]["arguments"][:12],
 )
-def test_a_call_that_is_none_is_answered(broken: Message) -> None:
+def test_a_malformed_call_is_answered(broken: Message) -> None:
     (trace,), _ = play([broken, say(r"\boxed{6}")])
     assert (trace.ok, trace.reward) == (True, 1.0)
     assert "xpect" in contents(trace)[0]
 
 
-def test_a_limit_of_verifiers_ends_the_episode_with_what_was_said() -> None:
+def test_a_limit_of_verifiers_ends_the_episode_with_the_last_message() -> None:
     (trace,), _ = play([run(CODE) | {"content": r"I guess \boxed{6}."}], agent={"max_turns": 1})
     assert (trace.ok, trace.reward, trace.stop_condition) == (True, 1.0, "max_turns")
 
 
-def test_a_namespace_is_closed_with_a_rollout_that_failed() -> None:
+def test_a_failed_rollout_closes_its_namespace() -> None:
     sandbox = FakeSandbox()
     (trace,), _ = play([run("a = 6"), {"role": "nobody"}], stateful=True, sandbox=sandbox)
     assert (trace.ok, [session.closed for session in sandbox.sessions]) == (False, [True])
 
 
-def test_episodes_play_side_by_side() -> None:
+def test_episodes_run_concurrently() -> None:
     traces, _ = play([run(CODE), say(r"\boxed{6}")], episodes=4, sandbox=PatientSandbox(4))
     assert [trace.reward for trace in traces] == [1.0] * 4
 
@@ -150,7 +150,7 @@ def test_the_right_answer_is_not_in_the_trace_of_a_problem() -> None:
     assert "answer" not in data
 
 
-def test_the_library_is_asked_for_only_by_its_adapter() -> None:
+def test_only_the_adapter_needs_the_library() -> None:
     code = """
 import sys
 sys.modules["verifiers"] = None
@@ -161,7 +161,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == 'Expect the library verifiers: pip install "cir-env[verifiers]".\n'
+    assert done.stdout == 'This adapter needs the library verifiers: pip install "cir-env[verifiers]".\n'
 
 
 def test_the_package_has_no_other_names() -> None:

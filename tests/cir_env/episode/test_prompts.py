@@ -1,4 +1,4 @@
-"""The texts that the environment writes, to the letter."""
+"""The exact texts that the environment writes."""
 
 from typing import Any
 
@@ -38,12 +38,12 @@ def test_a_one_shot_prompt_is_an_example_and_then_the_papers_prompt(arm: str) ->
     assert example["content"].partition("\n")[0] == asked["content"].partition("\n")[0]
 
 
-def test_a_prompt_as_one_text_holds_its_messages_with_blank_lines_between() -> None:
+def test_a_prompt_as_text_joins_its_messages_with_blank_lines() -> None:
     messages = render_messages("cir_one_shot", PROBLEM)
     assert render_prompt("cir_one_shot", PROBLEM).split("\n\n") == [message["content"] for message in messages]
 
 
-def test_the_example_is_what_an_episode_looks_like() -> None:
+def test_the_example_looks_like_an_episode() -> None:
     solution = PROMPTS["cir_one_shot"].solution
     assert solution is not None
     block = find_block(solution)
@@ -61,7 +61,7 @@ def test_the_example_without_code_has_no_block_and_the_same_answer() -> None:
 
 
 @pytest.mark.parametrize("generator", ["products", "arithmetic"])
-def test_the_example_is_no_problem_of_ours(generator: str) -> None:
+def test_no_generator_produces_the_example(generator: str) -> None:
     for split in ("train", "test"):
         for problem in ProblemSet.generate(generator, split=split):
             assert not {"127", "305"} <= set(problem.statement.replace("$", " ").replace(".", " ").split())
@@ -87,7 +87,7 @@ def test_a_function_may_write_the_prompt() -> None:
         (lambda problem: None, "Expect the function `prompt` to return a string, got NoneType."),
     ],
 )
-def test_what_is_no_prompt_is_refused(prompt: Any, message: str) -> None:
+def test_an_invalid_prompt_is_rejected(prompt: Any, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         render_prompt(prompt, PROBLEM)
     assert str(caught.value) == message
@@ -102,7 +102,7 @@ def test_what_is_no_prompt_is_refused(prompt: Any, message: str) -> None:
         ("```python\nx\n``` ", "\n```output\n42\n```\n"),
     ],
 )
-def test_feedback_starts_on_a_line_of_its_own(kept: str, feedback: str) -> None:
+def test_feedback_starts_on_its_own_line(kept: str, feedback: str) -> None:
     assert render_feedback(kept, "42", 400) == feedback
 
 

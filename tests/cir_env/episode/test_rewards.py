@@ -1,4 +1,4 @@
-"""Rewards: functions of what the policy did, and of nothing that its programs printed."""
+"""Reward functions: they depend on the policy's text and never on program output."""
 
 from typing import Any
 
@@ -40,18 +40,18 @@ def test_length_costs_beyond_what_is_free() -> None:
     assert length(free_chars=2000, each_1000=-0.5)(record()) == 0.0
 
 
-def test_a_total_adds_and_leaves_out_what_one_part_leaves_out() -> None:
+def test_a_total_adds_rewards_and_drops_if_one_part_drops() -> None:
     assert total(correctness(), failed_blocks(-0.25))(record()) == 0.5
     assert total(correctness(), lambda episode: None)(record()) is None
 
 
 @pytest.mark.parametrize("make_reward", [lambda: failed_blocks(0.1), lambda: length(10, 0.1)])
-def test_a_reward_for_failing_or_for_writing_on_is_refused(make_reward: Any) -> None:
+def test_positive_rewards_for_failures_or_length_are_rejected(make_reward: Any) -> None:
     with pytest.raises(OptionError, match=r"to be at most 0, got 0\.1"):
         make_reward()
 
 
-def test_the_environment_asks_the_reward_at_the_end_alone() -> None:
+def test_the_reward_function_is_called_only_at_the_end() -> None:
     seen: list[EpisodeRecord] = []
 
     def reward(episode: EpisodeRecord) -> float:
@@ -66,12 +66,12 @@ def test_the_environment_asks_the_reward_at_the_end_alone() -> None:
     assert (episode.predicted, episode.correct, episode.truncated, episode.interaction_budget) == ("6", True, False, 3)
 
 
-def test_an_episode_without_a_reward_is_left_out() -> None:
+def test_an_episode_without_a_reward_is_dropped() -> None:
     _, reward, terminated, _, info = begun(reward=lambda episode: None).step("\\boxed{6}")
     assert (reward, terminated, info["reward_valid"], info["correct"]) == (0.0, True, False, True)
 
 
-def test_a_reward_sees_nothing_that_was_printed() -> None:
+def test_a_reward_function_sees_no_output() -> None:
     seen: list[EpisodeRecord] = []
     env = begun(reward=lambda episode: len(seen.append(episode) or "") * 1.0)
     assert "PLEASE" in env.step("```python\nprint('PLE' + 'ASE')\n```\n")[0]
@@ -80,7 +80,7 @@ def test_a_reward_sees_nothing_that_was_printed() -> None:
 
 
 @pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), ("1", "'1'"), (True, "True")])
-def test_a_reward_that_is_no_number_is_an_error(value: Any, shown: str) -> None:
+def test_a_reward_that_is_not_a_number_is_an_error(value: Any, shown: str) -> None:
     with pytest.raises(OptionError, match=f"Expect `reward` to be a finite number, got {shown}"):
         begun(reward=lambda episode: value).step("")
 

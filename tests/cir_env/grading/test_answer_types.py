@@ -1,4 +1,4 @@
-"""Answer types: what each takes for right, and which specs and gold answers are refused before anything is graded."""
+"""Answer types: which answers each accepts, and which specs and gold answers are rejected before grading."""
 
 import copy
 import json
@@ -92,7 +92,7 @@ SETS = [
 
 INTERVALS = [
     ("[1, 2)", "[1,2)", True),
-    ("[1, 2)", r"\left[1; \frac{4}{2}\right)", False),  # a division is left to do
+    ("[1, 2)", r"\left[1; \frac{4}{2}\right)", False),  # an unevaluated division
     (r"[1, \sqrt{8})", r"[1, 2\sqrt{2})", True),
     ("[1, 2)", "(1, 2)", False),
     ("[1, 2)", "[1, 2]", False),
@@ -109,7 +109,7 @@ INTERVALS = [
 
 
 @pytest.mark.parametrize(("answer_type", "gold", "answer", "correct"), NUMBERS)
-def test_a_number_may_differ_by_its_tolerance_and_not_by_a_hair_more(
+def test_a_number_may_differ_by_its_tolerance_and_no_more(
     grader: Grader, answer_type: str, gold: str, answer: str, correct: bool
 ) -> None:
     verdict = grader.grade(gold, answer, answer_type)
@@ -117,7 +117,7 @@ def test_a_number_may_differ_by_its_tolerance_and_not_by_a_hair_more(
 
 
 @pytest.mark.parametrize(("gold", "answer", "correct"), CHOICES)
-def test_a_choice_is_its_letter_however_it_is_dressed(grader: Grader, gold: str, answer: str, correct: bool) -> None:
+def test_a_choice_is_its_letter_in_any_notation(grader: Grader, gold: str, answer: str, correct: bool) -> None:
     verdict = grader.grade(gold, answer, "choice")
     assert (verdict.correct, verdict.valid) == (correct, True), verdict
 
@@ -160,12 +160,12 @@ def test_an_element_that_never_ends_makes_a_set_wrong(grader: Grader) -> None:
     assert verdict == Verdict(correct=False, reason="takes more than 2 s to compare")
 
 
-def test_a_part_of_the_gold_answer_that_is_no_mathematics_is_our_fault(grader: Grader) -> None:
+def test_an_unreadable_part_of_the_gold_answer_makes_the_verdict_invalid(grader: Grader) -> None:
     verdict = grader.grade("[1, {(})", r"[1, \sqrt{2})", "interval")
     assert (verdict.correct, verdict.valid) == (False, False)
 
 
-# --- specs and gold answers that are refused -------------------------------------------------------------------
+# --- rejected specs and gold answers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -175,19 +175,19 @@ def test_a_part_of_the_gold_answer_that_is_no_mathematics_is_our_fault(grader: G
         ("", "got ''."),
         (
             "number?rel_tl=0.1",
-            "Expect as options of 'number' 'rel_tol' and 'abs_tol', got 'rel_tl'. Did you mean 'rel_tol'?",
+            "Expect the options of 'number' to be 'rel_tol' and 'abs_tol', got 'rel_tl'. Did you mean 'rel_tol'?",
         ),
-        ("set?abs_tol=1", "Expect as options of 'set' none, got 'abs_tol'."),
+        ("set?abs_tol=1", "Expect the options of 'set' to be none, got 'abs_tol'."),
         ("number?rel_tol=-0.1", "Expect `rel_tol` to be a number of at least 0, got '-0.1'."),
         ("number?rel_tol=nan", "Expect `rel_tol` to be a number of at least 0, got 'nan'."),
         ("number?abs_tol=inf", "Expect `abs_tol` to be a number of at least 0, got 'inf'."),
         ("number?abs_tol", "Expect `abs_tol` to be a number of at least 0, got ''."),
-        ("number?abs_tol=1&abs_tol=2", "Expect each option once, got 'number?abs_tol=1&abs_tol=2'."),
-        (None, "Expect an answer type to be text, got NoneType."),
-        (["set"], "Expect an answer type to be text, got list."),
+        ("number?abs_tol=1&abs_tol=2", "Expect each option only once, got 'number?abs_tol=1&abs_tol=2'."),
+        (None, "Expect an answer type to be a string, got NoneType."),
+        (["set"], "Expect an answer type to be a string, got list."),
     ],
 )
-def test_a_bad_spec_is_named(spec: Any, message: str) -> None:
+def test_a_bad_spec_is_reported(spec: Any, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         find_answer_type(spec)
     assert str(caught.value).endswith(message)
@@ -208,16 +208,14 @@ def test_a_bad_spec_is_named(spec: Any, message: str) -> None:
         ("interval", ""),
     ],
 )
-def test_a_gold_answer_that_its_type_can_not_read_makes_no_problem(grader: Grader, answer_type: str, gold: str) -> None:
+def test_a_gold_answer_that_does_not_fit_its_type_is_rejected(grader: Grader, answer_type: str, gold: str) -> None:
     with pytest.raises(ProblemError) as caught:
         Problem(id="p", statement="?", answer=gold, answer_type=answer_type)
-    assert str(caught.value) == (
-        f"Problem 'p': Expect a right answer that can be read as answer type {answer_type!r}, got {gold!r}."
-    )
+    assert str(caught.value) == f"Problem 'p': Expect a right answer of type {answer_type!r}, got {gold!r}."
     assert not grader.grade(gold, "7", answer_type).valid
 
 
-def test_a_long_gold_answer_is_quoted_in_part() -> None:
+def test_a_long_gold_answer_is_quoted_shortened() -> None:
     with pytest.raises(ProblemError) as caught:
         Problem(id="p", statement="?", answer="x" * 10_000, answer_type="choice")
     assert len(str(caught.value)) < 200
@@ -238,20 +236,20 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def test_a_row_says_how_its_answer_is_compared(tmp_path: Path) -> None:
+def test_a_row_may_set_its_answer_type(tmp_path: Path) -> None:
     problems = load_problems(write(tmp_path / "a.jsonl", ROWS), "train")
     assert [problem.answer_type for problem in problems] == ["math", "number?rel_tol=0.01", "choice"]
     assert pickle.loads(pickle.dumps(problems)) == problems
     assert copy.deepcopy(problems) is problems
 
 
-def test_the_field_of_the_type_may_have_another_name(tmp_path: Path) -> None:
+def test_the_field_of_the_answer_type_may_have_another_name(tmp_path: Path) -> None:
     rows = [{"problem": "3?", "answer": "C", "kind": "choice", "answer_type": "Categorical"}]
     (problem,) = load_problems(f"{write(tmp_path / 'a.jsonl', rows)}?answer_type=kind", "train")
     assert problem.answer_type == "choice"
 
 
-def test_a_parquet_file_carries_the_type(tmp_path: Path) -> None:
+def test_a_parquet_file_may_set_the_answer_type(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist(list(reversed(ROWS))), tmp_path / "a.parquet")
@@ -264,22 +262,21 @@ def test_a_parquet_file_carries_the_type(tmp_path: Path) -> None:
     [
         (
             {"problem": "?", "answer": "42", "answer_type": "choice"},
-            "Expect a right answer that can be read as answer type 'choice', got '42'. "
-            "The type stands in field 'answer_type'.",
+            "Expect a right answer of type 'choice', got '42'. The type comes from field 'answer_type'.",
         ),
         (
             {"problem": "?", "answer": "42", "answer_type": "sett"},
-            "got 'sett'. Did you mean 'set'? The type stands in field 'answer_type'.",
+            "got 'sett'. Did you mean 'set'? The type comes from field 'answer_type'.",
         ),
         ({"problem": "?", "answer": "42", "answer_type": ["set"]}, "to be text or a number, got list."),
         (
             {"problem": "?", "answer": "42", "answer_type": "os.path:samefile"},
-            "Expect a type's or a verifier's name in field 'answer_type', got 'os.path:samefile'. Pass "
+            "Expect the name of a type or a verifier in field 'answer_type', got 'os.path:samefile'. Pass "
             "'module:function' as `answer_type` to the environment.",
         ),
     ],
 )
-def test_a_bad_row_is_named_by_its_place_or_skipped(tmp_path: Path, row: dict[str, str], reason: str) -> None:
+def test_a_bad_row_is_reported_by_line_or_skipped(tmp_path: Path, row: dict[str, str], reason: str) -> None:
     path = write(tmp_path / "a.jsonl", [ROWS[0], row])
     with pytest.raises(ProblemError) as caught:
         load_problems(path, "train")
@@ -288,7 +285,7 @@ def test_a_bad_row_is_named_by_its_place_or_skipped(tmp_path: Path, row: dict[st
     assert ProblemSet.from_jsonl(path, on_bad_row="skip").skipped == 1
 
 
-def test_the_environment_tells_its_grader_the_type_of_each_problem() -> None:
+def test_the_environment_passes_the_answer_type_to_the_grader() -> None:
     problems = ProblemSet([Problem(id="p", statement="?", answer="6", answer_type="number?abs_tol=1")])
     grader = FakeGrader()
     begun(problems=problems, grader=grader).step("\\boxed{6}")
@@ -297,7 +294,7 @@ def test_the_environment_tells_its_grader_the_type_of_each_problem() -> None:
     assert grader.answer_types == ["number?abs_tol=1", "math", "set"]
 
 
-def test_the_environment_rewards_by_the_type_that_it_was_made_with(grader: Grader) -> None:
+def test_the_answer_type_of_the_environment_decides_the_reward(grader: Grader) -> None:
     arguments = fakes() | {"grader": grader, "answer_type": "number?rel_tol=0.2"}
     env = gymnasium.make("CodeMath-v0", **arguments)
     env.reset(options={"problem_index": 0})
@@ -310,11 +307,11 @@ def test_the_environment_rewards_by_the_type_that_it_was_made_with(grader: Grade
     ("answer_type", "error", "message"),
     [
         ("sett", OptionError, "Did you mean 'set'?"),
-        (7, OptionError, "Expect an answer type to be text, got int."),
-        ("choice", ProblemError, "Problem 'product-2': Expect a right answer that can be read as answer type 'choice'"),
+        (7, OptionError, "Expect an answer type to be a string, got int."),
+        ("choice", ProblemError, "Problem 'product-2': Expect a right answer of type 'choice'"),
     ],
 )
-def test_an_environment_is_not_made_with_a_type_that_does_not_fit(
+def test_an_answer_type_that_does_not_fit_is_rejected_at_construction(
     answer_type: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -322,7 +319,7 @@ def test_an_environment_is_not_made_with_a_type_that_does_not_fit(
     assert message in str(caught.value)
 
 
-def test_environments_share_the_problems_of_another_type_and_send_them_as_a_recipe() -> None:
+def test_environments_share_retyped_problems_and_pickle_them_as_a_recipe() -> None:
     first, second = (make(problems="products", answer_type="set").problems for _ in range(2))
     assert first is second
     data = pickle.dumps(first)
@@ -330,7 +327,7 @@ def test_environments_share_the_problems_of_another_type_and_send_them_as_a_reci
     assert pickle.loads(data) == first != with_answer_type(first, "math")
 
 
-def test_the_type_goes_through_the_spec_as_json() -> None:
+def test_the_answer_type_survives_the_spec_as_json() -> None:
     spec = gymnasium.make("CodeMath-v0", answer_type="number?rel_tol=0.01").spec
     assert spec is not None
     again = gymnasium.envs.registration.EnvSpec.from_json(spec.to_json()).make()

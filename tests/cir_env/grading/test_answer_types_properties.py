@@ -1,4 +1,4 @@
-"""Laws of answer types: total, reflexive, blind to order, and exact at the edge of a tolerance."""
+"""Properties of answer types: total, reflexive, independent of order, and exact at the edge of a tolerance."""
 
 import random
 from collections.abc import Callable

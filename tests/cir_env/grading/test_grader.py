@@ -1,4 +1,4 @@
-"""The grader as a process: no answer can stop or starve it, and it lives and ends with the trainer."""
+"""The grading process: no answer can stop or starve it, and it ends with the trainer."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from cir_env.errors import GraderUnavailable, OptionError
 from cir_env.grading import grader as grading
 from cir_env.grading.grader import Grader, Verdict, shared_grader
 
-BOMB = r"9^{9^{9}} + "  # with a number appended, an answer that no computer can work out
+BOMB = r"9^{9^{9}} + "  # with a number appended: an answer that no computer can evaluate
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def run_program(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
-# --- what cannot stop it --------------------------------------------------------------------------------------
+# --- robustness ------------------------------------------------------------------------------------------------
 
 
-def test_forty_runaway_answers_are_wrong_and_starve_none_of_forty_good_ones() -> None:
+def test_forty_runaway_answers_are_wrong_and_do_not_starve_forty_good_ones() -> None:
     with Grader(time_limit_s=0.3) as grader:
         bombs = [grader.submit(r"\sqrt{7}", f"{BOMB}{k}") for k in range(30)]
         bombs += [grader.submit(r"\sqrt{7}", f"{k}00000000!") for k in range(1, 11)]
@@ -60,7 +60,7 @@ NASTY = {
 }
 
 
-def test_no_answer_can_hold_up_or_break_the_grader() -> None:
+def test_no_answer_can_block_or_break_the_grader() -> None:
     with Grader(time_limit_s=0.2) as grader:
         verdicts = {name: grader.submit("x^2+1", answer) for name, answer in NASTY.items()}
         verdicts |= {f"7, {name}": grader.submit("7", answer) for name, answer in NASTY.items()}
@@ -73,7 +73,7 @@ def test_no_answer_can_hold_up_or_break_the_grader() -> None:
 
 
 @pytest.mark.parametrize("character", ["7", "(", r"\frac", "9^{"])
-def test_a_million_characters_are_refused_unread(character: str) -> None:
+def test_a_million_characters_are_rejected_unread(character: str) -> None:
     answer = character * 1_000_000
     assert Grader().grade("7", answer) == Verdict(correct=False, reason="longer than 1000 characters")
 
@@ -84,7 +84,7 @@ def test_an_answer_that_needs_too_much_memory_is_wrong() -> None:
         assert (verdict.correct, verdict.valid) == (False, True)
 
 
-def test_a_worker_killed_from_outside_is_replaced_while_idle_and_while_at_work() -> None:
+def test_a_killed_worker_is_replaced_while_idle_and_while_busy() -> None:
     with Grader() as grader:
         assert grader.grade(r"\sqrt{8}", r"2\sqrt{2}").correct
         os.kill(worker_of(grader), signal.SIGKILL)
@@ -94,7 +94,7 @@ def test_a_worker_killed_from_outside_is_replaced_while_idle_and_while_at_work()
         assert future.result().correct
 
 
-def test_a_worker_that_dies_twice_over_an_answer_makes_the_verdict_invalid(
+def test_a_worker_that_dies_twice_on_an_answer_makes_the_verdict_invalid(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "dies.py").write_text("input()\n")
@@ -104,7 +104,7 @@ def test_a_worker_that_dies_twice_over_an_answer_makes_the_verdict_invalid(
     assert verdict == Verdict(correct=False, reason="the grading process died twice", valid=False)
 
 
-def test_a_comparison_killed_from_outside_is_repeated_once_and_then_invalid() -> None:
+def test_a_killed_comparison_is_repeated_once_and_then_invalid() -> None:
     with Grader(time_limit_s=600) as grader:
         future = grader.submit(r"\sqrt{7}", f"{BOMB}1")
         first = new_child(worker_of(grader))
@@ -113,7 +113,7 @@ def test_a_comparison_killed_from_outside_is_repeated_once_and_then_invalid() ->
         assert future.result() == Verdict(correct=False, reason="grading was killed twice from outside", valid=False)
 
 
-def test_closing_ends_the_worker_and_what_is_under_way_and_may_be_done_twice() -> None:
+def test_closing_ends_the_worker_and_pending_verdicts_and_may_be_repeated() -> None:
     grader = Grader(time_limit_s=600)
     future = grader.submit(r"\sqrt{7}", f"{BOMB}1")
     worker = worker_of(grader)
@@ -124,7 +124,7 @@ def test_closing_ends_the_worker_and_what_is_under_way_and_may_be_done_twice() -
     wait_until(lambda: not is_alive(worker) and not is_alive(child))
 
 
-def test_any_number_of_threads_may_grade_at_once(grader: Grader) -> None:
+def test_many_threads_may_grade_at_once(grader: Grader) -> None:
     verdicts: dict[int, bool] = {}
 
     def work(k: int) -> None:
@@ -138,7 +138,7 @@ def test_any_number_of_threads_may_grade_at_once(grader: Grader) -> None:
     assert verdicts == dict.fromkeys(range(2, 18), True)
 
 
-def test_the_same_comparison_is_done_once(grader: Grader) -> None:
+def test_a_repeated_comparison_is_done_once(grader: Grader) -> None:
     first, second = (grader.submit(r"\sqrt{99}", r"3\sqrt{11}") for _ in range(2))
     assert first.result() == second.result()
     assert grader.submit(r"\sqrt{99}", r"3\sqrt{11}").done()
@@ -149,10 +149,10 @@ def test_the_worker_sees_no_secret_of_the_trainer(grader: Grader) -> None:
     assert b"planted" not in Path(f"/proc/{worker_of(grader)}/environ").read_bytes()
 
 
-# --- its life beside the trainer's -----------------------------------------------------------------------------
+# --- lifetime --------------------------------------------------------------------------------------------------
 
 
-def test_sympy_stays_out_of_the_trainer_and_the_end_of_the_program_ends_the_worker() -> None:
+def test_the_trainer_does_not_import_sympy_and_its_exit_ends_the_worker() -> None:
     run = run_program(r"""
 import sys
 from cir_env.grading.grader import shared_grader
@@ -183,7 +183,7 @@ time.sleep(600)
     wait_until(lambda: not is_alive(worker))
 
 
-def test_a_forked_process_gets_a_shared_grader_of_its_own() -> None:
+def test_a_forked_process_gets_its_own_shared_grader() -> None:
     run = run_program(r"""
 import os, warnings
 from cir_env.grading.grader import shared_grader
@@ -218,14 +218,14 @@ def test_a_closed_shared_grader_is_replaced() -> None:
 # --- errors ----------------------------------------------------------------------------------------------------
 
 
-def test_a_closed_grader_says_so() -> None:
+def test_a_closed_grader_raises() -> None:
     grader = Grader()
     grader.close()
     with pytest.raises(GraderUnavailable, match=r"^This grader is closed: make a new one, or use shared_grader\(\)\.$"):
         grader.submit("7", "7")
 
 
-def test_a_worker_that_can_not_work_is_an_error_now_and_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_work_raises_from_then_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text("""print('{"fatal": "ImportError: no math_verify"}', flush=True)\ninput()\n""")
     monkeypatch.setattr(grading, "_WORKER", tmp_path / "fails.py")
     expected = (
@@ -239,7 +239,7 @@ def test_a_worker_that_can_not_work_is_an_error_now_and_later(monkeypatch: pytes
             grader.submit("7", "7")
 
 
-def test_a_process_that_can_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with Grader() as grader, pytest.raises(GraderUnavailable, match=r"^Expect to start a process for grading, got: .*"):
         grader.submit(r"\sqrt{8}", r"2\sqrt{2}")
@@ -250,7 +250,7 @@ def test_a_process_that_can_not_start_is_an_error(monkeypatch: pytest.MonkeyPatc
     [
         ({"time_limit_s": 0}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 0 and 256."),
         ({"memory_limit_mb": -1}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 2.0 and -1."),
-        ({"max_parallel": 1}, "Expect `max_parallel` of at least 2, got 1."),
+        ({"max_parallel": 1}, "Expect `max_parallel` to be at least 2, got 1."),
     ],
 )
 def test_limits_out_of_range_are_errors(arguments: dict[str, float], expected: str) -> None:
@@ -259,6 +259,6 @@ def test_limits_out_of_range_are_errors(arguments: dict[str, float], expected: s
     assert str(error.value) == expected
 
 
-def test_answers_that_are_no_text_are_errors(grader: Grader) -> None:
+def test_answers_that_are_not_text_are_errors(grader: Grader) -> None:
     with pytest.raises(OptionError, match=r"^Expect `gold` and `answer` to be text, got int and str\.$"):
         grader.submit(7, "7")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Laws of grading: total, reflexive, symmetric, blind to cosmetics, and not to be paid for copying the question."""
+"""Properties of grading: total, reflexive, symmetric, and independent of cosmetics; unevaluated answers are wrong."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -39,7 +39,7 @@ def test_every_answer_equals_itself_unless_it_is_empty(text: str) -> None:
 
 
 @given(INTEGERS, WRAPPERS)
-def test_an_integer_equals_itself_in_any_dress(n: int, wrapper: str) -> None:
+def test_an_integer_equals_itself_in_any_notation(n: int, wrapper: str) -> None:
     assert judge_text(str(n), wrapper.format(n)) == judge_text(wrapper.format(n), str(n))
     assert (judge_text(str(n), wrapper.format(n)) or (False,))[0]
 
@@ -79,14 +79,14 @@ def test_a_decimal_is_read_exactly(value: object) -> None:
     st.integers(2, 10**6),
     st.sampled_from([r"{} \times {}", "{}*{}", "{} * {}", r"{} \cdot {}", "({})({})", r"x = {} \times {}", "{}×{}"]),
 )
-def test_a_product_that_is_not_worked_out_is_never_paid(a: int, b: int, form: str) -> None:
+def test_an_unevaluated_product_is_never_right(a: int, b: int, form: str) -> None:
     judged = judge_text(str(a * b), form.format(a, b))
     assert judged is not None
     assert not judged[0]
 
 
 @given(ANY_TEXT)
-def test_tidying_leaves_no_blank_at_the_ends(text: str) -> None:
+def test_tidying_leaves_no_whitespace_at_the_ends(text: str) -> None:
     assert tidy(text) == tidy(text).strip()
     assert "\n" not in for_algebra(text)
 

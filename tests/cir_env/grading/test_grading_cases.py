@@ -1,4 +1,4 @@
-"""Answers that graders get wrong: ours is right on all of grading_cases.toml, but for the limits written there."""
+"""Answers that graders often misjudge: ours is right on all of grading_cases.toml except for its known limits."""
 
 import tomllib
 from collections import Counter
@@ -37,7 +37,7 @@ def test_every_answer_is_judged_as_a_fair_reader_would(grader: Grader, group: st
 
 
 @pytest.mark.parametrize("group", FILE["both_ways"])
-def test_gold_and_answer_may_change_places(grader: Grader, group: str) -> None:
+def test_gold_and_answer_may_be_swapped(grader: Grader, group: str) -> None:
     turned = [[answer, gold, right, why] for gold, answer, right, why in FILE["cases"][group]]
     assert wrongly_judged(grader, turned) == []
 
@@ -47,12 +47,12 @@ def test_the_answer_is_found_in_the_text_around_it(grader: Grader) -> None:
     assert wrongly_judged(grader, cases) == []
 
 
-def test_a_known_limit_that_is_mended_is_noticed(grader: Grader) -> None:
+def test_the_known_limits_are_still_limits(grader: Grader) -> None:
     limits = [[gold, answer, not right, why] for gold, answer, right, why in FILE["known_limits"]["known_limits"]]
-    assert wrongly_judged(grader, limits) == [], "mended: move the case to its group and raise GRADER_VERSION"
+    assert wrongly_judged(grader, limits) == [], "no longer a limit: move it to its group, raise GRADER_VERSION"
 
 
-def test_no_case_stands_twice_and_each_says_why() -> None:
+def test_no_case_is_repeated_and_each_has_a_reason() -> None:
     cases = [case for group in GROUPS.values() for case in group]
     counts = Counter((case[0], case[1]) for case in cases)
     assert [pair for pair, count in counts.items() if count > 1] == []

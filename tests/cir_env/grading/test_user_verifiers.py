@@ -1,4 +1,4 @@
-"""A user's own verifier: how it is found, and that nothing it does stops or starves the grading of others."""
+"""User verifiers: how they are found, and that nothing they do stops or starves other gradings."""
 
 import os
 import signal
@@ -99,7 +99,7 @@ def behave(gold, answer):
 
 @pytest.fixture(scope="module", autouse=True)
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on the import path with a module of a user and a distribution that offers two of its functions."""
+    """A folder on the import path with a user module and a distribution that provides two of its functions."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "users_verifiers.py").write_text(MODULE)
     (folder / "users_broken.py").write_text("import no_such_module_at_all\n")
@@ -129,7 +129,7 @@ def invalid(reason: str) -> Verdict:
     return Verdict(correct=False, reason=reason, valid=False)
 
 
-# --- found -----------------------------------------------------------------------------------------------------
+# --- lookup ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def invalid(reason: str) -> Verdict:
         ("operator:eq", " $1$ ", " $1$ ", True),
     ],
 )
-def test_a_verifier_of_a_distribution_or_a_module_says_what_is_right(
+def test_verifiers_of_distributions_and_modules_decide_what_is_right(
     grader: Grader, answer_type: str, gold: str, answer: str, correct: bool
 ) -> None:
     reason = "accepted by the verifier" if correct else "refused by the verifier"
     assert grader.grade(gold, answer, answer_type) == Verdict(correct=correct, reason=reason)
 
 
-def test_a_verifier_that_came_onto_the_path_after_the_worker_had_started_is_found(
+def test_a_verifier_added_to_the_path_after_the_worker_started_is_found(
     grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "users_late.py").write_text("def check(gold, answer): return answer == gold[::-1]\n")
@@ -157,7 +157,7 @@ def test_a_verifier_that_came_onto_the_path_after_the_worker_had_started_is_foun
     assert grader.grade("ab", "ba", "users_late:check").correct
 
 
-def test_an_environment_rewards_by_a_verifier(grader: Grader) -> None:
+def test_a_verifier_decides_the_reward(grader: Grader) -> None:
     env = CodeMathEnv(**fakes() | {"grader": grader, "answer_type": "users_exact"})
     env.reset(options={"problem_index": 0})
     assert env.step(r"\boxed{6}")[1] == 1.0
@@ -165,14 +165,14 @@ def test_an_environment_rewards_by_a_verifier(grader: Grader) -> None:
     assert env.step(r"\boxed{6.0}")[1] == -1.0
 
 
-def test_a_fault_of_a_verifier_leaves_the_episode_out(grader: Grader) -> None:
+def test_a_failing_verifier_drops_the_episode(grader: Grader) -> None:
     env = CodeMathEnv(**fakes() | {"grader": grader, "answer_type": BEHAVE})
     env.reset(options={"problem_index": 0})
     *_, info = env.step(r"\boxed{raise}")
     assert not info["reward_valid"]
 
 
-# --- refused ---------------------------------------------------------------------------------------------------
+# --- rejected verifiers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ def test_a_fault_of_a_verifier_leaves_the_episode_out(grader: Grader) -> None:
         ("users_verifiers:", "Expect a verifier as 'module:function', got 'users_verifiers:'."),
         ("os; import x:f", "Expect a verifier as 'module:function', got 'os; import x:f'."),
         ("__main__:f", "Expect a verifier in a module that the grading process can import, got '__main__:f'."),
-        ("users_exact?strict=1", "Expect as options of 'users_exact' none, got 'strict'."),
+        ("users_exact?strict=1", "Expect the options of 'users_exact' to be none, got 'strict'."),
     ],
 )
-def test_a_verifier_that_can_not_work_is_refused_before_anything_is_graded(spec: str, message: str) -> None:
+def test_an_unusable_verifier_is_rejected_before_grading(spec: str, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         find_answer_type(spec)
     assert str(caught.value).endswith(message)
@@ -201,7 +201,9 @@ def test_a_verifier_that_can_not_work_is_refused_before_anything_is_graded(spec:
         Problem(id="p", statement="?", answer="1", answer_type=spec)
 
 
-def test_two_distributions_that_offer_the_same_name_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_distributions_with_the_same_verifier_name_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for distribution, function in (("one", "exact"), ("two", "behave")):
         metadata = tmp_path / f"{distribution}-1.0.dist-info"
         metadata.mkdir()
@@ -212,10 +214,10 @@ def test_two_distributions_that_offer_the_same_name_are_named(tmp_path: Path, mo
         find_answer_type("users_both")
 
 
-# --- hostile ---------------------------------------------------------------------------------------------------
+# --- hostile verifiers -----------------------------------------------------------------------------------------
 
 
-def test_verifiers_that_never_end_are_faults_and_starve_nobody(grader: Grader) -> None:
+def test_verifiers_that_never_end_make_verdicts_invalid_and_starve_no_other(grader: Grader) -> None:
     bad = [grader.submit(f"{k}", answer, BEHAVE) for k in range(2) for answer in ("loop", "sleep", "ignore")]
     good = [grader.submit(f"{k}", f"{k}", BEHAVE) for k in range(20)]
     algebra = [grader.submit(rf"{k}\sqrt{{7}}", rf"\sqrt{{{7 * k * k}}}") for k in range(2, 12)]
@@ -235,33 +237,33 @@ def test_verifiers_that_never_end_are_faults_and_starve_nobody(grader: Grader) -
         ("int", "the verifier returns int, not bool"),
     ],
 )
-def test_a_verifier_that_gives_no_verdict_is_a_fault_of_ours(grader: Grader, answer: str, reason: str) -> None:
+def test_a_verifier_without_a_verdict_makes_the_verdict_invalid(grader: Grader, answer: str, reason: str) -> None:
     assert grader.grade("6", answer, BEHAVE) == invalid(reason)
     assert grader.grade("6", "6", BEHAVE).correct
 
 
-def test_an_exception_that_can_not_be_printed_is_a_fault_like_any_other(grader: Grader) -> None:
+def test_an_unprintable_exception_makes_the_verdict_invalid(grader: Grader) -> None:
     verdict = grader.grade("6", "raise without words", BEHAVE)
     assert not verdict.valid
     assert "Mute" in verdict.reason
 
 
-def test_what_a_verifier_prints_is_nowhere_and_what_it_writes_is_a_fault(grader: Grader, tmp_path: Path) -> None:
+def test_verifier_output_is_discarded_and_writing_a_file_is_invalid(grader: Grader, tmp_path: Path) -> None:
     assert grader.grade("6", "print", BEHAVE) == Verdict(correct=False, reason="refused by the verifier")
     assert "File too large" in grader.grade(str(tmp_path / "file"), "write", BEHAVE).reason
 
 
-def test_no_call_of_a_verifier_sees_another(grader: Grader) -> None:
+def test_calls_of_a_verifier_share_no_state(grader: Grader) -> None:
     assert [grader.grade(gold, "count", BEHAVE).correct for gold in ("1", "2", "3")] == [True] * 3
 
 
-def test_a_process_that_a_verifier_leaves_behind_holds_no_verdict_back() -> None:
+def test_a_process_left_behind_by_a_verifier_delays_no_verdict() -> None:
     with Grader(time_limit_s=600) as grader:
         verdict = grader.submit("6", "fork", BEHAVE).result(timeout=60)
     os.kill(named_process(verdict), signal.SIGKILL)
 
 
-def test_a_process_that_a_verifier_leaves_behind_is_ended(grader: Grader) -> None:
+def test_a_process_left_behind_by_a_verifier_is_killed(grader: Grader) -> None:
     child = named_process(grader.grade("6", "child", BEHAVE))
     wait_until(lambda: not is_alive(child))
 
@@ -276,7 +278,7 @@ def test_a_verifier_sees_no_secret_of_the_trainer(monkeypatch: pytest.MonkeyPatc
         assert "WANDB_API_KEY" not in grader.grade("6", "environment", BEHAVE).reason
 
 
-def test_a_verifier_that_only_the_trainer_can_import_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verifier_that_only_the_trainer_can_import_makes_verdicts_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USERS_KEY", "1")
     with Grader() as grader:
         for answer in ("1", "2"):
@@ -286,7 +288,7 @@ def test_a_verifier_that_only_the_trainer_can_import_is_a_fault(monkeypatch: pyt
         assert grader.grade(r"\sqrt{8}", r"2\sqrt{2}").correct
 
 
-def test_the_module_of_a_verifier_is_imported_once_for_all_answers(
+def test_the_module_of_a_verifier_is_imported_once(
     grader: Grader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "users_slow.py").write_text(
@@ -298,7 +300,7 @@ def test_the_module_of_a_verifier_is_imported_once_for_all_answers(
     assert f"{sys.modules['users_slow'].IMPORTED}" not in reasons.pop()
 
 
-def test_closing_ends_a_verifier_that_sleeps() -> None:
+def test_closing_ends_a_sleeping_verifier() -> None:
     grader = Grader(time_limit_s=600)
     future = grader.submit("6", "sleep", BEHAVE)
     child = new_child(worker_of(grader))

@@ -1,4 +1,4 @@
-"""The benchmarks: found, pinned, mended. The real files are needed for the last few tests only."""
+"""Benchmarks are found, pinned and patched. Only the last few tests need the real files."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def message(action: Callable[[], object]) -> str:
     return str(error.value)
 
 
-def test_the_names_are_the_papers_five_and_the_hard_set() -> None:
+def test_the_benchmarks_are_the_papers_five_and_the_hard_set() -> None:
     assert {*PAPER_SETS, "OlymMATH-EN-HARD"} == set(BENCHMARKS)
     assert all(name == benchmark.name for name, benchmark in BENCHMARKS.items())
 
@@ -46,27 +46,27 @@ def test_the_answer_of_a_worked_solution_is_its_last_box(tmp_path: Path) -> None
     assert (loaded[0].answer, loaded[0].id, loaded[0].source) == ("2", "AIME25-1", "AIME25")
 
 
-def test_math500_is_read_with_and_without_its_answer_field(tmp_path: Path) -> None:
+def test_math500_is_read_with_or_without_its_answer_field(tmp_path: Path) -> None:
     row = {**AIME_ROW, "unique_id": "test/algebra/1.json", "subject": "Algebra"}
     without = load_benchmark("MATH500", write(tmp_path, "MATH500", row), pinned=False)
     assert without == load_benchmark("MATH500", write(tmp_path, "MATH500", {**row, "answer": "2"}), pinned=False)
     assert (without[0].id, without[0].subject) == ("test/algebra/1.json", "Algebra")
 
 
-def test_an_id_that_is_a_bare_number_gets_the_benchmarks_name(tmp_path: Path) -> None:
+def test_a_numeric_id_is_prefixed_with_the_benchmarks_name(tmp_path: Path) -> None:
     write(tmp_path, "AMC23", {"id": 7, "problem": "?", "solution": "27"})
     assert load_benchmark("AMC23", tmp_path, pinned=False)[0].id == "AMC23-7"
 
 
 @pytest.mark.parametrize("flawed", [True, False])
-def test_a_known_flaw_is_mended_where_it_is_found(tmp_path: Path, flawed: bool) -> None:
+def test_a_known_flaw_is_patched_if_present(tmp_path: Path, flawed: bool) -> None:
     rows = [{"id": k, "problem": f"Question {k}?", "solution": "1"} for k in range(31)]
     rows[30]["problem"] = "He had $$43$ dollars." if flawed else r"He had $\$43$."
     loaded = load_benchmark("AMC23", write(tmp_path, "AMC23", *rows), pinned=False)
     assert loaded[30].statement == r"He had $\$43$."
 
 
-def test_other_problems_than_the_pinned_ones_are_refused_unless_asked_for(tmp_path: Path) -> None:
+def test_unpinned_problems_are_rejected_unless_requested(tmp_path: Path) -> None:
     write(tmp_path, "AIME25", AIME_ROW)
     text = message(lambda: load_benchmark("AIME25", tmp_path))
     assert text.startswith("Expect the 30 problems of AIME25 with SHA-256 8d6a81306a19…, got 1 with ")
@@ -74,7 +74,7 @@ def test_other_problems_than_the_pinned_ones_are_refused_unless_asked_for(tmp_pa
     assert len(load_benchmark("AIME25", tmp_path, pinned=False)) == 1
 
 
-def test_the_pinned_problems_are_accepted_in_any_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pinned_problems_are_accepted_in_any_file_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_benchmark("AIME25", write(tmp_path, "AIME25", AIME_ROW), pinned=False)
     pinned = dataclasses.replace(BENCHMARKS["AIME25"], sha256=content_sha256(loaded))
     monkeypatch.setattr(benchmarks, "BENCHMARKS", {"AIME25": pinned})
@@ -107,11 +107,11 @@ def test_an_unknown_benchmark_lists_the_known_ones(tmp_path: Path) -> None:
 def test_a_wrong_folder_is_an_error(tmp_path: Path) -> None:
     folder = str(tmp_path / "none")
     assert message(lambda: load_benchmark("AIME24", folder)) == (
-        f"Expect a folder with benchmark files, got {folder!r}, which is none."
+        f"Expect a folder with benchmark files, got {folder!r}: there is no such folder."
     )
 
 
-def test_a_missing_file_is_named_beside_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_files_that_exist(tmp_path: Path) -> None:
     assert message(lambda: load_benchmark("AMC23", tmp_path)) == (
         f"Expect amc23.jsonl in the folder {str(tmp_path)!r} for AMC23, got no .jsonl file."
     )
@@ -125,7 +125,7 @@ def test_an_empty_file_and_a_row_without_an_answer_are_errors(tmp_path: Path) ->
     )
     write(tmp_path, "AIME24", AIME_ROW, {"problem": "What is 2 + 2?", "solution": "It is 4."})
     assert message(lambda: load_benchmark("AIME24", tmp_path)) == (
-        f"{tmp_path / 'AIME24.jsonl'}, line 2: Expect an answer within \\boxed{{}} in field 'solution', got none."
+        f"{tmp_path / 'AIME24.jsonl'}, line 2: Expect an answer in \\boxed{{}} in field 'solution', got none."
     )
 
 
@@ -136,10 +136,10 @@ def test_the_real_benchmark_is_the_pinned_one(name: str) -> None:
 
 
 @real_files
-def test_the_mended_torus_problem_is_the_corrected_one() -> None:
+def test_the_patched_torus_problem_is_the_corrected_one() -> None:
     corrections = FOLDER / "AIME24.corrections.jsonl"
     if not corrections.is_file():
-        pytest.skip("no AIME24.corrections.jsonl beside the benchmark")
+        pytest.skip("no AIME24.corrections.jsonl in the folder")
     right = json.loads(corrections.read_text())["problem"]
     assert load_benchmark("AIME24", FOLDER)[28].statement == right.strip()
 

@@ -1,4 +1,4 @@
-"""Training problems that are a benchmark's: which are found, by which rule, and what is never taken for one."""
+"""Training problems that overlap with a benchmark: which are found, by which rule, and which never match."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def rule(statement: str) -> str | None:
     ],
     ids=["copied", "re-spaced", "punctuation", "layout", "renamed variables"],
 )
-def test_the_same_words_are_found_by_their_text(disguise: Callable[[str], str]) -> None:
+def test_the_same_words_match_by_text(disguise: Callable[[str], str]) -> None:
     assert INDEX.find(disguise(LONG)) == Match(benchmark="AIME24", problem_id="7", rule="text")
     assert rule(disguise(SHORT)) == "text"
 
@@ -67,7 +67,7 @@ def test_the_same_words_are_found_by_their_text(disguise: Callable[[str], str]) 
     ],
     ids=["embedded", "a changed word", "a changed number", "cut off"],
 )
-def test_most_of_the_words_are_found_by_their_overlap(disguise: Callable[[str], str]) -> None:
+def test_most_of_the_words_match_by_overlap(disguise: Callable[[str], str]) -> None:
     assert rule(disguise(LONG)) == "overlap"
 
 
@@ -85,13 +85,13 @@ def test_most_of_the_words_are_found_by_their_overlap(disguise: Callable[[str], 
     ],
     ids=["paraphrase", "common phrases", "another number", "short", "sign", "no word", "nothing"],
 )
-def test_what_says_something_else_is_not_found(statement: str) -> None:
+def test_other_problems_do_not_match(statement: str) -> None:
     assert rule(statement) is None
 
 
 @given(st.text() | st.sampled_from([LONG, SHORT]))
 @example("ẞͅ İ ǰ ① ½ \\dfrac \\left\\leq 1,000,000")
-def test_words_are_made_of_themselves(text: str) -> None:
+def test_normalising_words_is_idempotent(text: str) -> None:
     once = words(text)
     assert words(" ".join(once)) == once
 
@@ -101,7 +101,7 @@ CLEAN = st.integers(0, 9999).map(lambda n: f"What is {n} + 1?")
 
 
 @given(st.lists(st.tuples(st.booleans(), PLANTED, CLEAN), min_size=1, max_size=12))
-def test_what_is_kept_keeps_its_order_and_is_clean(rows: list[tuple[bool, str, str]]) -> None:
+def test_kept_problems_keep_their_order_and_are_clean(rows: list[tuple[bool, str, str]]) -> None:
     statements = ["What is kept?", *(planted if is_planted else clean for is_planted, planted, clean in rows)]
     kept, matches = split_off(problem_set(*statements), INDEX)
     clean = [("What is kept?"), *(clean for is_planted, _, clean in rows if not is_planted)]
@@ -114,7 +114,7 @@ FOLDER = Path(os.environ.get("CIR_BENCHMARKS", ROOT.parent / "shared" / "benchma
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmark files: name their folder in CIR_BENCHMARKS")
-def test_no_benchmark_is_taken_for_another_and_all_are_found() -> None:
+def test_no_benchmark_matches_another_and_each_matches_itself() -> None:
     loaded = {name: load_benchmark(name, FOLDER) for name in BENCHMARKS}
     for name, problems in loaded.items():
         others = BenchmarkIndex({other: rest for other, rest in loaded.items() if other != name})
@@ -125,13 +125,15 @@ def test_no_benchmark_is_taken_for_another_and_all_are_found() -> None:
         )
 
 
-def test_a_set_that_is_all_a_benchmarks_is_refused() -> None:
-    with pytest.raises(ProblemError, match=r"^Expect problems to train on that are in no benchmark, got 'AIME24', all"):
+def test_a_set_that_matches_entirely_is_rejected() -> None:
+    with pytest.raises(
+        ProblemError, match=r"^Expect problems that are in no benchmark, got 'AIME24', all of which are"
+    ):
         split_off(BENCHMARK, INDEX)
 
 
 @pytest.mark.parametrize("name", ["products", "arithmetic", "mixed"])
-def test_our_own_problems_lose_nothing(name: str) -> None:
+def test_generated_problems_do_not_match(name: str) -> None:
     made = ProblemSet.generate(name, size=1000)
     assert split_off(made, INDEX) == (made, {})
 
@@ -148,7 +150,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_environment_leaves_benchmarks_out_and_says_how_many(folder: Path) -> None:
+def test_the_environment_drops_benchmark_problems_and_reports_how_many(folder: Path) -> None:
     (folder / "mine.jsonl").write_text(
         "".join(
             json.dumps({"problem": text, "answer": 1}) + "\n" for text in ("1 + 1?", LONG.upper(), LONG + " Prove it.")
@@ -161,7 +163,7 @@ def test_the_environment_leaves_benchmarks_out_and_says_how_many(folder: Path) -
     )
 
 
-def test_a_set_is_checked_once_for_all_environments_of_a_process(folder: Path) -> None:
+def test_a_set_is_checked_once_per_process(folder: Path) -> None:
     made = load_problems("products", "test")
     assert decontaminate(made, folder) is decontaminate(made, str(folder))
 
@@ -169,16 +171,14 @@ def test_a_set_is_checked_once_for_all_environments_of_a_process(folder: Path) -
 @pytest.mark.parametrize(
     ("problems", "unchecked"), [("products+mixed", False), ("products*2+FILE", True), ("FILE", True)]
 )
-def test_what_nobody_made_and_nobody_checked_is_said_to_be_unchecked(
-    tmp_path: Path, problems: str, unchecked: bool
-) -> None:
+def test_unchecked_data_is_reported_as_unchecked(tmp_path: Path, problems: str, unchecked: bool) -> None:
     (tmp_path / "mine.jsonl").write_text('{"problem": "1 + 1?", "answer": 2}')
     env = gymnasium.make("CodeMath-v0", problems=problems.replace("FILE", str(tmp_path / "mine.jsonl")))
     assert env.get_wrapper_attr("data_summary").endswith("; not checked against benchmarks") == unchecked
 
 
-def test_a_folder_without_benchmarks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProblemError, match=r"^Expect `decontaminate` to be a folder with files of benchmarks \(AIME24"):
+def test_a_folder_without_benchmarks_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match=r"^Expect `decontaminate` to be a folder with benchmark files \(AIME24"):
         gymnasium.make("CodeMath-v0", problems="products", decontaminate=tmp_path / "none")
-    with pytest.raises(OptionError, match=r"^Expect `decontaminate` to be a folder's path or None, got int\.$"):
+    with pytest.raises(OptionError, match=r"^Expect `decontaminate` to be the path of a folder or None, got int\.$"):
         gymnasium.make("CodeMath-v0", problems="products", decontaminate=7)

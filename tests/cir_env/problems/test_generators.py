@@ -1,4 +1,4 @@
-"""Procedural problems: the same in every process, right, varied, and never in both splits."""
+"""Generated problems are reproducible, right, varied, and never in both splits."""
 
 import pickle
 import re
@@ -38,7 +38,7 @@ print([(p.id, p.statement, p.answer) for p in ProblemSet.generate({name!r}, spli
     assert run.stdout.strip() == str([(p.id, p.statement, p.answer) for p in here])
 
 
-def test_another_seed_gives_other_problems_and_a_larger_size_only_more() -> None:
+def test_another_seed_gives_other_problems_and_a_larger_size_appends() -> None:
     small, large = (ProblemSet.generate("mixed", seed=1, size=size) for size in (30, 60))
     assert large[:30] == small
     assert {p.id for p in small}.isdisjoint(p.id for p in ProblemSet.generate("products", seed=2, size=30))
@@ -65,7 +65,7 @@ def test_a_commuted_or_rephrased_product_is_in_the_same_split() -> None:
     assert train.isdisjoint(test)
 
 
-def test_products_are_of_four_by_three_digits_in_several_phrasings_and_both_orders() -> None:
+def test_products_have_four_by_three_digits_in_several_phrasings_and_both_orders() -> None:
     made = ProblemSet.generate("products", size=500)
     shapes = {tuple(map(len, re.findall(r"\d+", p.statement))) for p in made}
     phrasings = {re.sub(r"\d+", "N", p.statement) for p in made}
@@ -127,11 +127,11 @@ def test_the_answers_of_mixed_problems_are_what_sympy_finds() -> None:
     assert len({p.subject for p in made}) >= 12
 
 
-def test_a_generator_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exhausted_generator_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     family = lambda rng: Draft(f"coin {rng.randint(0, 30)}", "?", "1", "coins")  # noqa: E731
     monkeypatch.setattr(generators, "GENERATORS", {"coins": (family,)})
     assert re.fullmatch(
-        r"Expect a `size` that generator 'coins' can fill without repeating itself, got 99: "
+        r"Expect `size` to be at most the number of distinct problems of generator 'coins', got 99: "
         r"split 'train' with seed 0 ends after \d+ problems\. Ask for fewer\.",
         message(lambda: ProblemSet.generate("coins", size=99)),
     )
@@ -140,14 +140,14 @@ def test_a_generator_that_runs_dry_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"name": "sums"}, "Expect a generator's name, one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', "),
+        ({"name": "sums"}, "Expect the name of a generator, one of 'products', 'arithmetic', 'mixed', 'reasoning_gym'"),
         ({"split": "dev"}, "Expect `split` to be 'train' or 'test', got 'dev'."),
         ({"size": 0}, "Expect `size` to be a positive integer, got 0."),
         ({"size": 1.5}, "Expect `size` to be a positive integer, got 1.5."),
         ({"seed": "a"}, "Expect `seed` to be an integer, got 'a'."),
         (
             {"name": "reasoning_gym:sudoku"},
-            "Expect a task of reasoning-gym whose answers can be graded, one of simple_",
+            "Expect a reasoning-gym task whose answers can be graded, one of simple_",
         ),
     ],
 )
@@ -177,6 +177,6 @@ def test_several_generators_take_turns() -> None:
     assert load_problems("products+arithmetic", "test")[:8] == both
 
 
-def test_an_unknown_one_of_several_generators_is_refused() -> None:
+def test_an_unknown_one_of_several_generators_is_rejected() -> None:
     with pytest.raises(ProblemError, match="got 'sums'"):
         load_problems("products+sums", "train")

@@ -1,4 +1,4 @@
-"""Problem sets: where they come from, what they refuse, and that train and test never overlap."""
+"""Problem sets: files, data sets and names, and how bad input is reported."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ def test_a_jsonl_row_becomes_a_problem(tmp_path: Path) -> None:
     )
 
 
-def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
+def test_a_row_without_an_id_gets_its_number(tmp_path: Path) -> None:
     assert [p.id for p in ProblemSet.from_jsonl(write(tmp_path / "sums.jsonl", ROW, OTHER))] == ["sums-1", "sums-2"]
 
 
@@ -64,7 +64,7 @@ def test_an_answer_can_be_the_last_box_of_a_solution(tmp_path: Path) -> None:
     assert ProblemSet.from_jsonl(path, fields={"boxed": True})[0].answer == r"\frac{1}{2}"
 
 
-def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp_path: Path) -> None:
+def test_blank_lines_byte_order_mark_and_windows_line_ends_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(ROW)}\r\n\r\n  \n{json.dumps(OTHER)}".encode())
     assert len(ProblemSet.from_jsonl(path)) == 2
@@ -77,20 +77,20 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_passed_over(tmp
         ("[1]", "Expect a JSON object, got list."),
         ({"problem": "?"}, "Expect the answer in field 'answer', got a row with ['problem']; name the right field"),
         ({"answer": "2"}, "Expect the statement in field 'problem', got a row with ['answer']; name the right field"),
-        ({"problem": "?", "answer": None}, "Expect the answer in field 'answer', got null; name the right field by"),
-        ({"problem": " ", "answer": "2"}, "Expect field 'problem' not to be blank."),
+        ({"problem": "?", "answer": None}, "Expect the answer in field 'answer', got null; name the right field with"),
+        ({"problem": " ", "answer": "2"}, "Expect field 'problem' to be non-blank."),
         ({"problem": "?", "answer": ["2"]}, "Expect field 'answer' to be text or a number, got list."),
         ({"problem": "?", "answer": True}, "Expect field 'answer' to be text or a number, got bool."),
         ('{"problem": "?", "answer": NaN}', "Expect field 'answer' to be a finite number, got nan."),
         ({**OTHER, "id": "a"}, "Expect distinct ids, got 'a' again."),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, expected: str) -> None:
+def test_a_bad_row_is_reported_by_file_and_line(tmp_path: Path, row: Any, expected: str) -> None:
     path = write(tmp_path / "a.jsonl", {**ROW, "id": "a"}, "", row)
     assert message(lambda: ProblemSet.from_jsonl(path)).startswith(f"{path}, line 3: {expected}")
 
 
-def test_bytes_that_are_no_utf8_are_a_bad_row(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"problem": "\xff"}')
     assert "line 1: Expect UTF-8, got invalid start byte." in message(
         lambda: ProblemSet.from_jsonl(tmp_path / "a.jsonl")
@@ -100,16 +100,16 @@ def test_bytes_that_are_no_utf8_are_a_bad_row(tmp_path: Path) -> None:
 def test_a_solution_without_a_box_is_a_bad_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"problem": "?", "answer": "It is 2."})
     text = message(lambda: ProblemSet.from_jsonl(path, fields={"boxed": True}))
-    assert text == rf"{path}, line 1: Expect an answer within \boxed{{}} in field 'answer', got none."
+    assert text == rf"{path}, line 1: Expect an answer in \boxed{{}} in field 'answer', got none."
 
 
-def test_bad_rows_are_skipped_and_counted_by_option(tmp_path: Path) -> None:
+def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW, "{", {"problem": "?"}, OTHER)
     loaded = ProblemSet.from_jsonl(path, on_bad_row="skip")
     assert (len(loaded), loaded.skipped, loaded.notes) == (2, 2, ("bad rows dropped: 2",))
 
 
-def test_what_a_file_repeats_is_dropped_and_counted(tmp_path: Path) -> None:
+def test_repetitions_are_dropped_and_counted(tmp_path: Path) -> None:
     other_answer, other_type = {**ROW, "answer": "3"}, {**ROW, "answer_type": "number"}
     path = write(tmp_path / "a.jsonl", ROW, other_answer, {**ROW, "id": 7, "subject": "sums"}, other_type, ROW)
     loaded = ProblemSet.from_jsonl(path)
@@ -127,7 +127,7 @@ CHAT_ROW = {
 CHAT_FIELDS = {"statement": "prompt.0.content", "answer": "reward_model.ground_truth"}
 
 
-def test_fields_may_lie_deeper_in_a_row(tmp_path: Path) -> None:
+def test_fields_may_be_nested(tmp_path: Path) -> None:
     (problem,) = ProblemSet.from_jsonl(write(tmp_path / "a.jsonl", CHAT_ROW), fields=CHAT_FIELDS)
     assert (problem.statement[:11], problem.answer) == ("Solve this.", "2")
     named = {"problem": "?", "reward_model.ground_truth": "3", "reward_model": {"ground_truth": "2"}}
@@ -136,13 +136,13 @@ def test_fields_may_lie_deeper_in_a_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["prompt.1.content", "prompt.0", "prompt.content", "prompt.x.content", "no.0.such"])
-def test_a_path_that_leads_to_no_text_is_a_bad_row(tmp_path: Path, path: str) -> None:
+def test_a_field_path_without_text_is_a_bad_row(tmp_path: Path, path: str) -> None:
     file = write(tmp_path / "a.jsonl", CHAT_ROW)
     text = message(lambda: ProblemSet.from_jsonl(file, fields={**CHAT_FIELDS, "statement": path}))
     assert f"field {path!r}" in text
 
 
-def test_an_instruction_around_a_problem_is_cut_off(tmp_path: Path) -> None:
+def test_an_instruction_around_a_problem_is_stripped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", CHAT_ROW)
     fields = {**CHAT_FIELDS, "after": "Question:", "before": "Answer:"}
     assert ProblemSet.from_jsonl(path, fields=fields)[0].statement == "What is 1 + 1? Question: none."
@@ -163,25 +163,25 @@ def test_a_set_without_problems_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_that_can_not_be_read_is_an_error(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "none.jsonl"
     assert message(lambda: ProblemSet.from_jsonl(path)) == (
-        f"Expect a file that can be read, got {str(path)!r}: No such file or directory."
+        f"Expect a readable file, got {str(path)!r}: No such file or directory."
     )
 
 
 def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
-        "Expect `fields` to map some of ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', 'boxed', "
-        "'after', 'before'] to names, got ['question']."
+        "Expect the keys of `fields` to be among ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', "
+        "'boxed', 'after', 'before'], got ['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
     )
 
 
-def test_parquet_rows_become_problems_and_bad_ones_are_named(tmp_path: Path) -> None:
+def test_parquet_rows_become_problems_and_bad_ones_are_reported(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
@@ -190,7 +190,7 @@ def test_parquet_rows_become_problems_and_bad_ones_are_named(tmp_path: Path) -> 
     assert ProblemSet.from_parquet(path, on_bad_row="skip")[0].answer == "2"
 
 
-def test_a_file_that_is_no_parquet_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     path = write(tmp_path / "a.parquet", ROW)
     assert message(lambda: ProblemSet.from_parquet(path)).startswith(f"Expect a Parquet file, got {str(path)!r}: ")
@@ -202,22 +202,22 @@ def test_a_file_that_is_no_parquet_is_an_error(tmp_path: Path) -> None:
         (
             "pyarrow",
             lambda: ProblemSet.from_parquet("a.parquet"),
-            "Expect the library pyarrow to read 'a.parquet': pip install \"cir-env[parquet]\".",
+            "Reading 'a.parquet' needs pyarrow: pip install \"cir-env[parquet]\".",
         ),
         (
             "datasets",
             lambda: load_problems("hub:o/n", "train"),
-            "Expect the library datasets to load 'o/n' from the hub: pip install \"cir-env[hub]\".",
+            "Loading 'o/n' needs the library datasets: pip install \"cir-env[hub]\".",
         ),
         (
             "reasoning_gym",
             lambda: load_problems("reasoning_gym:gcd", "train"),
-            "Expect the library reasoning-gym to make 'reasoning_gym:gcd': "
+            "Generating 'reasoning_gym:gcd' needs the library reasoning-gym: "
             'pip install "cir-env[problems]" (it needs a C compiler).',
         ),
     ],
 )
-def test_a_missing_library_is_named_with_its_extra(
+def test_a_missing_library_is_reported_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, module: str, action: Callable[[], object], expected: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -225,7 +225,7 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 class FakeDatasets(types.ModuleType):
-    """Stands for the library that loads from the hub."""
+    """A stand-in for the library `datasets`."""
 
     def __init__(self, rows: list[dict[str, Any]] | Exception) -> None:
         super().__init__("datasets")
@@ -245,7 +245,7 @@ def test_a_hub_set_is_loaded_by_name_split_and_revision(monkeypatch: pytest.Monk
     assert (loaded[0].id, fake.asked) == ("owner/sums-1", [("owner/sums", None, "test", "abc")])
 
 
-def test_a_hub_that_can_not_be_reached_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", FakeDatasets(ConnectionError("no route\nmany more lines")))
     assert message(lambda: ProblemSet.from_hub("owner/sums")) == (
         "Expect the hub to have split 'train' of 'owner/sums', and to be reachable; got ConnectionError: no route"
@@ -263,7 +263,7 @@ def test_a_set_is_a_sequence_whose_slices_are_sets() -> None:
         abc[3]
 
 
-def test_a_set_can_not_be_changed() -> None:
+def test_a_set_is_immutable() -> None:
     abc = problems("a")
     with pytest.raises(TypeError):
         abc[0] = abc[0]  # type: ignore[index]
@@ -278,13 +278,13 @@ def test_copies_share_the_set_and_pickles_equal_it() -> None:
     assert hash(abc) == hash(problems("a", "b"))
 
 
-def test_a_generated_set_travels_as_its_recipe() -> None:
+def test_a_generated_set_is_pickled_as_its_recipe() -> None:
     made = ProblemSet.generate("products", seed=3, size=300)
     assert len(pickle.dumps(made)) < 200
     assert pickle.loads(pickle.dumps(made)) == made
 
 
-def test_sets_of_something_else_or_with_an_id_twice_are_errors() -> None:
+def test_other_items_and_repeated_ids_are_errors() -> None:
     assert message(lambda: ProblemSet([])) == "Expect at least one problem in 'problems', got none."
     assert message(lambda: ProblemSet(["a"])) == (  # type: ignore[list-item]
         "Expect only `Problem` in 'problems', got str."
@@ -295,12 +295,12 @@ def test_sets_of_something_else_or_with_an_id_twice_are_errors() -> None:
 # --- names -----------------------------------------------------------------------------------------------------
 
 
-def test_a_name_loads_one_set_for_all_environments_of_a_process() -> None:
+def test_a_name_is_loaded_once_per_process() -> None:
     assert load_problems("products", "test") is load_problems("products", "test")
     assert (len(load_problems("products", "train")), len(load_problems("products", "test"))) == (10_000, 500)
 
 
-def test_a_set_and_a_file_are_taken_whole(tmp_path: Path) -> None:
+def test_sets_and_files_have_no_splits(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW, ROW)
     abc = problems("a")
     assert load_problems(abc, "test") is abc
@@ -329,15 +329,15 @@ def test_a_hub_name_loads_the_split_of_that_name(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("spec", ["nothing", "missing.jsonl", "pyproject.toml"])
-def test_a_name_that_names_nothing_lists_the_choices(spec: str) -> None:
+def test_an_unknown_name_lists_the_choices(spec: str) -> None:
     assert message(lambda: load_problems(spec, "train")) == (
         "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 'reasoning_gym:TASK', "
-        "'still3', 'dapo', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of a .jsonl or .parquet file that exists, "
+        "'still3', 'dapo', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing .jsonl or .parquet file, "
         f"got {spec!r}."
     )
 
 
-def test_something_else_than_a_name_is_an_error() -> None:
+def test_a_spec_of_another_type_is_an_error() -> None:
     assert message(lambda: load_problems(7, "train")) == (  # type: ignore[arg-type]
         "Expect `problems` to be a ProblemSet, a name or a path, got int."
     )
@@ -350,9 +350,9 @@ def test_a_spec_may_name_its_fields(tmp_path: Path) -> None:
     assert (problem.statement, problem.answer) == ("What is 1 + 1?", "2")
 
 
-def test_an_unknown_field_of_a_spec_is_named(tmp_path: Path) -> None:
+def test_an_unknown_field_in_a_spec_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "What is 1 + 1?", "gold": 2}\n')
     with pytest.raises(ProblemError) as caught:
         load_problems(f"{path}?query=question", "train")
-    assert str(caught.value).startswith("Expect `fields` to map some of ['statement', 'answer', ")
+    assert str(caught.value).startswith("Expect the keys of `fields` to be among ['statement', 'answer', ")

@@ -1,4 +1,4 @@
-"""Mixtures of problem sets, and the texts that name data sets and benchmarks."""
+"""Mixtures of problem sets, and specs of data sets and benchmarks."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from cir_env.problems.problem_set import ProblemSet
 
 
 def numbered(name: str, size: int) -> ProblemSet:
-    """Problems that no set of another name has, with ids that all of them have."""
+    """Problems that are distinct between sets, with the same ids in every set."""
     return ProblemSet(
         (Problem(id=str(n), statement=f"{name} {n}?", answer="1", source=name) for n in range(size)), name=name
     )
@@ -44,7 +44,7 @@ def test_a_mixture_has_exact_proportions_in_order_and_ends_with_the_first_set(pa
     assert any(len(part) - rounds * weight < weight for part, weight in zip(sets, weights, strict=True))
 
 
-def test_a_union_is_every_problem_once_with_an_id_of_its_own() -> None:
+def test_a_union_has_every_problem_once_with_a_distinct_id() -> None:
     both = unite((numbered("a", 2), numbered("b", 3), numbered("a", 4)), "all")
     assert [p.statement for p in both] == ["a 0?", "a 1?", "b 0?", "b 1?", "b 2?", "a 2?", "a 3?"]
     assert [p.id for p in both] == ["0", "1", "0-2", "1-2", "2", "2-2", "3"]
@@ -63,13 +63,13 @@ def test_a_sum_without_weights_has_everything(tmp_path: Path) -> None:
     assert len(load_problems(spec, "test")) == 507
 
 
-def test_the_notes_of_what_is_mixed_are_kept(tmp_path: Path) -> None:
+def test_a_mixture_keeps_the_notes_of_its_sets(tmp_path: Path) -> None:
     path = file(tmp_path / "a.jsonl", 3)
     path.write_text(path.read_text() * 2)
     assert load_problems(f"{path}*3+products", "test").notes[0] == "3 of 3 of 'a' (exact repetitions dropped: 3)"
 
 
-def test_a_file_may_have_the_signs_of_a_mixture_in_its_name(tmp_path: Path) -> None:
+def test_a_file_name_may_contain_plus_and_star(tmp_path: Path) -> None:
     assert len(load_problems(str(file(tmp_path / "a+b*2.jsonl", 7)), "train")) == 7
 
 
@@ -83,18 +83,18 @@ def test_a_file_may_have_the_signs_of_a_mixture_in_its_name(tmp_path: Path) -> N
         ("dapoo", "got 'dapoo'. Did you mean 'dapo'?"),
         (
             "products*2+products",
-            "Expect at least 1 problems in 'products/train', its weight in 'products*2+products', ",
+            "Expect 'products/train' to have at least 1 problems, its weight in 'products*2+products', ",
         ),
-        ("FILE*8+products", "Expect at least 8 problems in 'a', its weight in "),
+        ("FILE*8+products", "Expect 'a' to have at least 8 problems, its weight in "),
         ("FILE?fields=still", "Expect `fields` to be one of 'still3', 'dapo', got 'still'."),
         ("FILE?boxed=1", "Expect `boxed` to be true or false, got '1'."),
         ("benchmark:AIME24", "Expect a folder with the file of AIME24, or 'hub', got neither: name it"),
-        ("benchmark:AIME24?dir=x", "Expect a benchmark's folder alone, 'benchmark:AIME24?folder=PATH', got ['dir']."),
+        ("benchmark:AIME24?dir=x", "Expect only the option 'folder', 'benchmark:AIME24?folder=PATH', got ['dir']."),
         ("benchmark:AIME23?folder=x", "Expect a benchmark's name, one of AIME24, "),
         ("x" * 5000, "Expect `problems` to be one of 'products', "),
     ],
 )
-def test_a_spec_that_can_not_be_loaded_says_why(
+def test_a_spec_that_cannot_be_loaded_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, expected: str
 ) -> None:
     monkeypatch.delenv("CIR_BENCHMARKS", raising=False)
@@ -103,7 +103,7 @@ def test_a_spec_that_can_not_be_loaded_says_why(
     assert expected in str(error.value)
 
 
-def test_a_benchmark_is_loaded_by_a_spec_or_from_the_folder_of_the_environment(
+def test_a_spec_loads_a_benchmark_from_a_folder_or_the_environment_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "AIME24.jsonl").write_text('{"problem": "1 + 1?", "solution": "\\\\boxed{2}"}')
@@ -141,7 +141,7 @@ def as_pairs(problems: ProblemSet) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_a_data_set_is_known_by_a_short_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_data_set_is_loaded_from_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load_dataset(*names: Any, **options: Any) -> FakeTable:
@@ -158,7 +158,7 @@ def test_a_data_set_is_known_by_a_short_name(name: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_a_copy_of_a_known_data_set_is_read_by_its_fields(name: str, tmp_path: Path) -> None:
+def test_a_local_copy_of_a_named_data_set_is_read_with_its_fields(name: str, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows(name)), tmp_path / "a.parquet")
     loaded = load_problems(f"{tmp_path / 'a.parquet'}?fields={name}", "train")

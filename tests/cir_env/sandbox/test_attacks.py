@@ -1,8 +1,8 @@
-"""Each attack of attacks.json, with all layers and without namespaces.
+"""Runs each attack of attacks.json with all layers, and without namespaces.
 
-An entry has `code` (or `blocks`, for a session) and what must be seen: `status` (died: killed or out of memory;
-error: also out of memory), `out_has`, `max_out`. Whatever it does, it may not print ESCAPED or a secret, change a
-canary, leave a process, or disturb the next block.
+An entry has `code` (or `blocks`, for a session) and expectations: `status` (died: killed or out of memory; error: also
+out of memory), `out_has`, `max_out`. No attack may print ESCAPED or a secret, change a canary file, leave a process
+behind, or affect the next block.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox, Status
 ATTACKS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "attacks.json").read_text())
 CANARY = Path("/tmp/sbx_canary")
 SECRET = "SECRET_" + os.urandom(12).hex()
-"""In a file, in the environment and in this process's memory when the sandbox starts."""
+"""In a file, in the environment and in the memory of this process when the sandbox starts."""
 
 MEANING = {
     "ok": {Status.OK},
@@ -47,7 +47,7 @@ def canary() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", params=["auto", "without-namespaces"])
-def prison(request: pytest.FixtureRequest, canary: Path) -> Iterator[LocalSandbox]:
+def jail(request: pytest.FixtureRequest, canary: Path) -> Iterator[LocalSandbox]:
     with LocalSandbox(slots=1, isolation=request.param) as sandbox:
         sandbox.run("1")
         if request.param == "auto" and sandbox.layers["namespaces"] != "on":
@@ -78,9 +78,9 @@ def case(attack: dict[str, Any]) -> ParameterSet:
 
 
 @pytest.mark.parametrize("attack", [case(attack) for attack in ATTACKS])
-def test_the_attack_is_held(prison: LocalSandbox, canary: Path, attack: dict[str, Any]) -> None:
+def test_the_attack_is_contained(jail: LocalSandbox, canary: Path, attack: dict[str, Any]) -> None:
     before = canary.stat()
-    results = execute(prison, attack)
+    results = execute(jail, attack)
     seen = "".join(result.stdout + result.error for result in results)
     assert "ESCAPED" not in seen
     assert SECRET not in seen
@@ -94,10 +94,10 @@ def test_the_attack_is_held(prison: LocalSandbox, canary: Path, attack: dict[str
     after = canary.stat()
     assert canary.read_text() == SECRET
     assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
-    innocent = prison.run("import sympy as sp, math\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 4, x), math.sqrt(16))")
+    innocent = jail.run("import sympy as sp, math\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 4, x), math.sqrt(16))")
     assert (innocent.status, innocent.stdout) == (Status.OK, "[-2, 2] 4.0\n")
-    assert eventually(lambda: settled(prison))
+    assert eventually(lambda: settled(jail))
 
 
-def test_the_attacks_have_names_of_their_own() -> None:
+def test_the_attacks_have_distinct_names() -> None:
     assert len({attack["name"] for attack in ATTACKS}) == len(ATTACKS)

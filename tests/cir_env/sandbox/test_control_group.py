@@ -24,10 +24,10 @@ def group() -> ControlGroup:
 
 
 def test_a_group_is_made_with_limits_and_removed(group: ControlGroup) -> None:
-    files = {file.name: file for place in group.places for file in Path(place).iterdir()}
+    files = {file.name: file for place in group.folders for file in Path(place).iterdir()}
     assert files["pids.max"].read_text() == "16384\n"
     group.remove()
-    assert not any(map(os.path.exists, group.places))
+    assert not any(map(os.path.exists, group.folders))
 
 
 def test_the_sandbox_and_its_blocks_are_in_the_group(group: ControlGroup) -> None:
@@ -45,14 +45,14 @@ def test_the_sandbox_and_its_blocks_are_in_the_group(group: ControlGroup) -> Non
     assert groups() == before
 
 
-def test_blocks_that_the_group_ends_are_no_fault_of_the_policy(group: ControlGroup) -> None:
+def test_blocks_killed_by_the_group_limit_are_infrastructure_errors(group: ControlGroup) -> None:
     group.remove()
     with LocalSandbox(slots=2, preload=()) as sandbox:
         session = sandbox.open_session()
         session.run("x = bytearray(300_000_000)")
         own = sandbox._supervisor.group
         assert own is not None
-        name = next(p for place in own.places for p in Path(place).glob("memory.[lm]*") if p.name in LIMITS)
+        name = next(p for place in own.folders for p in Path(place).glob("memory.[lm]*") if p.name in LIMITS)
         name.write_text(str(400_000_000))
         result = sandbox.run("y = bytearray(350_000_000)\nprint(len(y))")
         statuses = {result.status, session.run("len(x)").status}
@@ -72,7 +72,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_no_group_stays_when_the_trainer_is_killed(group: ControlGroup) -> None:
+def test_no_group_remains_when_the_trainer_is_killed(group: ControlGroup) -> None:
     group.remove()
     before = groups()
     subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60)
@@ -81,23 +81,23 @@ def test_no_group_stays_when_the_trainer_is_killed(group: ControlGroup) -> None:
 
 def test_the_unified_hierarchy_gets_its_limits_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000000\n")
-    (place,) = ControlGroup({tmp_path: UNIFIED}).places
+    (place,) = ControlGroup({tmp_path: UNIFIED}).folders
     assert {file.name: file.read_text() for file in Path(place).iterdir()} == {
         "memory.max": "750000",
         "pids.max": "16384",
     }
 
 
-def test_kills_are_counted_from_one_question_to_the_next(tmp_path: Path) -> None:
+def test_oom_kills_are_counted_between_calls(tmp_path: Path) -> None:
     group = ControlGroup({tmp_path: UNIFIED})
-    events = Path(group.places[0], "memory.events")
+    events = Path(group.folders[0], "memory.events")
     events.write_text("low 0\noom 9\noom_kill 0\n")
-    assert not group.killed_since_last_asked()
+    assert not group.oom_killed_since_last_call()
     events.write_text("low 0\noom 9\noom_kill 2\n")
-    assert [group.killed_since_last_asked() for _ in range(2)] == [True, False]
+    assert [group.oom_killed_since_last_call() for _ in range(2)] == [True, False]
 
 
-def test_what_a_dead_trainer_left_is_swept_away(tmp_path: Path) -> None:
+def test_groups_of_dead_trainers_are_removed(tmp_path: Path) -> None:
     (tmp_path / "cir-env-4194305-0").mkdir()  # beyond the largest process id
     (tmp_path / f"cir-env-{os.getppid()}-0").mkdir()
     ControlGroup({tmp_path: UNIFIED})
@@ -105,7 +105,7 @@ def test_what_a_dead_trainer_left_is_swept_away(tmp_path: Path) -> None:
     assert (tmp_path / f"cir-env-{os.getppid()}-0").exists()
 
 
-def test_a_dead_zygote_gets_a_successor_in_the_group(group: ControlGroup) -> None:
+def test_a_dead_zygote_is_replaced_in_the_group(group: ControlGroup) -> None:
     group.remove()
     with LocalSandbox(slots=1, preload=()) as sandbox:
         sandbox.run("1")

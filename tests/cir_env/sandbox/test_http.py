@@ -62,7 +62,7 @@ class Served:
 
 
 class WaitingSandbox(FakeSandbox):
-    """Gives no result before it is told to."""
+    """Holds back all results until the test sets them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ TwoServers = tuple[WaitingSandbox, list[Served], RemoteSandbox]
 
 @pytest.fixture
 def two_servers() -> Iterator[TwoServers]:
-    """Two servers, of which the first, which is asked first, gives no result."""
+    """Two servers; the first, which gets the first block, returns no result."""
     waiting = WaitingSandbox()
     with (
         Served(make_app(waiting, TOKEN)) as first,
@@ -101,7 +101,7 @@ def two_servers() -> Iterator[TwoServers]:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[str]:
-    """Serve as a user would, and return the address."""
+    """Start a server from the command line and return its address."""
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--port", "0", "--slots", "2"]
     environment = {**os.environ, "CIR_SANDBOX_TOKEN": TOKEN}
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -146,12 +146,12 @@ def test_a_session_keeps_its_order_and_its_namespace(process: str) -> None:
         assert session.run("x").status is Status.INFRASTRUCTURE
 
 
-def test_the_remote_classes_meet_the_protocols(remote: RemoteSandbox) -> None:
+def test_the_remote_classes_satisfy_the_protocols(remote: RemoteSandbox) -> None:
     assert isinstance(remote, Sandbox)
     assert isinstance(remote.open_session(), Session)
 
 
-def test_limits_travel(remote: RemoteSandbox, fake: FakeSandbox) -> None:
+def test_limits_reach_the_server(remote: RemoteSandbox, fake: FakeSandbox) -> None:
     remote.run("1", Limits(time_limit_s=1.5, memory_limit_mb=7))
     remote.run("1")
     assert fake.limits == [Limits(time_limit_s=1.5, memory_limit_mb=7), Limits()]
@@ -180,9 +180,12 @@ def test_an_unused_session_is_closed_by_the_server(fake: FakeSandbox) -> None:
 
 
 @pytest.mark.parametrize("token", ["wrong", "é", TOKEN + "x"])
-def test_a_wrong_token_is_refused(remote: RemoteSandbox, fake: FakeSandbox, token: str) -> None:
+def test_a_wrong_token_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, token: str) -> None:
     (url,) = remote._busy
-    with RemoteSandbox(url, token=token) as other, pytest.raises(SandboxUnavailable, match="401 Expect the server's"):
+    with (
+        RemoteSandbox(url, token=token) as other,
+        pytest.raises(SandboxUnavailable, match="401 Expect the token of the server"),
+    ):
         other.run("1")
     assert fake.executed == []
 
@@ -194,7 +197,7 @@ def test_without_a_server_the_message_says_how_to_start_one() -> None:
         assert sandbox.open_session().run("1").status is Status.INFRASTRUCTURE
 
 
-def test_a_server_that_can_not_run_code_is_no_fault_of_the_block() -> None:
+def test_a_server_that_cannot_run_code_is_an_infrastructure_error() -> None:
     app = make_app(FakeSandbox(unavailable=True), TOKEN)
     with (
         Served(app) as server,
@@ -204,7 +207,7 @@ def test_a_server_that_can_not_run_code_is_no_fault_of_the_block() -> None:
         sandbox.run("1")
 
 
-def test_a_block_of_a_server_that_dies_is_run_by_another(two_servers: TwoServers) -> None:
+def test_a_block_of_a_dead_server_runs_on_another(two_servers: TwoServers) -> None:
     waiting, servers, sandbox = two_servers
     future = sandbox.submit("print(1)")
     assert eventually(lambda: bool(waiting.futures))
@@ -221,7 +224,7 @@ def test_blocks_go_to_the_least_busy_server(two_servers: TwoServers) -> None:
     assert held.result().status is Status.OK
 
 
-def test_closing_answers_what_is_in_flight() -> None:
+def test_closing_resolves_blocks_in_flight() -> None:
     waiting = WaitingSandbox()
     with Served(make_app(waiting, TOKEN)) as server:
         sandbox = RemoteSandbox(server.url, token=TOKEN)
@@ -234,20 +237,20 @@ def test_closing_answers_what_is_in_flight() -> None:
             sandbox.run("1")
 
 
-def test_a_sandbox_that_nobody_holds_any_more_hangs_up(fake: FakeSandbox) -> None:
+def test_a_garbage_collected_sandbox_disconnects(fake: FakeSandbox) -> None:
     def threads() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name == "cir-env-remote"]
 
     before = threads()
     with Served(make_app(fake, TOKEN)) as server:
-        future = RemoteSandbox(server.url, token=TOKEN).submit("print(1)")  # Only the block's own task holds it.
+        future = RemoteSandbox(server.url, token=TOKEN).submit("print(1)")  # Only the task of the block references it.
         assert future.result(30).stdout == "1\n"
         assert eventually(lambda: threads() == before)
 
 
-def test_a_waiting_client_hears_the_servers_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cir_env.sandbox.http.server.PULSE_S", 0.05)
-    monkeypatch.setattr(RemoteSandbox, "silence_s", 0.5)
+def test_keepalives_of_the_server_prevent_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cir_env.sandbox.http.server.KEEPALIVE_S", 0.05)
+    monkeypatch.setattr(RemoteSandbox, "read_timeout_s", 0.5)
     waiting = WaitingSandbox()
     with Served(make_app(waiting, TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
         future = sandbox.submit("print(1)")
@@ -257,16 +260,16 @@ def test_a_waiting_client_hears_the_servers_pulse(monkeypatch: pytest.MonkeyPatc
         assert future.result().stdout == "1\n"
 
 
-def test_a_silent_server_is_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_counts_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cir_env.sandbox.http.client.RETRY_PAUSE_S", 0.0)
-    monkeypatch.setattr(RemoteSandbox, "silence_s", 0.2)
+    monkeypatch.setattr(RemoteSandbox, "read_timeout_s", 0.2)
     with Served(make_app(WaitingSandbox(), TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
         result = sandbox.run("print(1)")
     assert result.status is Status.INFRASTRUCTURE
-    assert "no sandbox server gave a result" in result.error
+    assert "no sandbox server returned a result" in result.error
 
 
-def test_code_that_is_too_long_is_the_policys_error(remote: RemoteSandbox, fake: FakeSandbox) -> None:
+def test_code_that_is_too_long_is_an_error_of_the_policy(remote: RemoteSandbox, fake: FakeSandbox) -> None:
     assert remote.run("#" * 300_000).error == "SyntaxError: code of over 256 KB"
     assert remote.open_session().run("#" * 300_000).status is Status.ERROR
     assert fake.executed == []
@@ -280,15 +283,15 @@ def test_the_longest_code_fits_into_a_request() -> None:
 @pytest.mark.parametrize(
     "body", ["", "[]", '{"code": 1}', '{"code": "1", "limits": {"time": 1}}', '{"code": "1", "limits": [1]}']
 )
-def test_a_malformed_request_is_refused(remote: RemoteSandbox, fake: FakeSandbox, body: str) -> None:
+def test_a_malformed_request_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, body: str) -> None:
     (url,) = remote._busy
 
     async def post() -> tuple[int, str]:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with remote._open_line().http.post(f"{url}/run", data=body, headers=headers) as response:
+        async with remote._connect().http.post(f"{url}/run", data=body, headers=headers) as response:
             return response.status, await response.text()
 
-    status, text = asyncio.run_coroutine_threadsafe(post(), remote._open_line()._loop).result()
+    status, text = asyncio.run_coroutine_threadsafe(post(), remote._connect()._loop).result()
     assert (status, text[:13]) == (400, "Expect JSON {")
     assert fake.executed == []
 
@@ -298,15 +301,18 @@ def test_a_malformed_request_is_refused(remote: RemoteSandbox, fake: FakeSandbox
     [
         (lambda: RemoteSandbox(token=TOKEN), "at least one sandbox server, got none"),
         (lambda: RemoteSandbox("node7:8700", token=TOKEN), "like http://host:8700, got 'node7:8700'"),
-        (lambda: RemoteSandbox("http://a"), "Expect the servers' token as `token` or in CIR_SANDBOX_TOKEN, got none"),
+        (
+            lambda: RemoteSandbox("http://a"),
+            "Expect the token of the servers in `token` or CIR_SANDBOX_TOKEN, got none",
+        ),
     ],
 )
-def test_a_wrong_address_or_no_token_is_refused(make: Callable[[], object], message: str) -> None:
+def test_a_wrong_address_or_missing_token_is_rejected(make: Callable[[], object], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         make()
 
 
-def test_a_port_that_is_taken_is_one_clear_line(process: str) -> None:
+def test_a_port_in_use_is_a_one_line_error(process: str) -> None:
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--slots", "1", "--port", process.rpartition(":")[2]]
     done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
@@ -353,7 +359,7 @@ TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1\nZeroDivision
         ),
     ],
 )
-def test_what_sandbox_fusion_says_is_translated(answer: Any, status: Status, stdout: str, error: str) -> None:
+def test_results_of_sandbox_fusion_are_translated(answer: Any, status: Status, stdout: str, error: str) -> None:
     asked: list[dict[str, Any]] = []
     with Served(fusion_app([answer], asked)) as server, SandboxFusion(server.url) as sandbox:
         result = sandbox.run("print(42)", Limits(time_limit_s=2.5, memory_limit_mb=64))

@@ -43,7 +43,7 @@ def test_a_session_keeps_its_namespace_and_blocks_do_not(sandbox: LocalSandbox) 
     assert session.run("x").status is Status.INFRASTRUCTURE
 
 
-def test_blocks_of_a_session_run_in_their_order(sandbox: LocalSandbox) -> None:
+def test_blocks_of_a_session_run_in_order(sandbox: LocalSandbox) -> None:
     session = sandbox.open_session()
     session.run("seen = []")
     futures = [session.submit(f"seen.append({i})") for i in range(20)]
@@ -52,7 +52,7 @@ def test_blocks_of_a_session_run_in_their_order(sandbox: LocalSandbox) -> None:
     session.close()
 
 
-def test_a_session_goes_on_empty_after_a_timeout(sandbox: LocalSandbox) -> None:
+def test_a_session_continues_empty_after_a_timeout(sandbox: LocalSandbox) -> None:
     session = sandbox.open_session()
     session.run("x = 1")
     assert session.run("while True: pass", Limits(time_limit_s=0.2)).status is Status.TIMEOUT
@@ -60,7 +60,7 @@ def test_a_session_goes_on_empty_after_a_timeout(sandbox: LocalSandbox) -> None:
     session.close()
 
 
-def test_what_a_session_leaves_running_is_stopped(sandbox: LocalSandbox) -> None:
+def test_threads_left_running_by_a_session_are_stopped(sandbox: LocalSandbox) -> None:
     session = sandbox.open_session()
     noise = "import threading, time\ndef tick():\n    while True: print('tick', flush=True); time.sleep(0.001)\n"
     session.run(noise + "threading.Thread(target=tick, daemon=True).start()")
@@ -84,7 +84,7 @@ def test_many_threads_share_one_sandbox(sandbox: LocalSandbox) -> None:
     assert results == [f"{i**2}\n" for i in range(64)]
 
 
-def test_waiting_for_a_slot_counts_for_no_limit() -> None:
+def test_waiting_for_a_slot_counts_towards_no_limit() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         brief = Limits(wall_limit_s=20.0, idle_limit_s=0.4)
         sleep = "import time\ntime.sleep(0.25)"
@@ -92,7 +92,7 @@ def test_waiting_for_a_slot_counts_for_no_limit() -> None:
         assert {future.result().status for future in futures} == {Status.OK}
 
 
-def test_blocks_that_sleep_hold_nobody_up() -> None:
+def test_sleeping_blocks_do_not_occupy_a_slot() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         limits = Limits(idle_limit_s=60.0)
         sleeping = [sandbox.submit("import time\ntime.sleep(20)", limits) for _ in range(3)]
@@ -117,7 +117,7 @@ def test_a_cancelled_block_never_runs() -> None:
         assert sandbox.run("print('next')").stdout == "next\n"
 
 
-def test_a_child_killed_from_outside_is_killed_and_the_next_block_is_right() -> None:
+def test_a_killed_child_is_reported_as_killed_and_the_next_block_runs() -> None:
     with LocalSandbox(slots=1, spares=0, preload=()) as sandbox:
         sandbox.run("1")
         future = sandbox.submit("import time\nprint('begun', flush=True)\ntime.sleep(60)", Limits(idle_limit_s=60))
@@ -127,7 +127,7 @@ def test_a_child_killed_from_outside_is_killed_and_the_next_block_is_right() -> 
         assert sandbox.run("print(1)").stdout == "1\n"
 
 
-def test_a_spare_killed_from_outside_is_replaced() -> None:
+def test_a_killed_spare_is_replaced() -> None:
     with LocalSandbox(slots=1, spares=1, preload=()) as sandbox:
         sandbox.run("1")
         assert eventually(lambda: len(children_of_zygote(sandbox)) == 1)
@@ -137,7 +137,7 @@ def test_a_spare_killed_from_outside_is_replaced() -> None:
         assert sandbox.run("print(1)").stdout == "1\n"
 
 
-def test_a_zygote_that_dies_is_replaced_and_its_block_is_tried_again() -> None:
+def test_a_dead_zygote_is_replaced_and_its_block_is_retried() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         sandbox.run("1")
         future = sandbox.submit("import time\ntime.sleep(0.5)\nprint('done')")
@@ -146,7 +146,7 @@ def test_a_zygote_that_dies_is_replaced_and_its_block_is_tried_again() -> None:
         assert future.result().stdout == "done\n"
 
 
-def test_a_block_that_loses_its_zygote_twice_is_a_fault_of_ours() -> None:
+def test_a_block_that_loses_its_zygote_twice_is_an_infrastructure_error() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         sandbox.run("1")
         future = sandbox.submit("import time\ntime.sleep(60)", Limits(idle_limit_s=60))
@@ -156,7 +156,7 @@ def test_a_block_that_loses_its_zygote_twice_is_a_fault_of_ours() -> None:
         assert future.result().status is Status.INFRASTRUCTURE
 
 
-def test_a_session_whose_zygote_died_says_nothing_more() -> None:
+def test_a_session_whose_zygote_died_reports_infrastructure_errors() -> None:
     with LocalSandbox(slots=1, preload=()) as sandbox:
         session = sandbox.open_session()
         session.run("x = 1")
@@ -167,7 +167,7 @@ def test_a_session_whose_zygote_died_says_nothing_more() -> None:
         assert session.run("print(x)").status is Status.INFRASTRUCTURE
 
 
-def test_a_full_scratch_disk_ends_no_run(sandbox: LocalSandbox) -> None:
+def test_a_full_scratch_disk_does_not_affect_the_next_block(sandbox: LocalSandbox) -> None:
     fill = "f = open('f', 'wb')\ntry:\n    while True: f.write(bytes(1 << 20))\nexcept OSError: print('full')"
     assert sandbox.run(fill).stdout == "full\n"
     assert sandbox.run("print(1)").stdout == "1\n"
@@ -205,51 +205,51 @@ def test_many_blocks_leave_no_descriptor_behind(sandbox: LocalSandbox) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_closed_sandbox_refuses_and_says_so() -> None:
+def test_a_closed_sandbox_raises() -> None:
     sandbox = LocalSandbox()
     sandbox.close()
-    with pytest.raises(SandboxUnavailable, match="Expect an open sandbox, got one that was closed"):
+    with pytest.raises(SandboxUnavailable, match="Expect an open sandbox, got one that is closed"):
         sandbox.run("1")
 
 
-def test_close_answers_the_blocks_in_flight() -> None:
+def test_close_resolves_the_blocks_in_flight() -> None:
     sandbox = LocalSandbox(slots=1, preload=())
     futures = [sandbox.submit("import time\ntime.sleep(60)", Limits(idle_limit_s=60)) for _ in range(3)]
     sandbox.close()
     assert {future.result().status for future in futures} == {Status.INFRASTRUCTURE}
 
 
-def test_an_interpreter_that_can_not_start_makes_the_sandbox_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interpreter_that_cannot_start_makes_the_sandbox_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with LocalSandbox(slots=1) as sandbox, pytest.raises(SandboxUnavailable, match="ended 3 times before it was ready"):
         sandbox.run("1")
 
 
-def refused(layers: dict[str, str], *, contained: bool) -> str:
+def failure_with(layers: dict[str, str], *, contained: bool) -> str:
     supervisor = LocalSandbox()._supervisor
-    supervisor.welcome(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
+    supervisor.on_zygote_ready(SimpleNamespace(layers=layers, contained=contained))  # type: ignore[arg-type]
     return supervisor.failure or ""
 
 
-def test_too_few_layers_are_refused_by_default() -> None:
-    why = refused({"seccomp": "missing: no", "landlock": "on"}, contained=False)
+def test_too_few_layers_are_rejected_by_default() -> None:
+    why = failure_with({"seccomp": "missing: no", "landlock": "on"}, contained=False)
     assert why.startswith("expect seccomp with namespaces or Landlock, got seccomp missing: no.")
     assert "LocalSandbox(isolation='unsafe')" in why
 
 
-def test_missing_layers_are_named_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert refused({"namespaces": "missing: no", "landlock": "on"}, contained=True) == ""
-    assert caplog.messages == ["The sandbox runs with fewer layers than it knows: namespaces missing: no"]
+def test_missing_layers_are_listed_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert failure_with({"namespaces": "missing: no", "landlock": "on"}, contained=True) == ""
+    assert caplog.messages == ["The sandbox runs without some of its layers: namespaces missing: no"]
 
 
-def test_layers_that_do_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_fail_the_self_test_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "CODE", "print(['fork'])")
-    why = r"its layers do not hold what they should: \['fork'\]"
+    why = r"its layers failed the self-test: \['fork'\]"
     with LocalSandbox(slots=1, preload=()) as sandbox, pytest.raises(SandboxUnavailable, match=why):
         sandbox.run("print(1)")
 
 
-def test_unsafe_is_there_by_name() -> None:
+def test_unsafe_runs_without_layers() -> None:
     with LocalSandbox(slots=1, preload=(), isolation="unsafe") as sandbox:
         assert sandbox.run("import socket\nsocket.socket().close()").status is Status.OK
         assert sandbox.layers.keys() == {"group"}
@@ -270,7 +270,7 @@ assert sandbox.run("print(1)").stdout == "1\\n"
 """
 
 
-def test_running_out_of_descriptors_is_a_fault_of_ours_and_passes() -> None:
+def test_running_out_of_descriptors_is_a_temporary_infrastructure_error() -> None:
     subprocess.run([sys.executable, "-c", DESCRIPTORS], check=True, timeout=60)
 
 
@@ -289,7 +289,7 @@ with LocalSandbox(slots=1, preload=()) as sandbox:
 """
 
 
-def test_descriptors_beyond_a_thousand_are_no_limit() -> None:
+def test_more_than_a_thousand_descriptors_work() -> None:
     subprocess.run([sys.executable, "-c", MANY_DESCRIPTORS], check=True, timeout=60)
 
 
@@ -300,10 +300,12 @@ def test_the_command_lists_every_layer() -> None:
     assert names == ["namespaces", "user", "scratch", "landlock", "seccomp", "group", "Blocks"]
 
 
-def test_unknown_options_are_refused() -> None:
+def test_unknown_options_are_rejected() -> None:
     with pytest.raises(OptionError, match="Expect `slots` >= 1 and `spares` >= 0, got 0 and 0"):
         LocalSandbox(slots=0)
-    with pytest.raises(OptionError, match="Expect `isolation` 'auto', 'without-namespaces' or 'unsafe', got 'none'"):
+    with pytest.raises(
+        OptionError, match="Expect `isolation` to be 'auto', 'without-namespaces' or 'unsafe', got 'none'"
+    ):
         LocalSandbox(isolation="none")  # type: ignore[arg-type]
 
 
@@ -355,13 +357,13 @@ def test_a_forked_process_makes_its_own_shared_sandbox() -> None:
     subprocess.run(program, check=True, timeout=60)
 
 
-def test_a_process_shares_one_sandbox_of_each_name() -> None:
+def test_a_process_shares_one_sandbox_per_name() -> None:
     assert shared_sandbox() is shared_sandbox("local")
     assert shared_sandbox("unsafe") is shared_sandbox("unsafe") is not shared_sandbox()
 
 
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"Expect `sandbox` 'local', 'unsafe', .*, got 'docker'"):
+def test_an_unknown_name_is_rejected() -> None:
+    with pytest.raises(OptionError, match=r"Expect `sandbox` to be 'local', 'unsafe', .*, got 'docker'"):
         shared_sandbox("docker")
 
 
@@ -380,21 +382,21 @@ def test_many_slots_are_served_by_several_zygotes(two_zygotes: LocalSandbox) -> 
     assert len(parents) == 2
 
 
-def test_a_zygote_that_dies_takes_no_work_of_the_other(two_zygotes: LocalSandbox) -> None:
+def test_a_dead_zygote_does_not_affect_the_other(two_zygotes: LocalSandbox) -> None:
     first, second = two_zygotes._supervisor.zygotes
     sessions = [two_zygotes.open_session() for _ in range(8)]
     futures = [session.submit("import time; time.sleep(0.1); x = 1") for session in sessions]
     assert {future.result().status for future in futures} == {Status.OK}
-    homes = [session._lane.worker.zygote for session in sessions if session._lane.worker]
+    zygotes = [session._state.worker.zygote for session in sessions if session._state.worker]
     os.kill(first.pid, signal.SIGKILL)
     assert eventually(lambda: first not in two_zygotes._supervisor.zygotes)
     seen = [session.run("x").status for session in sessions]
-    assert seen == [Status.OK if home is second else Status.INFRASTRUCTURE for home in homes]
+    assert seen == [Status.OK if zygote is second else Status.INFRASTRUCTURE for zygote in zygotes]
     for session in sessions:
         session.close()
 
 
-def test_importing_the_sandbox_imports_no_sympy() -> None:
+def test_importing_the_sandbox_does_not_import_sympy() -> None:
     program = "import sys, cir_env.sandbox; print('sympy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -40,7 +40,7 @@ def test_a_block_prints(sandbox: LocalSandbox) -> None:
         ("import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))).__name__)", "A\n"),
     ],
 )
-def test_what_runs_well_shows_what_a_reader_expects(sandbox: LocalSandbox, code: str, stdout: str) -> None:
+def test_a_successful_block_shows_the_expected_output(sandbox: LocalSandbox, code: str, stdout: str) -> None:
     result = sandbox.run(code)
     assert (result.status, result.stdout, result.error) == (Status.OK, stdout, "")
 
@@ -66,7 +66,7 @@ def test_what_runs_well_shows_what_a_reader_expects(sandbox: LocalSandbox, code:
         ("def f(): return f()\nf()", "", "RecursionError: maximum recursion depth exceeded"),
     ],
 )
-def test_an_error_is_its_last_line_and_what_was_printed_stays(
+def test_an_error_keeps_its_last_line_and_earlier_output(
     sandbox: LocalSandbox, code: str, stdout: str, error: str | None
 ) -> None:
     result = sandbox.run(code)
@@ -74,7 +74,7 @@ def test_an_error_is_its_last_line_and_what_was_printed_stays(
     assert result.error if error is None else result.error == error
 
 
-def test_a_huge_error_is_cut(sandbox: LocalSandbox) -> None:
+def test_a_huge_error_is_shortened(sandbox: LocalSandbox) -> None:
     result = sandbox.run("raise ValueError('A' * 10**7)")
     assert result.status is Status.ERROR
     assert result.error.startswith("ValueError: AAA")
@@ -93,23 +93,23 @@ def test_a_huge_error_is_cut(sandbox: LocalSandbox) -> None:
         "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E()",
     ],
 )
-def test_what_never_ends_is_a_timeout(sandbox: LocalSandbox, code: str) -> None:
+def test_code_that_never_ends_is_a_timeout(sandbox: LocalSandbox, code: str) -> None:
     result = sandbox.run("print('before', flush=True)\n" + code, BRIEF)
     assert (result.status, result.stdout) == (Status.TIMEOUT, "before\n")
     assert result.error.startswith("TimeoutError: the code ")
 
 
-def test_the_wall_limit_ends_what_the_other_clocks_allow(sandbox: LocalSandbox) -> None:
+def test_the_wall_limit_applies_when_the_other_limits_do_not(sandbox: LocalSandbox) -> None:
     result = sandbox.run("import time\ntime.sleep(1000)", Limits(wall_limit_s=0.3))
     assert (result.status, result.error) == (Status.TIMEOUT, "TimeoutError: no result after 0.3 s")
 
 
-def test_the_cpu_of_threads_counts(sandbox: LocalSandbox) -> None:
+def test_the_cpu_time_of_threads_counts(sandbox: LocalSandbox) -> None:
     spin = "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin).start()"
     assert sandbox.run(spin, BRIEF).status is Status.TIMEOUT
 
 
-def test_too_many_threads_are_their_own_status(sandbox: LocalSandbox) -> None:
+def test_too_many_threads_have_their_own_status(sandbox: LocalSandbox) -> None:
     sleep = "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=(0.5,)).start()"
     result = sandbox.run(sleep.format(12), Limits(process_limit=8))
     assert (result.status, result.error) == (Status.PROCESS_LIMIT, "RuntimeError: the code ran over 8 threads")
@@ -117,7 +117,7 @@ def test_too_many_threads_are_their_own_status(sandbox: LocalSandbox) -> None:
 
 
 @pytest.mark.parametrize("error", ["[Errno 27] File too large", "[Errno 28] No space left on device"])
-def test_too_much_written_is_its_own_status(sandbox: LocalSandbox, error: str) -> None:
+def test_writing_too_much_has_its_own_status(sandbox: LocalSandbox, error: str) -> None:
     one = "with open('big', 'wb') as file: file.write(bytes(2 * 1024**2))"
     many = "for n in range(10**4):\n    with open(str(n), 'wb') as file: file.write(bytes(900 * 1024))"
     result = sandbox.run(one if "large" in error else many, Limits(file_limit_mb=1))
@@ -128,12 +128,12 @@ def test_too_much_written_is_its_own_status(sandbox: LocalSandbox, error: str) -
     "code",
     ["x = bytearray(2 * 1024**3)", "x = []\nwhile True: x.append(bytearray(10**7))", "[0] * 10**9"],
 )
-def test_too_much_memory_is_its_own_status(sandbox: LocalSandbox, code: str) -> None:
+def test_too_much_memory_has_its_own_status(sandbox: LocalSandbox, code: str) -> None:
     result = sandbox.run("print('kept')\n" + code, Limits(memory_limit_mb=64, time_limit_s=30))
     assert (result.status, result.stdout, result.error) == (Status.MEMORY, "kept\n", "MemoryError")
 
 
-def test_memory_up_to_the_limit_is_there(sandbox: LocalSandbox) -> None:
+def test_memory_up_to_the_limit_is_available(sandbox: LocalSandbox) -> None:
     code = "x = bytes(48 * 1024**2)\nlen(x)"
     assert sandbox.run(code, Limits(memory_limit_mb=64)).stdout == "50331648\n"
 
@@ -144,13 +144,13 @@ def test_output_beyond_the_limit_is_cut_and_ends_the_block(sandbox: LocalSandbox
     assert result.error == "OutputLimitError: the code printed over 8 KB"
 
 
-def test_output_at_the_limit_is_whole(sandbox: LocalSandbox) -> None:
+def test_output_at_the_limit_is_complete(sandbox: LocalSandbox) -> None:
     result = sandbox.run("import sys\nsys.stdout.write('x' * 8192)", Limits(output_limit_kb=8))
     assert (result.status, len(result.stdout)) == (Status.OK, 8192)
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-def test_a_signal_is_killed(sandbox: LocalSandbox, name: str) -> None:
+def test_a_signal_is_reported_as_killed(sandbox: LocalSandbox, name: str) -> None:
     code = f"import os, signal\nprint('last', flush=True)\nos.kill(os.getpid(), signal.{name})"
     result = sandbox.run(code)
     assert (result.status, result.stdout) == (Status.KILLED, "last\n")
@@ -162,7 +162,7 @@ def test_code_beyond_the_size_limit_is_an_error(sandbox: LocalSandbox) -> None:
     assert (result.status, result.error) == (Status.ERROR, "SyntaxError: code of over 256 KB")
 
 
-def test_long_code_arrives_whole(sandbox: LocalSandbox) -> None:
+def test_long_code_arrives_complete(sandbox: LocalSandbox) -> None:
     assert sandbox.run("x = '" + "y" * 250_000 + "'\nlen(x)").stdout == "250000\n"
 
 
@@ -190,7 +190,7 @@ def test_generators_without_a_seed_give_the_same_numbers(sandbox: LocalSandbox) 
     assert first.endswith("True\n")
 
 
-def test_tracebacks_show_the_block_and_no_frame_of_ours(sandbox: LocalSandbox) -> None:
+def test_tracebacks_show_only_frames_of_the_block(sandbox: LocalSandbox) -> None:
     result = sandbox.run("def f():\n    return 1 / 0\nf()")
     lines = result.traceback.splitlines()
     assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", result.error)
@@ -216,7 +216,7 @@ def test_the_scratch_directory_is_fresh_and_writable(sandbox: LocalSandbox) -> N
     assert [sandbox.run(code).stdout for _ in range(2)] == ["[]\nx\n"] * 2
 
 
-def test_the_local_classes_meet_the_protocols(sandbox: LocalSandbox) -> None:
+def test_the_local_classes_satisfy_the_protocols(sandbox: LocalSandbox) -> None:
     assert isinstance(sandbox, Sandbox)
     assert isinstance(sandbox.open_session(), Session)
     assert isinstance(sandbox.run(""), ExecutionResult)
@@ -230,6 +230,6 @@ def test_the_local_classes_meet_the_protocols(sandbox: LocalSandbox) -> None:
         ({"wall_limit_s": float("inf")}, r"Expect `wall_limit_s` to be a finite number above 0, got inf"),
     ],
 )
-def test_limits_that_are_none_are_refused(limits: dict[str, float], message: str) -> None:
+def test_invalid_limits_are_rejected(limits: dict[str, float], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Limits(**limits)  # type: ignore[arg-type]
