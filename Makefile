@@ -1,0 +1,17 @@
+.PHONY: check test-fast test docs
+
+check:  ## all static checks
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+test-fast:  ## the tests that need neither minutes nor special hardware or programs
+	pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not vllm"
+
+test:  ## all tests; those whose hardware or programs are missing are skipped
+	pytest -n 2 --dist loadfile
+
+docs:  ## print docs/environment.md again from the docstring, and check the pages
+	python -m cir_env > docs/environment.md
+	pytest tests/test_docs.py tests/test_readme.py tests/agents/tracking/test_run_records.py
