@@ -13,6 +13,11 @@ from typing import Any, Literal
 from agents.config.schedules import CompetenceConfig, parse_budgets, parse_schedule
 from agents.config.shared import Dtype
 from agents.core.errors import expect
+from agents.core.plugins import check_name
+
+ADVANTAGES = ("reinforce_plus_plus_baseline", "reinforce_plus_plus", "grpo", "dr_grpo", "rloo", "gae")
+AGGREGATIONS = ("token", "sequence", "constant")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +154,12 @@ class RolloutConfig:
 class PPOConfig:
     """The update."""
 
-    advantage: Literal["reinforce_plus_plus_baseline", "reinforce_plus_plus", "grpo", "dr_grpo", "rloo", "gae"] = (
-        "reinforce_plus_plus_baseline"
-    )
-    """Advantage estimator; gae adds a value head."""
-    aggregation: Literal["token", "sequence", "constant"] = "token"
-    """Mean over the minibatch's tokens, mean over sequences of their means, or sum over max_completion_length."""
+    advantage: str = "reinforce_plus_plus_baseline"
+    """reinforce_plus_plus_baseline, reinforce_plus_plus, grpo, dr_grpo, rloo, gae (which adds a value head), or an
+    estimator of your own as module:function."""
+    aggregation: str = "token"
+    """token: mean over the minibatch's tokens; sequence: mean over sequences of their means; constant: sum over
+    max_completion_length; or one of your own as module:function."""
     ratio: Literal["token", "sequence"] = "token"
     """Clip each token's ratio, or the sequence's geometric mean of them (GSPO)."""
     kl_coefficient: float = 0.0
@@ -203,6 +208,8 @@ class PPOConfig:
     """AdamW's for a separate critic."""
 
     def __post_init__(self) -> None:
+        check_name("ppo.advantage", self.advantage, ADVANTAGES, "advantages")
+        check_name("ppo.aggregation", self.aggregation, AGGREGATIONS, "aggregations")
         for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
@@ -376,8 +383,8 @@ class TrainConfig:
     """Compile the layers' feed-forward parts; the first steps take longer."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
-    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
-    """Trackers that get what metrics.jsonl gets; none: only that file."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Trackers that get what metrics.jsonl gets: tensorboard, wandb, trackio, module:function; none: only that file."""
     samples_every: int = 1
     """Steps between transcripts in samples.jsonl; validations always leave some. 0: only they."""
     samples_per_step: int = 2
@@ -407,6 +414,8 @@ class TrainConfig:
             "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
             self.ppo.importance_sampling,
         )
+        for tracker in self.report_to:
+            check_name("report_to", tracker, TRACKERS, "trackers")
         best = self.best_metric
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         both = self.lora.rank and self.warm_up_steps

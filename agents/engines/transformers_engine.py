@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -86,7 +86,15 @@ class TransformersEngine:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path, chat: Chat, *, dtype: str, device: torch.device, max_num_seqs: int, max_model_len: int
+        cls,
+        path: Path,
+        chat: Chat,
+        *,
+        dtype: str,
+        device: torch.device,
+        max_num_seqs: int,
+        max_model_len: int,
+        **_: Any,
     ) -> TransformersEngine:
         """Load a model of the engine's own, and stop where its makers say that it stops."""
         model = load_model(path, dtype)

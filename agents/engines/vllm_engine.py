@@ -140,6 +140,7 @@ class VllmEngine:
         max_num_seqs: int,
         max_model_len: int,
         gpu_memory_utilization: float = 0.9,
+        **_: Any,
     ) -> VllmEngine:
         """Load a model of the engine's own, and stop where its makers say that it stops."""
         llm = load_llm(

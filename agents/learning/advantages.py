@@ -6,11 +6,13 @@ enter neither the advantages nor the statistics of the whitening.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from agents.core.plugins import load_plugin
 from agents.core.types import Advantages, Batch, PolicyOutput
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig, weig
             raise ValueError("Expect values for `gae`, got a policy without a value head.")
         targets = gae(batch.rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
     else:
-        targets = ESTIMATORS[config.advantage](batch.rewards, batch.group_ids, mask)
+        estimate = ESTIMATORS.get(config.advantage) or load_plugin("ppo.advantage", config.advantage, "advantages")
+        targets = estimate(batch.rewards, batch.group_ids, mask)
     if config.importance_sampling == "none":
         return targets
     return replace(targets, advantages=targets.advantages * weights)
@@ -197,14 +200,16 @@ def gae(
     )
 
 
-ESTIMATORS = {
+Estimator = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Advantages]
+"""Rewards ``[B]``, group ids ``[B]``, action mask ``[B, T]`` to advantages and returns ``[B, T]``, 0 off the mask."""
+ESTIMATORS: Mapping[str, Estimator] = {
     "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
     "reinforce_plus_plus": reinforce_plus_plus,
     "grpo": grpo,
     "dr_grpo": dr_grpo,
     "rloo": rloo,
 }
-"""Those that need no values, by the name in the configuration."""
+"""Those that need no values, by name; ``--ppo.advantage module:function`` takes any other :data:`Estimator`."""
 
 
 def importance_ratio(

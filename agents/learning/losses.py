@@ -1,48 +1,69 @@
 """Losses: pure functions that return weighted sums over action tokens.
 
-Each token's loss is multiplied by its weight, which :func:`token_weights` computes for a whole optimiser step: a step
+Each token's loss is multiplied by its weight, which an :data:`Aggregation` computes for a whole optimizer step: a step
 has the same gradient however it is cut into micro-batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 
 from agents.core.types import Loss
 
+Aggregation = Callable[[torch.Tensor, int], torch.Tensor]
+"""Action mask ``[B, T]`` of an optimizer step, and ``max_completion_length``, to each token's weight ``[B, T]``."""
 
-def token_weights(
-    action_mask: torch.Tensor, aggregation: Literal["token", "sequence", "constant"], *, constant: int = 1
-) -> torch.Tensor:
-    """What each token's loss counts in an optimiser step.
 
-    ``token``: all the same (DAPO, arXiv 2503.14476, and the paper). ``sequence``: all sequences the same, and a
-    sequence's tokens among themselves (GRPO). ``constant``: ``1 / constant`` for each token, over the number of
-    sequences: a long answer's tokens count no less than a short one's (Dr. GRPO, arXiv 2503.20783).
+def token_mean(action_mask: torch.Tensor, _: int = 1) -> torch.Tensor:
+    """Weigh all tokens alike (DAPO, arXiv 2503.14476, and the paper).
 
     Args:
-        action_mask: ``[B, T]`` bool, of the whole step.
-        aggregation: How the losses of tokens are put together.
-        constant: The longest that a completion may be, in tokens.
+        action_mask: ``[B, T]`` bool, of a whole optimizer step.
 
     Returns:
         ``[B, T]`` float32, 0 where the mask is False.
 
-    >>> mask = torch.tensor([[True, True], [True, False]])
-    >>> token_weights(mask, "sequence").tolist()
+    >>> token_mean(torch.tensor([[True, True], [True, True]])).tolist()
+    [[0.25, 0.25], [0.25, 0.25]]
+    """
+    weights = action_mask.float()
+    return weights / weights.sum().clamp(min=1)
+
+
+def sequence_mean(action_mask: torch.Tensor, _: int = 1) -> torch.Tensor:
+    """Weigh all sequences alike, and the tokens of a sequence among themselves (GRPO, arXiv 2402.03300).
+
+    Args: As for :func:`token_mean`.
+
+    >>> sequence_mean(torch.tensor([[True, True], [True, False]])).tolist()
     [[0.25, 0.25], [0.5, 0.0]]
-    >>> token_weights(mask, "constant", constant=8).tolist()
+    """
+    weights = action_mask.float()
+    acting = weights.any(1).sum().clamp(min=1)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1) / acting
+
+
+def constant_sum(action_mask: torch.Tensor, max_completion_length: int) -> torch.Tensor:
+    """Weigh each token by ``1 / max_completion_length`` over the number of sequences (Dr. GRPO, arXiv 2503.20783).
+
+    The tokens of a long answer count no less than those of a short one.
+
+    Args:
+        action_mask: As for :func:`token_mean`.
+        max_completion_length: At least 1.
+
+    >>> constant_sum(torch.tensor([[True, True], [True, False]]), 8).tolist()
     [[0.0625, 0.0625], [0.0625, 0.0]]
     """
     weights = action_mask.float()
-    if aggregation == "token":
-        return weights / weights.sum().clamp(min=1)
-    acting = weights.any(1).sum().clamp(min=1)
-    if aggregation == "constant":
-        return weights / (acting * constant)
-    return weights / weights.sum(1, keepdim=True).clamp(min=1) / acting
+    return weights / (weights.any(1).sum().clamp(min=1) * max_completion_length)
+
+
+AGGREGATIONS: Mapping[str, Aggregation] = {"token": token_mean, "sequence": sequence_mean, "constant": constant_sum}
+"""Aggregations by name; ``--ppo.aggregation module:function`` takes any other :data:`Aggregation`."""
 
 
 def policy_loss(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from agents.core.distributed import add_up_metrics, size, whole
+from agents.core.plugins import load_plugin
 from agents.core.types import Advantages, Batch, Loss, PolicyOutput
 from agents.learning.batching import deal, micro_batches
-from agents.learning.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
+from agents.learning.losses import AGGREGATIONS, Aggregation, entropy_loss, kl_loss, policy_loss, value_loss
 
 if TYPE_CHECKING:
     from agents.config.training import PPOConfig
@@ -37,13 +38,15 @@ class PPO:
     Args:
         policy: The policy to train.
         config: Learning rate, clipping and batch sizes.
-        max_completion_length: What ``aggregation="constant"`` divides by.
+        max_completion_length: The longest that a completion may be, in tokens; an aggregation may use it.
     """
 
     def __init__(self, policy: Policy, config: PPOConfig, *, max_completion_length: int = 1) -> None:
         self.policy = policy
         self.config = config
-        self._constant = max_completion_length
+        self._max_completion_length = max_completion_length
+        name = config.aggregation
+        self._weigh: Aggregation = AGGREGATIONS.get(name) or load_plugin("ppo.aggregation", name, "aggregations")
         rates = (config.learning_rate, config.critic_learning_rate)
         self.optimizer = torch.optim.AdamW(
             [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
@@ -123,7 +126,7 @@ class PPO:
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.train()
         tokens = int(batch.action_mask.sum())
-        weights = token_weights(batch.action_mask, self.config.aggregation, constant=self._constant)
+        weights = self._weigh(batch.action_mask, self._max_completion_length)
         totals: dict[str, float] = defaultdict(float)
         for index, counts in deal(micro_batches(batch, self.config.micro_batch_tokens)):
             rows = batch.rows(index).trimmed().to(self.policy.device)

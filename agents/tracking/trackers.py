@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agents.core.distributed import rank
 from agents.core.errors import ConfigError, ServiceError, one_line
 from agents.core.files import append_json_lines, drop_rows
+from agents.core.plugins import is_plugin, load_plugin
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,7 +64,7 @@ def check_installed(names: Iterable[str]) -> None:
         ConfigError: With the command that installs it.
     """
     for name in names:
-        if find_spec(name) is None:
+        if not is_plugin(name, "trackers") and find_spec(name) is None:
             raise ConfigError(f"Expect the library {name} for --report-to {name}, got none: pip install {name}.")
 
 
@@ -75,6 +76,9 @@ def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: 
     """
     if name == "tensorboard":
         return TensorBoard(folder, config, keep_before=keep_before)
+    if is_plugin(name, "trackers"):
+        opened: Tracker = load_plugin("report_to", name, "trackers")(folder, config, run_id=run_id)
+        return opened
     own = {"wandb": {"id": run_id, "dir": folder, "allow_val_change": True}}.get(name, {})
     project = os.environ.get(f"{name.upper()}_PROJECT", PROJECT)
     try:

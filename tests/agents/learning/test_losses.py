@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.learning.losses import entropy_loss, kl_loss, policy_loss, token_weights, value_loss
+from agents.learning.losses import AGGREGATIONS, entropy_loss, kl_loss, policy_loss, value_loss
 
 
 def surrogate(ratio: float, advantage: float, **arguments: Any) -> tuple[float, float]:
@@ -122,14 +122,14 @@ RAGGED = torch.tensor([[True, True, True, True], [True, False, True, False], [Fa
     ],
 )
 def test_what_a_token_counts_is_worked_by_hand(aggregation: Any, expected: list[list[float]]) -> None:
-    weights = token_weights(RAGGED, aggregation, constant=10)
+    weights = AGGREGATIONS[aggregation](RAGGED, 10)
     for row, wanted in zip(weights.tolist(), expected, strict=True):
         assert row == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
 def test_without_actions_nothing_counts(aggregation: Any) -> None:
-    assert token_weights(torch.zeros(2, 3, dtype=torch.bool), aggregation).tolist() == [[0.0] * 3] * 2
+    assert AGGREGATIONS[aggregation](torch.zeros(2, 3, dtype=torch.bool), 10).tolist() == [[0.0] * 3] * 2
 
 
 def test_the_weights_weigh_the_loss_and_not_the_metrics() -> None:
