@@ -2,7 +2,7 @@ r"""The environment: a problem, what a policy writes about it, and what its code
 
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final, Literal
 
@@ -12,7 +12,8 @@ from cir_env.episode.prompts import (
     EXHAUSTED,
     NEUTRAL_ERROR,
     Prompt,
-    check_prompt,
+    find_prompt,
+    find_system_prompt,
     join_messages,
     render_feedback,
     render_messages,
@@ -33,6 +34,7 @@ from cir_env.errors import (
     check_integer,
     check_number,
     check_reset_options,
+    import_function,
 )
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
@@ -145,10 +147,15 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       default.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
     - `observation` ("transcript"): or "feedback".
-    - `prompt` ("cir"): a name in `cir_env.episode.prompts.PROMPTS`, or a function from a `Problem` to a text.
+    - `prompt` ("cir"): a name in `cir_env.episode.prompts.PROMPTS`; a path that ends in .txt or .md, to a template
+      that holds `{problem}` once; or a function from a `Problem` to a text, or to messages with `role` and `content`,
+      which may be named as "module:function".
+    - `system_prompt` (None): the system message, a text or a path that ends in .txt or .md. It stands before the
+      prompt, and replaces the prompt's own system message if there is one.
     - `reward_correct` (1.0), `reward_incorrect` (-1.0).
     - `reward` (None): a function from a `cir_env.EpisodeRecord` to a number, in place of those two, or to None for an
-      episode to drop. `cir_env.episode.rewards` has ready ones, and `total` to add them up.
+      episode to drop; or its name as "module:function". `cir_env.episode.rewards` has ready ones, and `total` to add
+      them up.
     - `on_exhausted` ("silent"): what is done about a block when the budget is used up. "silent": nothing, as in the
       paper; a policy learns by the reward alone that nothing comes back. "tell": once in an episode the block is
       answered with a line that says so, and the policy may still answer; for policies not trained on a budget.
@@ -166,6 +173,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `sandbox` ("local"): what `cir_env.sandbox.shared_sandbox` takes ("unsafe", addresses of servers), shared by all
       environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which the caller
       closes.
+    - `packages` (()): installed packages, by the names they are imported under, that blocks may import beside the
+      standard library and those of `cir_env.sandbox.host.launch.PRELOAD`. Name the packages that they import, too.
+      Not with a sandbox server, which decides this itself.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default one that all environments share.
     - `render_mode` (None): with "ansi" `render()` returns the transcript, with "human" it is printed as it grows.
 
@@ -191,9 +201,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         interaction_budget: int = 2,
         observation: Literal["transcript", "feedback"] = "transcript",
         prompt: Prompt = "cir",
+        system_prompt: str | None = None,
         reward_correct: float = 1.0,
         reward_incorrect: float = -1.0,
-        reward: Reward | None = None,
+        reward: Reward | str | None = None,
         on_exhausted: Literal["silent", "tell", "end"] = "silent",
         show_budget: bool = False,
         stateful: bool = False,
@@ -203,6 +214,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         max_transcript_chars: int = 65_536,
         error_format: Literal["last_line", "full", "neutral"] = "last_line",
         sandbox: Sandbox | str = "local",
+        packages: Sequence[str] = (),
         grader: AnswerGrader | None = None,
         render_mode: Literal["ansi", "human"] | None = None,
     ) -> None:
@@ -212,7 +224,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             OptionError: An argument is out of its range or of the wrong type.
             ProblemError: The problems cannot be found or read, or one has an answer that is not of `answer_type`.
         """
-        check_prompt(prompt)
+        self._template, self._system_prompt = find_prompt(prompt), find_system_prompt(system_prompt)
         self.problems = load_problems(problems, split)
         if decontaminate is not None:
             self.problems = leave_out_benchmarks(self.problems, decontaminate)
@@ -223,6 +235,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
         self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
         self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)
+        if isinstance(reward, str):
+            reward = import_function("reward", reward)
         if reward is not None and not callable(reward):
             raise OptionError(f"Expect `reward` to be a function of an `EpisodeRecord`, got {type(reward).__name__}.")
         self._reward_function = reward or correctness(
@@ -243,10 +257,15 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         if not isinstance(sandbox, Sandbox | str):
             raise OptionError(f"Expect `sandbox` to be a `Sandbox` or a name, got {type(sandbox).__name__}.")
         if isinstance(sandbox, str):
-            shared_sandbox(sandbox)  # refuses an unknown name now; a copy in another process makes its own
+            shared_sandbox(sandbox, packages)  # refuses bad names now; a copy in another process makes its own
+        elif packages:
+            raise OptionError(
+                "Expect `packages` beside the name of a sandbox alone, got a `Sandbox`, which has its own."
+            )
         if grader is not None and not callable(getattr(grader, "submit", None)):
             raise OptionError(f"Expect `grader` to be a `Grader` or None, got {type(grader).__name__}.")
         self._sandbox = sandbox
+        self._packages = tuple(packages)
         self._grader = grader
         self._episode: Episode | None = None
         self._closed = False
@@ -275,7 +294,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         index = self._choose_problem(options)
         problem = self.problems[index]
-        messages = render_messages(self.prompt, problem)
+        messages = render_messages(self._template, problem, self._system_prompt)
         if self.show_budget:
             messages = say_budget(messages, budget)
         prompt = join_messages(messages)
@@ -425,7 +444,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
         """Run a block; a sandbox that cannot is a fault like any other of its faults."""
         try:
-            sandbox = shared_sandbox(self._sandbox) if isinstance(self._sandbox, str) else self._sandbox
+            sandbox = shared_sandbox(self._sandbox, self._packages) if isinstance(self._sandbox, str) else self._sandbox
             if self.stateful and episode.session is None:
                 episode.session = sandbox.open_session()
             future = (episode.session or sandbox).submit(code, self.limits)
