@@ -8,6 +8,7 @@ $ python evaluate.py report FOLDER ... --k 1 4 16              runs that are don
 $ python evaluate.py report FOLDER ... --output report.html    the same as a page, with every transcript
 $ python evaluate.py regrade SAMPLES                           today's grader on samples of any day
 $ python evaluate.py import FILE                               others' transcripts, for regrade
+$ python evaluate.py --config FILE                             flags from a file; later flags override them
 
 The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
 """
@@ -35,15 +36,19 @@ def work_on_samples(command: cli.SamplesCommand) -> None:
 
 def play(config: EvalConfig, args: Sequence[str]) -> None:
     """Play what is missing of the evaluation's runs, and report on them."""
-    from agents.evaluation.runner import run
-    from cir_env.fingerprint import fingerprint
-    from cir_env.problems.load import load_problems, load_sets
+    from agents.evaluation.runner import run, run_own_problems
 
-    named = load_sets(config.names or (PAPER_SETS if config.benchmarks else ()), config.benchmarks)
-    whole = named or {config.problems: load_problems(config.problems, "test")}
-    sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
     command = shlex.join(["python", "evaluate.py", *args])
-    folders = run(config, sets, about=partial(fingerprint, sets), command=command)
+    if config.env.is_code_math:
+        from cir_env.fingerprint import fingerprint
+        from cir_env.problems.load import load_problems, load_sets
+
+        named = load_sets(config.names or (PAPER_SETS if config.benchmarks else ()), config.benchmarks)
+        whole = named or {config.env.problems: load_problems(config.env.problems, "test")}
+        sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
+        folders = run(config, sets, about=partial(fingerprint, sets), command=command)
+    else:
+        folders = run_own_problems(config, command=command)
     if config.shard_of[1] > 1:
         print(f"Shard {config.shard} is done. When all are: python evaluate.py report {config.output}")
     else:

@@ -4,6 +4,7 @@ python train.py                     the quickstart: a small model on 2 CPU cores
 python train.py tiny                the same without any download, in two minutes
 python train.py tiny --max-steps 5  any field of the configuration is a flag
 python train.py quickstart --help   all flags, with the preset's values
+python train.py --config run.yaml   flags from a file; later flags override them
 python train.py --dry-run           print the resolved configuration and stop
 """
 
@@ -17,9 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-import tyro
-
-from agents import presets
+from agents.config.presets import from_flags
 from agents.config.training import TrainConfig
 from agents.core.errors import AgentsError, ConfigError, UnhealthyError
 
@@ -27,12 +26,11 @@ from agents.core.errors import AgentsError, ConfigError, UnhealthyError
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
     """Return the configuration that the arguments ask for, and whether it is only to be printed."""
     dry_run = "--dry-run" in args
-    args = [arg for arg in args if arg != "--dry-run"]
-    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
-        args.insert(0, "quickstart")
-    choices = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in presets.items()}
-    paragraphs = "\n\n".join(filter(None, (__doc__ or "").splitlines()))  # else tyro runs the lines together
-    config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=paragraphs, args=args)
+    preset, config = from_flags([arg for arg in args if arg != "--dry-run"], __doc__ or "")
+    if config.env.id != preset.env.id:
+        from agents.rollout.envs import without_presets_arguments
+
+        config = dataclasses.replace(config, env=without_presets_arguments(config.env, preset.env))
     return config, dry_run
 
 

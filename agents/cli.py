@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 
 from agents.config.evaluation import EvalConfig, protocols
+from agents.config.files import parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
 from agents.evaluation.comparison import compare, comparison_as_json
@@ -81,24 +83,27 @@ _WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (Compare, Report, Re
 
 
 def parse(args: Sequence[str], description: str) -> Command:
-    """Return what the arguments of the program ask for; without a command the first protocol is meant."""
-    first = args[0] if args else ""
-    if first not in {*protocols, *_WITHOUT_A_MODEL, "-h", "--help"}:
-        args = [next(iter(protocols)), *args]
+    """Return what the arguments of the program ask for; without a command the first protocol is meant.
+
+    What cannot be read is told on stderr, and ends the program with code 2.
+    """
     commands: list[Any] = [
         Annotated[EvalConfig, tyro.conf.subcommand(name, default=make(tyro.MISSING), description=make.__doc__)]
         for name, make in protocols.items()
     ]
     commands += [Annotated[made, tyro.conf.subcommand(name)] for name, made in _WITHOUT_A_MODEL.items()]
     union: Any = Union[tuple(commands)]  # noqa: UP007
-    parsed: Command = tyro.cli(
-        union,
-        prog="evaluate.py",
-        description=description,
-        args=args,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
-    return parsed
+
+    def read(args: list[str]) -> Command:
+        config = (tyro.conf.OmitSubcommandPrefixes,)
+        parsed: Command = tyro.cli(union, prog="evaluate.py", description=description, args=args, config=config)
+        return parsed
+
+    try:
+        return parse_with_files(args, read, config=EvalConfig, commands=tuple(protocols), name="protocol")
+    except ConfigError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def execute_on_runs(command: RunsCommand) -> None:

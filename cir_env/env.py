@@ -2,7 +2,7 @@ r"""`CodeMathEnv`, the single environment."""
 
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final, Literal
 
@@ -14,7 +14,8 @@ from cir_env.episode.prompts import (
     Prompt,
     add_budget,
     budget_left,
-    check_prompt,
+    find_prompt,
+    find_system_prompt,
     join_messages,
     render_feedback,
     render_messages,
@@ -33,6 +34,7 @@ from cir_env.errors import (
     check_integer,
     check_number,
     check_reset_options,
+    import_function,
 )
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
@@ -148,10 +150,15 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       problem has its own type, usually "math", which follows the paper.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
     - `observation` ("transcript"): "transcript" or "feedback".
-    - `prompt` ("cir"): a key of `cir_env.episode.prompts.PROMPTS`, or a function from a `Problem` to a string.
+    - `prompt` ("cir"): a key of `cir_env.PROMPTS`; a path that ends in .txt or .md, to a template that contains
+      `{problem}` once; or a function from a `Problem` to a string, or to messages with `role` and `content`, which may
+      be given as "module:function".
+    - `system_prompt` (None): the system message, as text or as a path that ends in .txt or .md. It replaces the
+      prompt's own system message, if there is one.
     - `reward_correct` (1.0), `reward_incorrect` (-1.0): the reward of a right and of a wrong answer.
-    - `reward` (None): function that replaces those two. It maps a `cir_env.EpisodeRecord` to a number, or to None to
-      drop the episode. `cir_env.episode.rewards` provides some, and `total` to add them up.
+    - `reward` (None): function that replaces those two, or its name as "module:function". It maps a
+      `cir_env.EpisodeRecord` to a number, or to None to drop the episode. `cir_env.episode.rewards` provides some, and
+      `total` to add them up.
     - `on_exhausted` ("silent"): how to treat a block once the budget is used up. "silent": as plain text, as in the
       paper; the policy learns from the reward alone that nothing is executed. "tell": the first such block of an
       episode is answered with a notice, and the policy may still answer; for policies not trained with a budget.
@@ -169,6 +176,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `sandbox` ("local"): a name that `cir_env.sandbox.shared_sandbox` accepts ("local", "unsafe", server addresses),
       shared by all environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which
       the caller closes.
+    - `packages` (()): installed packages, by import name, that blocks may import in addition to the standard library
+      and `cir_env.sandbox.host.launch.PRELOAD`. Also name the packages that they import. Not for a sandbox server,
+      which decides this itself.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
     - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
 
@@ -196,9 +206,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         interaction_budget: int = 2,
         observation: Literal["transcript", "feedback"] = "transcript",
         prompt: Prompt = "cir",
+        system_prompt: str | None = None,
         reward_correct: float = 1.0,
         reward_incorrect: float = -1.0,
-        reward: Reward | None = None,
+        reward: Reward | str | None = None,
         on_exhausted: Literal["silent", "tell", "end"] = "silent",
         show_budget: bool = False,
         stateful: bool = False,
@@ -208,6 +219,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         max_transcript_chars: int = 65_536,
         error_format: Literal["last_line", "full", "neutral"] = "last_line",
         sandbox: Sandbox | str = "local",
+        packages: Sequence[str] = (),
         grader: AnswerGrader | None = None,
         render_mode: Literal["ansi", "human"] | None = None,
     ) -> None:
@@ -217,7 +229,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             OptionError: An argument has the wrong type or is out of range.
             ProblemError: The problems cannot be found or read, or an answer does not fit `answer_type`.
         """
-        check_prompt(prompt)
+        self._template, self._system_prompt = find_prompt(prompt), find_system_prompt(system_prompt)
         self.problems = load_problems(problems, split)
         if decontaminate is not None:
             self.problems = drop_benchmark_problems(self.problems, decontaminate)
@@ -228,6 +240,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
         self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
         self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)
+        if isinstance(reward, str):
+            reward = import_function("reward", reward)
         if reward is not None and not callable(reward):
             raise OptionError(f"Expect `reward` to be a function of an `EpisodeRecord`, got {type(reward).__name__}.")
         self._reward_function = reward or correctness(
@@ -248,10 +262,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         if not isinstance(sandbox, Sandbox | str):
             raise OptionError(f"Expect `sandbox` to be a `Sandbox` or a name, got {type(sandbox).__name__}.")
         if isinstance(sandbox, str):
-            shared_sandbox(sandbox)  # reject unknown names now; a copy in another process creates its own
+            shared_sandbox(sandbox, packages)  # reject bad names now; a copy in another process creates its own
+        elif packages:
+            raise OptionError("Expect `packages` only with a sandbox given by name, got a `Sandbox` object as well.")
         if grader is not None and not callable(getattr(grader, "submit", None)):
             raise OptionError(f"Expect `grader` to be a `Grader` or None, got {type(grader).__name__}.")
         self._sandbox = sandbox
+        self._packages = tuple(packages)
         self._grader = grader
         self._episode: Episode | None = None
         self._closed = False
@@ -280,7 +297,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         index = self._choose_problem(options)
         problem = self.problems[index]
-        messages = render_messages(self.prompt, problem)
+        messages = render_messages(self._template, problem, self._system_prompt)
         if self.show_budget:
             messages = add_budget(messages, budget)
         prompt = join_messages(messages)
@@ -430,7 +447,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
         """Run a block; an unavailable sandbox becomes `Status.INFRASTRUCTURE`."""
         try:
-            sandbox = shared_sandbox(self._sandbox) if isinstance(self._sandbox, str) else self._sandbox
+            sandbox = shared_sandbox(self._sandbox, self._packages) if isinstance(self._sandbox, str) else self._sandbox
             if self.stateful and episode.session is None:
                 episode.session = sandbox.open_session()
             future = (episode.session or sandbox).submit(code, self.limits)

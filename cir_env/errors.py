@@ -17,7 +17,8 @@ import difflib
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -139,6 +140,35 @@ def did_you_mean(got: object, names: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(got), list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def import_function(kind: str, spec: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` names.
+
+    Args:
+        kind: What errors call the function, such as "reward".
+        spec: Where it is.
+
+    Raises:
+        OptionError: The text has another form, or there is no such function.
+
+    Example:
+        >>> import_function("reward", "math:sqrt")(9.0)
+        3.0
+    """
+    module, _, function = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
+        raise OptionError(f"Expect a {kind} as 'module:function', got {spec!r}.")
+    try:
+        found = EntryPoint(name=spec, value=spec, group="").load()
+    except Exception as error:  # whatever the user's module raises
+        raise OptionError(
+            f"Expect a {kind} {spec!r} that can be imported, got {type(error).__name__}: {error}."
+        ) from error
+    if not callable(found):
+        raise OptionError(f"Expect the {kind} {spec!r} to be a function, got {type(found).__name__}.")
+    function_found: Callable[..., Any] = found
+    return function_found
 
 
 def parse_spec(spec: str) -> tuple[str, tuple[tuple[str, str], ...]]:

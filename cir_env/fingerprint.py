@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cir_env.episode.prompts import QUESTION, render_messages
+from cir_env.episode.prompts import QUESTION, Prompt, Template, find_prompt, find_system_prompt, render_messages
 from cir_env.grading.grader import GRADER_VERSION
 from cir_env.problems.benchmarks import PATCHES_VERSION, content_sha256
 from cir_env.problems.problem import Problem
@@ -16,20 +16,25 @@ from cir_env.problems.problem_set import ProblemSet
 _GRADER = ("grading/*.py", "parsing.py")
 
 
-def fingerprint(sets: Mapping[str, ProblemSet], prompt: str) -> dict[str, Any]:
+def fingerprint(sets: Mapping[str, ProblemSet], prompt: Prompt, system_prompt: str | None = None) -> dict[str, Any]:
     """Return the hashes and versions under which results of the same policy compare, as JSON-serializable data.
 
     Args:
         sets: Problem sets by name.
-        prompt: A key of `cir_env.episode.prompts.PROMPTS`.
+        prompt: As for `cir_env.env.CodeMathEnv`.
+        system_prompt: As for `cir_env.env.CodeMathEnv`.
 
     >>> sorted(fingerprint({}, "cir"))
     ['environment', 'grader', 'patches', 'problems', 'prompt']
     """
-    blank = Problem(id="", statement=QUESTION, answer="")
+    template, system = find_prompt(prompt), find_system_prompt(system_prompt)
+    asked = [Problem(id="", statement=QUESTION, answer="")]
+    if not isinstance(template, Template):  # a function may write something else for each problem
+        asked += [problem for problems in sets.values() for problem in problems]
+    prompts = [render_messages(template, problem, system) for problem in asked]
     return {
         "problems": {name: content_sha256(problems) for name, problems in sets.items()},
-        "prompt": _sha256(json.dumps(render_messages(prompt, blank)).encode()),
+        "prompt": _sha256("".join(map(json.dumps, prompts)).encode()),
         "environment": {"id": "CodeMath-v0", "version": _version("cir-env"), "sha256": _sources("**/*.py")},
         "patches": PATCHES_VERSION,
         "grader": {

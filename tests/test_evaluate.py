@@ -124,7 +124,7 @@ def test_a_model_without_a_chat_template_takes_prompts_as_they_are(tmp_path: Pat
     assert summary["sets"]["products"]["unjudged"] == 0
 
 
-@pytest.mark.parametrize("flag", ["--problems", "--names"])
+@pytest.mark.parametrize("flag", ["--env.problems", "--names"])
 def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: str, flag: str) -> None:
     problems = tmp_path / "mine.jsonl"
     problems.write_text(
@@ -136,6 +136,24 @@ def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: s
     assert list(figures["by_subject"]) == ["products", "sums"]
     assert list(figures["by_level"]) == ["1", "2"]
     assert {row["answer"] for row in rows} == {"2", "6"}
+
+
+def test_another_environment_is_evaluated_without_problems_of_ours(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    summary, rows = evaluated(tmp_path, model, "--env.id", "another_environment:Vowels-v0")
+    assert summary["sets"]["Vowels-v0"]["problems"] == 2
+    assert len(rows) == 4
+    assert all(row["terminated"] for row in rows if row["reward"] > 0)
+
+
+def test_what_the_environment_gets_is_in_the_manifest(tmp_path: Path, model: str) -> None:
+    evaluated(tmp_path, model, "--env.stateful", "--env.system-prompt", "Be brief.", "--env.packages", "tqdm")
+    (path,) = tmp_path.rglob("manifest.json")
+    arguments = json.loads(path.read_text())["run"]["arguments"]
+    assert (arguments["stateful"], arguments["system_prompt"], arguments["packages"]) == (True, "Be brief.", ["tqdm"])
+    assert (arguments["reward"], arguments["memory_limit_mb"]) == (None, 512)
 
 
 def test_prompts_that_leave_no_room_are_reported_as_unjudged(tmp_path: Path, model: str) -> None:
@@ -253,24 +271,24 @@ def test_benchmarks_without_their_folder(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_problems_that_nobody_knows(fails: Fails) -> None:
-    error = fails("--problems", "produts")
+    error = fails("--env.problems", "produts")
     assert error.startswith("Expect `problems` to be ")
     assert error.endswith("'produts'. Did you mean 'products'?")
 
 
 def test_an_empty_file_of_problems(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").touch()
-    assert fails("--problems", tmp_path / "mine.jsonl") == "Expect at least one problem in 'mine', got none."
+    assert fails("--env.problems", tmp_path / "mine.jsonl") == "Expect at least one problem in 'mine', got none."
 
 
 def test_a_bad_row_of_problems(fails: Fails, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"problem": "What is 1 + 1?", "answer": "2"}\n{"problem": "What is 2 + 2?"}\n')
-    assert fails("--problems", path).startswith(f"{path}, line 2: Expect")
+    assert fails("--env.problems", path).startswith(f"{path}, line 2: Expect")
 
 
 def test_a_prompt_that_nobody_knows(fails: Fails) -> None:
-    assert fails("--prompt", "ci").endswith("or a function, got 'ci'. Did you mean 'cir'?")
+    assert fails("--env.prompt", "ci").endswith("or a function, got 'ci'. Did you mean 'cir'?")
 
 
 def test_a_number_of_samples_for_a_set_that_is_not_played(fails: Fails) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from agents.config.shared import Dtype
+from agents.config.shared import EngineArguments, EnvArguments
 from agents.core.errors import ConfigError, expect
 
 ARMS = ("code", "text", "neutral")
@@ -22,8 +22,20 @@ PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """An evaluation of one or more models, each in one or more arms, on one or more sets of problems."""
+class EvalEnvConfig(EnvArguments):
+    """Which environment, and which problems where there are no --benchmarks and --names: their test split."""
+
+    interaction_budget: int = 5
+    """Executions per episode."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(self.interaction_budget >= 0, "env.interaction_budget", "of at least 0", self.interaction_budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is evaluated: a base class, so that --help begins with it."""
 
     model: tuple[str, ...]
     """Folders, hub names, or "tiny"; several are evaluated one after another."""
@@ -31,58 +43,50 @@ class EvalConfig:
     """code, text (--text-prompt, no code), neutral (code, errors without a message); code:8 has another budget."""
     template: Literal["chat", "raw"] = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(EngineArguments, _Subject):
+    """An evaluation of one or more models, each in one or more arms, on one or more sets of problems."""
+
     benchmarks: Path | None = None
     """Folder with the benchmarks' files, or "hub"; without it --names looks where CIR_BENCHMARKS says."""
     names: tuple[str, ...] = ()
     """Benchmarks to take, and files of your own; none named: the five of the paper, if there is --benchmarks."""
-    problems: str = "products"
-    """Without --benchmarks and --names: generator's name, JSONL or Parquet file, or hub:NAME; its test split."""
     num_problems: int | None = None
-    """Only the first so many problems of each set; None: all."""
+    """Only the first so many problems of each set; None: all. Another --env.id without a problem set needs it."""
     num_samples: str = "16"
     """Samples of each problem: a number, and others for single sets, such as 16,MATH500:1."""
     temperature: str = "1.0"
     """Sampling temperature, by set as for --num-samples; 0 takes the likeliest token, with one sample a problem."""
     top_p: float = 0.95
     """Nucleus of the samples."""
-    prompt: str = "cir"
-    """Name of the prompt template."""
     text_prompt: str = "text"
-    """Name of the prompt template of the arm without code."""
-    interaction_budget: int = 5
-    """Executions per episode."""
-    time_limit_s: float = 5.0
-    """CPU seconds that one block may take."""
-    max_output_chars: int = 400
-    """Characters of an execution's result that the policy sees."""
-    error_format: Literal["last_line", "full"] = "last_line"
-    """How much of a failed block's traceback the policy sees."""
-    sandbox: str = "local"
-    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
+    """Prompt of the arm without code, as for --env.prompt."""
     max_completion_length: int = 1024
     """Tokens after the prompt, feedback included."""
-    max_model_len: int = 2048
-    """Tokens of a whole episode, prompt included."""
-    max_num_seqs: int = 32
-    """Episodes in flight; each holds a row of the engine's cache."""
-    dtype: Dtype = "auto"
-    """dtype of the weights; auto: bfloat16 where the device computes in it, else float32."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """What samples: transformers, vllm, or auto: vllm where it is installed and there is a GPU."""
+    max_num_seqs: int = 32
+    """Episodes in flight; each holds a row of the engine's cache."""
+    max_model_len: int = 2048
+    """Tokens of a whole episode, prompt included."""
+    vllm_gpu_memory_utilization: float = 0.9
+    """Share of the GPU's memory that vLLM takes for weights and cache."""
     seed: int = 0
     """Fixes the sampling."""
     shard: str = "0/1"
     """Only every N-th problem, from the i-th on, as i/N: processes with shards 0/2 and 1/2 make one run."""
     output: Path = Path("runs/evaluation")
     """Folder of the runs, one folder each, by model and arm; a run that is there goes on where it was."""
+    env: EvalEnvConfig = field(default_factory=EvalEnvConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("model", "arms"):
             expect(getattr(self, name) != (), name, "to name at least one", getattr(self, name))
-        for name in ("max_completion_length", "max_num_seqs"):
-            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        expect(self.max_completion_length >= 1, "max_completion_length", "of at least 1", self.max_completion_length)
         expect(self.num_problems is None or self.num_problems >= 1, "num_problems", "of at least 1", self.num_problems)
-        expect(self.interaction_budget >= 0, "interaction_budget", "of at least 0", self.interaction_budget)
         expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         expect(self.seed >= 0, "seed", "of at least 0", self.seed)
         counts, heats = self._counts(), self._temperatures()
@@ -123,7 +127,7 @@ class EvalConfig:
         return _of_sets("temperature", self._temperatures(), names)
 
     def env_kwargs(self, arm: str) -> dict[str, Any]:
-        """Return the keyword arguments of ``gymnasium.make`` in one arm, but for the problems.
+        """Return the keyword arguments of ``gymnasium.make`` in one arm.
 
         >>> config = EvalConfig(model=("tiny",))
         >>> [config.env_kwargs(arm)["interaction_budget"] for arm in ("code", "code:8", "text")]
@@ -134,14 +138,11 @@ class EvalConfig:
         expect(known, "arms", "like code, text, neutral or code:8", arm)
         without = kind == "text"
         return {
-            "prompt": self.text_prompt if without else self.prompt,
-            "interaction_budget": 0 if without else int(budget or self.interaction_budget),
-            "time_limit_s": self.time_limit_s,
-            "max_output_chars": self.max_output_chars,
-            "error_format": "neutral" if kind == "neutral" else self.error_format,
-            "sandbox": self.sandbox,
+            **self.env.kwargs(split="test"),
+            "prompt": self.text_prompt if without else self.env.prompt,
+            "interaction_budget": 0 if without else int(budget or self.env.interaction_budget),
+            "error_format": "neutral" if kind == "neutral" else self.env.error_format,
             "max_transcript_chars": 32 * self.max_model_len,  # far beyond: length is limited in tokens alone
-            "observation": "feedback",
         }
 
     def _counts(self) -> dict[str, float]:
@@ -168,7 +169,7 @@ def paper(model: tuple[str, ...]) -> EvalConfig:
         num_samples="16,MATH500:1",
         temperature="1.0,MATH500:0",
         top_p=0.95,
-        interaction_budget=5,
+        env=EvalEnvConfig(interaction_budget=5),
         max_completion_length=16_384,
         max_model_len=18_432,
         max_num_seqs=128,

@@ -1,8 +1,88 @@
-"""What ``train.py`` and ``evaluate.py`` have in common."""
+"""The flags that ``train.py`` and ``evaluate.py`` have in common."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from agents.core.errors import expect
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 """dtype of weights that sample; auto: bfloat16 where the device computes in it, else float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvArguments:
+    """Which environment, and its arguments."""
+
+    id: str = "cir_env:CodeMath-v0"
+    """Gymnasium id of a text environment, or MODULE:ID. It takes those of the arguments below that it has."""
+    problems: str = "products"
+    """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
+    answer_type: str | None = None
+    """How all answers are compared, such as number?rel_tol=0.01, choice or module:function. None: as problems say."""
+    prompt: str = "cir"
+    """Prompt: a template's name, a .txt or .md file with {problem} in it, or module:function."""
+    system_prompt: str | None = None
+    """System message: a text, or a .txt or .md file. None: the prompt's own, if any."""
+    stateful: bool = False
+    """Let a block see what earlier blocks of the episode defined."""
+    show_budget: bool = False
+    """Tell the policy how many blocks will be run, and how many are left."""
+    on_exhausted: Literal["silent", "tell", "end"] = "silent"
+    """A block beyond the budget is ignored, is answered by a line that says so, or ends the episode."""
+    time_limit_s: float = 5.0
+    """CPU seconds that one block may take."""
+    memory_limit_mb: int = 512
+    """Memory in MB that one block may allocate."""
+    max_output_chars: int = 400
+    """Characters of an execution's result that the policy sees."""
+    error_format: Literal["last_line", "full"] = "last_line"
+    """How much of a failed block's traceback the policy sees."""
+    packages: tuple[str, ...] = ()
+    """Installed packages that blocks may import beside the standard library, numpy, scipy and sympy."""
+    reward: str | None = None
+    """module:function from an episode's record to a number. None: 1 for a right answer, else -1."""
+    sandbox: str = "local"
+    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
+
+    def __post_init__(self) -> None:
+        expect(0 < self.time_limit_s < float("inf"), "env.time_limit_s", "above 0 and finite", self.time_limit_s)
+        for name in ("memory_limit_mb", "max_output_chars"):
+            expect(getattr(self, name) >= 1, f"env.{name}", "of at least 1", getattr(self, name))
+        is_function = self.reward is None or re.fullmatch(r"[\w.]+:[\w.]+", self.reward) is not None
+        expect(is_function, "env.reward", "like 'module:function'", self.reward)
+        expect(all(map(str.isidentifier, self.packages)), "env.packages", "as blocks import them", self.packages)
+
+    @property
+    def is_code_math(self) -> bool:
+        """Whether it is this repository's environment."""
+        return self.id in ("cir_env:CodeMath-v0", "CodeMath-v0")
+
+    def kwargs(self, *, split: str) -> dict[str, Any]:
+        """Return the keyword arguments of ``gymnasium.make``."""
+        own = {field.name: getattr(self, field.name) for field in fields(EnvArguments) if field.name != "id"}
+        return {**own, "split": split, "observation": "feedback"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineArguments:
+    """What samples."""
+
+    engine: str = "auto"
+    """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm
+    where there is one and a GPU."""
+    dtype: Dtype = "auto"
+    """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
+    max_num_seqs: int = 64
+    """Episodes that are sampled at once; each holds a row of the engine's cache."""
+    max_model_len: int = 512
+    """Tokens of a whole episode, prompt included."""
+    vllm_gpu_memory_utilization: float = 0.3
+    """Share of the GPU's memory that vLLM takes for weights and cache."""
+
+    def __post_init__(self) -> None:
+        expect(self.max_num_seqs >= 1, "max_num_seqs", "of at least 1", self.max_num_seqs)
+        share = self.vllm_gpu_memory_utilization
+        expect(0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)

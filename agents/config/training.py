@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.config.schedules import CompetenceConfig, parse_budgets, parse_schedule
-from agents.config.shared import Dtype
+from agents.config.shared import EngineArguments, EnvArguments
 from agents.core.errors import expect
 from agents.core.plugins import check_name
 
@@ -21,46 +21,24 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnvConfig:
+class EnvConfig(EnvArguments):
     """Which environment, and which problems."""
 
-    id: str = "cir_env:CodeMath-v0"
-    """Gymnasium id of a text environment."""
-    problems: str = "products"
-    """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
     decontaminate: str | None = None
     """Folder with benchmark files: their problems are left out of training. None: no check."""
-    prompt: str = "cir"
-    """Name of the prompt template."""
     interaction_budget: str = "2"
     """Executions per episode: a number, a schedule over training steps such as 0:2,100:3,200:4, or competence."""
     competence: CompetenceConfig = field(default_factory=CompetenceConfig)
-    time_limit_s: float = 5.0
-    """CPU seconds that one block may take."""
-    max_output_chars: int = 400
-    """Characters of an execution's result that the policy sees."""
-    error_format: Literal["last_line", "full"] = "last_line"
-    """How much of a failed block's traceback the policy sees."""
-    sandbox: str = "local"
-    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.interaction_budget != "competence":
             parse_budgets(self.interaction_budget)
 
     def kwargs(self, *, split: str) -> dict[str, Any]:
         """Return the keyword arguments of ``gymnasium.make``."""
-        return {
-            "problems": self.problems,
-            "split": split,
-            "decontaminate": self.decontaminate if split == "train" else None,
-            "prompt": self.prompt,
-            "time_limit_s": self.time_limit_s,
-            "max_output_chars": self.max_output_chars,
-            "error_format": self.error_format,
-            "sandbox": self.sandbox,
-            "observation": "feedback",
-        }
+        decontaminate = self.decontaminate if split == "train" else None
+        return {**super().kwargs(split=split), "decontaminate": decontaminate}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +63,7 @@ class CurriculumConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
+class RolloutConfig(EngineArguments):
     """How trajectories are sampled."""
 
     num_problems: int = 8
@@ -96,19 +74,8 @@ class RolloutConfig:
     """Sampling temperature."""
     max_completion_length: int = 128
     """Tokens after the prompt, feedback included."""
-    max_model_len: int = 512
-    """Tokens of a whole episode, prompt included."""
-    max_num_seqs: int = 64
-    """Episodes that are sampled at once; each holds a row of the engine's cache."""
     num_envs: int | None = None
     """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes."""
-    dtype: Dtype = "auto"
-    """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
-    engine: str = "auto"
-    """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm
-    where there is one and a GPU."""
-    vllm_gpu_memory_utilization: float = 0.3
-    """Share of the GPU's memory that vLLM takes for weights and cache, beside the trainer."""
     num_extra_problems: int = 0
     """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
     max_new_tokens: int | None = None
@@ -117,14 +84,13 @@ class RolloutConfig:
     """Sample the next step's episodes during the update, with weights that are one step old."""
 
     def __post_init__(self) -> None:
-        for name in ("num_problems", "max_completion_length", "max_num_seqs", "num_envs", "max_new_tokens"):
+        super().__post_init__()
+        for name in ("num_problems", "max_completion_length", "num_envs", "max_new_tokens"):
             value = getattr(self, name)
             expect(value is None or value >= 1, name, "of at least 1", value)
         if self.max_new_tokens is not None and self.num_envs is not None:
             needed = replace(self, num_envs=None).pool_size
             expect(self.num_envs >= needed, "num_envs", f"of at least {needed} beside max_new_tokens", self.num_envs)
-        share = self.vllm_gpu_memory_utilization
-        expect(0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)
         expect(self.num_extra_problems >= 0, "num_extra_problems", "of at least 0", self.num_extra_problems)
         whole = self.max_new_tokens is None or not self.num_extra_problems
         expect(

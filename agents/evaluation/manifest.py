@@ -17,6 +17,7 @@ from agents.models.folders import WEIGHT_FILES
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "gymnasium")
 _CHUNK = 1 << 24
+_ELSEWHERE = ("sandbox", "split", "problems")  # arguments that say nothing, or are described by `sets` and `about`
 
 
 def describe_run(
@@ -33,7 +34,7 @@ def describe_run(
         about: What the environment says of itself and of the problems.
     """
     counts, heats = config.samples_of(sizes), config.temperatures_of(sizes)
-    environment = {name: value for name, value in config.env_kwargs(arm).items() if name != "sandbox"}
+    environment = {name: value for name, value in config.env_kwargs(arm).items() if name not in _ELSEWHERE}
     run = {
         "model": {"name": model, "revision": revision, "template": config.template, "dtype": config.dtype},
         "arm": arm,
@@ -93,6 +94,19 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
         for place in [*ours, *(place for place in theirs if place not in ours)]
         if ours.get(place) != theirs.get(place)
     ]
+
+
+def is_of_another_version(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions have different fields, as those of different versions of this program do.
+
+    >>> is_of_another_version({"sampling": {"seed": 0}}, {"sampling": {"seed": 1}})
+    False
+    """
+    return any(_fields(one.get(part)) != _fields(other.get(part)) for part in ("model", "arguments", "sampling"))
+
+
+def _fields(part: Any) -> set[str]:
+    return {name for name, _ in _flat(part)} if isinstance(part, Mapping) else set()
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

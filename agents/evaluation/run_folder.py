@@ -22,7 +22,7 @@ from agents.config.evaluation import EvalConfig, folder_name
 from agents.core.errors import RunError
 from agents.core.files import write_json
 from agents.core.samples import Sample, read_samples
-from agents.evaluation.manifest import differences
+from agents.evaluation.manifest import differences, is_of_another_version
 
 SUMMARY = "summary.json"
 
@@ -64,7 +64,7 @@ class RunFiles:
         """Check that what is there may be gone on with, before anything is written.
 
         Raises:
-            RunError: It was made with something else, or split into other shards.
+            RunError: It was made with something else or by an earlier version, or split into other shards.
         """
         shards = self.samples.stem.partition("-of-")[2]
         for path in self.folder.glob("samples*.jsonl"):
@@ -74,7 +74,13 @@ class RunFiles:
             return
         if not self.manifest.exists():
             raise RunError(f"Expect {self.manifest} beside the samples, got none. Choose another --output.")
-        found = differences(read_manifest(self.manifest)["run"], about)
+        before = read_manifest(self.manifest)["run"]
+        if is_of_another_version(before, about):
+            raise RunError(
+                f"The run in {self.folder} was begun by an earlier version, whose manifest has other fields: finish it "
+                "with that version, or choose another --output."
+            )
+        found = differences(before, about)
         if found:
             listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
             raise RunError(

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from agents.config.evaluation import EvalConfig
-from agents.core.errors import expect
+from agents.config.shared import EnvArguments
+from agents.core.errors import ConfigError, expect
 from agents.core.files import expect_writable
 from agents.core.samples import Sample, SampleFile, transcript
 from agents.core.types import Trajectory
@@ -32,7 +33,7 @@ from agents.evaluation.run_folder import RunFiles
 from agents.models.devices import pick_device, pick_dtype
 from agents.models.find import resolve_model
 from agents.models.load import load_tokenizer
-from agents.rollout.envs import EnvPool, open_pool
+from agents.rollout.envs import EnvPool, lacking, open_split
 from agents.rollout.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -41,21 +42,51 @@ if TYPE_CHECKING:
 
 Place = tuple[str, int, int]
 """A sample's set, problem and number."""
+Sets = Mapping[str, "Sequence[Any] | int"]
+"""Problem sets by name, as the environment takes them for ``problems``; a number: so many of the environment's own."""
 OpenEnvs = Callable[..., EnvPool]
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 
 
-def _open_envs(num_envs: int, **kwargs: Any) -> EnvPool:
-    return open_pool("cir_env:CodeMath-v0", num_envs, **kwargs)
+def run_own_problems(
+    config: EvalConfig, *, command: str = "", load: Load | None = None, log: Callable[[str], Any] = print
+) -> list[Path]:
+    """Play the problems of another environment than CodeMath-v0, which are its own, as :func:`run` does.
+
+    One with a problem set plays that, or its first ``num_problems``; any other the episodes of so many seeds.
+
+    Raises:
+        ConfigError: There is no such environment, it has no problem set and there is no ``num_problems``, there are
+            ``names`` or ``benchmarks``, or it lacks an argument of the configuration or of an arm.
+        RunError, ModelError: As for :func:`run`.
+    """
+    env = config.env
+    for name in ("names", "benchmarks"):
+        expect(not getattr(config, name), name, f"unset beside the environment {env.id!r}", getattr(config, name))
+    with closing(open_split(env, 1, split="test")) as envs:
+        available = envs.num_problems
+    for arm, name in product(config.arms, lacking(env.id, ("error_format", "prompt"))):
+        takes = config.env_kwargs(arm)[name] in (getattr(env, name), "text")
+        expect(takes, "arms", f"of an environment with the argument `{name}`, which {env.id!r} lacks", arm)
+    sizes = [size for size in (available, config.num_problems) if size is not None]
+    if not sizes:
+        raise ConfigError(f"Expect `num_problems` for {env.id!r}, which has no problem set: add --num-problems.")
+    environment = {"id": env.id, "problems": env.problems}
+    sets = {env.id.rpartition(":")[2]: min(sizes)}
+    return run(config, sets, about=lambda **_: {"environment": environment}, command=command, load=load, log=log)
+
+
+def _open_envs(env: EnvArguments, num_envs: int, **kwargs: Any) -> EnvPool:
+    return open_split(env, num_envs, **kwargs)
 
 
 def run(
     config: EvalConfig,
-    sets: Mapping[str, Sequence[Any]],
+    sets: Sets,
     *,
-    about: Callable[[str], Mapping[str, Any]] = lambda prompt: {},
+    about: Callable[..., Mapping[str, Any]] = lambda **prompts: {},
     command: str = "",
-    open_envs: OpenEnvs = _open_envs,
+    open_envs: OpenEnvs | None = None,
     load: Load | None = None,
     log: Callable[[str], Any] = print,
 ) -> list[Path]:
@@ -63,10 +94,11 @@ def run(
 
     Args:
         config: The models, the arms, the sampling and the environment.
-        sets: Problem sets by name, as the environment takes them for ``problems``.
-        about: Says for a prompt's name what else the samples depend on, for the manifest.
+        sets: Problem sets by name, as the environment takes them for ``problems``; or how many of its own.
+        about: Says for an arm's ``prompt`` and ``system_prompt`` what else the samples depend on, for the manifest.
         command: What goes on with these runs, for the manifest.
-        open_envs: Called as ``open_envs(num_envs, problems=..., **config.env_kwargs(arm))``; by default CodeMath-v0.
+        open_envs: Called as ``open_envs(num_envs, **arguments)`` with ``config.env_kwargs(arm)`` and, unless they are
+            the environment's own, ``problems``; by default for ``config.env``.
         load: Loads the model of a folder; by default :func:`load_engine`. The engine is closed at the end.
         log: Takes lines for the user.
 
@@ -79,21 +111,22 @@ def run(
         RunError: A run that is there was made with something else, or another process works on it.
         ModelError, ModelError: A model cannot be loaded, or not be used as a chat.
     """
-    sizes = {name: len(problems) for name, problems in sets.items()}
+    open_envs = open_envs or partial(_open_envs, config.env)
+    sizes = _sizes(sets)
     config.samples_of(sizes)  # refuses names of other sets, and so does the next line
     config.temperatures_of(sizes)
     for model, arm in product(config.model, config.arms):
         expect_writable(RunFiles.of(config, model, arm).samples)
     with ExitStack() as opened:  # bad arguments are refused before a model is looked for
         for arm, problems in product(config.arms, sets.values()):
-            opened.enter_context(closing(open_envs(1, problems=problems, **config.env_kwargs(arm))))
+            opened.enter_context(closing(open_envs(1, **_arguments(config, arm, problems))))
     config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
     plans = []
     for model in config.model:
         path = resolve_model(model, log=log)
         revision = weights_revision(path)
         for arm in config.arms:
-            more = about(config.env_kwargs(arm)["prompt"])
+            more = about(**{name: config.env_kwargs(arm)[name] for name in ("prompt", "system_prompt")})
             made_with = describe_run(config, model=model, revision=revision, arm=arm, sizes=sizes, about=more)
             plans.append(_Plan(model=model, path=path, arm=arm, about=made_with))
     folders = [plan.files(config).folder for plan in plans]
@@ -119,9 +152,18 @@ class _Plan:
         return RunFiles.of(config, self.model, self.arm)
 
 
+def _sizes(sets: Sets) -> dict[str, int]:
+    return {name: problems if isinstance(problems, int) else len(problems) for name, problems in sets.items()}
+
+
+def _arguments(config: EvalConfig, arm: str, problems: Sequence[Any] | int) -> dict[str, Any]:
+    """Return the environment's arguments for one arm and set."""
+    return {**config.env_kwargs(arm), **({} if isinstance(problems, int) else {"problems": problems})}
+
+
 def _run_model(
     config: EvalConfig,
-    sets: Mapping[str, Sequence[Any]],
+    sets: Sets,
     plans: Sequence[_Plan],
     *,
     command: str,
@@ -144,15 +186,15 @@ def _run_model(
                 record = _Record(file, _places(config, sets))
                 log(f"{files.folder}: {len(file.rows)} samples are there, {len(record.missing)} are to be played.")
                 with record.bar(f"{plan.model} {plan.arm}"):
-                    open_arm = partial(open_envs, config.max_num_seqs, **config.env_kwargs(plan.arm))
-                    _play_sets(config, sets, record, open_envs=open_arm, engine=engine, chat=chat)
+                    _play_sets(config, sets, record, arm=plan.arm, open_envs=open_envs, engine=engine, chat=chat)
 
 
 def _play_sets(
     config: EvalConfig,
-    sets: Mapping[str, Sequence[Any]],
+    sets: Sets,
     record: _Record,
     *,
+    arm: str,
     open_envs: OpenEnvs,
     engine: Engine,
     chat: Chat,
@@ -162,28 +204,30 @@ def _play_sets(
         missing = frozenset((problem, sample) for of_set, problem, sample in record.missing if of_set == name)
         if not missing:
             continue
-        with closing(open_envs(problems=sets[name])) as envs:
+        arguments = _arguments(config, arm, sets[name])
+        with closing(open_envs(config.max_num_seqs, **arguments)) as envs:
             evaluate(
                 envs,
                 engine,
                 chat,
                 Sampling(temperature=temperature, top_p=config.top_p, max_tokens=config.max_completion_length),
-                num_problems=len(sets[name]),
+                num_problems=_sizes(sets)[name],
                 num_samples=config.samples_of(sets)[name],
                 seed=config.seed,
+                options={"interaction_budget": arguments["interaction_budget"]},
                 wanted=missing.__contains__,
                 on_end=partial(record.add, name),
             )
 
 
-def _places(config: EvalConfig, sets: Mapping[str, Sequence[Any]]) -> set[Place]:
+def _places(config: EvalConfig, sets: Sets) -> set[Place]:
     """Return the samples that this process is to see to."""
     index, count = config.shard_of
     counts = config.samples_of(sets)
     return {
         (name, problem, sample)
-        for name, problems in sets.items()
-        for problem in range(index, len(problems), count)
+        for name, size in _sizes(sets).items()
+        for problem in range(index, size, count)
         for sample in range(counts[name])
     }
 
@@ -256,5 +300,6 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
         device=device,
         max_num_seqs=config.max_num_seqs,
         max_model_len=config.max_model_len,
+        gpu_memory_utilization=config.vllm_gpu_memory_utilization,
     )
     return engine, chat

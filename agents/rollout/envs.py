@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from agents.core.errors import ConfigError, one_line
 from agents.engines.base import Scanner
 
 if TYPE_CHECKING:
+    from agents.config.shared import EnvArguments
     from agents.config.training import EnvConfig
 
 
@@ -122,19 +123,19 @@ def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
     return ThreadedPool(lambda: gymnasium.make(name, **kwargs), num_envs)
 
 
-def open_split(config: EnvConfig, num_envs: int, *, split: str, **overrides: Any) -> EnvPool:
+def open_split(config: EnvArguments, num_envs: int, *, split: str, **overrides: Any) -> EnvPool:
     """Return copies of the configured environment that set the problems of one split.
 
     Args:
-        config: Which environment; arguments that its constructor does not have are left out.
+        config: Which environment.
         num_envs: How many.
         split: ``train`` or ``test``.
         overrides: Arguments other than the configuration's.
 
     Raises:
-        ConfigError: There is no such environment, or its actions are no texts.
+        ConfigError: There is no such environment, its actions are no texts, or as for `accepted`.
     """
-    envs = open_pool(config.id, num_envs, **accepted(config.id, {**config.kwargs(split=split), **overrides}))
+    envs = open_pool(config.id, num_envs, **accepted(config, {**config.kwargs(split=split), **overrides}))
     if not isinstance(envs.envs[0].action_space, gymnasium.spaces.Text):
         envs.close()
         raise ConfigError(f"Expect `env.id` of an environment whose actions are texts, got {config.id!r}.")
@@ -159,12 +160,35 @@ def find_spec(env_id: str) -> tuple[str, EnvSpec]:
         ) from error
 
 
-def accepted(env_id: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of ``arguments`` that an environment's constructor has: a text environment need not have all."""
+def accepted(config: EnvArguments, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``arguments`` that the environment's constructor has: a text environment need not have all.
+
+    Raises:
+        ConfigError: There is no such environment, or the configuration sets an argument that its constructor lacks.
+    """
+    left_out = lacking(config.id, arguments)
+    defaults = type(config)().kwargs(split="train")
+    changed = {name for name, value in config.kwargs(split="train").items() if value != defaults[name]}
+    if ignored := [f"`env.{name}`" for name in arguments if name in changed & left_out]:
+        names = ", ".join(ignored)
+        raise ConfigError(f"Expect only arguments that the environment {config.id!r} has, got {names}, which it lacks.")
+    return {name: value for name, value in arguments.items() if name not in left_out}
+
+
+def lacking(env_id: str, names: Iterable[str]) -> set[str]:
+    """Return those of ``names`` that an environment's constructor does not have as arguments."""
     entry_point = find_spec(env_id)[1].entry_point
     parameters = inspect.signature(_load(entry_point)).parameters if entry_point is not None else {}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {name: value for name, value in arguments.items() if takes_any or name in parameters}
+    return set() if takes_any else set(names) - parameters.keys()
+
+
+def without_presets_arguments(config: EnvConfig, preset: EnvConfig) -> EnvConfig:
+    """Return a configuration of another environment than the preset's: what that one lacks is no more the preset's."""
+    names = lacking(config.id, config.kwargs(split="train")) & config.kwargs(split="train").keys()
+    defaults = type(config)()
+    unset = {name for name in names if hasattr(preset, name) and getattr(config, name) == getattr(preset, name)}
+    return replace(config, **{name: getattr(defaults, name) for name in unset})
 
 
 def _load(entry_point: str | Callable[..., Any]) -> Callable[..., Any]:

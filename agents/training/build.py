@@ -159,7 +159,7 @@ def _keep(model: PreTrainedModel, folder: Path) -> None:
 
 def _warm_up(model: PreTrainedModel, config: TrainConfig, chat: Chat, log: Callable[[str], Any]) -> None:
     """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
-    env = gymnasium.make(config.env.id, **accepted(config.env.id, config.env.kwargs(split="train")))
+    env = gymnasium.make(config.env.id, **accepted(config.env, config.env.kwargs(split="train")))
     count = len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else _WARM_UP_PROBLEMS
     pairs = []
     for index in range(min(_WARM_UP_PROBLEMS, count)):

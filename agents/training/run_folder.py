@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.core.errors import ConfigError, one_line
+from agents.rollout.envs import lacking
 from agents.training import checkpoint
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
 
+_GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
+"""Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
     *("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation", "report_to"),
     *("samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
@@ -40,12 +44,31 @@ def claim(config: TrainConfig) -> Path | None:
     if not found:
         raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
     before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
-    now = settings(config)
-    changed = sorted(name for name in now if before.get(name) != now[name])
-    if changed:
+    if changed := changes(before, config):
         raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
     checkpoint.remove_leftovers(folder)
     return found[-1]
+
+
+def changes(before: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Return which of the settings are not those of a checkpoint, perhaps an earlier version's, as dotted names.
+
+    A setting that the checkpoint does not know has its default there. One that is known no more must have had its
+    default, and arguments that the environment does not have make no difference.
+    """
+    unused = {f"env.{name}" for name in lacking(config.env.id, config.env.kwargs(split="train"))}
+    now, default, then = (dict(_flat(each)) for each in (settings(config), settings(type(config)()), before))
+    changed = [name for name in now if then.get(name, default[name]) != now[name] and name not in unused]
+    gone = [name for name in then if name not in now and name not in unused]
+    return sorted(changed + [name for name in gone if name not in _GONE or then[name] != _GONE[name]])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

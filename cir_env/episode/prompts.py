@@ -8,14 +8,18 @@ environment. ``question`` is the problem statement alone.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from cir_env.errors import OptionError, did_you_mean
+from cir_env.errors import OptionError, did_you_mean, import_function
 from cir_env.problems.problem import Problem
 
-Prompt = str | Callable[[Problem], str]
-"""A key of `PROMPTS`, or a function from a problem to its prompt."""
+Write = Callable[[Problem], str | Sequence[Mapping[str, str]]]
+"""A function from a problem to its prompt, as text or as messages."""
+Prompt = str | Write
+"""A key of `PROMPTS`, a path to a template, "module:function", or a function."""
 
 _CIR: Final = (
     "Please solve the following problem step by step. During your reasoning process, if needed, you can "
@@ -63,40 +67,110 @@ PROMPTS: Final[Mapping[str, Template]] = MappingProxyType(
 """Templates by name."""
 
 
-def check_prompt(prompt: Prompt) -> None:
-    """Check that `prompt` is a key of `PROMPTS` or a function.
+PROBLEM: Final = "{problem}"
+"""The place of the problem's statement in a template file."""
+
+
+def find_prompt(prompt: Prompt) -> Template | Write:
+    """Return what writes the prompt: the template with that name, or a function.
 
     Raises:
-        OptionError: It is neither.
+        OptionError: There is no such name, file or function, or `prompt` has another type.
     """
-    if isinstance(prompt, str):
-        if prompt not in PROMPTS:
-            names, hint = ", ".join(map(repr, PROMPTS)), did_you_mean(prompt, PROMPTS)
-            raise OptionError(f"Expect `prompt` to be {names} or a function, got {prompt!r}.{hint}")
-    elif not callable(prompt):
+    if callable(prompt):
+        return prompt
+    if not isinstance(prompt, str):
         raise OptionError(f"Expect `prompt` to be a name or a function, got {type(prompt).__name__}.")
+    if prompt in PROMPTS:
+        return PROMPTS[prompt]
+    if is_text_file(prompt):
+        parts = read_text_file("prompt", prompt).split(PROBLEM)
+        if len(parts) != 2:
+            raise OptionError(f"Expect {PROBLEM} once in the file of `prompt`, got {prompt!r} with {len(parts) - 1}.")
+        before, after = parts
+        return partial(_fill, before, after)
+    if ":" in prompt:
+        return import_function("prompt", prompt)
+    names, hint = ", ".join(map(repr, PROMPTS)), did_you_mean(prompt, PROMPTS)
+    raise OptionError(
+        f"Expect `prompt` to be {names}, a .txt or .md file, 'module:function' or a function, got {prompt!r}.{hint}"
+    )
 
 
-def render_messages(prompt: Prompt, problem: Problem) -> tuple[dict[str, str], ...]:
-    r"""Render the prompt for a problem as a chat: the worked example, if the template has one, and the problem.
+def find_system_prompt(system_prompt: str | None) -> str | None:
+    """Return the system message: the text itself, or the content of a .txt or .md file.
+
+    Raises:
+        OptionError: There is no such file, or `system_prompt` is not a string.
+    """
+    if not isinstance(system_prompt, str | None):
+        raise OptionError(f"Expect `system_prompt` to be a text or None, got {type(system_prompt).__name__}.")
+    if system_prompt is not None and is_text_file(system_prompt):
+        return read_text_file("system_prompt", system_prompt)
+    return system_prompt
+
+
+def is_text_file(text: str) -> bool:
+    """Whether a text is the path of a text file: one line that ends in .txt or .md."""
+    return text.endswith((".txt", ".md")) and "\n" not in text
+
+
+def read_text_file(name: str, path: str) -> str:
+    """Return the content of a file, without the newline at its end.
+
+    Raises:
+        OptionError: It cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        raise OptionError(f"Expect `{name}` to be a text file that can be read, got {path!r}: {error}.") from None
+
+
+def _fill(before: str, after: str, problem: Problem) -> str:
+    return before + problem.statement + after
+
+
+def render_messages(
+    prompt: Prompt | Template, problem: Problem, system_prompt: str | None = None
+) -> tuple[dict[str, str], ...]:
+    r"""Render the prompt for a problem as a chat: the worked example, if there is one, and the problem.
 
     Args:
-        prompt: A key of `PROMPTS`, or a function from a problem to a string.
+        prompt: As for `find_prompt`, or its result.
         problem: The problem; its statement is inserted verbatim, including any braces.
+        system_prompt: The system message, which replaces the prompt's own; None: the prompt's own, if any.
 
     Returns:
-        Messages with "role" ("user" or "assistant") and "content"; the last one is the user's.
+        Messages with "role" ("system", "user" or "assistant") and "content"; the last one is the user's.
 
     Raises:
-        OptionError: The name is unknown, or the function returned something other than a string.
+        OptionError: There is no such prompt, or the function returned something other than a string or messages.
     """
-    check_prompt(prompt)
-    if not isinstance(prompt, str):
-        text = prompt(problem)
-        if not isinstance(text, str):
-            raise OptionError(f"Expect the function `prompt` to return a string, got {type(text).__name__}.")
-        return ({"role": "user", "content": text},)
-    template = PROMPTS[prompt]
+    found = prompt if isinstance(prompt, Template) else find_prompt(prompt)
+    messages = _of_template(found, problem) if isinstance(found, Template) else _check_messages(found(problem))
+    if system_prompt is None:
+        return messages
+    others = messages[1:] if messages[0]["role"] == "system" else messages
+    return ({"role": "system", "content": system_prompt}, *others)
+
+
+def _check_messages(written: Any) -> tuple[dict[str, str], ...]:
+    if isinstance(written, str):
+        return ({"role": "user", "content": written},)
+    if not isinstance(written, Sequence):
+        raise OptionError(f"Expect the function `prompt` to return a string or messages, got {type(written).__name__}.")
+    for message in written:
+        match message:
+            case {"role": "system" | "user" | "assistant", "content": str()} if len(message) == 2:
+                continue
+        raise OptionError(f"Expect messages of the function `prompt` with role and content alone, got {message!r}.")
+    if not written or written[-1]["role"] != "user":
+        raise OptionError("Expect the last message of the function `prompt` to be the user's, got another or none.")
+    return tuple(map(dict, written))
+
+
+def _of_template(template: Template, problem: Problem) -> tuple[dict[str, str], ...]:
     before, after = template.text.split(QUESTION)
     asked = {"role": "user", "content": before + problem.statement + after}
     if template.solution is None:

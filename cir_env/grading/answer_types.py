@@ -29,10 +29,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, Final
 
-from cir_env.errors import OptionError, did_you_mean, parse_spec
+from cir_env.errors import OptionError, did_you_mean, import_function, parse_spec
 from cir_env.grading.judge import judge_text, judge_trivial, read_number
 from cir_env.grading.latex import tidy
 from cir_env.grading.numeric import Number, parse_number
@@ -220,27 +220,13 @@ def _find_verifier(name: str) -> str:
         if len(found) > 1:
             raise OptionError(f"Expect one verifier named {name!r}, got {' and '.join(sorted(found))}.")
     (value,) = found
-    _check_verifier(value, _load(value))
+    if value.partition(":")[0] == "__main__":
+        raise OptionError(f"Expect a verifier in a module that the grading process can import, got {value!r}.")
+    _check_verifier(value, import_function("verifier", value))
     return value
 
 
-def _load(value: str) -> Any:
-    module, _, function = value.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), *function.split(".")]):
-        raise OptionError(f"Expect a verifier as 'module:function', got {value!r}.")
-    if module == "__main__":
-        raise OptionError(f"Expect a verifier in a module that the grading process can import, got {value!r}.")
-    try:
-        return EntryPoint(name=value, value=value, group=GROUP).load()
-    except Exception as error:  # whatever the user's module raises
-        raise OptionError(
-            f"Expect a verifier {value!r} that can be imported, got {type(error).__name__}: {error}."
-        ) from error
-
-
 def _check_verifier(value: str, verifier: Any) -> None:
-    if not callable(verifier):
-        raise OptionError(f"Expect the verifier {value!r} to be a function, got {type(verifier).__name__}.")
     try:
         inspect.signature(verifier).bind("gold", "answer")
     except TypeError:

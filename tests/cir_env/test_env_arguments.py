@@ -1,11 +1,12 @@
 """Seeds, reset options and arguments of the environment, and the errors for bad ones."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import begun, make
+from fakes import CODE, begun, make
 
 from cir_env.env import CodeMathEnv
 from cir_env.errors import ActionError, EpisodeError, OptionError, ProblemError
@@ -98,11 +99,31 @@ def test_a_rejected_reset_keeps_the_current_episode() -> None:
         ({"on_exhausted": "stop"}, "Expect `on_exhausted` to be 'silent', 'tell' or 'end', got 'stop'."),
         ({"show_budget": 1}, "Expect `show_budget` to be False or True, got 1."),
         ({"error_format": "short"}, "Expect `error_format` to be 'last_line', 'full' or 'neutral', got 'short'."),
+        ({"reward": "math:pi"}, "Expect the reward 'math:pi' to be a function, got float."),
+        ({"system_prompt": 3}, "Expect `system_prompt` to be a text or None, got int."),
+        (
+            {"packages": ["tqdm"]},
+            "Expect `packages` only with a sandbox given by name, got a `Sandbox` object as well.",
+        ),
+        (
+            {"packages": ["tqmd"], "sandbox": "local"},
+            "Expect in `packages` the name of an installed package, as blocks import it, got 'tqmd'. "
+            "Did you mean 'tqdm'?",
+        ),
+        (
+            {"packages": "tqdm", "sandbox": "local"},
+            "Expect `packages` to be a sequence of names, got 'tqdm'.",
+        ),
+        (
+            {"packages": ["tqdm"], "sandbox": "http://localhost:1"},
+            "Expect no `packages` beside a sandbox server, which decides what blocks may import, got ('tqdm',) "
+            "for 'http://localhost:1'.",
+        ),
         ({"grader": "strict"}, "Expect `grader` to be a `Grader` or None, got str."),
         (
             {"prompt": "txt"},
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, "
-            "got 'txt'. Did you mean 'text'?",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question', a .txt or .md file, "
+            "'module:function' or a function, got 'txt'. Did you mean 'text'?",
         ),
     ],
 )
@@ -162,3 +183,31 @@ def test_a_closed_environment_cannot_be_reset() -> None:
     with pytest.raises(EpisodeError) as caught:
         closed(begun()).reset()
     assert str(caught.value) == "Expect an open environment, got one that is closed. Make a new one."
+
+
+def test_the_system_prompt_may_stand_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "system.txt"
+    path.write_text("Be brief.\n")
+    prompt, info = make(prompt="question", system_prompt=str(path)).reset(options={"problem_index": 0})
+    assert info["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert prompt == "Be brief.\n\nWhat is 2 * 3?"
+
+
+def test_the_reward_may_be_a_function_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_rewards.py").write_text("def count(episode):\n    return len(episode.statuses)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    env = begun(reward="my_rewards:count")
+    env.step(CODE)
+    assert env.step("\\boxed{6}")[1] == 1.0
+
+
+def test_blocks_may_import_the_packages_that_are_named() -> None:
+    code = "```python\nimport tqdm\nprint(list(tqdm.trange(3, disable=True)))\n```\n"
+    outcomes = []
+    for packages in ((), ("tqdm",)):
+        env = begun(sandbox="local", packages=packages, observation="feedback")
+        outcomes.append(env.step(code)[0])
+    assert outcomes == [
+        "```output\nModuleNotFoundError: No module named 'tqdm'\n```\n",
+        "```output\n[0, 1, 2]\n```\n",
+    ]

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from agents.config.evaluation import PAPER_SETS, EvalConfig, paper, protocols, quick
+from agents.config.evaluation import PAPER_SETS, EvalConfig, EvalEnvConfig, paper, protocols, quick
+from agents.config.training import EnvConfig, RolloutConfig
 from agents.core.errors import ConfigError
 
 
@@ -21,7 +22,6 @@ from agents.core.errors import ConfigError
         ({"temperature": "-1"}, "Expect `temperature` like '1.0' or '1.0,MATH500:0', got '-1'."),
         ({"top_p": 0.0}, "Expect `top_p` in (0, 1], got 0.0."),
         ({"num_problems": 0}, "Expect `num_problems` of at least 1, got 0."),
-        ({"interaction_budget": -1}, "Expect `interaction_budget` of at least 0, got -1."),
         ({"max_completion_length": 0}, "Expect `max_completion_length` of at least 1, got 0."),
         ({"max_num_seqs": 0}, "Expect `max_num_seqs` of at least 1, got 0."),
         ({"seed": -1}, "Expect `seed` of at least 0, got -1."),
@@ -33,6 +33,7 @@ from agents.core.errors import ConfigError
         ({"model": ()}, "Expect `model` to name at least one, got ()."),
         ({"shard": "2/2"}, "Expect `shard` like '0/2', got '2/2'."),
         ({"shard": "half"}, "Expect `shard` like '0/2', got 'half'."),
+        ({"vllm_gpu_memory_utilization": 1.5}, "Expect `vllm_gpu_memory_utilization` in (0, 1], got 1.5."),
     ],
 )
 def test_a_value_out_of_its_range_is_named(changes: Mapping[str, Any], message: str) -> None:
@@ -53,7 +54,7 @@ def test_the_papers_protocol_is_the_papers() -> None:
     assert list(config.names) == sets == ["AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY"]
     assert list(config.samples_of(sets).values()) == [16, 16, 16, 1, 16]
     assert list(config.temperatures_of(sets).values()) == [1, 1, 1, 0, 1]
-    assert (config.top_p, config.interaction_budget, config.max_completion_length) == (0.95, 5, 16_384)
+    assert (config.top_p, config.env.interaction_budget, config.max_completion_length) == (0.95, 5, 16_384)
     assert config.num_problems is None
 
 
@@ -64,3 +65,39 @@ def test_the_papers_protocol_can_be_had_for_some_of_its_benchmarks() -> None:
 def test_the_first_protocol_is_the_quick_one() -> None:
     assert next(iter(protocols.values())) is quick
     assert quick(("M",)).samples_of(["x"]) == {"x": 4}
+
+
+def test_the_first_protocol_and_training_ask_the_environment_for_the_same_arguments() -> None:
+    training, evaluation = EnvConfig().kwargs(split="test"), quick(("M",)).env_kwargs("code")
+    assert {name: evaluation[name] for name in training if name != "decontaminate"} == {
+        name: value for name, value in training.items() if name != "decontaminate"
+    }
+    assert evaluation.keys() - training.keys() == {"interaction_budget", "max_transcript_chars"}
+
+
+def test_each_program_has_its_own_defaults_for_the_engine() -> None:
+    names = ("engine", "dtype", "max_num_seqs", "max_model_len", "vllm_gpu_memory_utilization")
+    assert [getattr(EvalConfig(model=("M",)), name) for name in names] == ["auto", "auto", 32, 2048, 0.9]
+    assert [getattr(RolloutConfig(), name) for name in names] == ["auto", "auto", 64, 512, 0.3]
+
+
+@pytest.mark.parametrize("make", [EnvConfig, EvalEnvConfig])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("time_limit_s", 0.0, "above 0 and finite"),
+        ("memory_limit_mb", 0, "of at least 1"),
+        ("max_output_chars", 0, "of at least 1"),
+        ("reward", "mine", "like 'module:function'"),
+        ("packages", ("net-work",), "as blocks import them"),
+    ],
+)
+def test_a_value_of_the_environment_is_named_as_such(make: Any, name: str, value: object, expected: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make(**{name: value})
+    assert str(raised.value) == f"Expect `env.{name}` {expected}, got {value!r}."
+
+
+def test_the_budget_of_an_evaluation_is_a_number() -> None:
+    with pytest.raises(ConfigError, match=r"^Expect `env.interaction_budget` of at least 0, got -1.$"):
+        EvalEnvConfig(interaction_budget=-1)

@@ -1,15 +1,16 @@
 """Episodes of an evaluation, runs of several models, arms and sets, and how a run that was killed goes on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
 from fakes import CODE, FEEDBACK, fakes, make, products
 
-from agents.config.evaluation import EvalConfig
+from agents.config.evaluation import EvalConfig, EvalEnvConfig
 from agents.core.chat import Chat
 from agents.core.errors import ConfigError, RunError
 from agents.core.samples import Sample, SampleFile, transcript
@@ -17,7 +18,7 @@ from agents.core.types import Trajectory, Turn
 from agents.engines.base import Sampling
 from agents.evaluation.metrics import summarise
 from agents.evaluation.run_folder import Run, read_run
-from agents.evaluation.runner import _Record, run
+from agents.evaluation.runner import _Record, run, run_own_problems
 from agents.rollout.envs import EnvPool, ThreadedPool
 from agents.rollout.evaluate import Evaluation, evaluate
 
@@ -267,6 +268,99 @@ def test_numbers_for_a_set_that_is_not_played_are_refused(play: Play, what: str)
         play(scripted("a"), **{what: "1,sums:1"})
 
 
+# ------------------------------------------------------------------------------------------------ other environments
+
+
+class Endless(gymnasium.Env[str, str]):
+    """A text environment without a problem set: every answer is right."""
+
+    action_space = observation_space = gymnasium.spaces.Text(10_000)
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return f"{seed}: ", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return "", 1.0, True, False, {}
+
+
+PlayOwn = Callable[..., Run]
+
+
+@pytest.fixture
+def play_own(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlayOwn:
+    """Evaluates a scripted policy in an environment that is not CodeMath and returns the run."""
+    for name, made in (("Call-v0", CallEnv), ("Endless-v0", Endless)):
+        spec = gymnasium.envs.registration.EnvSpec(name, made, disable_env_checker=True)
+        monkeypatch.setitem(gymnasium.registry, name, spec)
+
+    def played(env_id: str, write: Write, **changes: Any) -> Run:
+        chat = small_chat()
+        values: dict[str, Any] = {"model": (model,), "num_samples": "2", "max_num_seqs": 4, "max_model_len": 96}
+        values |= {"max_completion_length": 60, "output": tmp_path / "runs", "template": "raw"}
+        values["env"] = EvalEnvConfig(id=env_id, **changes.pop("env", {}))
+        (folder,) = run_own_problems(
+            EvalConfig(**(values | changes)),
+            load=lambda config, path: (FakeEngine(chat, write), chat),
+            log=lambda line: None,
+        )
+        return read_run(folder)
+
+    return played
+
+
+def test_another_environment_plays_its_own_problems(play_own: PlayOwn) -> None:
+    outcome = play_own("Call-v0", scripted("a"), num_problems=3)
+    assert [row["problem_id"] for row in rows_of(outcome, "Call-v0")] == ["0", "0", "1", "1", "2", "2"]
+    assert summarise(outcome)["sets"]["Call-v0"]["avg"]["value"] == 1.0
+    assert outcome.about["environment"] == {"id": "Call-v0", "problems": "products"}
+
+
+@pytest.mark.parametrize("num_problems", [None, 50])
+def test_there_are_no_more_of_them_than_it_has(play_own: PlayOwn, num_problems: int | None) -> None:
+    outcome = play_own("Call-v0", scripted("a"), num_problems=num_problems)
+    assert outcome.about["sets"]["Call-v0"]["problems"] == len(CallEnv.problems)
+
+
+@pytest.mark.parametrize(("arm", "calls"), [("code", 1), ("code:2", 2), ("text", 0)])
+def test_the_budget_of_an_arm_reaches_another_environment(play_own: PlayOwn, arm: str, calls: int) -> None:
+    outcome = play_own("Call-v0", scripted("`\n"), env={"interaction_budget": 1}, arms=(arm,), num_problems=1)
+    assert [len(row["turns"]) - 1 for row in rows_of(outcome, "Call-v0")] == [calls, calls]
+
+
+def test_an_environment_without_a_problem_set_plays_one_problem_for_each_seed(play_own: PlayOwn) -> None:
+    outcome = play_own("Endless-v0", scripted("a"), num_problems=3)
+    assert len(outcome.samples["Endless-v0"]) == 3
+    with pytest.raises(ConfigError) as caught:
+        play_own("Endless-v0", scripted("a"))
+    assert str(caught.value) == (
+        "Expect `num_problems` for 'Endless-v0', which has no problem set: add --num-problems."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ("AIME24",)}, "Expect `names` unset beside the environment 'Call-v0', got ('AIME24',)."),
+        (
+            {"arms": ("neutral",)},
+            "Expect `arms` of an environment with the argument `error_format`, which 'Call-v0' lacks, got 'neutral'.",
+        ),
+        (
+            {"arms": ("text",), "text_prompt": "text_one_shot"},
+            "Expect `arms` of an environment with the argument `prompt`, which 'Call-v0' lacks, got 'text'.",
+        ),
+        (
+            {"env": {"stateful": True}},
+            "Expect only arguments that the environment 'Call-v0' has, got `env.stateful`, which it lacks.",
+        ),
+    ],
+)
+def test_what_another_environment_lacks_is_refused(play_own: PlayOwn, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        play_own("Call-v0", scripted("a"), **changes)
+    assert str(caught.value) == message
+
+
 # ------------------------------------------------------------------------------------------- stopped, killed, gone on
 
 
@@ -325,6 +419,22 @@ def test_a_run_made_with_other_settings_is_not_gone_on_with(play: Play, tmp_path
     with pytest.raises(RunError, match=r"got others: model.revision: sha256 .* -> sha256"):
         play(write_by_seed)
     assert path.read_bytes() == before
+
+
+def test_a_run_of_an_earlier_version_is_not_gone_on_with(play: Play, tmp_path: Path) -> None:
+    play(write_by_seed)
+    (path,) = (tmp_path / "runs").rglob("manifest.json")
+    manifest = json.loads(path.read_text())
+    earlier = ("prompt", "interaction_budget", "time_limit_s", "max_output_chars", "error_format", "observation")
+    arguments = manifest["run"]["arguments"]
+    manifest["run"]["arguments"] = {name: arguments[name] for name in (*earlier, "max_transcript_chars")}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RunError) as caught:
+        play(write_by_seed)
+    assert str(caught.value) == (
+        f"The run in {path.parent} was begun by an earlier version, whose manifest has other fields: finish it with "
+        "that version, or choose another --output."
+    )
 
 
 def test_two_processes_do_not_write_to_one_run(play: Play) -> None:

@@ -13,7 +13,15 @@ from fakes import CODE, FEEDBACK, FakeSandbox, fakes
 
 from agents.config.training import EnvConfig
 from agents.core.errors import ConfigError
-from agents.rollout.envs import EnvPool, EnvResult, ThreadedPool, VectorPool, open_pool, open_split
+from agents.rollout.envs import (
+    EnvPool,
+    EnvResult,
+    ThreadedPool,
+    VectorPool,
+    open_pool,
+    open_split,
+    without_presets_arguments,
+)
 from cir_env.sandbox import ExecutionResult, Limits
 
 
@@ -301,3 +309,46 @@ def test_a_vector_pool_forgets_what_is_drained(vector_pool: EnvPool) -> None:
 def test_what_is_no_text_environment_is_refused(env_id: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}$"):
         open_split(EnvConfig(id=env_id), 1, split="train")
+
+
+class Plain(gymnasium.Env[str, str]):
+    """A text environment with one argument."""
+
+    action_space = observation_space = gymnasium.spaces.Text(10)
+
+    def __init__(self, *, problems: str = "mine") -> None:
+        self.chosen = problems
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its id."""
+    monkeypatch.setitem(gymnasium.registry, "Plain-v0", gymnasium.envs.registration.EnvSpec("Plain-v0", Plain))
+    return "Plain-v0"
+
+
+def test_another_environment_gets_the_arguments_that_it_has(plain: str) -> None:
+    with closing(open_split(EnvConfig(id=plain, problems="ours"), 1, split="train", prompt="text")) as envs:
+        assert envs.envs[0].get_wrapper_attr("chosen") == "ours"
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [({"stateful": True}, "`env.stateful`"), ({"prompt": "text", "packages": ("x",)}, "`env.prompt`, `env.packages`")],
+)
+def test_an_argument_that_is_set_but_that_the_environment_lacks_is_refused(
+    plain: str, changes: dict[str, Any], names: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_split(EnvConfig(id=plain, **changes), 1, split="train")
+    assert str(caught.value) == (
+        f"Expect only arguments that the environment 'Plain-v0' has, got {names}, which it lacks."
+    )
+
+
+def test_what_a_preset_sets_for_its_environment_is_not_asked_of_another(plain: str) -> None:
+    preset = EnvConfig(problems="arithmetic", prompt="question")
+    config = without_presets_arguments(EnvConfig(id=plain, problems="arithmetic", prompt="question"), preset)
+    assert config == EnvConfig(id=plain, problems="arithmetic")
+    chosen = EnvConfig(id=plain, problems="arithmetic", prompt="text")
+    assert without_presets_arguments(chosen, preset) == chosen

@@ -1,5 +1,6 @@
 """The exact texts that the environment writes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,21 +77,67 @@ def test_a_function_may_write_the_prompt() -> None:
     [
         (
             "cir_oneshot",
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, "
-            "got 'cir_oneshot'. Did you mean 'cir_one_shot'?",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question', a .txt or .md file, "
+            "'module:function' or a function, got 'cir_oneshot'. Did you mean 'cir_one_shot'?",
         ),
         (
             "",
-            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question' or a function, got ''.",
+            "Expect `prompt` to be 'cir', 'text', 'cir_one_shot', 'text_one_shot', 'question', a .txt or .md file, "
+            "'module:function' or a function, got ''.",
         ),
         (3, "Expect `prompt` to be a name or a function, got int."),
-        (lambda problem: None, "Expect the function `prompt` to return a string, got NoneType."),
+        (
+            "no/such.md",
+            "Expect `prompt` to be a text file that can be read, got 'no/such.md': [Errno 2] No such file or "
+            "directory: 'no/such.md'.",
+        ),
+        ("math:nothing", "Expect a prompt 'math:nothing' that can be imported, got AttributeError: module 'math' has"),
+        ("math:pi", "Expect the prompt 'math:pi' to be a function, got float."),
+        ("no module:f", "Expect a prompt as 'module:function', got 'no module:f'."),
+        (
+            lambda problem: [{"role": "user", "text": "x"}],
+            "Expect messages of the function `prompt` with role and content alone, got {'role': 'user', 'text': 'x'}.",
+        ),
+        (
+            lambda problem: [{"role": "system", "content": "x"}],
+            "Expect the last message of the function `prompt` to be the user's, got another or none.",
+        ),
+        (lambda problem: None, "Expect the function `prompt` to return a string or messages, got NoneType."),
     ],
 )
 def test_an_invalid_prompt_is_rejected(prompt: Any, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         render_prompt(prompt, PROBLEM)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
+
+
+def test_a_file_may_hold_the_template(tmp_path: Path) -> None:
+    path = tmp_path / "mine.md"
+    path.write_text("Solve {this}:\n{problem}\nThink.\n")
+    assert render_prompt(str(path), PROBLEM) == f"Solve {{this}}:\n{QUESTION}\nThink."
+
+
+@pytest.mark.parametrize(("text", "count"), [("no place", 0), ("{problem} and {problem}", 2)])
+def test_a_template_in_a_file_takes_the_problem_once(tmp_path: Path, text: str, count: int) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    with pytest.raises(OptionError) as caught:
+        render_prompt(str(path), PROBLEM)
+    assert str(caught.value) == f"Expect {{problem}} once in the file of `prompt`, got {str(path)!r} with {count}."
+
+
+def test_a_function_of_a_module_may_write_the_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_prompts.py").write_text("def shout(problem):\n    return problem.statement.upper()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert render_prompt("my_prompts:shout", PROBLEM) == QUESTION.upper()
+
+
+def test_a_system_prompt_stands_first_and_replaces_another() -> None:
+    system, asked = render_messages("text", PROBLEM, "Be brief.")
+    assert (system, asked["role"]) == ({"role": "system", "content": "Be brief."}, "user")
+    own = [{"role": "system", "content": "Be long."}, {"role": "user", "content": "?"}]
+    assert render_messages(lambda problem: own, PROBLEM) == tuple(own)
+    assert render_messages(lambda problem: own, PROBLEM, "Be brief.") == (system, own[1])
 
 
 @pytest.mark.parametrize(

@@ -86,5 +86,7 @@ def test_a_reward_that_is_not_a_number_is_an_error(value: Any, shown: str) -> No
 
 
 def test_a_reward_must_be_a_function() -> None:
-    with pytest.raises(OptionError, match="Expect `reward` to be a function of an `EpisodeRecord`, got str"):
+    with pytest.raises(OptionError, match="Expect a reward as 'module:function', got 'paper'"):
         make(reward="paper")
+    with pytest.raises(OptionError, match="Expect `reward` to be a function of an `EpisodeRecord`"):
+        make(reward=5)

@@ -1,0 +1,67 @@
+"""Which settings a run may resume with, also from checkpoints of earlier versions."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import small
+
+from agents import presets
+from agents.config.training import EnvConfig, TrainConfig
+from agents.core.errors import ConfigError
+from agents.training import checkpoint
+from agents.training.run_folder import changes, claim, settings
+
+
+@pytest.fixture
+def before() -> dict[str, Any]:
+    """The settings of the preset tiny in a checkpoint of November 2026, before env and engine had shared flags."""
+    path = Path(__file__).with_name("tiny_settings_0_1_0.json")
+    read: dict[str, Any] = json.loads(path.read_text())
+    return read
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes_with_the_same_settings(before: dict[str, Any]) -> None:
+    assert before["rollout"]["boundary"] == "exact"
+    assert "stateful" not in before["env"]
+    assert changes(before, presets["tiny"]()) == []
+
+
+def test_a_new_setting_had_its_default_before(before: dict[str, Any]) -> None:
+    config = presets["tiny"]()
+    other = replace(config, seed=3, env=replace(config.env, stateful=True, prompt="cir", packages=("tqdm",)))
+    assert changes(before, other) == ["env.packages", "env.prompt", "env.stateful", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("rollout", "boundary", "stop_string"), ("ppo", "train_on_feedback", True), ("ppo", "no_more", 1)],
+)
+def test_a_setting_that_is_gone_must_have_had_its_default(
+    before: dict[str, Any], group: str, name: str, value: Any
+) -> None:
+    before[group][name] = value
+    assert changes(before, presets["tiny"]()) == [f"{group}.{name}"]
+
+
+def test_arguments_that_the_environment_lacks_make_no_difference() -> None:
+    config = TrainConfig(env=EnvConfig(id="CartPole-v1"))
+    before = settings(replace(config, env=replace(config.env, problems="arithmetic")))
+    assert changes(before, config) == []
+    assert changes(before, TrainConfig()) == ["env.id", "env.problems"]
+
+
+def test_another_setting_than_the_checkpoints_is_named(tmp_path: Path, before: dict[str, Any]) -> None:
+    path = checkpoint.path_of(tmp_path, 3)
+    path.mkdir()
+    (path / checkpoint.STATE).write_text(json.dumps({"step": 3, "config": before}))
+    config = replace(presets["tiny"](), output_dir=tmp_path, resume=True)
+    assert claim(config) == path
+    before["rollout"]["boundary"] = "stop_string"
+    (path / checkpoint.STATE).write_text(json.dumps({"step": 3, "config": before}))
+    with pytest.raises(ConfigError) as caught:
+        claim(config)
+    assert str(caught.value) == f"Expect the settings of the run in {tmp_path}, got others: rollout.boundary."
+    assert changes(settings(small(tmp_path)), small(tmp_path)) == []
