@@ -215,6 +215,7 @@ def test_two_distributions_that_offer_the_same_name_are_named(tmp_path: Path, mo
 # --- hostile ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verifiers_that_never_end_are_faults_and_starve_nobody(grader: Grader) -> None:
     bad = [grader.submit(f"{k}", answer, BEHAVE) for k in range(2) for answer in ("loop", "sleep", "ignore")]
     good = [grader.submit(f"{k}", f"{k}", BEHAVE) for k in range(20)]
