@@ -12,6 +12,7 @@ vLLM has rows where it is installed.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import torch
 import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents.core.chat import Chat
 from agents.core.files import write_json

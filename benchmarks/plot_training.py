@@ -15,6 +15,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
+
 from agents.core.files import write_json
 from agents.core.tables import percent, table
 from agents.tracking.history import ARMS, SUBJECT, TrainingRun, load_training_run

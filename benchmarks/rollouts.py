@@ -31,6 +31,7 @@ import asyncio
 import importlib.util
 import multiprocessing
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ from typing import Any, Literal
 
 import torch
 import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents.core.chat import Chat
 from agents.core.files import write_json

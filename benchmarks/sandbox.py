@@ -27,6 +27,8 @@ from typing import Any, Literal
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
+
 from agents.core.files import write_json
 from agents.core.tables import table
 from cir_env.sandbox import Limits, LocalSandbox, Session, Status, usable_cores

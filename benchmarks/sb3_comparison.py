@@ -12,6 +12,7 @@ that were sampled in the last tenth of the training.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ from stable_baselines3.common.callbacks import CallbackList, StopTrainingOnMaxEp
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.files import read_metrics, write_json

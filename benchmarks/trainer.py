@@ -30,6 +30,7 @@ import importlib.util
 import math
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -42,6 +43,8 @@ from unittest.mock import patch
 import torch
 import tyro
 from transformers import PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents.config.training import PPOConfig
 from agents.core.errors import expect

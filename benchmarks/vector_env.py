@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from typing import Any
 
 import gymnasium
 import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 import cir_env  # noqa: F401
 from agents.core.files import write_json

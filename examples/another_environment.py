@@ -4,12 +4,15 @@ python examples/another_environment.py --steps 20
 """
 
 import string
+import sys
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import gymnasium
 import tyro
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents import Trainer
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig

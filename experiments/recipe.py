@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import tyro
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
+
 from agents import presets
 from agents.config.training import TrainConfig
 from agents.core.errors import AgentsError, expect

@@ -1,10 +1,22 @@
 """Settings of all tests. Helpers lie in support/, which pyproject.toml puts on the import path."""
 
 import os
+from collections import Counter
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would download fails instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tensors of this size threads cost more than they give
 
 pytest.register_assert_rewrite("engine_contract")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # else xdist begins with the files of the most tests, not of the longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of the most slow tests, so that no worker is left alone with one of them at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

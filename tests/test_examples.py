@@ -38,14 +38,17 @@ def test_many_scripted_episodes_run_at_once() -> None:
     assert run("async_vector", num_envs=8, episodes=40) == 1.0
 
 
+@pytest.mark.slow
 def test_stable_baselines_learns_token_by_token() -> None:
     assert run("stable_baselines", algorithm="ppo", steps=50_000) > -0.5  # -0.9 where nothing is learnt
 
 
+@pytest.mark.slow
 def test_a_recurrent_policy_trains_too() -> None:
     assert -1 <= run("stable_baselines", algorithm="recurrent-ppo", steps=4096) <= 1
 
 
+@pytest.mark.slow
 def test_the_trainer_trains_on_an_environment_that_it_has_never_heard_of(tmp_path: Path) -> None:
     first, last = run("another_environment", steps=8, output_dir=tmp_path / "run")
     assert last > 3 * first
@@ -82,6 +85,7 @@ def test_a_model_behind_a_chat_api_plays(model_url: str, capsys: pytest.CaptureF
     assert capsys.readouterr().out.count("(right)") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*WARNINGS_OF_TRL)
 def test_trl_trains_a_model_on_it(tmp_path: Path) -> None:
     tokenizer = tool_tokenizer()

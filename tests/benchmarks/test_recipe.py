@@ -36,6 +36,7 @@ class StopAfterOne(Callback):
         trainer.stop()
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_go_on_where_they_were_stopped_and_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import math
 import random
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def scripts(count: int = 40, longest_s: float = 5.0) -> Sequence[Script]:
     return [write_script("mixed", "42", 0.005, longest_s, draw) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", ["mixed", "single"])
 def test_ours_and_lock_step_play_the_same_episodes(load: Load) -> None:
     found = {contender: rollouts.measure(TINY, contender, load, 5) for contender in ("ours", "lock-step", "rounds")}
@@ -46,6 +48,7 @@ def test_the_engine_alone_samples_the_tokens_of_the_single_turns() -> None:
     assert alone["tokens"] == ours["tokens"]
 
 
+@pytest.mark.slow
 def test_a_row_tells_rates_memory_and_idleness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "figures.json"
     rows = rollouts.main(replace(TINY, contenders=("ours",), loads=("mixed",), output=output))
@@ -82,7 +85,10 @@ def test_without_trl_the_others_are_measured_and_a_line_says_how_to_get_it(
     assert "pip install trl" in capsys.readouterr().out
 
 
-def test_another_model_plays_the_same_episodes_without_trl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_plays_the_same_episodes_without_trl(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "ProcessPoolExecutor", lambda count, _: ThreadPoolExecutor(count))
     build_tiny(tmp_path, seed=1)
     config = replace(TINY, loads=("single",), contenders=("ours", "TRL"))
     found = [rollouts.main(replace(config, model=name, dtype="bfloat16"))[0] for name in ("tiny", str(tmp_path))]

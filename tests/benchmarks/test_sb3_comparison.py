@@ -2,11 +2,13 @@ import json
 import runpy
 from pathlib import Path
 
+import pytest
 from paths import ROOT
 
 PROGRAM = ROOT / "benchmarks" / "sb3_comparison.py"
 
 
+@pytest.mark.slow
 def test_the_comparison_with_stable_baselines_runs(tmp_path: Path) -> None:
     program = runpy.run_path(str(PROGRAM))
     program["main"](program["Config"](episodes=512, seeds=1, output=tmp_path / "figures.json"))

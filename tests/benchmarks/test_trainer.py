@@ -17,6 +17,7 @@ from benchmarks.trainer_load import INSTRUCTION, make_load, needed_flops
 SMALL = Config(vocab_size=300, hidden_size=32, num_layers=1, groups=2, longest=40, device="cpu", repeats=1, threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # TRL's and transformers' own
 def test_all_contenders_have_the_same_losses_and_gradient_norms() -> None:
     rows = [trainer.measure(SMALL, contender) for contender in SMALL.contenders]
@@ -33,6 +34,7 @@ def test_a_contender_that_computes_something_else_makes_the_comparison_void() ->
         trainer.check_agreement([{"contender": "a"} | same, {"contender": "b"} | other], 1e-3)
 
 
+@pytest.mark.slow
 def test_a_row_tells_rates_memory_and_the_share_of_the_limit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

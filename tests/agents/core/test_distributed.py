@@ -46,6 +46,7 @@ def outcomes(folder: Path) -> dict[str, tuple[dict[str, torch.Tensor], dict[str,
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_take_the_steps_of_one(
     case: str, outcomes: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]
@@ -58,12 +59,14 @@ def test_two_processes_take_the_steps_of_one(
         assert torch.allclose(shared[name], tensor, rtol=0, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_each_process_judges_all_engines_by_what_they_sampled_themselves(folder: Path) -> None:
     said = json.loads((folder / "said.json").read_text())
     assert [passed for passed, *_ in said] == ["passed", "passed"]
     assert all(fault.startswith("Expect the engine to sample from the trainer's weights") for _, fault, _ in said)
 
 
+@pytest.mark.slow
 def test_adapters_that_one_process_can_not_write_are_an_error_in_all(folder: Path) -> None:
     said = json.loads((folder / "said.json").read_text())
     assert all("adapter" in error for *_, error in said)
@@ -75,6 +78,7 @@ def figures(folder: Path) -> list[dict[str, float]]:
     return [{name: row[name] for name in names if name in row} for row in read_metrics(folder / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_others_checkpoints(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     args = [

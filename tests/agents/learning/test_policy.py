@@ -318,6 +318,7 @@ def test_a_row_must_not_begin_with_an_action() -> None:
         Policy(tiny_qwen2(V))(replace(batch, action_mask=acts))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore")  # the compiler has some of its own
 def test_a_compiled_policy_says_the_same() -> None:

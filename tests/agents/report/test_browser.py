@@ -17,6 +17,7 @@ if CHROMIUM is None:
 axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
+pytestmark = pytest.mark.browser
 
 
 @dataclass

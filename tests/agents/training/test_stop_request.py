@@ -92,6 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "at", "step"),
     [
@@ -188,6 +189,7 @@ def killed(place: str, number: int, *args: str) -> int:
     return subprocess.run(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL, timeout=240, check=False).returncode
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path: Path) -> None:
     parted, uninterrupted = tmp_path / "parted", tmp_path / "uninterrupted"
     assert train.main([*FLAGS, str(uninterrupted)]) == 0

@@ -104,6 +104,7 @@ def test_a_sandbox_error_drops_the_rollout(tmp_path: Path) -> None:
     assert advantages.sum() == pytest.approx(0, abs=1e-5)  # the baseline is that of the others
 
 
+@pytest.mark.slow
 def test_a_call_is_answered_whatever_its_code(tmp_path: Path) -> None:
     answers = {FENCED: f"\n{TICKS}\n", "": "expect `code`", "print(": "SyntaxError"}
     messages = [*(call({"code": code}) for code in answers), RIGHT]
@@ -113,6 +114,7 @@ def test_a_call_is_answered_whatever_its_code(tmp_path: Path) -> None:
     assert [content for arguments, content in pairs if answers[arguments["code"]] not in content] == []
 
 
+@pytest.mark.slow
 def test_a_malformed_call_is_answered(tmp_path: Path) -> None:
     broken = [{"code": 5}, {"cod": CODE}, "print(1)"]
     _, completions = step(tmp_path, [*map(call, broken), call({"code": CODE}, name="ruby"), RIGHT])

@@ -33,6 +33,7 @@ def run_program(code: str) -> "subprocess.CompletedProcess[str]":
 # --- robustness ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_forty_runaway_answers_are_wrong_and_do_not_starve_forty_good_ones() -> None:
     with Grader(time_limit_s=0.3) as grader:
         bombs = [grader.submit(r"\sqrt{7}", f"{BOMB}{k}") for k in range(30)]

@@ -217,6 +217,7 @@ def test_two_distributions_with_the_same_verifier_name_are_reported(
 # --- hostile verifiers -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verifiers_that_never_end_make_verdicts_invalid_and_starve_no_other(grader: Grader) -> None:
     bad = [grader.submit(f"{k}", answer, BEHAVE) for k in range(2) for answer in ("loop", "sleep", "ignore")]
     good = [grader.submit(f"{k}", f"{k}", BEHAVE) for k in range(20)]
