@@ -64,7 +64,7 @@ def _budget_note(runs: Sequence[TrainingRun]) -> str:
 
 def _charts(runs: Sequence[TrainingRun]) -> list[Chart]:
     steps = max((step for run in runs for step in [row["step"] for row in run.rows]), default=1) or 1
-    budgets = sorted({change for run in runs for change in run.budget_changes})
+    changes = sorted({change for run in runs for change in run.budget_changes})
     held_out = {
         (f"{run.name}, {name}" if len(runs) > 1 else name): points
         for run in runs
@@ -74,12 +74,12 @@ def _charts(runs: Sequence[TrainingRun]) -> list[Chart]:
     charts = []
     if held_out:
         title = "Accuracy on held-out problems"
-        charts.append(learning_chart(title, held_out, budgets=budgets, percent=True, steps=steps))
+        charts.append(learning_chart(title, held_out, budget_changes=changes, is_rate=True, steps=steps))
     for titles, is_rate in ((_RATES, True), (_OTHERS, False)):
         for key, title in titles.items():
             series = {run.name: points for run in runs if (points := run.series(key))}
             if series:
-                charts.append(learning_chart(title, series, budgets=budgets, percent=is_rate, steps=steps))
+                charts.append(learning_chart(title, series, budget_changes=changes, is_rate=is_rate, steps=steps))
     return charts
 
 

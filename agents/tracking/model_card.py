@@ -18,6 +18,8 @@ from agents.core.files import read_metrics
 from agents.core.reproduce import installed_version
 from agents.core.tables import percent, table
 from agents.tracking.callbacks import Callback, Run
+from agents.tracking.curves import Curve, draw_curves, mark_budget_changes
+from agents.tracking.history import TrainingRun
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -139,7 +141,7 @@ def _accuracy(config: TrainConfig, rows: Rows, step: int) -> Iterable[str]:
 
 
 def _learning_curve(rows: Rows, drawn: bool) -> Iterable[str]:
-    points = _series(rows, "validation/accuracy")
+    points = TrainingRun(name="", rows=rows).series("validation/accuracy")
     if drawn:
         yield f"![Accuracy by training step]({CURVE})"
     elif len(points) > 2:
@@ -201,24 +203,26 @@ def _label(config: TrainConfig, key: str) -> str:
     return short_name(_problems(config, key)) + _ARMS.get(key, "")
 
 
-def _series(rows: Rows, name: str) -> list[tuple[float, float]]:
-    return [(row["step"], row[name]) for row in rows if name in row]
-
-
 def draw_curve(rows: Rows, path: Path) -> bool:
-    """Draw accuracy by step; return whether it was drawn: not without matplotlib, nor of fewer than three points."""
-    if len(_series(rows, "validation/accuracy")) < 3:
+    """Draw accuracy by step as a PNG.
+
+    Returns:
+        Whether it was drawn: it takes matplotlib, and at least three validations.
+    """
+    run = TrainingRun(name="", rows=rows)
+    held_out = run.series("validation/accuracy")
+    if len(held_out) < 3:
         return False
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
     figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis = figure.subplots()
-    for name, label, marker in (("accuracy", "training", ""), ("validation/accuracy", "held-out", "o")):
-        axis.plot(*zip(*_series(rows, name), strict=True), marker=marker, label=label)
-    axis.set(xlabel="step", ylabel="accuracy", ylim=(-0.03, 1.03))
-    axis.grid(alpha=0.3)
-    axis.legend()
+    axes = figure.subplots()
+    training = Curve(points=run.series("accuracy"), color="C0", label="training")
+    draw_curves(axes, [training, Curve(points=held_out, color="C1", marker="o", label="held-out")], is_rate=True)
+    mark_budget_changes(axes, run.budget_changes, color="gray")
+    axes.set(xlabel="step", ylabel="accuracy")
+    axes.legend()
     figure.savefig(path, dpi=120)
     return True
