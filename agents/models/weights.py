@@ -1,4 +1,4 @@
-"""A model's weights under the names that transformers gives them, however they are held."""
+"""A model's full weights under transformers' names, also if they are sharded or have adapters."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from agents.core.distributed import whole
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ADAPTER = "default"  # peft's name for a model's first
+_ADAPTER = "default"  # peft's name of the first adapter
 
 
 class Weights(Mapping[str, torch.Tensor]):
-    """The state dict of a model without adapters: each tensor is put together when it is asked for.
+    """A lazy state dict with adapters merged: each tensor is assembled when it is accessed.
 
-    Shards are gathered from all processes, which must ask for the same tensors in the same order; low-rank adapters
-    are added to what they adapt.
+    Shards are gathered from all processes, which must access the same tensors in the same order. Low-rank adapters are
+    added to the weights they adapt.
 
     Args:
-        model: It may be sharded and have adapters; its weights are read, not copied, as long as they have neither.
+        model: May be sharded and have adapters. Tensors without either are not copied.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -31,7 +31,7 @@ class Weights(Mapping[str, torch.Tensor]):
         self._tensors = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Return one tensor."""
+        """Return the full tensor of a name."""
         tensor = whole(self._tensors[name])
         layer = self._adapted.get(name.removesuffix(".weight"))
         if layer is None:
@@ -41,9 +41,9 @@ class Weights(Mapping[str, torch.Tensor]):
         return tensor + scaling * (up @ down)
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names, in the order of the model's own state dict."""
+        """Iterate over the names, in the order of the model's state dict."""
         return iter(self._tensors)
 
     def __len__(self) -> int:
-        """Return how many tensors there are."""
+        """Return the number of tensors."""
         return len(self._tensors)

@@ -149,7 +149,7 @@ def test_so_they_do_after_another_models_weights(make: Make) -> None:
 def test_weights_that_did_not_arrive_are_found_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = transformers_engine(tiny_qwen2(V), CHAT)
     monkeypatch.setattr(inner, "load_weights", lambda version, weights: setattr(inner, "version", version))
-    with pytest.raises(EngineFault, match="the weights did not arrive, or not whole"):
+    with pytest.raises(EngineFault, match="the transfer failed or was incomplete"):
         sync_weights(Policy(tiny_qwen2(V, seed=5)), make(inner), version=1, prompt=PROMPT, tolerance=1e-3)
 
 

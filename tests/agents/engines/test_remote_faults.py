@@ -68,7 +68,7 @@ def test_a_port_that_nobody_listens_at_is_said_in_one_line() -> None:
 def test_something_that_says_nothing_is_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_GREETING_WITHIN_S", 0.2)
     with answering(b"") as address:
-        assert "silence for 0.2 s" in lost(address)
+        assert "no reply for 0.2 s" in lost(address)
 
 
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0\0\0\5hello"])
@@ -137,9 +137,7 @@ def test_a_client_with_another_secret_is_refused_and_the_server_goes_on(monkeypa
     with served(FakeEngine(CHAT)) as address:
         with monkeypatch.context() as other:
             other.setenv(KEY, "wrong")
-            with pytest.raises(
-                EngineError, match=f"^Expect an engine with our secret at {address}, got one with anoth"
-            ):
+            with pytest.raises(EngineError, match=f"^Expect an engine with the same secret at {address}, got anoth"):
                 connect(address)
         connect(address).close()
 
@@ -228,9 +226,7 @@ class Failing(FakeEngine):
         return super().poll()
 
 
-FAILED = (
-    r"^Expect an engine that works, but it failed \(RuntimeError: out of memory\): see there, and start it again\.$"
-)
+FAILED = r"^The served engine failed \(RuntimeError: out of memory\): check its output and restart it\.$"
 
 
 def test_a_client_that_polls_hears_in_one_line_that_the_engine_failed(make: Make) -> None:
@@ -286,8 +282,11 @@ class Unpicklable(CallScanner):
 @pytest.mark.parametrize(
     ("scanner", "message"),
     [
-        (Foreign(), r"^Expect the engine's process to know .* No module named 'my_env'\. Install it there\.$"),
-        (Unpicklable(), r"^Expect scanners that can be pickled .* cannot pickle 'generator' object\.$"),
+        (
+            Foreign(),
+            r"^The engine's process cannot unpickle a request: No module named 'my_env'\. Install the package there\.$",
+        ),
+        (Unpicklable(), r"^Expect picklable scanners .* cannot pickle 'generator' object\.$"),
     ],
 )
 def test_a_scanner_that_does_not_travel_is_refused_and_the_server_goes_on(

@@ -36,7 +36,7 @@ def engine(*args: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENV) as process:
         try:
             assert process.stdout is not None
-            assert f"Serving an engine at {address}.\n" in iter(process.stdout.readline, "")
+            assert f"Serving an engine on {address}.\n" in iter(process.stdout.readline, "")
             yield address, process
         finally:
             process.kill()
@@ -94,7 +94,7 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_anothe
             "{free}",
             "secret",
             1,
-            "Expect an engine at {free}, got none ([Errno 111] Connection refused). Start it again: ",
+            "Expect an engine at {free}, got none ([Errno 111] Connection refused). Restart it: ",
         ),
         (
             "{free}",
@@ -128,7 +128,7 @@ def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
     [
         ("nowhere", "secret", 2, "agents.engines: Expect the address of an engine, HOST:PORT, got 'nowhere'."),
         ("127.0.0.1:5005", "", 2, f"agents.engines: Expect a secret in the environment variable {KEY}, the same on"),
-        ("192.0.2.1:5005", "secret", 1, "agents.engines: Expect to listen at 192.0.2.1:5005, but "),
+        ("192.0.2.1:5005", "secret", 1, "agents.engines: Cannot listen on 192.0.2.1:5005: "),
     ],
 )
 def test_what_can_not_be_served_ends_with_one_line(address: str, key: str, code: int, message: str) -> None:

