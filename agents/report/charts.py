@@ -1,6 +1,6 @@
-"""Charts as SVG whose colours are the page's own, so that they follow a dark screen.
+"""Charts as SVG that use the page's CSS colors, and so follow its light or dark scheme.
 
-Matplotlib gets numbers alone: names stand in the page's text, where any character can be shown.
+Matplotlib draws numbers only: names of series are part of the page's text, which can show any character.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _INK, _RULE = "#0a0b0c", "#0d0e0f"
 _SERIES = tuple(f"#0c0d{number:02x}" for number in range(len(MARKERS)))
-_COLOURS = {
+_COLORS = {
     _INK: "currentColor",
     _RULE: "var(--rule)",
     **{c: f"var(--c{n})" for n, c in enumerate(_SERIES)},
@@ -48,7 +48,12 @@ _STYLE: Any = {
 
 
 def pass_at_k_chart(title: str, series: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Chart:
-    """Draw pass@k over k with its intervals; ``series`` are the estimates by k of each evaluation."""
+    """Draw pass@k over k with its 95% intervals.
+
+    Args:
+        title: The problem set.
+        series: For each evaluation by name its estimates by k, each with ``value``, ``low`` and ``high`` in [0, 1].
+    """
     ks = powers_of_two(max(k for values in series.values() for k in values))
 
     def draw(axes: Axes) -> None:
@@ -70,7 +75,7 @@ def pass_at_k_chart(title: str, series: Mapping[str, Mapping[int, Mapping[str, f
 
 
 def length_chart(title: str, lengths: Sequence[int], correct: Sequence[int]) -> Chart:
-    """Draw how many transcripts, and how many right ones, have how many sampled tokens."""
+    """Draw histograms of the sampled tokens per transcript: of all transcripts and of the right ones."""
     top = max(*lengths, 1)
 
     def draw(axes: Axes) -> None:
@@ -138,19 +143,19 @@ def _quartiles(values: Sequence[int]) -> str:
 
 
 def _svg(draw: Callable[[Axes], None], title: str) -> str:
-    """Return the picture without what stands before the tag; the title keeps its names apart from another's."""
+    """Render a chart as an ``<svg>`` element; the title makes its element ids unique on the page."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     file = io.StringIO()
     with rc_context({**_STYLE, "svg.hashsalt": ascii(title)}):
-        figure = Figure(figsize=(3.6, 2.3), layout="constrained")  # without pyplot: it draws in memory
+        figure = Figure(figsize=(3.6, 2.3), layout="constrained")  # no pyplot, so no display is needed
         draw(figure.subplots())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
     svg = re.sub(r"font-family: [^;\"]*;? ?|<style.*?</style>", "", svg)
-    for colour, variable in _COLOURS.items():
-        svg = svg.replace(colour, variable)
+    for color, variable in _COLORS.items():
+        svg = svg.replace(color, variable)
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

@@ -117,8 +117,8 @@ def test_filters_narrow_the_list_together(open_report: Open) -> None:
 
 def test_transcripts_are_found_by_length(open_report: Open) -> None:
     page = open_report()
-    page.get_by_label("Tokens from").fill("200")
-    page.get_by_label("Tokens to").fill("300")
+    page.get_by_label("Min. tokens").fill("200")
+    page.get_by_label("Max. tokens").fill("300")
     expect(page.locator("#count")).to_have_text("6 of 24 transcripts")
 
 

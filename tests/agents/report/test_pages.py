@@ -93,14 +93,14 @@ def test_accuracy_by_subject_and_level(tmp_path: Path) -> None:
 
 def test_transcripts_are_classed_by_what_became_of_their_blocks(tmp_path: Path) -> None:
     tables = all_tables(tmp_path, some_rows())
-    assert table_of(tables, "What became of the blocks: AIME24") == {
+    assert table_of(tables, "Outcome of code blocks: AIME24") == {
         "no code ran": ["0.0", "3"],
         "all ran": ["100.0", "3"],
         "some failed": ["0.0", "3"],
         "all failed": ["100.0", "2"],
     }
     assert table_of(tables, "Recovery") == {"AIME24": ["60.0", "5"], "OlymMATH-EN-EASY": ["60.0", "5"]}
-    assert table_of(tables, "How blocks failed") == {"NameError": ["25.0", "6"], "timeout": ["25.0", "6"]}
+    assert table_of(tables, "Errors of code blocks") == {"NameError": ["25.0", "6"], "timeout": ["25.0", "6"]}
 
 
 @given(st.text(alphabet="`~py\n #x=1", max_size=60) | st.text())
@@ -140,7 +140,7 @@ def test_the_heading_says_what_was_measured_and_how(tmp_path: Path) -> None:
     html = write_page(tmp_path / "report.html", write_run(tmp_path / "run", [row()], model="my/model"))
     assert "<h1>my/model (code) on AIME24</h1>" in html
     assert "<dt>top_p</dt><dd>0.95</dd>" in html
-    assert "<dt>Samples of each problem</dt><dd>1</dd>" in html
+    assert "<dt>Samples per problem</dt><dd>1</dd>" in html
 
 
 def test_settings_of_single_sets_are_told_apart(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_training_run_has_learning_curves_and_its_samples_by_step(tmp_path: Pa
     html = (tmp_path / "report.html").read_text()
     assert "<h1>Training run run</h1>" in html
     assert "25.0 → 87.5" in html
-    assert "the interaction budget changed to 3 from step 3." in html
+    assert "Dotted lines mark changes of the interaction budget: 3 from step 3." in html
     assert "Accuracy on held-out problems. sampled: 25% in step 0, 87.5% in step 4" in html
     assert [item["facets"]["step"] for item in data_of(html)] == [["0"], ["1"], ["2"], ["3"], ["4"]]
 
@@ -224,7 +224,7 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_page_that_would_be_a_folder(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
-    with pytest.raises(RunError, match="Expect `output` to be the file of a page, got the folder"):
+    with pytest.raises(RunError, match="Expect `output` to be a file, got the folder"):
         report_training([folder], tmp_path)
 
 
@@ -251,5 +251,5 @@ def test_a_state_that_is_none(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
     (folder / "checkpoint-4").mkdir()
     (folder / "checkpoint-4" / "trainer_state.json").write_text("[]")
-    with pytest.raises(RunError, match="Expect the state of a trainer"):
+    with pytest.raises(RunError, match="Expect a trainer's state"):
         report_training([folder], tmp_path / "report.html")

@@ -55,7 +55,7 @@ def test_what_was_not_measured_at_the_checkpoint_is_no_result_of_it() -> None:
     between = card(ROWS[:2], step=1)
     assert not between.data.eval_results
     assert "|   25.0 |            - |" in between.text
-    assert "The run has measured none at this step." in card(ROWS[1:2], step=1).text
+    assert "Not measured at this step." in card(ROWS[1:2], step=1).text
 
 
 @pytest.mark.parametrize("model", ["tiny", "."])
@@ -79,7 +79,6 @@ def test_the_learning_curve_is_a_picture_or_else_a_table(tmp_path: Path, monkeyp
 def test_a_card_that_can_not_be_written_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "README.md").mkdir()
     lines: list[str] = []
-    envs = SimpleNamespace(data_summary=None)
-    trainer: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append, train_envs=envs)
+    trainer: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append, data_summary=None)
     ModelCardWriter().on_save(trainer, tmp_path)
     assert [line.startswith(f"Warning: could not write the model card in {tmp_path}: ") for line in lines] == [True]

@@ -133,7 +133,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
 
 def test_a_tracker_that_does_not_start_ends_the_run_before_it_begins(tmp_path: Path, install: Install) -> None:
     install("def init(**more):\n    raise RuntimeError('no key.\\nLog in.')")
-    with pytest.raises(ServiceError, match=r"^Expect fake_tracker to start a run, got: no key. Log in. Leave it "):
+    with pytest.raises(ServiceError, match=r"^Expect fake_tracker to start a run, got: no key. Log in. Remove it "):
         MetricsLog(tmp_path, keep_before=0, report_to=["tensorboard", "fake_tracker"])
 
 
@@ -149,6 +149,6 @@ def test_a_tracker_that_fails_is_left_behind_with_one_warning(tmp_path: Path, in
         for step in range(3):
             log.write(step, {"reward": 0.5})
     assert warnings == [
-        "Warning: fake_tracker failed and gets no more figures; metrics.jsonl has them all: no network."
+        "Warning: fake_tracker failed and gets no more metrics; metrics.jsonl has them all: no network."
     ]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
