@@ -1,4 +1,4 @@
-"""What makes a run reproducible: seeds by purpose, and the versions of what it ran with."""
+"""Reproducibility: derived seeds and package versions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def seed_of(*parts: int, bits: int = 63) -> int:
-    """Return the seed of one purpose, from the run's seed and the numbers that tell the purposes apart.
+    """Derive an independent seed from the run's seed and numbers that identify its purpose.
 
     Args:
         parts: Non-negative integers.
-        bits: Size of the seed, at most 64.
+        bits: Bits of the seed, at most 64.
 
     >>> seed_of(0, 1, 2) == seed_of(0, 1, 2), seed_of(0, 1, 2) == seed_of(0, 2, 1)
     (True, False)

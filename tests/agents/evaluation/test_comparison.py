@@ -50,7 +50,7 @@ def test_problems_that_one_run_could_not_judge_count_in_neither() -> None:
     one, other = run_of(set=outcomes([None], [True], [False])), run_of(set=outcomes([True], [True], [True]))
     part = compare(one, other)["set"]
     assert (part.problems, part.avg[0].value, part.avg[1].value) == (2, 0.5, 1.0)
-    with pytest.raises(RunError, match=r"Expect a problem of set that could be judged in both runs, got none."):
+    with pytest.raises(RunError, match=r"Expect a problem of set with a judged sample in both runs, got none."):
         compare(run_of(set=outcomes([None])), run_of(set=outcomes([True])))
 
 
@@ -80,7 +80,7 @@ def test_other_sets_are_refused() -> None:
 def test_other_problems_of_the_same_name_are_refused() -> None:
     with pytest.raises(RunError) as raised:
         compare(run_of(a=[[row()]]), run_of(a=[[row(problem="What is 1 + 1?")]], name="B"))
-    assert str(raised.value) == "Expect two runs on the same problems, got another problem 0 of a in B than in A."
+    assert str(raised.value) == "Expect two runs on the same problems, but problem 0 of a differs between A and B."
 
 
 def test_the_tables_say_what_sets_the_runs_apart_and_by_how_much() -> None:

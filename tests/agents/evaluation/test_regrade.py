@@ -93,7 +93,7 @@ def test_the_command_writes_beside_never_over_and_lists_what_changed(
     before = path.read_bytes()
     code, out, _ = command(capsys, "regrade", path)
     assert code == 0
-    assert "8 samples: 2 verdicts changed, 1 stay invalid, 1 cannot be judged now." in out
+    assert "8 samples: 2 verdicts changed, 1 still invalid, 1 newly invalid." in out
     assert "| p, sample 1 |         8 |            7 |  right | wrong |   another number |" in out
     assert "| AIME24  |            75.0 |           50.0 |" in out
     assert path.read_bytes() == before
@@ -147,7 +147,7 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
     [
         ('{"a": 1}\n', ("regrade",), "line 1: Expect a sample's JSON object, got b'{\"a\": 1}'."),
         ("[1]\n", ("import",), "line 1: Expect a JSON object, got b'[1]'."),
-        (json.dumps(ROWS[0])[:-9], ("regrade",), "line 1: Expect whole lines, got a half-written one"),
+        (json.dumps(ROWS[0])[:-9], ("regrade",), "line 1: Expect complete lines, got a partial one"),
         ('{"problem": "?"', ("import", "--format", "jsonl"), "line 1: Expect a JSON object, got "),
         ("", ("regrade",), "Expect at least one sample in"),
         ('{"doc_id": 1}\n', ("import",), "line 1: Expect a sample of lm_eval --log_samples, got no 'doc'."),

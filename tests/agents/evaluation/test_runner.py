@@ -331,13 +331,15 @@ def test_two_processes_do_not_write_to_one_run(play: Play) -> None:
     def again(request: int, turn: int, seed: int) -> str:
         return play(write_by_seed)[0].name
 
-    with pytest.raises(RunError, match="to be free, but another evaluation writes to it"):
+    with pytest.raises(RunError, match="to be unused, but another evaluation is writing to it"):
         play(again)
 
 
 def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_path: Path) -> None:
     (whole,) = play(write_by_seed, output=tmp_path / "whole")
-    with pytest.raises(RunError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Go on with: again"):
+    with pytest.raises(
+        RunError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Resume with: again"
+    ):
         play(write_by_seed, shard="0/2")
     (both,) = play(write_by_seed, shard="1/2")
     assert both.samples == whole.samples

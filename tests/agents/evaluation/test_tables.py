@@ -38,5 +38,5 @@ def test_groups_are_shown_where_there_are_several_and_blocks_where_any_ran() -> 
 
 
 def test_a_k_that_no_set_has_samples_for_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Expect `k` from 1 to 2, the samples of each problem, got 3."):
+    with pytest.raises(ConfigError, match=r"Expect `k` from 1 to 2, the number of samples per problem, got 3."):
         tables.report([summarise(run_of(set=outcomes([True, False])))], k=[1, 3])
