@@ -126,7 +126,7 @@ def test_under_autocast_the_kernel_gets_one_dtype_though_positions_have_made_que
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
 def test_attention_that_bends_its_scores_is_refused(name: str) -> None:
     parts, layout = torch.randn(3, 1, 2, 5, 8), Layout(lengths=(5,), ancestors=((),))
-    with pytest.raises(ValueError, match=rf"^Expect attention by plain scores, got `{name}`\.$"):
+    with pytest.raises(ValueError, match=rf"^Expect attention with unmodified scores, got `{name}`\.$"):
         attend(torch.nn.Identity(), *parts, None, layout=layout, **{name: 30.0})
 
 

@@ -167,7 +167,7 @@ def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
         write(tmp_path, ppo, 2)
     assert str(caught.value) == (
         f"Could not write {tmp_path}/checkpoint-2: [Errno 28] No space left on device."
-        " Free some space; no older checkpoint is lost."
+        " Free disk space; older checkpoints are intact."
     )
     assert names(tmp_path) == ["checkpoint-1"]
     assert checkpoints(tmp_path) == [before]
@@ -190,7 +190,7 @@ def test_wherever_the_kernel_ends_a_save_the_older_one_is_whole(tmp_path: Path, 
     ppo = trained()
     before = write(tmp_path, ppo, 1)
     files, size = names(before), (before / file).stat().st_size
-    with no_file_above(size - 1), pytest.raises(CheckpointError, match="no older checkpoint is lost"):
+    with no_file_above(size - 1), pytest.raises(CheckpointError, match="older checkpoints are intact"):
         write(tmp_path, ppo, 2 if file != STATE else 1, note="x" * size)
     assert names(tmp_path) == ["checkpoint-1"]
     assert names(before) == files

@@ -43,7 +43,7 @@ def test_a_gradient_that_is_no_number_costs_its_own_step_alone(tmp_path: Path) -
     assert (first["num_updates"], second["num_updates"]) == (1, 2)
     assert [row["health/skipped_steps"] for row in (first, second)] == [1, 0]
     assert [row["health/skipped_in_a_row"] for row in (first, second)] == [1, 0]
-    assert "Step 1 skips its optimiser step 2: grad_norm nan. Weights and moments stay as they were." in lines
+    assert "Step 1 skips its optimizer step 2: grad_norm nan. Weights and optimizer state are unchanged." in lines
 
 
 def test_the_minibatch_of_a_skipped_step_can_be_looked_into(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_too_many_in_a_row_stop_the_run_with_a_checkpoint_and_a_code_of_their_ow
     monkeypatch.setattr(Trainer, "train", poisoned)
     assert train.main([]) == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "train.py: Expect fewer than 3 skipped optimiser steps in a row, got 3, the last one for grad_norm nan: "
-        f"look into {tmp_path}/inspect. The last whole step is saved; --resume tries again."
+        "train.py: Expect fewer than 3 skipped optimizer steps in a row, got 3, the last one for grad_norm nan: "
+        f"look into {tmp_path}/inspect. The last completed step is saved; --resume retries."
     )
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
     monkeypatch.setattr(Trainer, "train", whole)
@@ -159,7 +159,7 @@ def test_few_files_are_kept_and_one_that_can_not_be_written_is_said(tmp_path: Pa
     (tmp_path / "file").touch()
     health, lines = watched(tmp_path / "file")
     assert not health.admits(1, {"approx_kl": 0.0, "grad_norm": float("inf")}, ())  # type: ignore[arg-type]
-    assert lines[-1].startswith("Warning: could not keep step-1-minibatch-1.pt for inspection: ")
+    assert lines[-1].startswith("Warning: could not save step-1-minibatch-1.pt for inspection: ")
 
 
 def test_metrics_of_a_run_hold_no_number_that_is_none(tmp_path: Path) -> None:

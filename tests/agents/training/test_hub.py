@@ -98,19 +98,21 @@ def test_the_last_checkpoint_is_uploaded_without_the_state_of_training(tmp_path:
 
 
 def test_a_token_that_may_not_write_is_refused_before_training(tmp_path: Path, endpoint: str) -> None:
-    with pytest.raises(ConfigError, match=r"^Expect a token that may write to the hub's 'me/mine', .*, got: .*401"):
+    with pytest.raises(
+        ConfigError, match=r"^Expect a valid repository 'me/mine' and a token with write access to it, got: .*401"
+    ):
         HubUpload(config(tmp_path), HfApi(endpoint, token="hf_other"))
 
 
 def test_a_missing_token_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.training.hub.get_token", lambda: None)
-    with pytest.raises(ConfigError, match=r"^Expect a token of the hub for --push-to-hub, got none: hf auth login, or"):
+    with pytest.raises(ConfigError, match=r"^Expect a hub token for --push-to-hub, got none: run hf auth login or"):
         HubUpload(config(tmp_path))
 
 
 def test_without_a_network_training_does_not_begin(tmp_path: Path) -> None:
     with pytest.raises(
-        ServiceError, match=r"^Expect to reach the hub for --push-to-hub, got: .* Leave it out to push later"
+        ServiceError, match=r"^Expect to reach the hub for --push-to-hub, got: .* Drop the flag to push later"
     ):
         HubUpload(config(tmp_path), HfApi("http://127.0.0.1:9", token="hf_may_write"))
 
@@ -126,6 +128,6 @@ def test_a_network_that_is_lost_during_the_run_leaves_the_command_that_pushes_la
         upload.on_train_end(trainer)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(
-        f"The run is saved; later: hf upload me/mine {path} . --exclude 'training_state/*' "
+        f"The run is saved; push it later with: hf upload me/mine {path} . --exclude 'training_state/*' "
         "--exclude rollouts.json --exclude trainer_state.json"
     )

@@ -99,7 +99,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sampling", (20, 20), 1),  # behind the probe of the weights, in the middle of the collection
         ("evaluation", (3, 3), 1),
         ("update", (1, 1), 1),  # one of the first minibatch's two micro-batches: no weight has changed
-        ("update", (3, 4), 2),  # the second minibatch: the first one's optimiser step is taken, so this one is finished
+        ("update", (3, 4), 2),  # the second minibatch: the first one's optimizer step is taken, so this one is finished
     ],
 )
 def test_a_stop_waits_for_no_more_than_it_must_and_a_resumed_run_ends_the_same(
