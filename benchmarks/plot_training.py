@@ -3,7 +3,7 @@
 python benchmarks/plot_training.py runs/quickstart-seed0 runs/quickstart-seed1 --output docs/quickstart.png
 python benchmarks/plot_training.py runs/mixed --by-subject --output docs/mixed.png --json docs/mixed.json
 
-Each run is one line in every panel. The table on the terminal is markdown: figures before and after training.
+Each run is one line in every panel. The table on the terminal is markdown: accuracy before and after training.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of train.py, one for each seed")
     parser.add_argument("--output", type=Path, help="the picture: .png, .svg or .pdf")
-    parser.add_argument("--json", type=Path, help="the figures before and after, as fractions")
+    parser.add_argument("--json", type=Path, help="write accuracy before and after training as JSON, as fractions")
     parser.add_argument("--by-subject", action="store_true", help="accuracy on held-out problems by subject")
     options = parser.parse_args(args)
     try:

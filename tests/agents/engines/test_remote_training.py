@@ -1,4 +1,4 @@
-"""train.py with an engine in a process of its own: the same run, and what is left when the engine is lost."""
+"""train.py with a served engine: the same run as with a local one, and its end when the engine is lost."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def free_address() -> str:
 
 @contextmanager
 def engine(*args: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Serve the tiny model in a process; yield the address and the process, which is killed at the end."""
+    """Serve the tiny model in a process; yield its address and the process, which is killed at the end."""
     address = free_address()
     command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE, *args]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=ENV) as process:
@@ -50,7 +50,7 @@ def transcripts(folder: Path) -> list[Any]:
     return [json.loads(line)["turns"] for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
-def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(tmp_path: Path) -> None:
+def test_a_run_with_a_served_engine_equals_one_with_a_local_engine(tmp_path: Path) -> None:
     own, served = tmp_path / "own", tmp_path / "served"
     args = [*SMALL, "--max-steps", "2", "--rollout.dtype", "float32"]
     assert run(*args, "--output-dir", own).returncode == 0
@@ -64,7 +64,7 @@ def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(tmp_path: Pat
     assert (served / weights).read_bytes() == (own / weights).read_bytes()
 
 
-def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_another_engine(tmp_path: Path) -> None:
+def test_a_run_whose_engine_is_killed_ends_with_one_line_and_resumes_with_another(tmp_path: Path) -> None:
     args = [*SMALL, "--output-dir", str(tmp_path)]
     with engine() as (address, process):
         command = [sys.executable, str(ROOT / "train.py"), *args, "--max-steps", "500", "--rollout.engine", address]
@@ -105,7 +105,7 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_anothe
         ("somewhere", "secret", 2, 'Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '),
     ],
 )
-def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
+def test_train_ends_with_one_line_without_an_engine_or_a_secret(
     *,
     given: str,
     key: str,
@@ -131,7 +131,7 @@ def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
         ("192.0.2.1:5005", "secret", 1, "agents.engines: Cannot listen on 192.0.2.1:5005: "),
     ],
 )
-def test_what_can_not_be_served_ends_with_one_line(address: str, key: str, code: int, message: str) -> None:
+def test_bad_server_settings_end_with_one_line(address: str, key: str, code: int, message: str) -> None:
     command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**ENV, KEY: key}, timeout=120, check=False
