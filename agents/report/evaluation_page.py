@@ -23,9 +23,10 @@ Samples = Mapping[str, Sequence[Sample]]
 _NOTE = (
     "avg@k is the share of samples that are right, pass@k the chance that at least one of k samples is right, "
     "majority@k the chance that the most frequent answer of k samples is right. In brackets: the 95% bootstrap "
-    "interval over problems. Unjudged samples, invalid because of an infrastructure error, are excluded. Tokens are "
-    "means per sample: written by the model, or inserted by the environment. Finished transcripts were ended by the "
-    "model, cut-off ones by a limit or an infrastructure error; void ones end without an answer."
+    "interval over problems. Unjudged samples are invalid because of an infrastructure error: they count neither as "
+    "right nor as wrong. Tokens are means per sample: written by the model, or inserted by the environment. Finished "
+    "transcripts were ended by the model, cut-off ones by a limit or an infrastructure error; void ones end without an "
+    "answer."
 )
 
 
