@@ -3,7 +3,7 @@
 python benchmarks/plot_training.py runs/quickstart-seed0 runs/quickstart-seed1 --output docs/quickstart.png
 python benchmarks/plot_training.py runs/mixed --by-subject --output docs/mixed.png --json docs/mixed.json
 
-Each run is one line in every panel. The table on the terminal is markdown: figures before and after training.
+Each run is one line in every panel. The table on the terminal is markdown: accuracy before and after training.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be 
 
 from agents.core.files import write_json
 from agents.core.tables import percent, table
+from agents.tracking.curves import Curve, draw_curves, mark_budget_changes
 from agents.tracking.history import ARMS, SUBJECT, TrainingRun, load_training_run
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def plot(runs: Sequence[TrainingRun]) -> Figure:
     held_out.legend(fontsize="small", loc="center right")
     _lines(training, runs, "accuracy", "Accuracy in training")
     _lines(code, runs, "tools/use_ratio", "Episodes that write code")
-    _lines(length, runs, "completions/mean_length", "Sampled tokens per episode", rate=False)
+    _lines(length, runs, "completions/mean_length", "Sampled tokens per episode", is_rate=False)
     _finish(figure, axes, runs)
     return figure
 
@@ -106,7 +107,7 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of train.py, one for each seed")
     parser.add_argument("--output", type=Path, help="the picture: .png, .svg or .pdf")
-    parser.add_argument("--json", type=Path, help="the figures before and after, as fractions")
+    parser.add_argument("--json", type=Path, help="write accuracy before and after training as JSON, as fractions")
     parser.add_argument("--by-subject", action="store_true", help="accuracy on held-out problems by subject")
     options = parser.parse_args(args)
     try:
@@ -137,43 +138,29 @@ def _figure(*, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
 
 
 def _lines(
-    axis: Axes, runs: Sequence[TrainingRun], key: str, title: str, *, marker: str = "", rate: bool = True
+    axes: Axes, runs: Sequence[TrainingRun], key: str, title: str, *, marker: str = "", is_rate: bool = True
 ) -> None:
-    for number, run in enumerate(runs):
-        steps, values = zip(*run.series(key), strict=True) if run.series(key) else ((), ())
-        axis.plot(steps, values, marker=marker, markersize=4, color=f"C{number}")
-    axis.set_title(title, fontsize="medium")
-    if rate:
-        axis.set_ylim(-0.03, 1.03)
-    else:
-        axis.set_ylim(bottom=0)
-    axis.tick_params(labelbottom=True)
-    axis.grid(alpha=0.3)
+    curves = [Curve(points=run.series(key), color=f"C{number}", marker=marker) for number, run in enumerate(runs)]
+    draw_curves(axes, curves, is_rate=is_rate)
+    axes.set_title(title, fontsize="medium")
+    axes.tick_params(labelbottom=True)
+    if not is_rate:
+        axes.set_ylim(bottom=0)
 
 
-def _points(axis: Axes, runs: Sequence[TrainingRun], key: str, marker: str) -> None:
+def _points(axes: Axes, runs: Sequence[TrainingRun], key: str, marker: str) -> None:
     for number, run in enumerate(runs):
         for step, value in run.series(key):
-            axis.plot([step], [value], marker, color=f"C{number}", markerfacecolor="none")
+            axes.plot([step], [value], marker, color=f"C{number}", markerfacecolor="none")
 
 
-def _finish(figure: Figure, axes: Sequence[Axes], runs: Sequence[TrainingRun]) -> None:
+def _finish(figure: Figure, panels: Sequence[Axes], runs: Sequence[TrainingRun]) -> None:
     """Name the steps and the runs, and mark where the interaction budget changed."""
     for number, run in enumerate(runs):
-        for step, budget in run.budget_changes:
-            for axis in axes:
-                axis.axvline(step, color=f"C{number}", linestyle=":", linewidth=1)
-            axes[0].annotate(
-                f"budget {budget:g}",
-                (step, 1.0),
-                rotation=90,
-                va="top",
-                ha="right",
-                fontsize="x-small",
-                color=f"C{number}",
-            )
+        for axes in panels:
+            mark_budget_changes(axes, run.budget_changes, color=f"C{number}", is_labelled=axes is panels[0])
     figure.supxlabel("step", fontsize="medium")
-    lines = axes[0].get_lines()[: len(runs)]
+    lines = panels[0].get_lines()[: len(runs)]
     figure.legend(lines, [run.name for run in runs], loc="outside upper center", ncols=min(4, len(runs)))
 
 

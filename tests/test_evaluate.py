@@ -327,9 +327,12 @@ def test_runs_that_do_not_compare_or_have_too_few_samples(
     assert complaint(capsys, "compare", one, other) == (
         f"Expect two runs on the same problems, got 2 of products in {one} and 1 of products in {other}."
     )
-    assert complaint(capsys, "report", one, "--k", "3") == "Expect `k` from 1 to 2, the samples of each problem, got 3."
+    assert (
+        complaint(capsys, "report", one, "--k", "3")
+        == "Expect `k` from 1 to 2, the number of samples per problem, got 3."
+    )
     (one / "samples.jsonl").write_text("")
-    assert "got 0 of 4 samples. Go on with: python evaluate.py --model" in complaint(capsys, "compare", one, other)
+    assert "got 0 of 4 samples. Resume with: python evaluate.py --model" in complaint(capsys, "compare", one, other)
     assert complaint(capsys, "report", tmp_path / "none").startswith("Expect a run's folder")
 
 

@@ -1,8 +1,8 @@
-"""Text to token ids and back: the only file that knows a chat template.
+"""Converts text to token ids and back; the only file that uses a chat template.
 
-A prompt is encoded once, as a user turn or as the messages that the environment gives; what follows is one assistant
-turn that the policy and the environment write together. Feedback is encoded on its own and appended, so that no sampled
-token is ever encoded again.
+A prompt is encoded once, as a user turn or as the environment's messages. One assistant turn follows, written by the
+policy and the environment together. Feedback is encoded on its own and appended, so that sampled tokens are never
+re-encoded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Chat:
 
     Args:
         tokenizer: A fast tokenizer with an end-of-sequence token.
-        template: ``chat`` puts the prompt into a user turn of the tokenizer's chat template and opens the assistant's
-            turn (``enable_thinking=False`` where the template knows it); ``raw`` takes the prompt as it stands, as
-            the paper's evaluation of Qwen2.5-Math does.
+        template: ``chat`` wraps the prompt in a user turn of the tokenizer's chat template and opens the assistant's
+            turn (with ``enable_thinking=False``, which templates may ignore); ``raw`` uses the prompt unchanged, as the
+            paper's evaluation of Qwen2.5-Math does.
 
     Raises:
-        ModelError: The tokenizer has no chat template though one is asked for, no end-of-sequence token, or is slow.
+        ModelError: The tokenizer is slow, has no end-of-sequence token, or lacks the requested chat template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Literal["chat", "raw"] = "chat") -> None:
@@ -42,17 +42,17 @@ class Chat:
         self.template = template
 
     def stop_token_ids(self, generation_config: GenerationConfig | None) -> frozenset[int]:
-        """Return the tokens that end a completion: the tokenizer's, and those that the model's maker names."""
+        """Return the tokens that end a completion: the tokenizer's eos token and those of the generation config."""
         named = getattr(generation_config, "eos_token_id", None)
         more = named if isinstance(named, list) else [] if named is None else [named]
         return frozenset([int(self.tokenizer.eos_token_id), *more])
 
     def encode_prompt(self, prompt: str, messages: Sequence[Mapping[str, str]] | None = None) -> list[int]:
-        """Return the token ids that stand before the policy's first token.
+        """Return the token ids before the policy's first token.
 
         Args:
-            prompt: The prompt as one text.
-            messages: The prompt as a chat, for the chat template; None: one user turn with ``prompt``.
+            prompt: The prompt as a single text.
+            messages: The prompt as chat messages, used with the chat template; None: one user turn with ``prompt``.
         """
         if self.template == "raw":
             return self._encode(prompt)
@@ -67,7 +67,7 @@ class Chat:
     def encode_feedback(self, feedback: str) -> list[int]:
         """Return the token ids of text that the environment inserts into the assistant's turn.
 
-        A special token's name in it is text: what a program prints ends no turn.
+        Names of special tokens are encoded as plain text, so that program output cannot end a turn.
         """
         ids: list[int] = self.tokenizer.encode(feedback, add_special_tokens=False, split_special_tokens=True)
         return ids
@@ -82,7 +82,7 @@ class Chat:
 
 
 class TokenDecoder:
-    """Turns sampled tokens into text as they come; holds back bytes that are no whole character yet."""
+    """Decodes a stream of sampled tokens; bytes of an incomplete character are held back."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._backend: Any = tokenizer.backend_tokenizer
@@ -90,7 +90,7 @@ class TokenDecoder:
         self._pending: list[int] = []
 
     def step(self, token_id: int) -> str:
-        """Return the text that ``token_id`` completes, possibly none."""
+        """Return the text completed by ``token_id``, possibly empty."""
         piece = self._stream.step(self._backend, token_id)
         if piece is None:
             self._pending.append(token_id)
@@ -99,7 +99,7 @@ class TokenDecoder:
         return str(piece)
 
     def finish(self) -> str:
-        """Return what is held back, with replacement characters for broken bytes."""
+        """Return the text held back, with replacement characters for invalid bytes."""
         text = self._backend.decode(self._pending, skip_special_tokens=False) if self._pending else ""
         self._pending.clear()
         return str(text)

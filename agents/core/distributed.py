@@ -1,10 +1,10 @@
-"""One run in several processes: ``torchrun --nproc-per-node 8 train.py ...``, on one node or more.
+"""Training in several processes: ``torchrun --nproc-per-node 8 train.py ...``, on one or more nodes.
 
-Each process has an engine and environments of its own and samples its share of the problems. Then all of them hold all
-trajectories, and share the work of the update: parameters, gradients and moments are sharded (FSDP2), micro-batches are
-dealt out. What each token counts was settled for the whole batch before, so that the numbers are those of one process.
+Each process has its own engine and environments and samples its share of the problems. The trajectories are gathered in
+all processes, which share the update: parameters, gradients and optimizer state are sharded (FSDP2), and micro-batches
+are distributed. Token weights are computed for the whole batch beforehand, so the result is that of a single process.
 
-In one process everything here does nothing, and needs no process group.
+In a single process all functions are no-ops and need no process group.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-if TYPE_CHECKING:
-    pass
-
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=2)  # the slowest process may be downloading a model, or sampling the longest answer
+_PATIENCE = timedelta(hours=2)  # the slowest process may be downloading a model or sampling a long answer
 
 
 def start(device: torch.device) -> torch.device:
-    """Join the other processes if torchrun started this one; return the device of this process.
+    """Initialize the process group if torchrun started this process; return its device.
 
     Args:
-        device: ``cuda`` becomes this process's GPU.
+        device: ``cuda`` is mapped to the GPU of this process.
     """
     if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         return device
@@ -44,12 +41,12 @@ def start(device: torch.device) -> torch.device:
 
 
 def idle_gpus(device: torch.device) -> int:
-    """Return how many GPUs of this machine a run in one process leaves idle."""
+    """Return the number of GPUs on this machine that a single-process run leaves idle."""
     return max(0, torch.cuda.device_count() - 1) if device.type == "cuda" and size() == 1 else 0
 
 
 def launcher() -> str:
-    """Return what a program is started with in as many processes as there are now, even once they have parted.
+    """Return the launch command for the current number of processes, also after :func:`stop`.
 
     >>> launcher()
     'python'
@@ -60,24 +57,24 @@ def launcher() -> str:
 
 
 def stop() -> None:
-    """Leave the other processes."""
+    """Destroy the process group."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
-        gc.collect()  # what was sharded holds the group in cycles, and its threads must end before the process does
+        gc.collect()  # sharded tensors reference the group in cycles; its threads must end before the process does
 
 
 def rank() -> int:
-    """Return this process's number, from 0."""
+    """Return the rank of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def gather(items: Sequence[T]) -> list[T]:
-    """Return the items of all processes, in the order of their numbers."""
+    """Return the items of all processes, in order of rank."""
     if size() == 1:
         return list(items)
     parts: list[list[T] | None] = [None] * size()
@@ -86,7 +83,7 @@ def gather(items: Sequence[T]) -> list[T]:
 
 
 def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
-    """Return the items of all processes, in the order of their numbers; None if one of them was stopped.
+    """Return the items of all processes, in order of rank; None if one of them was stopped.
 
     Args:
         mine: This process's items; None: it was asked to stop.
@@ -97,12 +94,12 @@ def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
 
 
 def any_of(flag: bool) -> bool:
-    """Return whether any process says so."""
+    """Return whether the flag is true in any process."""
     return bool(add_up(torch.tensor(int(flag)))) if size() > 1 else flag
 
 
 def succeed_together(work: Callable[[], object], *, on_first: bool = False) -> None:
-    """Do something in all processes, or only in the first; what goes wrong in one of them is raised in all."""
+    """Run ``work`` in all processes, or only in the first; an exception in one of them is raised in all."""
     error: Exception | None = None
     try:
         if not on_first or rank() == 0:
@@ -119,9 +116,9 @@ def succeed_together(work: Callable[[], object], *, on_first: bool = False) -> N
 
 @contextmanager
 def first_of_node_first() -> Iterator[None]:
-    """Let the first process of each node through before the others, which find on the disk what it has put there.
+    """Run a block in the first process of each node before the others, which then find its files on disk.
 
-    They come through after an error, too: what is wrong with the user's input they say in the same words.
+    The others also run after an error in the first: they report bad input in the same words.
     """
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not is_first:
@@ -134,7 +131,7 @@ def first_of_node_first() -> Iterator[None]:
 
 
 def share(items: Sequence[T]) -> list[T]:
-    """Return this process's share: every ``size()``-th item.
+    """Return this process's share: every ``size()``-th item, starting at its rank.
 
     >>> share("abc")
     ['a', 'b', 'c']
@@ -143,14 +140,14 @@ def share(items: Sequence[T]) -> list[T]:
 
 
 def add_up(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum of all processes' tensors."""
+    """Sum a tensor over all processes, in place, and return it."""
     if size() > 1:
         distributed.all_reduce(tensor)
     return tensor
 
 
 def add_up_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the sums of all processes' metrics, which have the same names everywhere."""
+    """Sum metrics over all processes; all must have the same names."""
     if size() == 1:
         return dict(metrics)
     names = sorted(metrics)
@@ -159,11 +156,11 @@ def add_up_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this call."""
     if size() > 1:
         distributed.barrier()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that may be sharded as a whole; all processes must ask for it."""
+    """Return a possibly sharded tensor in full; a collective call for sharded ones."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,7 +1,6 @@
-"""One row for each episode that was played: what a reader, a report or another program wants to know of it.
+"""Samples: one row per episode, for readers, reports and other programs.
 
-``evaluate.py`` writes one JSON object a line, and so does ``train.py`` to ``samples.jsonl``, with ``step`` and ``kind``
-beside these fields.
+``evaluate.py`` and ``train.py`` write them as JSON lines to ``samples.jsonl``; ``train.py`` adds ``step`` and ``kind``.
 """
 
 from __future__ import annotations
@@ -20,66 +19,66 @@ if TYPE_CHECKING:
 
 
 class SampleTurn(TypedDict):
-    """One action, and what the environment answered."""
+    """One action and the environment's response."""
 
     text: str
-    """What the policy wrote and the environment kept."""
+    """The policy's text, as far as the environment kept it."""
     feedback: str
-    """What the environment inserted after it; empty after the last turn."""
+    """Text inserted by the environment after it; empty after the last turn."""
     status: str | None
-    """How the turn's code block ended, such as "ok"; None if none was executed."""
+    """Outcome of the turn's code block, such as "ok"; None if none was executed."""
     finish_reason: FinishReason
-    """Why the engine stopped."""
+    """Why the engine stopped sampling."""
 
 
 class Sample(TypedDict):
-    """One episode. What an environment does not report is None, or empty."""
+    """One episode. Fields that the environment does not report are None or empty."""
 
     set: str
-    """Name of the set of problems."""
+    """Name of the problem set."""
     problem_index: int
-    """The problem's place in its set."""
+    """Index of the problem in its set."""
     sample: int
-    """The episode's number among those of its problem."""
+    """Number of the episode among those of its problem."""
     problem_id: str
     subject: str | None
     level: str | None
     problem: str
     """The statement."""
     turns: list[SampleTurn]
-    """In order."""
+    """The turns, in order."""
     predicted: Any
-    """What was read as the answer; None if nothing was."""
+    """The extracted answer; None if there is none."""
     answer: Any
     """The right answer."""
     reason: str | None
     """Why the answer is right or wrong, in a few words."""
     reward: float
     reward_valid: bool
-    """False if a fault of ours spoilt the episode: then it counts neither way."""
+    """False if an infrastructure error made the episode invalid: it then counts neither as right nor as wrong."""
     correct: bool
     terminated: bool
-    """The policy gave its final answer."""
+    """Whether the policy gave its final answer."""
     truncated: bool
-    """A limit or a fault ended the episode."""
+    """Whether a limit or an infrastructure error ended the episode."""
     void: bool
-    """Its end holds no answer."""
+    """Whether the episode ended without an answer."""
     interactions: int
-    """Code blocks that were executed."""
+    """Number of executed code blocks."""
     sampled_tokens: int
-    """Tokens that the policy wrote."""
+    """Number of tokens sampled by the policy."""
     feedback_tokens: int
-    """Tokens that the environment wrote behind the prompt."""
+    """Number of tokens inserted by the environment after the prompt."""
     boundary_cuts: int
-    """Tokens that were cut at the end of a block; see :func:`agents.rollout.episode.keep_tokens`."""
+    """Number of tokens cut at the end of a block; see :func:`agents.rollout.episode.keep_tokens`."""
 
 
 def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample:
-    """Return a trajectory's row, ready for JSON.
+    """Return the sample of a trajectory, JSON-serializable if the environment's info is.
 
     Args:
         trajectory: The episode.
-        set_name: The set of problems that it is from; by default what the environment calls the problem's source.
+        set_name: Name of its problem set; None: the source of the problem in the environment's info.
     """
     info = trajectory.info
     sampled = sum(trajectory.action_mask)
@@ -118,12 +117,15 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
 
 
 def read_samples(path: Path) -> tuple[list[Sample], int]:
-    """Return the rows of a file, and how many bytes their lines have.
+    """Read a sample file.
 
-    What stands behind the last line's end was being written when a process was killed; it is left out.
+    An incomplete last line, left by a process that was killed, is dropped.
+
+    Returns:
+        The rows, and the total length of their lines in bytes.
 
     Raises:
-        RunError: A whole line is no row.
+        RunError: A complete line is not a sample.
     """
     rows, size = read_json_lines(path, expected="a sample's JSON object", is_row=_is_sample)
     return cast(list[Sample], rows), size
@@ -153,17 +155,17 @@ _TYPES_OF_TURN: Mapping[str, Any] = {"text": str, "feedback": str, "status": str
 
 
 class SampleFile:
-    """A file that rows are appended to, and that a later process goes on with.
+    """An append-only sample file, locked by one process and resumable by another.
 
     Args:
-        path: The file; made, with its folder, if it is missing.
+        path: The file; created with its folder if missing.
 
     Attributes:
-        rows: What it held when it was opened.
-        dropped: Whether a half-written last line was dropped then.
+        rows: The rows that it contained when opened.
+        dropped: Whether an incomplete last line was dropped then.
 
     Raises:
-        RunError: Another process writes to it, or a line of it is no row.
+        RunError: Another process is writing to the file, or a line is not a sample.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,7 +176,7 @@ class SampleFile:
             self.rows, size = read_samples(path)
         except BlockingIOError:
             self._file.close()
-            raise RunError(f"Expect {path} to be free, but another evaluation writes to it.") from None
+            raise RunError(f"Expect {path} to be unused, but another evaluation is writing to it.") from None
         except BaseException:
             self._file.close()
             raise
@@ -182,7 +184,7 @@ class SampleFile:
         self._file.truncate(size)
 
     def append(self, row: Sample) -> None:
-        """Write a row; it outlives the process from here on."""
+        """Append a row and flush it, so that it survives a kill of the process."""
         self._file.write(json_line(row).encode())
         self._file.flush()
 

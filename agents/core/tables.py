@@ -1,4 +1,4 @@
-"""Tables and numbers as people read them, in the terminal and in reports."""
+"""Formatting of tables and numbers for the terminal and reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table; the first column is set left, the others right.
+    """Return a markdown table; the first column is left-aligned, the others right-aligned.
 
     >>> print(table(["set", "avg@1"], [["products", "9.4"]]))
     | set      | avg@1 |
@@ -24,7 +24,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = True) -> str:
-    """Return a rate as people read it, an estimate with its interval.
+    """Format a fraction in percent, an estimate with its interval; "-" for None.
 
     >>> percent(0.5236), percent(None), percent({"value": 0.5, "low": 0.4, "high": 0.625})
     ('52.4', '-', '50.0 [40.0, 62.5]')
@@ -35,7 +35,7 @@ def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = Tr
 
 
 def number(estimate: Mapping[str, float] | None, digits: int, *, factor: float = 1, interval: bool = True) -> str:
-    """Return an estimate as people read it."""
+    """Format an estimate, multiplied by ``factor``, with or without its interval; "-" for None."""
     if estimate is None:
         return "-"
     value, low, high = (f"{factor * estimate[part]:.{digits}f}" for part in ("value", "low", "high"))

@@ -1,4 +1,4 @@
-"""Engines sample token ids from a language model; see :mod:`agents.engines.base` for what all of them do."""
+"""Inference engines: token ids in, sampled token ids out. The interface is :class:`agents.engines.base.Engine`."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def open_engine(
     gpu_memory_utilization: float = 0.9,
     log: Callable[[str], Any] = print,
 ) -> Engine:
-    """Load a model into the engine called ``name``.
+    """Load a model into an engine.
 
     Args:
-        name: A name in `ENGINES`, the address HOST:PORT of an engine that is served elsewhere
-            (`agents.engines.remote`), ``module:function`` or an entry point of the group ``agents.engines`` for an
-            engine of your own, or "auto": vllm where it is installed and there is a GPU, else transformers.
-        path: The model's folder; a served engine has its own.
+        name: A name in `ENGINES`, the address HOST:PORT of a served engine (`agents.engines.remote`),
+            ``module:function`` or an entry point of the group ``agents.engines`` for your own engine, or "auto": vllm
+            if it is installed and a GPU is available, else transformers.
+        path: Model folder; ignored by a served engine, which has loaded its own.
         chat: Decodes tokens.
-        dtype: Of the weights, "float32" or "bfloat16".
-        device: Where the transformers engine computes.
-        max_num_seqs: How many requests run at once.
-        max_model_len: Tokens that a request may hold.
-        gpu_memory_utilization: Share of the GPU's memory that vLLM takes for weights and cache.
-        log: Takes a line that says what "auto" came to.
+        dtype: Data type of the weights, "float32" or "bfloat16".
+        device: Device of the transformers engine; the others choose their own.
+        max_num_seqs: Maximum number of concurrent requests.
+        max_model_len: Maximum tokens per request, prompt included.
+        gpu_memory_utilization: Fraction of GPU memory that vLLM reserves for weights and KV cache, in (0, 1].
+        log: Receives one line that names the engine chosen by "auto".
 
     Raises:
-        ConfigError: An engine of your own cannot be imported.
-        EngineError: There is no such engine, it is not installed, or it cannot serve the model.
-        EngineFault: Nothing answers at the address.
+        ConfigError: Your own engine cannot be imported.
+        EngineError: Unknown engine, missing library, or a model that the engine cannot serve.
+        EngineFault: No engine answers at the address.
     """
     if name == "auto":
         name = "vllm" if device.type == "cuda" and importlib.util.find_spec("vllm") else "transformers"

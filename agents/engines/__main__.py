@@ -1,4 +1,4 @@
-"""Serve an engine to a trainer in another process, on this machine or another one.
+"""Serve an engine to a trainer in another process, on this machine or another.
 
 export CIR_ENGINE_KEY=secret                                  on both sides
 python -m agents.engines --model M --address 0.0.0.0:5005
@@ -20,28 +20,32 @@ from agents.core.errors import AgentsError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What to serve, and where."""
+    """Configuration of an engine server."""
 
     model: str
-    """Folder, hub name, or "tiny": the model that is trained; its weights are replaced at every step."""
+    """Folder, hub name, or "tiny": the model in training; the trainer replaces its weights at every step."""
     address: str
-    """HOST:PORT to listen at."""
+    """HOST:PORT to listen on."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """Which engine; auto: vllm where it is installed and there is a GPU, else transformers."""
+    """Engine to serve; auto: vllm if it is installed and a GPU is available, else transformers."""
     dtype: Dtype = "auto"
-    """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
+    """dtype of the weights; auto: bfloat16 if the device supports it natively, else float32."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: cuda if available."""
     max_num_seqs: int = 64
-    """Requests that are sampled at once."""
+    """Maximum number of concurrent requests."""
     max_model_len: int = 512
-    """Tokens of a whole episode, prompt included."""
+    """Maximum tokens of an episode, prompt included."""
     vllm_gpu_memory_utilization: float = 0.9
-    """Share of the GPU's memory that vLLM takes for weights and cache."""
+    """Fraction of GPU memory that vLLM reserves for weights and KV cache."""
 
 
 def main(args: list[str]) -> int:
-    """Serve until the process is ended; return the exit code of what kept it from that: 1, or 2 for bad input."""
+    """Serve until interrupted.
+
+    Returns:
+        Exit code: 1 after an error, 2 for bad input, 130 after Ctrl-C.
+    """
     config = tyro.cli(Config, prog="python -m agents.engines", description=__doc__, args=args)
     import torch
 
@@ -59,7 +63,7 @@ def main(args: list[str]) -> int:
         engine = open_engine(
             config.engine,
             path,
-            Chat(load_tokenizer(path), "raw"),  # prompts come as token ids
+            Chat(load_tokenizer(path), "raw"),  # prompts arrive as token ids
             dtype=dtype,
             device=device,
             max_num_seqs=config.max_num_seqs,
@@ -67,7 +71,7 @@ def main(args: list[str]) -> int:
             gpu_memory_utilization=config.vllm_gpu_memory_utilization,
         )
         with closing(engine), listen(*address) as listener:
-            print(f"Serving an engine at {config.address}.", flush=True)
+            print(f"Serving an engine on {config.address}.", flush=True)
             serve(engine, listener, key, dtype=getattr(torch, dtype))
     except (AgentsError, OSError) as error:
         print(f"agents.engines: {error}", file=sys.stderr)

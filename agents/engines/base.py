@@ -1,4 +1,4 @@
-"""What every engine does: token ids in, sampled token ids out, many requests at once."""
+"""The engine interface: token ids in, sampled token ids out, many concurrent requests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from agents.core.types import Completion
 
 
-BROKEN = "Expect an engine with whole weights, got one whose last load failed: load whole ones first."
+BROKEN = "Expect an engine with complete weights, got one whose last load failed: load complete weights first."
+"""Error message of an engine that is used after a failed :meth:`Engine.load_weights`."""
 
 
 class Scanner(Protocol):
-    """Watches the text of a completion for the place where sampling ends."""
+    """Watches the text of a completion for the point at which sampling ends, such as the end of a code block."""
 
     def feed(self, piece: str) -> int | None:
-        """Take the next piece of text; return the offset at which sampling may end, once it is known."""
+        """Consume the next piece of text; return the character offset at which to stop, or None to continue."""
         ...
 
 
@@ -28,25 +29,25 @@ ScannerFactory = Callable[[], Scanner]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How the tokens of one request are drawn."""
+    """Sampling parameters of one request."""
 
     temperature: float = 1.0
-    """Logits are divided by it; 0 takes the likeliest token."""
+    """Divides the logits, at least 0; 0 decodes greedily."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together reach this probability may be drawn."""
+    """Nucleus sampling: draw from the smallest set of likeliest tokens with at least this probability, in (0, 1]."""
     max_tokens: int = 1024
-    """At most so many tokens are sampled."""
+    """Maximum number of sampled tokens."""
     seed: int = 0
-    """The request's own random stream: what it draws depends on nothing else."""
+    """Seed of the request's random stream, which does not depend on any other request."""
 
 
 class Engine(Protocol):
-    """Samples completions for requests that may come back with more context, turn after turn."""
+    """Samples completions for multi-turn requests: each turn resubmits a request with a longer context."""
 
     max_model_len: int
-    """Most tokens that a request may hold, prompt included."""
+    """Maximum tokens per request, prompt included."""
     version: int
-    """Version of the weights in use."""
+    """Version of the current weights."""
 
     def submit(
         self,
@@ -57,17 +58,18 @@ class Engine(Protocol):
         *,
         begun: Completion | None = None,
     ) -> None:
-        """Ask for a completion of ``token_ids``.
+        """Request a completion of ``token_ids``.
 
-        A request that was submitted before and not released keeps its key-value cache while there is room for it: only
-        what follows the common prefix is computed.
+        A request keeps its KV cache between turns while memory allows, until it is released: only the tokens after the
+        common prefix are computed.
 
         Args:
-            request_id: The same number over all turns of an episode.
-            token_ids: What stands before the completion.
-            sampling: How tokens are drawn; ``max_tokens`` and the seed are for those that are drawn from now on.
-            scanner: Ends the completion at a place in its text; a new one for every call.
-            begun: The completion's first part, which ended by ``length``: the new one holds it, too, and goes on.
+            request_id: Identifies the episode; the same number in all of its turns.
+            token_ids: The context, at least one token.
+            sampling: Sampling parameters; ``max_tokens`` and ``seed`` apply to newly sampled tokens.
+            scanner: Ends the completion early; a fresh one for every call.
+            begun: First part of the completion, which ended by ``length``: the new completion contains it and
+                continues it.
 
         Raises:
             EngineError: The context is empty or leaves no room for a token, or the request is still running.
@@ -76,31 +78,35 @@ class Engine(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether :meth:`poll` has something to do."""
+        """Whether :meth:`poll` has work to do."""
         ...
 
     def poll(self) -> list[Completion]:
-        """Do one step of work for all requests and return those that have ended; empty if nothing runs."""
+        """Run one step for all requests and return the completions that have ended."""
         ...
 
     def release(self, request_id: int) -> None:
-        """Forget a request and its cache, whether it is running or not."""
+        """Discard a request and its KV cache; a running request is aborted."""
         ...
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Take over a model's state dict; every token that is sampled from here on is of ``version``.
+        """Replace the weights; tokens sampled after the call belong to ``version``.
 
-        Requests that run go on with the new weights.
+        Running requests continue with the new weights.
+
+        Args:
+            version: Version of the weights.
+            weights: State dict of the model.
 
         Raises:
-            EngineError: The weights are not this model's. The engine must not be used before others are loaded.
+            EngineError: The weights belong to another model. The engine is unusable until correct ones are loaded.
         """
         ...
 
     def sleep(self) -> None:
-        """Give memory back until :meth:`load_weights`, for an update on the same device; nothing may run."""
+        """Free device memory until :meth:`load_weights` is called; no request may be running."""
         ...
 
     def close(self) -> None:
-        """Free the memory."""
+        """Release all resources."""
         ...

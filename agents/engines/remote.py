@@ -1,13 +1,13 @@
-"""An engine in another process, on this machine or another one.
+"""An engine in another process, on this machine or another.
 
-    python -m agents.engines --model M --address HOST:PORT       serves one
-    python train.py ... --rollout.engine HOST:PORT                      samples with it
+    python -m agents.engines --model M --address HOST:PORT       serves an engine
+    python train.py ... --rollout.engine HOST:PORT               samples with it
 
-Both sides hold the same secret in the environment variable ``CIR_ENGINE_KEY``. What travels is not encrypted, and who
-knows the secret can run code on both sides: use it in a network of your own.
+Both sides share a secret in the environment variable ``CIR_ENGINE_KEY``. Traffic is not encrypted, and anyone who knows
+the secret can run code on both sides: use a private network.
 
-The server samples on between two calls of its client. New weights replace the old ones when the last tensor has
-arrived, so that a transfer that breaks off leaves an engine with whole old weights.
+The server keeps sampling between two calls of its client. New weights replace the old ones once the last tensor has
+arrived, so an interrupted transfer leaves the old weights intact.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
     from agents.engines.base import Engine
 
 KEY = "CIR_ENGINE_KEY"
-_REPLY_WITHIN_S = 0.02  # a client that polls hears within this, or a step of the engine, what there is
-_GREETING_WITHIN_S = 30.0  # who says nothing for so long in a greeting or within a message is gone, or no engine
+_REPLY_WITHIN_S = 0.02  # longest wait for a completion before a poll is answered, plus one step of the engine
+_GREETING_WITHIN_S = 30.0  # timeout of the handshake, and of each read within a message
 _ANSWER_WITHIN_S = 600.0
 
 Link: TypeAlias = "Connection[Any, Any]"
 
 
 def read_address(address: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT.
+    """Parse an address HOST:PORT.
 
     >>> read_address("localhost:5005")
     ('localhost', 5005)
 
     Raises:
-        EngineError: It is no address.
+        EngineError: The address is malformed, or its port is not in [1, 65535].
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -58,10 +58,10 @@ def read_address(address: str) -> tuple[str, int]:
 
 
 def read_key() -> bytes:
-    """Return the secret that both sides hold.
+    """Return the secret that client and server share.
 
     Raises:
-        EngineError: There is none.
+        EngineError: The environment variable is not set.
     """
     key = os.environ.get(KEY, "")
     if not key:
@@ -70,9 +70,9 @@ def read_key() -> bytes:
 
 
 def _link(connected: socket.socket) -> Link:
-    """Take a socket over, so that no read or write on it lasts for ever."""
+    """Turn a socket into a connection whose reads and writes time out."""
     connected.setblocking(True)
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # so that a machine that is gone is missed
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # detects a machine that is down
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option, seconds in ((socket.SO_RCVTIMEO, _GREETING_WITHIN_S), (socket.SO_SNDTIMEO, _ANSWER_WITHIN_S)):
@@ -82,7 +82,7 @@ def _link(connected: socket.socket) -> Link:
 
 
 def _connect(address: str) -> Link:
-    """Return a connection to an engine whose side holds our secret."""
+    """Connect to a served engine and authenticate both sides."""
     host_and_port, key = read_address(address), read_key()
     with _faults(address):
         connection = _link(socket.create_connection(host_and_port, timeout=_GREETING_WITHIN_S))
@@ -97,42 +97,43 @@ def _connect(address: str) -> Link:
 
 @contextmanager
 def _faults(address: str) -> Iterator[None]:
-    """Say of every way in which a connection breaks that the engine is gone."""
+    """Translate every connection error into an engine error."""
     try:
         yield
     except AuthenticationError as error:
         raise EngineError(
-            f"Expect an engine with our secret at {address}, got one with another: set {KEY} to the same on both sides."
+            f"Expect an engine with the same secret at {address}, got another secret: set {KEY} to the same value "
+            "on both sides."
         ) from error
-    except (EOFError, OSError, AssertionError) as error:  # AssertionError: a greeting that is none, in Python 3.11
+    except (EOFError, OSError, AssertionError) as error:  # AssertionError: a bad handshake in Python 3.11
         raise EngineFault(
-            f"Expect an engine at {address}, got none ({_reason(error)}). Start it again: python -m agents.engines "
+            f"Expect an engine at {address}, got none ({_reason(error)}). Restart it: python -m agents.engines "
             f"--address {address} --model MODEL, with the same {KEY}."
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words how a connection broke."""
+    """Return in a few words how a connection failed."""
     if isinstance(error, EOFError):
-        return "it hung up"
+        return "it closed the connection"
     if isinstance(error, BlockingIOError):
-        return f"silence for {_GREETING_WITHIN_S:g} s; an engine serves one trainer at a time"
+        return f"no reply for {_GREETING_WITHIN_S:g} s; an engine serves one trainer at a time"
     if isinstance(error, AssertionError) or str(error) == "bad message length":
-        return "what answers there is no engine"
+        return "the server there is not an engine"
     return str(error) or type(error).__name__
 
 
 class RemoteEngine:
-    """Samples with an engine that :func:`serve` serves; see :class:`agents.engines.base.Engine`.
+    """Client of an engine served by :func:`serve`; implements :class:`agents.engines.base.Engine`.
 
     Args:
-        address: HOST:PORT.
-        dtype: Of the weights that sample, "float32" or "bfloat16".
-        max_model_len: Tokens that a request may hold.
+        address: HOST:PORT of the server.
+        dtype: Expected dtype of the engine's weights, "float32" or "bfloat16".
+        max_model_len: Maximum tokens per request; the engine may allow more.
 
     Raises:
-        EngineError: The address is none, the secret is another one, or the engine was started for something else.
-        EngineFault: No engine answers there.
+        EngineError: Malformed address, different secret, or an engine with another dtype or less room.
+        EngineFault: No engine answers at the address.
     """
 
     def __init__(self, address: str, *, dtype: str, max_model_len: int) -> None:
@@ -146,8 +147,8 @@ class RemoteEngine:
         if self._dtype != getattr(torch, dtype) or length < max_model_len:
             self.close()
             raise EngineError(
-                f"Expect an engine of {dtype} weights for {max_model_len} tokens at {address}, got one of "
-                f"{self._dtype} for {length}: start it with --dtype {dtype} --max-model-len {max_model_len}."
+                f"Expect an engine with {dtype} weights and {max_model_len} tokens at {address}, got {self._dtype} "
+                f"and {length}: start it with --dtype {dtype} --max-model-len {max_model_len}."
             )
 
     def submit(
@@ -159,28 +160,28 @@ class RemoteEngine:
         *,
         begun: Completion | None = None,
     ) -> None:
-        """Ask for a completion."""
+        """Request a completion; it is sent with the next :meth:`poll`."""
         if not self._is_whole:
             raise EngineError(BROKEN)
         room = check_room(token_ids, begun, self.max_model_len)
         if request_id in self._running:
             raise EngineError(f"Expect a request that is not running, got {request_id} again.")
         self._running.add(request_id)
-        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))  # the engine may hold more than we
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))  # the engine may allow more
         self._orders.append(("submit", request_id, list(token_ids), sampling, scanner, begun))
 
     def release(self, request_id: int) -> None:
-        """Forget a request."""
+        """Discard a request."""
         self._running.discard(request_id)
         self._orders.append(("release", request_id))
 
     @property
     def busy(self) -> bool:
-        """Whether a request runs."""
+        """Whether a request is running."""
         return bool(self._running)
 
     def poll(self) -> list[Completion]:
-        """Hand over what was asked for since the last call, and return what has ended."""
+        """Send the requests made since the last call; return the completions that have ended."""
         if not self._running:
             return []
         done: list[Completion] = self._call("poll", self._new_orders())
@@ -196,12 +197,12 @@ class RemoteEngine:
         self._is_whole = True
 
     def sleep(self) -> None:
-        """Free the engine's memory until new weights come."""
+        """Free the engine's memory until new weights are loaded."""
         self._call("order", self._new_orders())
         self._call("sleep")
 
     def close(self) -> None:
-        """Leave the engine to others."""
+        """Disconnect; the server then accepts another client."""
         self._running.clear()
         self._connection.close()
 
@@ -224,7 +225,7 @@ class RemoteEngine:
                     raise TimeoutError(f"no answer within {_ANSWER_WITHIN_S:g} s")
                 answer = self._connection.recv()
         except EngineFault:
-            self.close()  # what still comes would be taken for the answer to another call
+            self.close()  # a late answer would be mistaken for that of another call
             raise
         if isinstance(answer, Exception):
             raise answer
@@ -234,14 +235,14 @@ class RemoteEngine:
         try:
             self._connection.send(message)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise EngineError(f"Expect scanners that can be pickled for an engine elsewhere, but: {error}.") from error
+            raise EngineError(f"Expect picklable scanners for a served engine, got: {error}.") from error
 
 
 class _Server:
     """Serves an engine to one client after another.
 
     Attributes:
-        failure: What the engine failed with; it is not to be used after that.
+        failure: Exception that the engine failed with, after which it is unusable; None while it works.
     """
 
     def __init__(self, engine: Engine, dtype: torch.dtype) -> None:
@@ -251,12 +252,12 @@ class _Server:
         self._done: list[Completion] = []
 
     def attend(self, connection: Link) -> None:
-        """Serve a client until it hangs up, or the engine fails and the client knows."""
+        """Serve a client until it disconnects, or until it has been told that the engine failed."""
         try:
             while self.failure is None:
                 self._sample_until_asked(connection)
                 connection.send(self._answer(connection))
-        except (EOFError, OSError):  # the client is gone, maybe in the middle of a message
+        except (EOFError, OSError):  # the client disconnected, perhaps in the middle of a message
             for request_id in self._known:
                 self._engine.release(request_id)
             self._known.clear()
@@ -266,16 +267,16 @@ class _Server:
         try:
             while self._engine.busy and not connection.poll():
                 self._done += self._engine.poll()
-        except Exception as error:  # whatever it is, the client must hear of it
+        except Exception as error:  # reported to the client by `_answer`
             self.failure = error
         connection.poll(None)
 
     def _answer(self, connection: Link) -> Any:
-        """Do what the client asks for; an exception is an answer, too."""
+        """Execute the client's next call; return its result, or an exception for the client to raise."""
         try:
             name, arguments = connection.recv()
         except (ImportError, AttributeError) as error:
-            return EngineError(f"Expect the engine's process to know what it is sent, but: {error}. Install it there.")
+            return EngineError(f"The engine's process cannot unpickle a request: {error}. Install the package there.")
         if name == "load_weights":
             version, names = arguments
             arguments = (version, {each: _receive_tensor(connection) for each in names})
@@ -287,7 +288,7 @@ class _Server:
         except Exception as error:
             self.failure = error
         first_line = f"{type(self.failure).__name__}: {self.failure}".partition("\n")[0]
-        return EngineFault(f"Expect an engine that works, but it failed ({first_line}): see there, and start it again.")
+        return EngineFault(f"The served engine failed ({first_line}): check its output and restart it.")
 
     def _describe(self) -> tuple[int, torch.dtype, int]:
         return self._engine.version, self._dtype, self._engine.max_model_len
@@ -304,7 +305,7 @@ class _Server:
             try:
                 self._engine.submit(request_id, *arguments, begun=begun)
                 self._known.add(request_id)
-            except EngineError as error:  # the orders behind it count all the same
+            except EngineError as error:  # later orders are executed all the same
                 refused = error
         if refused is not None:
             raise refused
@@ -331,30 +332,28 @@ def _receive_tensor(connection: Link) -> torch.Tensor:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket for :func:`serve`.
+    """Open a listening socket for :func:`serve`.
 
     Raises:
-        EngineFault: The port is taken, or the host is not this machine.
+        EngineFault: The port is in use, or the host is not an address of this machine.
     """
     try:
         return socket.create_server((host, port))
     except OSError as error:
-        raise EngineFault(
-            f"Expect to listen at {host}:{port}, but {error}: choose another port, or host 0.0.0.0."
-        ) from error
+        raise EngineFault(f"Cannot listen on {host}:{port}: {error}. Choose another port, or host 0.0.0.0.") from error
 
 
 def serve(engine: Engine, listener: socket.socket, key: bytes, *, dtype: torch.dtype) -> NoReturn:
-    """Serve an engine to one client at a time, for ever.
+    """Serve an engine to one client at a time, until it fails.
 
     Args:
-        engine: What to serve.
-        listener: Where clients connect.
-        key: The secret that they hold.
-        dtype: Of the weights that it wants.
+        engine: The engine.
+        listener: Socket that clients connect to.
+        key: Secret shared with the clients.
+        dtype: dtype of the engine's weights.
 
     Raises:
-        Exception: What the engine failed with, after the client has heard of it.
+        Exception: What the engine failed with, after the client has been told.
     """
     server = _Server(engine, dtype)
     while server.failure is None:
@@ -363,6 +362,6 @@ def serve(engine: Engine, listener: socket.socket, key: bytes, *, dtype: torch.d
                 deliver_challenge(connection, key)
                 answer_challenge(connection, key)
             except (AuthenticationError, EOFError, OSError, AssertionError):
-                continue  # somebody without the secret
+                continue  # a client without the secret
             server.attend(connection)
     raise server.failure

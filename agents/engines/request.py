@@ -1,4 +1,4 @@
-"""A completion in the making: the tokens so far, their text, and where it ends. All engines count and cut alike."""
+"""The state of a running request, shared by all engines so that they count and stop alike."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 
 def check_room(token_ids: Sequence[int], begun: Completion | None, max_model_len: int) -> int:
-    """Return how many tokens an engine has room for behind a context.
+    """Return how many tokens fit after a context.
+
+    Args:
+        token_ids: The context.
+        begun: First part of the completion, if there is one.
+        max_model_len: Maximum tokens per request.
 
     Raises:
-        EngineError: There is no room, or no context.
+        EngineError: The context is empty or leaves no room for a token.
     """
     length = len(token_ids) + (0 if begun is None else len(begun.token_ids))
     if not token_ids or length >= max_model_len:
@@ -29,14 +34,14 @@ def check_room(token_ids: Sequence[int], begun: Completion | None, max_model_len
 
 @dataclass(kw_only=True, slots=True)
 class Request:
-    """A request that an engine serves; :meth:`begin` makes one."""
+    """A running request; create it with :meth:`begin`."""
 
     request_id: int
     context: list[int]
-    """Prompt and everything sampled so far."""
+    """Prompt and all tokens sampled so far."""
     sampling: Sampling
     max_tokens: int
-    """At most so many tokens are sampled from now on: ``sampling.max_tokens``, or less if the engine holds less."""
+    """Maximum number of new tokens: ``sampling.max_tokens``, or less if the engine has less room."""
     scanner: Scanner | None
     decoder: TokenDecoder
     token_ids: list[int] = field(default_factory=list)
@@ -45,7 +50,7 @@ class Request:
     text: str = ""
     text_ends: list[int] = field(default_factory=list)
     begun: int = 0
-    """How many of the tokens were sampled before this request."""
+    """Number of tokens that were sampled before this request."""
 
     @classmethod
     def begin(
@@ -59,7 +64,7 @@ class Request:
         chat: Chat,
         max_model_len: int,
     ) -> Request:
-        """Check a request and prepare it; see :meth:`agents.engines.base.Engine.submit`."""
+        """Validate the arguments of :meth:`agents.engines.base.Engine.submit` and build the request."""
         room = check_room(token_ids, begun, max_model_len)
         request = cls(
             request_id=request_id,
@@ -80,15 +85,24 @@ class Request:
     def append(
         self, token_id: int, logprob: float, policy_version: int, stop_token_ids: Collection[int]
     ) -> FinishReason | None:
-        """Add a sampled token; say why the completion ends, if it does.
+        """Add a sampled token.
+
+        Args:
+            token_id: The token.
+            logprob: Its log-probability, in nats.
+            policy_version: Version of the weights that sampled it.
+            stop_token_ids: Tokens that end a completion.
+
+        Returns:
+            Why the completion ends, or None if it continues.
 
         Raises:
-            EngineFault: Its log-probability is no finite number.
+            EngineFault: The log-probability is not finite.
         """
         if not math.isfinite(logprob):
             raise EngineFault(
                 f"Expect finite log-probabilities, got {logprob}: the weights of version {policy_version} are broken. "
-                "Go on from an earlier checkpoint, with a lower learning rate."
+                "Resume from an earlier checkpoint with a lower learning rate."
             )
         if token_id in stop_token_ids:
             self._flush()
@@ -103,7 +117,7 @@ class Request:
         return None
 
     def completion(self, reason: FinishReason) -> Completion:
-        """Return what was sampled."""
+        """Return the tokens sampled so far as a completion."""
         return Completion(
             request_id=self.request_id,
             token_ids=tuple(self.token_ids),
@@ -115,7 +129,7 @@ class Request:
         )
 
     def _keep(self, token_id: int, logprob: float, policy_version: int, *, has_text: bool = True) -> str:
-        """Add a token; return the text that it completes."""
+        """Add a token; return the text it completes."""
         piece = self.decoder.step(token_id) if has_text else ""
         self.context.append(token_id)
         self.token_ids.append(token_id)
@@ -126,7 +140,7 @@ class Request:
         return piece
 
     def _flush(self) -> None:
-        """Count bytes that became no character as text of the last token."""
+        """Attribute an incomplete trailing character to the last token."""
         self.text += self.decoder.finish()
         if self.text_ends:
             self.text_ends[-1] = len(self.text)

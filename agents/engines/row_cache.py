@@ -1,4 +1,4 @@
-"""Keys and values of many sequences of different lengths, one row each, and the attention that reads them."""
+"""A KV cache with one row per sequence, rows of different lengths, and the attention that reads it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GROUPED_ATTENTION = "cir_grouped"
-"""Name of the attention, for ``set_attn_implementation``."""
+"""Name of the attention function, for ``set_attn_implementation``."""
 
 
 def _grouped_attention(
@@ -27,7 +27,7 @@ def _grouped_attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend with one query per row without copying keys and values for each head of a group."""
+    """Grouped-query attention that, for one query per row, does not copy keys and values for each head of a group."""
     batch, heads, length, _ = query.shape
     if length > 1:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -43,7 +43,13 @@ AttentionInterface.register(GROUPED_ATTENTION, _grouped_attention)
 
 
 class RowCache(Cache):
-    """Keys and values of ``rows`` sequences, each written at its own positions."""
+    """KV cache of ``rows`` sequences, each written at its own positions.
+
+    Args:
+        model: Gives shapes, dtype and device.
+        rows: Number of sequences.
+        capacity: Positions per row.
+    """
 
     def __init__(self, model: PreTrainedModel, rows: int, capacity: int) -> None:
         config = model.config
@@ -62,17 +68,17 @@ class RowCache(Cache):
         return [(keys[row, :, :length].clone(), values[row, :, :length].clone()) for keys, values in self._store]
 
     def put(self, row: int, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Write what :meth:`lift` returned to the beginning of a row."""
+        """Write the result of :meth:`lift` to the first positions of a row."""
         for stored, lifted in zip(self._store, layers, strict=True):
             for target, source in zip(stored, lifted, strict=True):
                 target[row, :, : source.shape[1]] = source
 
     def free(self) -> None:
-        """Give the memory back; the next pass takes it again."""
+        """Free the memory; the next pass allocates it again."""
         self._store = []
 
     def fill(self, length: int) -> None:
-        """Write noise, the same in all rows, to the first ``length`` positions."""
+        """Fill the first ``length`` positions with noise, the same in all rows."""
         self._take()
         noise = torch.Generator().manual_seed(0)
         for layer in self._store:
@@ -84,14 +90,14 @@ class RowCache(Cache):
             self._store = [(self._make(), self._make()) for _ in range(self._num_layers)]
 
     def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
-        """Let the next pass write its tokens at ``slots [rows, n]`` and read the first ``length`` positions."""
+        """Make the next pass write its tokens to ``slots [rows, n]`` and read the first ``length`` positions."""
         self._take()
         self._rows, self._slots, self._length = rows, slots, length
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store ``[rows, H, n, D]`` and return all that the pass may attend to."""
+        """Store keys and values ``[rows, H, n, D]``; return all keys and values that the pass may attend to."""
         rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
         keys, values = self._store[layer_idx]
         keys[rows, :, self._slots] = key_states.transpose(1, 2)
@@ -99,11 +105,11 @@ class RowCache(Cache):
         return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the positions that the pass reads."""
+        """Return the number of positions that the pass reads."""
         return self._length
 
     def swap(self, one: int, other: int, length: int) -> None:
-        """Exchange the first ``length`` positions of two rows."""
+        """Swap the first ``length`` positions of two rows."""
         lifted = self.lift(one, length)
         self.copy(other, one, length)
         self.put(other, lifted)

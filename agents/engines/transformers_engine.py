@@ -1,13 +1,15 @@
-"""The engine for CPUs and small GPUs: continuous batching over a transformers model, one row of cache per episode.
+"""The engine for CPUs and small GPUs: continuous batching over a transformers model, one cache row per episode.
 
-A row's numbers do not depend on how many others run: a forward pass that samples has the shape ``[max_num_seqs, 1]``,
-or fewer rows where fewer run and this machine's kernels compute the same bits with so many, which is tried before the
-first pass. What a row's context has and its cache lacks ("pending") is computed by a pass of its own if it is long, and
-otherwise fed through the sampling passes token by token, beside the rows that sample. Between two turns a request keeps
-what its row holds; if another one waits for the row, that is laid aside, while there is room.
+The result of a request does not depend, bit for bit, on which other requests run:
 
-Nor do they depend on who was there before: the context of a first turn is computed in chunks of one length, and nothing
-but whole chunks is taken from other rows, so that their bits are those of the row's own.
+- A sampling pass has the shape ``[max_num_seqs, 1]``, or fewer rows if this machine's kernels compute the same bits
+  with that number of rows, which is tested before the first pass.
+- The context of a first turn is prefilled in chunks of a fixed length, and only whole chunks are copied from other
+  rows.
+
+Context tokens that are not cached yet ("pending") are prefilled in a pass of their own if there are many, and otherwise
+fed through the sampling passes token by token. Between two turns a request keeps its row. If another request needs the
+row, its content is moved aside while memory allows.
 """
 
 from __future__ import annotations
@@ -35,22 +37,22 @@ if TYPE_CHECKING:
     from agents.core.chat import Chat
 
 _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
-_PREFILL_TOKENS = 24  # more pending tokens than this are worth a pass of their own
-_CHUNK = 64  # tokens of a pass over the context of a first turn
-_FEWEST_ROWS = 2  # one row alone is multiplied by other kernels
-_LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that its shape rarely changes
+_PREFILL_TOKENS = 24  # more pending tokens than this are prefilled in a pass of their own
+_CHUNK = 64  # tokens per prefill pass over the context of a first turn
+_FEWEST_ROWS = 2  # a single row uses different matrix kernels
+_LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that shapes rarely change
 
 
 class TransformersEngine:
-    """Continuous batching for a causal language model with a plain key-value cache.
+    """Continuous batching for a causal language model; implements :class:`agents.engines.base.Engine`.
 
     Args:
-        model: The engine's own copy, in the dtype to sample in; it is put into evaluation mode.
+        model: The engine's own copy, in the dtype to sample in; it is switched to eval mode.
         chat: Decodes tokens for the scanners.
-        stop_token_ids: Any of these ends a completion.
-        max_num_seqs: Rows: how many requests run at once.
-        max_model_len: Tokens a request may hold; the cache has ``max_num_seqs * max_model_len`` positions, and at most
-            as many are laid aside.
+        stop_token_ids: Each of these ends a completion.
+        max_num_seqs: Cache rows, that is, the maximum number of concurrent requests.
+        max_model_len: Maximum tokens per request. The cache has about ``max_num_seqs * max_model_len`` positions, and
+            at most as many are kept aside for waiting requests.
     """
 
     def __init__(
@@ -72,17 +74,17 @@ class TransformersEngine:
         capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
         self._scratch = capacity - 1  # inactive rows write here
         self._cache = RowCache(model, max_num_seqs, capacity)
-        self._sizes: list[int] = []  # rows that a pass may have, in rising order
+        self._sizes: list[int] = []  # allowed numbers of rows in a pass, ascending
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
-        self._in_chunks = [0] * max_num_seqs  # so many tokens at a row's beginning were computed in whole chunks
+        self._in_chunks = [0] * max_num_seqs  # leading tokens of each row that were computed in whole chunks
         self._rows: dict[int, int] = {}
-        self._free = list(range(max_num_seqs))  # a heap: which row is taken depends on no clock
+        self._free = list(range(max_num_seqs))  # a heap, so that the choice of a row is deterministic
         self._aside: dict[int, tuple[list[int], int, list[tuple[torch.Tensor, torch.Tensor]]]] = {}  # oldest first
-        self._idle: dict[int, None] = {}  # requests that hold a row between two turns, the idlest first
+        self._idle: dict[int, None] = {}  # requests that hold a row between two turns, longest idle first
         self._running: dict[int, Request] = {}
         self._queue: dict[int, Request] = {}
         self._random: dict[int, np.random.Generator] = {}
-        self._first_turns: set[int] = set()  # requests that have asked for no other completion before
+        self._first_turns: set[int] = set()  # requests in their first turn
 
     @classmethod
     def from_pretrained(
@@ -96,7 +98,7 @@ class TransformersEngine:
         max_model_len: int,
         **_: Any,
     ) -> TransformersEngine:
-        """Load a model of the engine's own, and stop where its makers say that it stops."""
+        """Load a model from a folder; its generation config gives further stop tokens."""
         model = load_model(path, dtype)
         torch.nn.Module.to(model, device)
         return cls(
@@ -116,7 +118,7 @@ class TransformersEngine:
         *,
         begun: Completion | None = None,
     ) -> None:
-        """Ask for a completion; see :class:`agents.engines.base.Engine`."""
+        """Request a completion; see :meth:`agents.engines.base.Engine.submit`."""
         if not self._is_whole:
             raise EngineError(BROKEN)
         request = Request.begin(
@@ -136,7 +138,7 @@ class TransformersEngine:
             self._queue[request_id] = request
 
     def release(self, request_id: int) -> None:
-        """Free a request's row."""
+        """Discard a request and free its row."""
         for kept in (self._running, self._queue, self._idle, self._random, self._aside):
             kept.pop(request_id, None)
         self._first_turns.discard(request_id)
@@ -144,7 +146,7 @@ class TransformersEngine:
             heappush(self._free, self._rows.pop(request_id))
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy a state dict into the engine's model and forget every cached key and value."""
+        """Copy a state dict into the engine's model and drop all cached keys and values."""
         own = self._model.state_dict()
         odd = sorted(set(weights) ^ set(own))
         if odd:
@@ -161,7 +163,7 @@ class TransformersEngine:
             self._start(request)
 
     def sleep(self) -> None:
-        """Free the cache; the next pass makes a new one."""
+        """Free the cache; the next pass allocates a new one."""
         self._cache.free()
         self._forget()
 
@@ -173,14 +175,14 @@ class TransformersEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether a request runs or waits for a row."""
+        """Whether a request is running or waiting for a row."""
         return bool(self._running or self._queue)
 
     @torch.inference_mode()
     def poll(self) -> list[Completion]:
-        """Start waiting requests in free rows, then sample one token for every running one.
+        """Start waiting requests in free rows, then sample one token for every request without pending tokens.
 
-        Where no row is free, the request whose last turn ended first gives up its own.
+        If no row is free, the request that has been idle longest gives up its row.
         """
         if not self._is_whole and self.busy:
             raise EngineFault(BROKEN)
@@ -219,7 +221,7 @@ class TransformersEngine:
         return self._rows[request.request_id]
 
     def _evict(self) -> int:
-        """Take the row of the request that has been idle for longest, and lay aside what is in it."""
+        """Return the row of the request that has been idle longest; its content is moved aside."""
         idlest = next(iter(self._idle))
         del self._idle[idlest]
         row = self._rows.pop(idlest)
@@ -232,7 +234,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _start(self, request: Request) -> None:
-        """Fill the row's cache with the context but for its last tokens, which the sampling passes feed."""
+        """Prefill the row with the context, except for the last tokens, which the sampling passes feed."""
         row, context = self._row(request), request.context
         if request.request_id in self._aside:
             self._cached[row], self._in_chunks[row], layers = self._aside.pop(request.request_id)
@@ -247,7 +249,7 @@ class TransformersEngine:
             self._prefill(row, context, kept, end)
 
     def _take_over(self, row: int, wanted: list[int]) -> int:
-        """Keep of a row what a context has as well, or copy more from another one; return how many tokens are there."""
+        """Keep the row's common prefix with a context, or copy a longer one from another row; return its length."""
         chunks = [
             _common_prefix(cached[:count], wanted) // _CHUNK * _CHUNK
             for cached, count in zip(self._cached, self._in_chunks, strict=True)
@@ -287,7 +289,7 @@ class TransformersEngine:
         return self._pass(tokens, positions, slots)
 
     def _gather(self) -> int:
-        """Move the running requests to the first rows; return how many of these the next pass has."""
+        """Move the running requests to the first rows; return how many rows the next pass has."""
         size = next(size for size in self._sizes if size >= len(self._running))
         rows = {self._row(request) for request in self._running.values()}
         inner = (row for row in range(size) if row not in rows)
@@ -296,7 +298,7 @@ class TransformersEngine:
         return size
 
     def _swap(self, row: int, other: int) -> None:
-        """Exchange two rows: what is in them, and who holds them."""
+        """Swap two rows, content and owners."""
         self._cache.swap(row, other, max(len(self._cached[row]), len(self._cached[other])))
         self._cached[row], self._cached[other] = self._cached[other], self._cached[row]
         self._in_chunks[row], self._in_chunks[other] = self._in_chunks[other], self._in_chunks[row]
@@ -307,10 +309,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _equal_sizes(self) -> list[int]:
-        """Return numbers of rows, all of them last, with which a pass computes the same bits as with all.
+        """Return the numbers of rows with which a pass computes the same bits as with all rows, the full number last.
 
-        Kernels may sum in another order for another number of rows: those of attention in float32 and on several
-        threads do. The cache is to hold nothing yet; it is left with noise.
+        Kernels may sum in another order for another number of rows; float32 attention on several threads does. The
+        cache must be empty; it is left filled with noise.
         """
         count, draw = len(self._cached), random.Random(0)
         tokens = [draw.randrange(self._model.config.vocab_size) for _ in range(count)]
@@ -321,7 +323,7 @@ class TransformersEngine:
         return [n for n in sizes if torch.equal(self._pass(tokens[:n], slots[:n], slots[:n]), every[:n])] + [count]
 
     def _pass(self, tokens: list[int], positions: list[int], slots: list[int]) -> torch.Tensor:
-        """Compute a token of each of the first rows, written to ``slots``; return the logits ``[rows, V]``."""
+        """Run one token of each of the first rows, cached at ``slots``; return the logits ``[rows, V]``."""
         length = -(-(max(positions) + 1) // _LENGTH_STEP) * _LENGTH_STEP
         device = self._model.device
         position_ids = torch.tensor(positions, device=device)
@@ -352,27 +354,33 @@ def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 def _draw(
     logits: torch.Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]
 ) -> tuple[list[int], list[float]]:
-    """Draw one token per row of ``logits [R, V]``; return the ids and their log-probabilities.
+    """Sample one token per row by inverting the cumulative distribution.
 
-    The draw inverts the cumulative distribution at the row's number of ``uniform``.
+    Args:
+        logits: ``[R, V]``.
+        samplings: Sampling parameters of each row.
+        uniform: A uniform random number in [0, 1) for each row.
+
+    Returns:
+        Token ids and their log-probabilities.
     """
     column = partial(torch.tensor, dtype=torch.float32, device=logits.device)
     temperature = column([s.temperature for s in samplings])
-    places = column(uniform).clamp(max=1 - 2**-24)  # below 1 in float32, too
+    places = column(uniform).clamp(max=1 - 2**-24)  # stays below 1 in float32
     greedy = temperature == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
     if any(s.top_p < 1 for s in samplings):
         logprobs = _keep_nucleus(logprobs, column([s.top_p for s in samplings]))
     cumulative = logprobs.exp().cumsum(-1)
     drawn = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    drawn = drawn.clamp(max=logits.shape[-1] - 1)  # among numbers that are none, nothing is found
+    drawn = drawn.clamp(max=logits.shape[-1] - 1)  # NaNs yield V
     drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn
     chosen = logprobs.gather(1, drawn[:, None])[:, 0]
     return drawn.tolist(), chosen.tolist()
 
 
 def _keep_nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Renormalise each row over the smallest set of likeliest tokens whose probability reaches ``top_p``."""
+    """Renormalize each row over the smallest set of likeliest tokens with a probability of at least ``top_p``."""
     ordered, index = logprobs.sort(-1, descending=True)
     before = ordered.exp().cumsum(-1) - ordered.exp()
     ordered = ordered.masked_fill(before >= top_p[:, None], -torch.inf)

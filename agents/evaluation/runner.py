@@ -1,9 +1,8 @@
 """Accuracy of a policy on a set of problems: every problem gets the same number of episodes.
 
-``evaluate`` plays one set with an engine that is there already, as the trainer does between steps. ``run`` plays what
-an `EvalConfig` asks for, as ``evaluate.py`` does: it writes each sample as it finishes, and resumes where an earlier
-process was killed. `agents.evaluation.metrics` computes metrics from the samples,
-`agents.evaluation.tables` prints them.
+`run` plays all sets, models and arms of an `EvalConfig`: it writes each sample as it finishes, and resumes where an
+earlier process was killed. It plays a single set with `agents.rollout.evaluate`, which the trainer uses for validation.
+`agents.evaluation.metrics` computes metrics from the samples, `agents.evaluation.tables` prints them.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ if TYPE_CHECKING:
     from agents.engines.base import Engine
 
 Place = tuple[str, int, int]
-"""A sample's set, problem and number."""
+"""Identifies a sample: set, problem index and sample number."""
 Sets = Mapping[str, "Sequence[Any] | int"]
-"""Problem sets by name, as the environment takes them for ``problems``; a number: so many of the environment's own."""
+"""Problem sets by name, in the form of the environment's argument ``problems``; or how many of its own problems."""
 OpenEnvs = Callable[..., EnvPool]
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 
@@ -90,34 +89,34 @@ def run(
     load: Load | None = None,
     log: Callable[[str], Any] = print,
 ) -> list[Path]:
-    """Play every problem of every set with every model in every arm; what an earlier process played is kept.
+    """Play every problem of every set with every model in every arm; existing samples are kept.
 
     Args:
         config: The models, the arms, the sampling and the environment.
-        sets: Problem sets by name, as the environment takes them for ``problems``; or how many of its own.
-        about: Says for an arm's ``prompt`` and ``system_prompt`` what else the samples depend on, for the manifest.
-        command: What goes on with these runs, for the manifest.
+        sets: Problem sets by name, in the form of the environment's argument ``problems``; or how many of its own.
+        about: Returns, for an arm's ``prompt`` and ``system_prompt``, what else its samples depend on.
+        command: The command that resumes these runs, for the manifest.
         open_envs: Called as ``open_envs(num_envs, **arguments)`` with ``config.env_kwargs(arm)`` and, unless they are
             the environment's own, ``problems``; by default for ``config.env``.
-        load: Loads the model of a folder; by default :func:`load_engine`. The engine is closed at the end.
-        log: Takes lines for the user.
+        load: Loads the model of a folder; by default :func:`load_engine`. Its engine is closed at the end.
+        log: Receives lines for the user.
 
     Returns:
         The runs' folders.
 
     Raises:
-        ConfigError: ``num_samples`` or ``temperature`` speaks of a set that is not in ``sets``, or a run cannot be
+        ConfigError: ``num_samples`` or ``temperature`` names a set that is not in ``sets``, or a run cannot be
             written.
-        RunError: A run that is there was made with something else, or another process works on it.
-        ModelError, ModelError: A model cannot be loaded, or not be used as a chat.
+        RunError: An existing run has other settings, or another process is writing to it.
+        ModelError: A model cannot be loaded, or its tokenizer cannot be used for chats.
     """
     open_envs = open_envs or partial(_open_envs, config.env)
     sizes = _sizes(sets)
-    config.samples_of(sizes)  # refuses names of other sets, and so does the next line
+    config.samples_of(sizes)  # rejects unknown set names, as does the next line
     config.temperatures_of(sizes)
     for model, arm in product(config.model, config.arms):
         expect_writable(RunFiles.of(config, model, arm).samples)
-    with ExitStack() as opened:  # bad arguments are refused before a model is looked for
+    with ExitStack() as opened:  # reject bad arguments before resolving a model
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, **_arguments(config, arm, problems))))
     config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
@@ -171,7 +170,7 @@ def _run_model(
     load: Load,
     log: Callable[[str], Any],
 ) -> None:
-    """Play what is missing of one model's runs; a model of which nothing is missing is not loaded."""
+    """Play the missing samples of one model's runs; a model without missing samples is not loaded."""
     plans = [plan for plan in plans if plan.files(config).num_samples() < len(_places(config, sets))]
     if not plans:
         return
@@ -182,9 +181,9 @@ def _run_model(
             with SampleFile(files.samples) as file:
                 files.write_manifest(plan.about, describe_session(command))
                 if file.dropped:
-                    log(f"Dropped a half-written sample at the end of {files.samples}; it is played again.")
+                    log(f"Dropped an incomplete sample at the end of {files.samples}; it will be played again.")
                 record = _Record(file, _places(config, sets))
-                log(f"{files.folder}: {len(file.rows)} samples are there, {len(record.missing)} are to be played.")
+                log(f"{files.folder}: {len(file.rows)} samples found, {len(record.missing)} to play.")
                 with record.bar(f"{plan.model} {plan.arm}"):
                     _play_sets(config, sets, record, arm=plan.arm, open_envs=open_envs, engine=engine, chat=chat)
 
@@ -199,7 +198,7 @@ def _play_sets(
     engine: Engine,
     chat: Chat,
 ) -> None:
-    """Play what is missing of one run."""
+    """Play the missing samples of one run."""
     for name, temperature in config.temperatures_of(sets).items():
         missing = frozenset((problem, sample) for of_set, problem, sample in record.missing if of_set == name)
         if not missing:
@@ -221,7 +220,7 @@ def _play_sets(
 
 
 def _places(config: EvalConfig, sets: Sets) -> set[Place]:
-    """Return the samples that this process is to see to."""
+    """Return the samples of this process's shard."""
     index, count = config.shard_of
     counts = config.samples_of(sets)
     return {
@@ -233,11 +232,11 @@ def _places(config: EvalConfig, sets: Sets) -> set[Place]:
 
 
 class _Record:
-    """Writes samples as they finish, and shows how far a run has come.
+    """Writes samples as they finish, and shows the progress of a run.
 
     Args:
-        file: Where they go; it may hold some.
-        wanted: All that are to be there in the end.
+        file: The output file; it may already contain samples.
+        wanted: All samples of the complete run.
     """
 
     def __init__(self, file: SampleFile, wanted: Collection[Place]) -> None:
@@ -250,7 +249,7 @@ class _Record:
 
     @contextmanager
     def bar(self, title: str) -> Iterator[None]:
-        """Show a bar, with the time that is left."""
+        """Show a progress bar with the remaining time."""
         done = self._total - len(self.missing)
         with tqdm(total=self._total, initial=done, desc=title, unit="sample", dynamic_ncols=True) as self._bar:
             self._bar.set_postfix_str(self.progress())
@@ -265,7 +264,7 @@ class _Record:
         self._bar.update()
 
     def progress(self) -> str:
-        """Return how many problems are done, and the accuracy so far with its interval over problems."""
+        """Return the number of finished problems, and the accuracy so far with its interval over problems."""
         done = sum(len(rows) == self._problems.get(problem) for problem, rows in self._played.items())
         judged = [[row["correct"] for row in rows if row["reward_valid"]] for rows in self._played.values()]
         means = [fmean(rows) for rows in judged if rows]
@@ -281,16 +280,16 @@ class _Record:
 
 
 def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
-    """Return an engine with the model of a folder, and the chat that encodes for it.
+    """Load the model of a folder into an engine; return it with its chat.
 
     Raises:
-        ModelError, ModelError: The model cannot be loaded, or not be used as a chat.
+        ModelError: The model cannot be loaded, or its tokenizer cannot be used for chats.
     """
     from agents.core.chat import Chat
     from agents.engines import open_engine
 
     device = pick_device("auto")
-    print(f"Loading {path} on {device}, to sample in {config.dtype}.", flush=True)
+    print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
     chat = Chat(load_tokenizer(path), config.template)
     engine = open_engine(
         config.engine,

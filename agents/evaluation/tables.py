@@ -1,7 +1,6 @@
-"""Evaluations in words: tables for the terminal.
+"""Tables of evaluation results for the terminal.
 
-Tables are GitHub's markdown with the columns padded, so that they read well in a terminal and can be pasted into a
-page.
+The tables are GitHub markdown with padded columns: readable in a terminal and ready to paste.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from agents.core.tables import number, percent, table
 
 
 def report(summaries: Sequence[Mapping[str, Any]], *, k: Sequence[int] = ()) -> str:
-    """Return tables of the runs: what was scored, how the samples ended, and accuracy by subject, level and blocks.
+    """Return tables of the runs' scores, sample endings, and accuracy by subject, level and outcome of code blocks.
 
-    Rates are in percent with their 95% intervals, lengths in tokens of a sample.
+    Rates are in percent with 95% intervals, lengths in tokens per sample.
 
     Args:
-        summaries: Of :func:`agents.evaluation.metrics.summarise`.
-        k: For which k pass@k is shown; none: the number of samples.
+        summaries: Results of :func:`agents.evaluation.metrics.summarise`.
+        k: Values of k for pass@k; empty: the number of samples.
 
     Raises:
-        ConfigError: No set has so many samples of each problem.
+        ConfigError: A k is larger than the number of samples per problem.
     """
-    most = max(figures["num_samples"] for each in summaries for figures in each["sets"].values())
+    most = max(metrics["num_samples"] for each in summaries for metrics in each["sets"].values())
     for each_k in k:
-        expect(1 <= each_k <= most, "k", f"from 1 to {most}, the samples of each problem", each_k)
+        expect(1 <= each_k <= most, "k", f"from 1 to {most}, the number of samples per problem", each_k)
     parts = [_overview(summaries)] if len(summaries) > 1 else []
     for each in summaries:
         tables = [_scores(each, k), _endings(each), _groups(each, "subject"), _groups(each, "level"), _blocks(each)]
@@ -36,7 +35,7 @@ def report(summaries: Sequence[Mapping[str, Any]], *, k: Sequence[int] = ()) -> 
 
 
 def comparison(data: Mapping[str, Any]) -> str:
-    """Return tables of two runs on the same problems; ``data`` is that of `comparison_as_json`."""
+    """Return tables of two runs on the same problems; ``data`` is the result of `comparison_as_json`."""
     one, other = data["runs"]
     lines = [f"A: {one}", f"B: {other}", *(f"   {line}" for line in data["differences"])]
     scores = [
@@ -65,8 +64,8 @@ def comparison(data: Mapping[str, Any]) -> str:
 _LENGTHS = {
     "sampled": "written",
     "total": "with feedback",
-    "sampled_correct": "written, right ones",
-    "total_correct": "with feedback, right ones",
+    "sampled_correct": "written, right samples",
+    "total_correct": "with feedback, right samples",
 }
 
 
@@ -87,11 +86,11 @@ def _overview(summaries: Sequence[Mapping[str, Any]]) -> str:
 def _scores(summary: Mapping[str, Any], k: Sequence[int]) -> str:
     sets = summary["sets"]
     rows = []
-    for name, figures in sets.items():
-        n = figures["num_samples"]
-        passes = [percent(figures["pass_at_k"].get(str(each_k))) for each_k in k or [n]]
-        scores = [figures["avg"], figures["avg_fixed_problems"], figures["majority_at_k"][str(n)]]
-        rows.append([name, str(figures["problems"]), str(n), *map(percent, scores), *passes])
+    for name, metrics in sets.items():
+        n = metrics["num_samples"]
+        passes = [percent(metrics["pass_at_k"].get(str(each_k))) for each_k in k or [n]]
+        scores = [metrics["avg"], metrics["avg_fixed_problems"], metrics["majority_at_k"][str(n)]]
+        rows.append([name, str(metrics["problems"]), str(n), *map(percent, scores), *passes])
     width = len(rows[0])
     if len(sets) > 1:
         means = [percent(summary["mean"][name]) for name in ("avg", "avg_fixed_problems")]
@@ -106,32 +105,32 @@ def _endings(summary: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            *(percent(figures["rates"][rate], interval=False) for rate in rates),
-            *(number(figures["tokens"][length], 0, interval=False) for length in lengths),
+            *(percent(metrics["rates"][rate], interval=False) for rate in rates),
+            *(number(metrics["tokens"][length], 0, interval=False) for length in lengths),
         ]
-        for name, figures in summary["sets"].items()
+        for name, metrics in summary["sets"].items()
     ]
-    heads = ["finished", "cut off", "void", "unjudged", "use code", "tokens", "of right", "feedback", "of right"]
+    heads = ["finished", "cut off", "void", "unjudged", "use code", "tokens", "if right", "feedback", "if right"]
     return table(["set", *heads], rows)
 
 
 def _groups(summary: Mapping[str, Any], what: str) -> str:
     rows = [
-        [group, name, str(figures["problems"]), str(figures["samples"]), percent(figures["accuracy"])]
+        [group, name, str(metrics["problems"]), str(metrics["samples"]), percent(metrics["accuracy"])]
         for name, of_set in summary["sets"].items()
         if len(of_set[f"by_{what}"]) > 1
-        for group, figures in of_set[f"by_{what}"].items()
+        for group, metrics in of_set[f"by_{what}"].items()
     ]
     return table([what, "set", "problems", "samples", "accuracy"], rows) if rows else ""
 
 
 def _blocks(summary: Mapping[str, Any]) -> str:
     rows = [
-        [kind.replace("_", " "), name, str(figures["samples"]), percent(figures["accuracy"])]
+        [kind.replace("_", " "), name, str(metrics["samples"]), percent(metrics["accuracy"])]
         for name, of_set in summary["sets"].items()
-        if any(figures["samples"] for kind, figures in of_set["by_blocks"].items() if kind != "none")
-        for kind, figures in of_set["by_blocks"].items()
-        if figures["samples"]
+        if any(metrics["samples"] for kind, metrics in of_set["by_blocks"].items() if kind != "none")
+        for kind, metrics in of_set["by_blocks"].items()
+        if metrics["samples"]
     ]
     recovered = [
         ["recovered", name, str(of_set["recovery"]["samples"]), percent(of_set["recovery"]["rate"])]

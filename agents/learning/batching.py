@@ -1,4 +1,4 @@
-"""Trajectories to right-padded tensors, and a batch to micro-batches."""
+"""Collates trajectories into right-padded tensors, and splits batches into micro-batches."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from agents.learning.packing import SHARED_TOKENS, common_length, rows_of
 def collate(
     trajectories: Sequence[Trajectory], *, pad_token_id: int = 0, in_loss: Sequence[bool] | None = None
 ) -> Batch:
-    """Return the trajectories as one batch, each token once.
+    """Collate trajectories into one batch of shape ``[B, T]``, ``T`` being the longest trajectory.
 
     Args:
         trajectories: At least one, each with at least one token.
-        pad_token_id: Id that fills the rows on the right.
-        in_loss: False for those whose tokens are not trained on, though their rewards count; None: all are.
+        pad_token_id: Fills the rows on the right.
+        in_loss: False for trajectories whose tokens are excluded from the loss while their rewards count; None: all
+            are included.
 
     Raises:
-        ValueError: No trajectory.
+        ValueError: There are no trajectories.
     """
     if not trajectories:
         raise ValueError("Expect at least one trajectory, got none.")
@@ -45,13 +46,14 @@ def collate(
 
 
 def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
-    """Yield row indices whose packed sequences have about ``max_tokens`` tokens, what rows share counted once.
+    """Yield row indices of micro-batches whose packed sequences have about ``max_tokens`` tokens.
 
-    Rows that begin alike stand together. A row that is longer by itself is alone.
+    Rows with common prefixes are put together, and shared tokens count once. A row with more than ``max_tokens``
+    tokens forms its own micro-batch.
 
     Args:
         batch: ``B`` sequences.
-        max_tokens: At least 1.
+        max_tokens: Token limit, at least 1.
     """
     rows = rows_of(batch)
     order = sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
@@ -69,10 +71,10 @@ def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
 
 
 def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:
-    """Yield this process's share of the micro-batches, and whether each counts.
+    """Yield this process's share of the micro-batches, each with whether it counts.
 
-    All processes get equally many, since sharded parameters come together for each: where one has none left, it gets
-    the first one again, which does not count.
+    All processes get the same number, because gathering sharded parameters is collective. A process with fewer
+    micro-batches gets the first one again, which does not count.
     """
     parts = list(parts)
     for start in range(0, len(parts), size()):
@@ -81,12 +83,15 @@ def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:
 
 
 def describe_mismatch(batch: Batch, old: PolicyOutput, weights: torch.Tensor) -> dict[str, float]:
-    """Return how far the engine's log-probabilities of the sampled tokens are from the trainer's before the update.
+    """Return metrics of the mismatch between the engine's and the trainer's log-probabilities before the update.
 
     Args:
         batch: ``B`` sequences.
         old: The policy's output before the update.
-        weights: ``[B, T]``, from :func:`agents.learning.advantages.correction`.
+        weights: ``[B, T]`` importance weights from :func:`agents.learning.advantages.correction`.
+
+    Returns:
+        Absolute differences in nats, and statistics of the importance weights, named as in TRL.
     """
     difference = (old.logprobs - batch.sampling_logprobs)[batch.action_mask]
     ratio = weights[batch.action_mask]

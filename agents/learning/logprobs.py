@@ -1,7 +1,7 @@
-"""Log-probabilities of chosen tokens from hidden states, without the logits of all of them at once.
+"""Log-probabilities of chosen tokens from hidden states, without materializing all logits at once.
 
-Logits take a vocabulary's worth of memory for each token: 150,000 numbers where a hidden state has a thousand. Here
-they exist for a few tokens at a time, in the forward pass and again in the backward pass.
+The logits of one token are as many numbers as the vocabulary has tokens, some 150,000, where a hidden state has a few
+thousand. They are computed for a few tokens at a time, in the forward pass and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability of each chosen token, and the entropy of the distribution that it was drawn from.
+    """Return the log-probability of each chosen token, and the entropy of its distribution.
 
-    Logits are products in ``hidden``'s dtype; all that follows is in float32, or in float64 if ``hidden`` is.
+    Logits are computed in the dtype of ``hidden``, everything else in float32, or in float64 if ``hidden`` is float64.
 
     Args:
-        hidden: ``[n, H]``, with a gradient.
-        weight: ``[V, H]``, the output layer's, with a gradient.
-        bias: ``[V]``, the output layer's; None without one.
+        hidden: ``[n, H]`` hidden states, differentiable.
+        weight: ``[V, H]`` weight of the output layer, differentiable.
+        bias: ``[V]`` bias of the output layer, or None.
         chosen: ``[n]`` token ids.
-        temperature: Logits are divided by this.
+        temperature: Divides the logits, above 0.
 
     Returns:
-        Both ``[n]``, in nats, with a gradient.
+        Log-probabilities ``[n]`` and entropies ``[n]``, in nats, both differentiable.
 
     >>> logprobs, entropy = token_logprobs(torch.zeros(2, 3), torch.ones(4, 3), None, torch.tensor([0, 3]))
     >>> [round(value, 4) for value in (*logprobs.tolist(), *entropy.tolist())]
@@ -66,15 +66,15 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        logprobs, entropy, normaliser = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
+        logprobs, entropy, normalizer = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
         cast = weight.to(hidden.dtype)
         for part in _chunks(hidden, weight):
             logits = _logits(hidden[part], cast, bias, temperature)
-            normaliser[part] = logits.logsumexp(1)
-            logprobs[part] = logits.gather(1, chosen[part, None])[:, 0] - normaliser[part]
-            probabilities = (logits - normaliser[part, None]).exp_()
-            entropy[part] = normaliser[part] - torch.linalg.vecdot(probabilities, logits)
-        ctx.save_for_backward(hidden, weight, bias, chosen, normaliser, entropy)
+            normalizer[part] = logits.logsumexp(1)
+            logprobs[part] = logits.gather(1, chosen[part, None])[:, 0] - normalizer[part]
+            probabilities = (logits - normalizer[part, None]).exp_()
+            entropy[part] = normalizer[part] - torch.linalg.vecdot(probabilities, logits)
+        ctx.save_for_backward(hidden, weight, bias, chosen, normalizer, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
         return logprobs, entropy
@@ -83,15 +83,15 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(
         ctx: Any, of_logprobs: torch.Tensor | None, of_entropy: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, chosen, normaliser, entropy = ctx.saved_tensors
+        hidden, weight, bias, chosen, normalizer, entropy = ctx.saved_tensors
         if of_logprobs is None:
-            of_logprobs = torch.zeros_like(normaliser)
+            of_logprobs = torch.zeros_like(normalizer)
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         cast = weight.to(hidden.dtype)
         for part in _chunks(hidden, weight):
-            log_p = _logits(hidden[part], cast, bias, ctx.temperature).sub_(normaliser[part, None])
+            log_p = _logits(hidden[part], cast, bias, ctx.temperature).sub_(normalizer[part, None])
             of_logits = log_p.exp()
             pull = of_logprobs[part, None]
             if of_entropy is not None:  # the gradient of the entropy H is -p (log p + H)

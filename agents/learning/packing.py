@@ -1,15 +1,15 @@
-"""Rows of a batch as one sequence without padding, in which no row sees another, and what rows share is there once.
+"""Packs the rows of a batch into one sequence without padding, with shared prefixes stored once.
 
-Rows of one group begin with the same problem, and all rows with the same instruction. The packed sequence is a forest
-of segments: a segment holds tokens that all rows of a branch share, and its children are where these rows part::
+Rows of a group begin with the same problem, and all rows with the same instruction. The packed sequence is a forest of
+segments: a segment holds tokens shared by all rows of a branch, and its children start where these rows diverge::
 
     instruction ─┬─ problem 1 ─┬─ completion
                  │             └─ completion
                  └─ problem 2 ─── completion
 
-A token attends to its segment up to itself and to the segments above it: what a causal model computes for it is what it
-computes in the row alone, gradients included, however many rows share it. (Padding-free packing: transformers'
-``DataCollatorWithFlattening``; shared prefixes in training: prefix grouper, arXiv 2506.05433.)
+A token attends to its own segment up to itself and to the ancestors of the segment. A causal model therefore computes
+the same for it as in the unpacked row, gradients included, however many rows share it. (Padding-free packing:
+transformers' ``DataCollatorWithFlattening``; shared prefixes in training: prefix grouper, arXiv 2506.05433.)
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from agents.core.types import Batch
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 ATTENTION = "agents_packed"
-"""Name under which :func:`attend` is known to transformers."""
+"""Name of :func:`attend` in transformers' attention registry."""
 SHARED_TOKENS = 16
-"""Rows that share fewer tokens than this do not share a segment."""
+"""Minimum number of common tokens for a shared segment."""
 _CHANGE_SCORES = ("softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which parts of a packed sequence see which."""
+    """The attention pattern of a packed sequence."""
 
     lengths: tuple[int, ...]
-    """Tokens of each segment, in the order in which they stand."""
+    """Number of tokens of each segment, in order."""
     ancestors: tuple[tuple[int, ...], ...]
-    """For each segment the numbers of those above it, from the root down."""
+    """Indices of each segment's ancestors, from the root down."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where the sequence is."""
+    """Device of the sequence."""
 
     @cached_property
     def key_lengths(self) -> tuple[int, ...]:
-        """How many tokens each segment sees, its own included."""
+        """Number of tokens visible to each segment, its own included."""
         return tuple(
             length + sum(self.lengths[a] for a in above)
             for length, above in zip(self.lengths, self.ancestors, strict=True)
@@ -58,7 +58,7 @@ class Layout:
 
     @cached_property
     def masks(self) -> tuple[torch.Tensor | None, ...]:
-        """For each segment ``[its tokens, those it sees]`` bool; None for a root, which is causal by itself."""
+        """For each segment a bool mask ``[own tokens, visible tokens]``; None for a root, which is plainly causal."""
         return tuple(
             torch.ones(n, k, dtype=torch.bool, device=self.device).tril(k - n) if k > n else None
             for n, k in zip(self.lengths, self.key_lengths, strict=True)
@@ -66,7 +66,7 @@ class Layout:
 
     @cached_property
     def key_index(self) -> torch.Tensor:
-        """``[sum(key_lengths)]``: the places of what each segment sees, segment by segment."""
+        """``[sum(key_lengths)]``: positions of the tokens visible to each segment, segment by segment."""
         starts = [0, *accumulate(self.lengths)]
         parts = [
             torch.arange(starts[s], starts[s + 1])
@@ -76,17 +76,17 @@ class Layout:
         return torch.cat(parts).to(self.device)
 
     def ends(self, lengths: Sequence[int]) -> torch.Tensor:
-        """Return ``[segments + 1]`` int32: where parts of these lengths begin and end."""
+        """Return ``[segments + 1]`` int32: cumulative lengths, from 0."""
         return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
 
     @cached_property
     def query_ends(self) -> torch.Tensor:
-        """Where the segments begin and end in the sequence."""
+        """Cumulative lengths of the segments in the sequence."""
         return self.ends(self.lengths)
 
     @cached_property
     def key_ends(self) -> torch.Tensor:
-        """Where they begin and end in ``key_index``."""
+        """Cumulative lengths of the segments in ``key_index``."""
         return self.ends(self.key_lengths)
 
 
@@ -97,15 +97,15 @@ class Packed:
     token_ids: torch.Tensor
     """``[N]`` int64."""
     position_ids: torch.Tensor
-    """``[N]`` int64: each token's place in its row."""
+    """``[N]`` int64: position of each token in its row."""
     places: torch.Tensor
-    """``[B, T]`` int64: where each token of a row stands in the sequence; 0 on padding."""
+    """``[B, T]`` int64: index of each token of a row in the sequence; 0 on padding."""
     layout: Layout
-    """Which tokens see which."""
+    """The attention pattern."""
 
 
 def pack(batch: Batch) -> Packed:
-    """Return a batch as one sequence, on the batch's device.
+    """Pack a batch into one sequence, on the batch's device.
 
     >>> ids = torch.tensor([[7] * 16 + [1], [7] * 16 + [2]])
     >>> mask = torch.ones_like(ids, dtype=torch.bool)
@@ -124,7 +124,7 @@ def pack(batch: Batch) -> Packed:
     branches: list[tuple[Sequence[int], int, tuple[int, ...]]] = [(range(len(rows)), 0, ())]
     while branches:
         members, start, above = branches.pop()
-        for group in _parted(rows, members, start):
+        for group in _by_next_tokens(rows, members, start):
             first = rows[group[0]]
             end = min((common_length(first, rows[row]) for row in group[1:]), default=len(first))
             places[group, start:end] = np.arange(size, size + end - start)
@@ -150,7 +150,7 @@ def rows_of(batch: Batch) -> list[Ids]:
 
 
 def common_length(one: Ids, other: Ids) -> int:
-    """Return with how many equal tokens two rows begin.
+    """Return the length of the common prefix of two rows.
 
     >>> common_length(np.array([5, 6, 7]), np.array([5, 6, 8, 9]))
     2
@@ -160,8 +160,8 @@ def common_length(one: Ids, other: Ids) -> int:
     return int(different.argmax()) if different.any() else size
 
 
-def _parted(rows: Sequence[Ids], members: Sequence[int], start: int) -> list[list[int]]:
-    """Put together the rows whose next tokens are the same."""
+def _by_next_tokens(rows: Sequence[Ids], members: Sequence[int], start: int) -> list[list[int]]:
+    """Group rows by their next `SHARED_TOKENS` tokens; rows with fewer tokens left are alone."""
     groups: dict[object, list[int]] = {}
     for row in members:
         ahead = rows[row][start : start + SHARED_TOKENS]
@@ -181,7 +181,7 @@ def attend(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a packed sequence, as transformers calls it; without a layout, PyTorch's causal one.
+    """Attention function for transformers over a packed sequence; without a layout, transformers' SDPA attention.
 
     Args:
         module: The attention layer.
@@ -189,26 +189,26 @@ def attend(
         key: ``[1, key heads, N, D]``.
         value: ``[1, key heads, N, D]``.
         attention_mask: None with a layout.
-        layout: Which tokens see which.
-        scaling: Of the scores.
-        sliding_window: How far a layer looks back; None: to the beginning.
-        more: What else transformers says.
+        layout: The attention pattern.
+        scaling: Factor of the scores; None: ``1 / sqrt(D)``.
+        sliding_window: Number of previous tokens that a layer sees; None: all.
+        more: Further arguments of transformers.
 
     Returns:
-        ``[1, N, heads, D]``.
+        The output ``[1, N, heads, D]``, and None for the attention weights.
 
     Raises:
-        ValueError: A row is longer than the layer looks back, or scores are not plain products.
+        ValueError: A row is longer than the sliding window, or the model modifies attention scores.
     """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     odd = next((name for name in _CHANGE_SCORES if more.get(name) is not None), None)
     if odd is not None:
-        raise ValueError(f"Expect attention by plain scores, got `{odd}`.")
+        raise ValueError(f"Expect attention with unmodified scores, got `{odd}`.")
     longest = max(layout.key_lengths)
     if sliding_window is not None and longest > sliding_window:
         raise ValueError(f"Expect rows within the model's sliding window of {sliding_window} tokens, got {longest}.")
-    if torch.is_autocast_enabled(query.device.type):  # turned by their positions, queries and keys are float32 again
+    if torch.is_autocast_enabled(query.device.type):  # rotary embeddings have made queries and keys float32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (part.to(dtype) for part in (query, key, value))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
@@ -221,7 +221,7 @@ def attend(
 def _varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float | None
 ) -> torch.Tensor:
-    """Call the flash-attention kernel once for all segments: a query is aligned with the last of its keys."""
+    """Run flash attention once for all segments; its causal mask aligns the last query with the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     repeats = query.shape[1] // key.shape[1]

@@ -1,6 +1,6 @@
-r"""Supervised warm-up of a freshly initialised model, which then starts where a pretrained one would.
+r"""Supervised warm-up of a randomly initialized model, so that it starts where a pretrained one would.
 
-`warm_up` teaches it by imitation, on problems that the caller gives. There are two ways to answer::
+`warm_up` trains it by imitation on the caller's problems. There are two ways to answer::
 
     ```python                            \boxed{300}
     print(123 + 45)
@@ -10,12 +10,12 @@ r"""Supervised warm-up of a freshly initialised model, which then starts where a
     ```
     \boxed{168}
 
-On the left it writes code, which the environment runs (the output block is the environment's and is not learned), and
-copies the result. On the right it guesses. It is shown the left way in `CODE_FRACTION` of the cases and guesses are
-mostly wrong, so it ends up right in about a third of the episodes. Reinforcement learning does the rest.
+On the left it writes code, which the environment runs, and copies the result; the output block comes from the
+environment and is excluded from the loss. On the right it guesses, mostly wrong. `CODE_FRACTION` of the examples use
+code, so the warmed-up model is right in about a third of the episodes. Reinforcement learning does the rest.
 
-A transformer that starts from nothing learns slowly to copy a number digit by digit. Two means speed that up: code
-comes first and guesses, whose digits are noise, only in the last third; and the vocabulary is small.
+A randomly initialized transformer is slow to learn to copy a number digit by digit. Two things speed that up: guesses,
+whose digits are noise, appear only in the last third of the steps; and the vocabulary is small.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 
 CODE_FRACTION = 0.35
-"""In how many of the episodes the warmed-up model writes code; PPO needs both ways to tell them apart."""
+"""Share of episodes in which the warmed-up model writes code; PPO needs both ways to compare them."""
 
 
-# Statements to Python, first match wins. A number is an integer, maybe negative.
+# Statement patterns and the Python that solves them; the first match wins.
 _N = r"(-?\d+)"
 
 
@@ -61,18 +61,18 @@ _STATEMENTS = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Script:
-    """A solution as it would look in the environment."""
+    """A scripted episode."""
 
     prompt: str
-    """What the environment asks."""
+    """The environment's prompt."""
     turns: tuple[str, ...]
-    """What the policy writes."""
+    """The policy's turns."""
     feedback: tuple[str, ...]
-    """What the environment inserts after each turn but the last."""
+    """The environment's feedback after each turn except the last."""
 
 
 def arithmetic_code(text: str) -> str | None:
-    r"""Return Python that solves the arithmetic problem at the end of a prompt; None if there is none.
+    r"""Return Python code for the arithmetic problem at the end of a prompt; None if there is no such problem.
 
     >>> arithmetic_code("What is 123 + 45?"), arithmetic_code("Subtract 7 from 30.")
     ('print(123 + 45)', 'print(30 - 7)')
@@ -85,7 +85,7 @@ def arithmetic_code(text: str) -> str | None:
 
 
 def scripted_solution(prompt: str, answer: str, *, code: str | None, rng: random.Random) -> Script:
-    r"""Script one of the two ways to answer: run `code`, which must print `answer`, or, without it, guess.
+    r"""Script one of the two ways to answer: run `code`, which must print `answer`, or guess if `code` is None.
 
     >>> script = scripted_solution("What is 2 + 3?", "5", code="print(2 + 3)", rng=random.Random(0))
     >>> script.turns
@@ -94,14 +94,14 @@ def scripted_solution(prompt: str, answer: str, *, code: str | None, rng: random
     ('```output\n5\n```\n',)
     """
     if code is None:
-        guess = f"{rng.randint(1, 9)}{'0' * (len(answer) - 1)}"  # one digit is luck: little noise to learn from
+        guess = f"{rng.randint(1, 9)}{'0' * (len(answer) - 1)}"  # only the first digit is noise
         return Script(prompt=prompt, turns=(rf"\boxed{{{guess}}}",), feedback=())
     block, feedback = f"```python\n{code}\n```\n", f"```output\n{answer}\n```\n"
     return Script(prompt=prompt, turns=(block, rf"\boxed{{{answer}}}"), feedback=(feedback,))
 
 
 def encode_script(script: Script, chat: Chat) -> tuple[list[int], list[bool]]:
-    """Return the token ids of a whole episode, and a mask that is True on what the policy writes."""
+    """Return the token ids of an episode, and a mask that is True on the policy's tokens."""
     token_ids = chat.encode_prompt(script.prompt)
     mask = [False] * len(token_ids)
     for i, turn in enumerate(script.turns):
@@ -115,14 +115,14 @@ def encode_script(script: Script, chat: Chat) -> tuple[list[int], list[bool]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmUpReport:
-    """What the warm-up took."""
+    """Statistics of a warm-up."""
 
     steps: int
-    """Optimiser steps."""
+    """Number of optimizer steps."""
     num_tokens: int
-    """Tokens seen, padding excluded."""
+    """Number of training tokens, padding excluded."""
     seconds: float
-    """Wall time."""
+    """Wall time, in seconds."""
     loss: float
     """Mean cross-entropy of the policy's tokens over the last tenth of the steps, in nats."""
 
@@ -138,20 +138,20 @@ def warm_up(
     code_fraction: float = CODE_FRACTION,
     log: Callable[[str], Any] = print,
 ) -> WarmUpReport:
-    """Teach a fresh model, in place, to solve arithmetic problems by code in some episodes and to guess in the others.
+    """Train a randomly initialized model, in place, to solve arithmetic problems by code or by guessing.
 
     Args:
-        model: A float32 causal language model, such as `build_tiny` makes.
-        chat: Encodes prompts and feedback as training will.
-        problems: (prompt, answer) pairs, the prompt exactly as the environment puts it; the answers are integers.
-        seed: Fixes the order of problems, the guesses and which problems use code.
-        steps: Optimiser steps; the first 65% show code only.
-        batch_size: Scripts in a step.
-        code_fraction: The share of scripts with code in the other 35%, in [0, 1].
-        log: Called with a line now and then.
+        model: A float32 causal language model, such as that of `agents.models.tiny.build_tiny`.
+        chat: Encodes prompts and feedback as in training.
+        problems: (prompt, answer) pairs: prompts exactly as the environment states them, integer answers.
+        seed: Determines the order of problems, the guesses and which problems use code.
+        steps: Number of optimizer steps, at least 1; the first 65% only show code.
+        batch_size: Scripts per step, at least 1.
+        code_fraction: Share of scripts with code in the other 35% of the steps, in [0, 1].
+        log: Receives progress lines.
 
     Raises:
-        ModelError: No problems, one that is not arithmetic, or a model that is not float32.
+        ModelError: There are no problems, a problem is not arithmetic, or the model is not float32.
     """
     pairs = _checked(problems)
     if model.dtype != torch.float32:
@@ -190,7 +190,7 @@ def warm_up(
 
 
 def _checked(problems: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """Add to each problem the code that solves it: (prompt, answer, code)."""
+    """Validate the problems and add the code that solves each: (prompt, answer, code)."""
     triples = []
     for prompt, answer in problems:
         code = arithmetic_code(prompt)
@@ -214,13 +214,13 @@ def _draw(
 
 
 def _schedule(step: int, steps: int) -> float:
-    """A linear rise over the first twentieth, times a cosine from 1 to 0.05."""
+    """Learning rate factor: linear warm-up over the first twentieth, times a cosine from 1 to 0.05."""
     rise = min(1.0, (step + 1) / max(20.0, 0.05 * steps))
     return rise * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[bool]]]) -> torch.Tensor:
-    """Mean cross-entropy of the tokens that the policy writes."""
+    """Mean cross-entropy of the policy's tokens."""
     token_ids = pad_sequence([torch.tensor(row) for row, _ in batch], batch_first=True).to(model.device)  # (B, T)
     mask = pad_sequence([torch.tensor(row) for _, row in batch], batch_first=True).to(model.device)  # (B, T)
     hidden = model.base_model(input_ids=token_ids[:, :-1]).last_hidden_state  # rows end in padding: no mask
@@ -230,7 +230,7 @@ def _loss(model: PreTrainedModel, batch: Sequence[tuple[list[int], list[bool]]])
 
 
 def _optimizer(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """Adam, with smaller steps for the matrices inside the transformer than for everything else."""
+    """Adam, with a smaller learning rate for the matrices inside the transformer than for everything else."""
     embeddings = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     inside = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.ndim != 2 or id(p) in embeddings]

@@ -1,1 +1,1 @@
-"""From a model's name to a folder, and from a folder to weights on a device."""
+"""Resolves a model's name to a folder, and loads weights from a folder onto a device."""

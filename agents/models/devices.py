@@ -1,4 +1,4 @@
-"""Which device computes, and in which dtype."""
+"""Choice of device and dtype."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; ``auto`` is cuda where there is one, else cpu.
+    """Return the device called `name`; ``auto`` is cuda if available, else cpu.
 
     Raises:
-        ModelError: There is no such device, or a CUDA device is asked for, and there is none.
+        ModelError: Unknown device, or a CUDA device where there is none.
     """
     import torch
 
@@ -31,7 +31,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16; others take detours, CPUs 8 times as long as in float32."""
+    """Return whether a device has native bfloat16 arithmetic; emulation on a CPU is 8 times slower than float32."""
     import torch
 
     if device.type == "cuda":
@@ -41,7 +41,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def pick_dtype(name: Dtype, device: torch.device, *, log: Log = print) -> Literal["float32", "bfloat16"]:
-    """Return the dtype called `name`, and warn of a slow one; ``auto`` is bfloat16 where it is fast, else float32."""
+    """Return the dtype called `name`; ``auto`` is bfloat16 if it is fast, else float32. Warns about slow bfloat16."""
     fast = has_fast_bfloat16(device)
     if name == "auto":
         return "bfloat16" if fast else "float32"

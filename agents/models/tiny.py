@@ -1,6 +1,6 @@
 """A language model that needs no download: a Qwen2 transformer of 155,000 parameters with a byte-level tokenizer.
 
-Its weights are random: `agents.learning.warm_up` teaches it what a pretrained model brings along.
+Its weights are random: `agents.learning.warm_up` teaches it what a pretrained model already knows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TEMPLATE = (
 
 
 def build_tiny(folder: Path, seed: int = 0) -> None:
-    """Write the tiny model with fresh weights, and its tokenizer, to `folder` as ``save_pretrained`` does."""
+    """Initialize the tiny model randomly and save it with its tokenizer to `folder`, as ``save_pretrained`` does."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = byte_tokenizer()
@@ -54,16 +54,16 @@ def build_tiny(folder: Path, seed: int = 0) -> None:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token for each of the 256 bytes, three special tokens and a chat template.
+    """Return a tokenizer with one token for each of the 256 bytes, three special tokens and a chat template.
 
-    Every text comes back from its tokens, in Unicode's normal form C.
+    Encoding and decoding restores every text, in Unicode normalization form C.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
-    backend.normalizer = normalizers.NFC()  # as Qwen's; AutoTokenizer gives it to every Qwen2 folder anyway
+    backend.normalizer = normalizers.NFC()  # as in Qwen2; AutoTokenizer sets it for every Qwen2 folder anyway
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])

@@ -1,6 +1,6 @@
-"""Charts as SVG whose colours are the page's own, so that they follow a dark screen.
+"""Charts as SVG that use the page's CSS colors, and so follow its light or dark scheme.
 
-Matplotlib gets numbers alone: names stand in the page's text, where any character can be shown.
+Matplotlib draws numbers only: names of series are part of the page's text, which can show any character.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING, Any
 from agents.core.tables import percent
 from agents.evaluation.bootstrap import powers_of_two
 from agents.report.parts import MARKERS, Chart
+from agents.tracking.curves import Curve, Points, draw_curves, mark_budget_changes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-Points = Sequence[tuple[float, float]]
-"""(x, y), in order of x."""
-
-_INK, _RULE, _GRID = "#0a0b0c", "#0d0e0f", "#0e0f10"
+_INK, _RULE = "#0a0b0c", "#0d0e0f"
 _SERIES = tuple(f"#0c0d{number:02x}" for number in range(len(MARKERS)))
-_COLOURS = {
+_COLORS = {
     _INK: "currentColor",
     _RULE: "var(--rule)",
-    _GRID: "var(--line)",
     **{c: f"var(--c{n})" for n, c in enumerate(_SERIES)},
 }
 _STYLE: Any = {
@@ -39,9 +36,11 @@ _STYLE: Any = {
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
     "text.color": _INK,
-    "grid.color": _GRID,
     "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.color": _RULE,
     "grid.linewidth": 0.8,
+    "lines.linewidth": 1.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -49,19 +48,24 @@ _STYLE: Any = {
 
 
 def pass_at_k_chart(title: str, series: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Chart:
-    """Draw pass@k over k with its intervals; ``series`` are the estimates by k of each evaluation."""
+    """Draw pass@k over k with its 95% intervals.
+
+    Args:
+        title: The problem set.
+        series: For each evaluation by name its estimates by k, each with ``value``, ``low`` and ``high`` in [0, 1].
+    """
     ks = powers_of_two(max(k for values in series.values() for k in values))
 
     def draw(axes: Axes) -> None:
         for number, values in enumerate(series.values()):
             curve = sorted(values.items())
-            _line(axes, number, [(k, 100 * estimate["value"]) for k, estimate in curve])
-            low, high = ([100 * estimate[bound] for _, estimate in curve] for bound in ("low", "high"))
-            color = _SERIES[number % len(_SERIES)]
-            axes.fill_between([k for k, _ in curve], low, high, color=color, alpha=0.15, linewidth=0)
+            line = _curve(number, [(k, estimate["value"]) for k, estimate in curve])
+            draw_curves(axes, [line], is_rate=True)
+            low, high = ([estimate[bound] for _, estimate in curve] for bound in ("low", "high"))
+            axes.fill_between([k for k, _ in curve], low, high, color=line.color, alpha=0.15, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
-        axes.set(xlabel="k", ylabel="pass@k, %", ylim=(-3, 103))
+        axes.set(xlabel="k", ylabel="pass@k")
 
     said = [
         f"{name}: " + ", ".join(f"pass@{k} {percent(v)}%" for k, v in values.items() if k in ks)
@@ -71,7 +75,7 @@ def pass_at_k_chart(title: str, series: Mapping[str, Mapping[int, Mapping[str, f
 
 
 def length_chart(title: str, lengths: Sequence[int], correct: Sequence[int]) -> Chart:
-    """Draw how many transcripts, and how many right ones, have how many sampled tokens."""
+    """Draw histograms of the sampled tokens per transcript: of all transcripts and of the right ones."""
     top = max(*lengths, 1)
 
     def draw(axes: Axes) -> None:
@@ -86,37 +90,37 @@ def length_chart(title: str, lengths: Sequence[int], correct: Sequence[int]) -> 
 
 
 def learning_chart(
-    title: str, series: Mapping[str, Points], *, budgets: Points = (), percent: bool = False, steps: float = 1
+    title: str, series: Mapping[str, Points], *, budget_changes: Points = (), is_rate: bool, steps: float
 ) -> Chart:
-    """Draw a figure by step, with a dotted line at each (step, budget) where the interaction budget changed."""
+    """Draw a metric by training step.
+
+    Args:
+        title: The metric.
+        series: (step, value) by name of the series, each with at least one point.
+        budget_changes: (step, budget) for each change of the interaction budget, drawn as dotted lines.
+        is_rate: Whether values are fractions in [0, 1], shown in percent.
+        steps: Last step on the x axis.
+    """
 
     def draw(axes: Axes) -> None:
-        for number, points in enumerate(series.values()):
-            _line(axes, number, [(x, 100 * y if percent else y) for x, y in points])
-        for step, budget in budgets:
-            axes.axvline(step, color=_INK, linestyle=":", linewidth=1)
-            place = axes.get_xaxis_transform()
-            axes.text(step, 0.98, f" {budget:g}", transform=place, va="top", fontsize=8)
-        _whole_numbers(axes.xaxis)
-        axes.set(xlabel="step", ylabel="%" if percent else "", xlim=(-0.02 * steps, 1.02 * steps))
-        if percent:
-            axes.set_ylim(-3, 103)
+        draw_curves(axes, [_curve(number, points) for number, points in enumerate(series.values())], is_rate=is_rate)
+        mark_budget_changes(axes, budget_changes, color=_INK)
+        axes.set(xlabel="step", xlim=(-0.02 * steps, 1.02 * steps))
 
-    unit = "%" if percent else ""
+    factor, unit = (100, "%") if is_rate else (1, "")
     said = []
     for name, points in series.items():
         (first, before), (last, after) = points[0], points[-1]
-        before, after = (100 * before, 100 * after) if percent else (before, after)
-        said.append(f"{name}: {before:.4g}{unit} in step {first:g}, {after:.4g}{unit} in step {last:g}")
+        said.append(
+            f"{name}: {factor * before:.4g}{unit} in step {first:g}, {factor * after:.4g}{unit} in step {last:g}"
+        )
     return Chart(title=title, description=". ".join(said), svg=_svg(draw, title), legend=_legend(series))
 
 
-def _line(axes: Axes, number: int, points: Points) -> None:
+def _curve(number: int, points: Points) -> Curve:
+    """Return the page's curve of a series: its own color and, unless there are many points, its own marker."""
     number %= len(_SERIES)
-    xs, ys = zip(*points, strict=True)
-    marker = list(MARKERS)[number] if len(points) <= 40 else ""
-    line = "-" if len(points) > 2 else "none"  # what was measured before and after alone has no course
-    axes.plot(xs, ys, line, color=_SERIES[number], marker=marker, markersize=4, linewidth=1.5)
+    return Curve(points=points, color=_SERIES[number], marker=list(MARKERS)[number] if len(points) <= 40 else "")
 
 
 def _whole_numbers(axis: Axis) -> None:
@@ -139,19 +143,19 @@ def _quartiles(values: Sequence[int]) -> str:
 
 
 def _svg(draw: Callable[[Axes], None], title: str) -> str:
-    """Return the picture without what stands before the tag; the title keeps its names apart from another's."""
+    """Render a chart as an ``<svg>`` element; the title makes its element ids unique on the page."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     file = io.StringIO()
     with rc_context({**_STYLE, "svg.hashsalt": ascii(title)}):
-        figure = Figure(figsize=(3.6, 2.3), layout="constrained")  # without pyplot: it draws in memory
+        figure = Figure(figsize=(3.6, 2.3), layout="constrained")  # no pyplot, so no display is needed
         draw(figure.subplots())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     svg = file.getvalue()
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
     svg = re.sub(r"font-family: [^;\"]*;? ?|<style.*?</style>", "", svg)
-    for colour, variable in _COLOURS.items():
-        svg = svg.replace(colour, variable)
+    for color, variable in _COLORS.items():
+        svg = svg.replace(color, variable)
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)

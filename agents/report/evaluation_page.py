@@ -1,4 +1,4 @@
-"""The page on one or more runs of evaluations."""
+"""Content of the page about one or more evaluation runs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ from agents.report.parts import Cell, Chart, Headline, Page, Section, Table, fil
 from agents.report.viewer import BLOCKS, error_kind
 
 Summaries = Mapping[str, Mapping[str, Any]]
-"""The figures of each run by its name, as :func:`agents.evaluation.metrics.summarise` returns them."""
+"""The metrics of each run by name, as :func:`agents.evaluation.metrics.summarise` returns them."""
 Samples = Mapping[str, Sequence[Sample]]
-"""The samples of each run by its name."""
+"""The samples of each run by name."""
 
 _NOTE = (
-    "avg@k is the share of all samples that are right, pass@k the chance that one of k is, majority@k the chance that "
-    "the most frequent answer of k is. In brackets: the 95% interval, by drawing the problems anew. Unjudged samples, "
-    "which a fault of the sandbox or the grader spoilt, count neither way. Tokens are means of what the model wrote; "
-    "inserted ones are the environment's. Finished transcripts end with the model's last word, cut off ones at a limit "
-    "or by a fault; the end of a void one holds no answer."
+    "avg@k is the share of samples that are right, pass@k the chance that at least one of k samples is right, "
+    "majority@k the chance that the most frequent answer of k samples is right. In brackets: the 95% bootstrap "
+    "interval over problems. Unjudged samples are invalid because of an infrastructure error: they count neither as "
+    "right nor as wrong. Tokens are means per sample: written by the model, or inserted by the environment. Finished "
+    "transcripts were ended by the model, cut-off ones by a limit or an infrastructure error; void ones end without an "
+    "answer."
 )
 
 
 def evaluation_page(samples: Samples, summaries: Summaries, facts: Mapping[str, str]) -> Page:
-    """Return what stands on the page."""
+    """Build the page.
+
+    Args:
+        samples: The samples of each run.
+        summaries: The metrics of each run.
+        facts: Label and value of each setting shown in the heading.
+    """
     sets = list(dict.fromkeys(name for summary in summaries.values() for name in summary["sets"]))
     sections = [
         Section(id="results", title="Results", note=_NOTE, tables=[_results(summaries), _endings(summaries)]),
@@ -45,12 +52,12 @@ def evaluation_page(samples: Samples, summaries: Summaries, facts: Mapping[str, 
 
 
 def _sets(summaries: Summaries) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield the name, the link to the transcripts and the figures of each set of each run."""
+    """Yield name, link to the transcripts, and metrics of each set of each run."""
     several = len(summaries) > 1
     for name, summary in summaries.items():
-        for set_name, figures in summary["sets"].items():
+        for set_name, metrics in summary["sets"].items():
             link = filter_link(**({"evaluation": name} if several else {}), set=set_name)
-            yield f"{set_name}: {name}" if several else set_name, link, figures
+            yield f"{set_name}: {name}" if several else set_name, link, metrics
 
 
 def _headlines(summaries: Summaries) -> list[Headline]:
@@ -59,11 +66,11 @@ def _headlines(summaries: Summaries) -> list[Headline]:
     for name, summary in summaries.items():
         before = f"{name}: " if len(summaries) > 1 else ""
         sets = summary["sets"]
-        for set_name, figures in sets.items():
-            detail = f"avg@{figures['num_samples']}, {figures['problems']} problems"
-            found.append(_headline(before + set_name, figures["avg"], detail))
+        for set_name, metrics in sets.items():
+            detail = f"avg@{metrics['num_samples']}, {metrics['problems']} problems"
+            found.append(_headline(before + set_name, metrics["avg"], detail))
         if len(sets) > 1:
-            detail = f"of {len(sets)} sets, each counting the same"
+            detail = f"unweighted mean over {len(sets)} sets"
             found.append(_headline(before + "Mean", summary["mean"]["avg"], detail))
     return found
 
@@ -82,14 +89,14 @@ def _results(summaries: Summaries) -> Table:
         *("tokens", "tokens, right", "inserted"),
     ]
     rows = []
-    for name, link, figures in _sets(summaries):
-        k, tokens, rates = figures["num_samples"], figures["tokens"], figures["rates"]
+    for name, link, metrics in _sets(summaries):
+        k, tokens, rates = metrics["num_samples"], metrics["tokens"], metrics["rates"]
         cells = [
-            str(figures["problems"]),
+            str(metrics["problems"]),
             str(k),
-            percent(figures["avg"]),
-            percent(figures["pass_at_k"][str(k)]),
-            percent(figures["majority_at_k"][str(k)]),
+            percent(metrics["avg"]),
+            percent(metrics["pass_at_k"][str(k)]),
+            percent(metrics["majority_at_k"][str(k)]),
             percent(rates["used_code"], interval=False),
             *(_count(tokens[kind]) for kind in ("sampled", "sampled_correct", "feedback")),
         ]
@@ -99,9 +106,9 @@ def _results(summaries: Summaries) -> Table:
 
 def _endings(summaries: Summaries) -> Table:
     rows = []
-    for name, link, figures in _sets(summaries):
-        shares = [percent(figures["rates"][kind], interval=False) for kind in ("finished", "truncated", "void")]
-        rows.append([Cell(text=name, link=link), *map(text, [*shares, str(figures["unjudged"])])])
+    for name, link, metrics in _sets(summaries):
+        shares = [percent(metrics["rates"][kind], interval=False) for kind in ("finished", "truncated", "void")]
+        rows.append([Cell(text=name, link=link), *map(text, [*shares, str(metrics["unjudged"])])])
     header = ["set", "finished, %", "cut off, %", "void, %", "unjudged"]
     return Table(title="How transcripts end", header=header, rows=rows)
 
@@ -111,7 +118,7 @@ def _count(estimate: Mapping[str, float] | None) -> str:
 
 
 def _beside_the_paper(summaries: Summaries) -> list[Section]:
-    """Return our rows above the paper's, over the sets that both have; means are over these sets alone."""
+    """Return a table with the runs above the paper's models, over the sets that both have."""
     shared = [name for name in PAPER_SETS if any(name in summary["sets"] for summary in summaries.values())]
     if not shared:
         return []
@@ -122,16 +129,16 @@ def _beside_the_paper(summaries: Summaries) -> list[Section]:
         accuracies = [sets[s]["avg"] if s in sets else None for s in shared]
         known = [accuracy["value"] for accuracy in accuracies if accuracy is not None]
         mean = summary["mean"]["avg"] if sets.keys() == set(shared) else fmean(known) if all(accuracies) else None
-        code = any(figures["rates"]["used_code"]["value"] > 0 for figures in sets.values())
+        code = any(metrics["rates"]["used_code"]["value"] > 0 for metrics in sets.values())
         rows.append([name, "yes" if code else "no", *map(percent, [*accuracies, mean])])
     marked = len(rows)
     for published in PUBLISHED:
         shares = [published.accuracies[s] / 100 for s in shared]
         rows.append([published.model, "yes" if published.code else "no", *map(percent, [*shares, fmean(shares)])])
     cells = [[text(cell) for cell in row[: len(header)]] for row in rows]
-    table = Table(title="Accuracy in percent; the first rows are ours", header=header, rows=cells, marked=marked)
-    note = f"Ours is of the problems and samples above, with its 95% interval. Other rows: {SOURCE}."
-    return [Section(id="paper", title="Beside the paper", note=note, tables=[table])]
+    table = Table(title="Accuracy in percent", header=header, rows=cells, marked=marked)
+    note = f"Bold: these runs, with 95% intervals; their means are over the sets shown. Other rows: {SOURCE}."
+    return [Section(id="paper", title="Comparison with the paper", note=note, tables=[table])]
 
 
 def _pass_at_k(summaries: Summaries, sets: Sequence[str]) -> list[Section]:
@@ -146,8 +153,8 @@ def _pass_at_k(summaries: Summaries, sets: Sequence[str]) -> list[Section]:
         if curves:
             charts.append(pass_at_k_chart(set_name, curves))
     note = (
-        "The chance that at least one of k samples is right, estimated without bias from all samples of a problem. "
-        "Bands are 95% intervals over problems."
+        "The chance that at least one of k samples is right: the unbiased estimate from all samples of a problem. "
+        "Bands are 95% bootstrap intervals over problems."
     )
     return [Section(id="pass-at-k", title="pass@k", note=note, charts=charts)] if charts else []
 
@@ -164,11 +171,11 @@ def _lengths(samples: Samples) -> list[Chart]:
 
 
 def _subjects(summaries: Summaries) -> list[Section]:
-    """Return accuracy by subject and by level, where a set has several."""
+    """Return accuracy by subject and by level, for sets with several."""
     tables = []
     for facet in ("subject", "level"):
-        for name, link, figures in _sets(summaries):
-            groups = figures[f"by_{facet}"]
+        for name, link, metrics in _sets(summaries):
+            groups = metrics[f"by_{facet}"]
             if len(groups) > 1:
                 rows = [
                     _rate_row(group, f"{link}&{filter_link(**{facet: group})[2:]}", found)
@@ -180,24 +187,24 @@ def _subjects(summaries: Summaries) -> list[Section]:
 
 
 def _blocks(summaries: Summaries) -> list[Table]:
-    """Return accuracy by what became of the blocks."""
+    """Return accuracy by the outcome of the code blocks."""
     tables = []
-    for name, link, figures in _sets(summaries):
-        groups = {BLOCKS[kind]: found for kind, found in figures["by_blocks"].items() if found["samples"]}
+    for name, link, metrics in _sets(summaries):
+        groups = {BLOCKS[kind]: found for kind, found in metrics["by_blocks"].items() if found["samples"]}
         rows = [_rate_row(words, f"{link}&{filter_link(code=words)[2:]}", found) for words, found in groups.items()]
         header = ["code blocks", "accuracy, %", "samples"]
-        tables.append(Table(title=f"What became of the blocks: {name}", header=header, rows=rows))
+        tables.append(Table(title=f"Outcome of code blocks: {name}", header=header, rows=rows))
     return tables
 
 
 def _recovery(summaries: Summaries) -> list[Table]:
-    """Return how often code ran after a block had failed."""
+    """Return how often a later block ran after one had failed."""
     rows = [
-        _rate_row(name, link, {"accuracy": figures["recovery"]["rate"], **figures["recovery"]})
-        for name, link, figures in _sets(summaries)
-        if figures["recovery"]["samples"]
+        _rate_row(name, link, {"accuracy": metrics["recovery"]["rate"], **metrics["recovery"]})
+        for name, link, metrics in _sets(summaries)
+        if metrics["recovery"]["samples"]
     ]
-    title = "Recovery: a block failed, and a later one ran"
+    title = "Recovery: a block failed and a later one ran"
     return (
         [Table(title=title, header=["set", "recovered, %", "samples with a failed block"], rows=rows)] if rows else []
     )
@@ -214,7 +221,7 @@ def _rate_row(name: str, link: str, group: Mapping[str, Any]) -> list[Cell]:
 
 
 def _errors(samples: Samples) -> list[Table]:
-    """Return how each run's blocks failed, the most frequent errors first."""
+    """Return the errors of each run's blocks, most frequent first."""
     tables = []
     for name, rows in samples.items():
         own = {"evaluation": name} if len(samples) > 1 else {}
@@ -229,6 +236,6 @@ def _errors(samples: Samples) -> list[Table]:
             for kind, number in kinds.most_common(12)
         ]
         if found:
-            title = f"How blocks failed{f': {name}' if own else ''}"
+            title = f"Errors of code blocks{f': {name}' if own else ''}"
             tables.append(Table(title=title, header=["error", "of all blocks, %", "blocks"], rows=found))
     return tables

@@ -1,4 +1,4 @@
-"""Fills the template and writes the page."""
+"""Renders report pages from the template and writes them."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _SETTINGS = {
     "template": "Chat template",
     "prompt": "Prompt",
     "interaction_budget": "Interaction budget",
-    "num_samples": "Samples of each problem",
+    "num_samples": "Samples per problem",
     "temperature": "Temperature",
     "top_p": "top_p",
-    "max_completion_length": "Tokens at most",
+    "max_completion_length": "Max. completion length",
     "num_problems": "Problems per step",
-    "num_generations": "Episodes of each problem",
+    "num_generations": "Episodes per problem",
     "learning_rate": "Learning rate",
     "advantage": "Advantages",
     "dtype": "dtype",
     "engine": "Engine",
     "seed": "Seed",
 }
-"""The settings that a reader asks for, in order, with their labels."""
+"""The settings shown in the heading, in order, with their labels."""
 
 
 def report_evaluations(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Write the page on whole runs of evaluations; one that is there is replaced.
+    """Write the page about complete evaluation runs; an existing file is replaced.
 
     Args:
-        runs: At least one.
-        summaries: Of each run, as :func:`agents.evaluation.metrics.summarise` returns them.
-        output: The page.
+        runs: At least one run.
+        summaries: The metrics of each run, as :func:`agents.evaluation.metrics.summarise` returns them.
+        output: Path of the HTML file.
 
     Raises:
-        RunError: A library is missing, or the page is to be a folder.
+        RunError: A library is missing, or ``output`` is a folder.
         OSError: The file cannot be written.
     """
     _need(output)
@@ -69,15 +69,15 @@ def report_evaluations(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any
 
 
 def report_training(folders: Sequence[Path], output: Path) -> None:
-    """Write the page on training runs; one that is there is replaced.
+    """Write the page about training runs; an existing file is replaced.
 
     Args:
         folders: The runs' output folders, at least one.
-        output: The page.
+        output: Path of the HTML file.
 
     Raises:
-        RunError: A folder holds no training run, a library is missing, or the page is to be a folder.
-        RunError, RunError: A line of its metrics or samples is none.
+        RunError: A folder does not hold a training run, its metrics or samples are malformed, a library is missing,
+            or ``output`` is a folder.
         OSError: A file cannot be read or written.
     """
     _need(output)
@@ -96,7 +96,7 @@ def report_training(folders: Sequence[Path], output: Path) -> None:
 
 
 def render(page: Page, items: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page as HTML; the policy in its head lets no script run but the viewer's, and nothing be loaded."""
+    """Render the page as HTML; its content security policy allows only the viewer's script and no other resource."""
     import jinja2
 
     from agents.report.viewer import FACETS, facet_counts
@@ -125,12 +125,12 @@ def _write(page: Page, samples: Mapping[str, Sequence[Sample]], output: Path) ->
 
 
 def _short_name(about: Mapping[str, Any]) -> str:
-    """Return a run's model, no more than the last two parts of a path, and its arm."""
+    """Return a run's model, shortened to the last two parts of a path, and its arm."""
     return f"{'/'.join(Path(about['model']['name']).parts[-2:])} ({about['arm']})"
 
 
 def _settings_of_run(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an evaluation's manifest says of its settings; those of single sets where the sets differ."""
+    """Return an evaluation's settings from its manifest; settings that differ between sets are listed by set."""
     sets = about["sets"]
     settings = {**about["model"], **about.get("arguments", {}), **about.get("sampling", {}), "arm": about["arm"]}
     for key in ("num_samples", "temperature"):
@@ -142,14 +142,14 @@ def _settings_of_run(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings_of_training(folder: Path) -> dict[str, Any]:
-    """Return the settings in the last checkpoint, their groups put together; none before the first checkpoint."""
+    """Return the settings in the last checkpoint, all groups merged; empty before the first checkpoint."""
     path = max(folder.glob("checkpoint-*/trainer_state.json"), key=os.path.getmtime, default=None)
     if path is None:
         return {}
     try:
         config = dict(json.loads(path.read_text())["config"])
     except (ValueError, KeyError, TypeError):
-        raise RunError(f"Expect the state of a trainer, with its `config`, in {path}, got something else.") from None
+        raise RunError(f"Expect a trainer's state with its `config` in {path}, got something else.") from None
     groups = [part for part in config.values() if isinstance(part, dict)]
     return {key: value for part in [*groups, config] for key, value in part.items()}
 
@@ -157,7 +157,7 @@ def _settings_of_training(folder: Path) -> dict[str, Any]:
 def _facts(
     names: Sequence[str], settings: Sequence[Mapping[str, Any]], files: Sequence[Sequence[Path]]
 ) -> dict[str, str]:
-    """Return the settings and when the files were last written; once for each run where the runs differ."""
+    """Return settings and modification time of the files, listed by run where the runs differ."""
     facts: dict[str, str] = {}
 
     def add(label: str, values: Sequence[str]) -> None:
@@ -175,14 +175,14 @@ def _facts(
 
 
 def _distinct(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Return the names, or the folders' paths where two would have the same name."""
+    """Return the names, or the folders' paths if two names are equal."""
     return list(names) if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _need(output: Path) -> None:
-    """Refuse before anything is computed where a library is missing, or the page cannot be a file."""
+    """Check early that all libraries are installed and that the page can be written."""
     if output.is_dir():
-        raise RunError(f"Expect `output` to be the file of a page, got the folder {output}.")
+        raise RunError(f"Expect `output` to be a file, got the folder {output}.")
     expect_writable(output)
     try:
         import jinja2  # noqa: F401

@@ -1,7 +1,7 @@
-"""What the paper reports, to stand beside our own figures.
+"""The paper's results, for comparison.
 
-Source: "Towards Effective Code-Integrated Reasoning" (arXiv 2505.24480), main table. Accuracy in percent;
-MATH500 greedy, the others avg@16 at temperature 1.0 and top_p 0.95; OlymMATH is OlymMATH-EN-EASY.
+Source: "Towards Effective Code-Integrated Reasoning" (arXiv 2505.24480), main table. Accuracy in percent:
+MATH500 greedy, the others avg@16 at temperature 1.0 and top_p 0.95. OlymMATH is OlymMATH-EN-EASY.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agents.config.evaluation import PAPER_SETS
 
 SOURCE = "arXiv 2505.24480, main table: MATH500 greedy, the others avg@16 (temperature 1.0, top_p 0.95)"
-"""Where the figures are from, and what they are."""
+"""Source of the numbers, and how they were measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Published:
     code: bool
     """Whether it runs code."""
     accuracies: Mapping[str, float]
-    """Percent right, by benchmark."""
+    """Accuracy in percent, by benchmark."""
 
 
 def _row(model: str, code: bool, *accuracies: float) -> Published:

@@ -1,4 +1,4 @@
-"""What a page is made of, apart from how it looks."""
+"""The data model of a page; the template defines its appearance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 MARKERS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "v": "▼", "P": "✚"}
-"""Markers of a chart's series, in order, each with the character that stands for it in a legend."""
+"""Matplotlib markers of a chart's series, in order, each with its character in the legend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,96 +16,96 @@ class Cell:
     """One cell of a table."""
 
     text: str
-    """What stands in it."""
+    """Its text."""
     share: float | None = None
-    """Draws a bar of this part of the cell's width."""
+    """Draws a bar of this fraction of the cell's width, in [0, 1]."""
     low: float | None = None
-    """Where the error bar begins; None: there is none."""
+    """Lower end of the error bar, in [0, 1]; None: no error bar."""
     high: float | None = None
-    """Where it ends."""
+    """Upper end of the error bar, in [0, 1]."""
     link: str | None = None
-    """Where the text leads."""
+    """Target of the text's link."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A table; the first column names its row."""
+    """A table; the first column holds the row names."""
 
     title: str
-    """What it is about."""
+    """Its caption."""
     header: Sequence[str]
-    """The columns' names."""
+    """Names of the columns."""
     rows: Sequence[Sequence[Cell]]
     """The cells, row by row."""
     marked: int = 0
-    """How many rows stand out, from the first."""
+    """Number of leading rows that are highlighted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A picture."""
+    """A chart."""
 
     title: str
-    """What it shows."""
+    """Its caption."""
     description: str
-    """The same for who cannot see it, figures included."""
+    """Text alternative for screen readers, with the most important numbers."""
     svg: str
-    """The picture."""
+    """The chart as an ``<svg>`` element."""
     legend: Sequence[tuple[str, str]] = ()
-    """For each series its marker's character and its name."""
+    """Marker character and name of each series."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A part of the page with a heading."""
+    """A section of the page."""
 
     id: str
-    """Its name in links."""
+    """Anchor for links."""
     title: str
     """Its heading."""
     note: str = ""
-    """What is to be known before reading it."""
+    """Explanation below the heading."""
     tables: Sequence[Table] = ()
     """Its tables."""
     charts: Sequence[Chart] = ()
-    """Its pictures."""
+    """Its charts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Headline:
-    """One of the figures that a reader is after."""
+    """One of the main results at the top of the page."""
 
     label: str
     """What was measured."""
     value: str
-    """The figure."""
+    """The result."""
     detail: str
     """How it was measured."""
     cell: Cell | None = None
-    """The figure as a bar with its error bar."""
+    """The result as a bar with its error bar."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Everything on a page but the transcripts."""
+    """A page without its transcripts."""
 
     title: str
-    """What was measured."""
+    """Its heading."""
     facts: Mapping[str, str]
-    """How it was measured."""
+    """Label and value of each setting below the heading."""
     headlines: Sequence[Headline]
-    """The first figures."""
+    """The main results."""
     sections: Sequence[Section]
-    """The others."""
+    """All sections, in order."""
 
 
 def text(value: str) -> Cell:
-    """Return a cell with nothing but text."""
+    """Return a plain text cell."""
     return Cell(text=value)
 
 
 def filter_link(**facets: str) -> str:
-    """Return the link that shows the transcripts with these properties.
+    """Return the link that filters the transcripts by these facets.
 
     >>> filter_link(set="AIME24", verdict="wrong")
     '#?set=AIME24&verdict=wrong'
@@ -114,7 +114,7 @@ def filter_link(**facets: str) -> str:
 
 
 def clean(value: str) -> str:
-    r"""Return text as it is after a way through HTML: half a surrogate pair and control characters are replaced.
+    r"""Return text as it survives a round trip through HTML: lone surrogates and control characters are replaced.
 
     >>> clean("a\ud800b\0")
     'a?b\ufffd'

@@ -1,4 +1,4 @@
-"""The page on one or more training runs."""
+"""Content of the page about one or more training runs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from agents.tracking.history import ARMS, SUBJECT, TrainingRun
 
 _RATES = {
     "accuracy": "Accuracy in training",
-    "tools/use_ratio": "Episodes that run code",
-    "tools/failure_frequency": "Blocks that fail",
-    "completions/clipped_ratio": "Episodes cut off",
+    "tools/use_ratio": "Episodes with code",
+    "tools/failure_frequency": "Failed blocks",
+    "completions/clipped_ratio": "Truncated completions",
     "frac_reward_zero_std": "Groups with equal rewards",
 }
 _OTHERS = {
     "completions/mean_length": "Sampled tokens per episode",
     "tools/call_frequency": "Blocks per episode",
     "entropy": "Entropy, nats",
-    "approx_kl": "KL from before the update (approx_kl)",
+    "approx_kl": "KL to the policy before the update (approx_kl)",
     "grad_norm": "Gradient norm",
     "step_time": "Seconds per step",
 }
 
 
 def training_page(runs: Sequence[TrainingRun], facts: Mapping[str, str]) -> Page:
-    """Return what stands on the page."""
+    """Build the page.
+
+    Args:
+        runs: The training runs.
+        facts: Label and value of each setting shown in the heading.
+    """
     many = len(runs) > 1
     names = " and ".join(run.name for run in runs)
     return Page(
@@ -47,7 +52,7 @@ def _headlines(run: TrainingRun, before: str) -> list[Headline]:
         points = run.series(f"{arm}/accuracy")
         if points:
             (first, start), (last, end) = points[0], points[-1]
-            detail = f"accuracy on held-out problems, %, in step {first:g} and in step {last:g}"
+            detail = f"accuracy on held-out problems, %, at step {first:g} and step {last:g}"
             value = f"{percent(start)} → {percent(end)}" if last > first else percent(start)
             found.append(Headline(label=before + name, value=value, detail=detail, cell=Cell(text=value, share=end)))
     return found
@@ -59,12 +64,12 @@ def _budget_note(runs: Sequence[TrainingRun]) -> str:
         return ""
     several = len(runs) > 1
     words = [f"{f'{run.name}: ' if several else ''}{b:g} from step {step:g}" for run, (step, b) in changes]
-    return f"Dotted lines: the interaction budget changed to {', '.join(words)}."
+    return f"Dotted lines mark changes of the interaction budget: {', '.join(words)}."
 
 
 def _charts(runs: Sequence[TrainingRun]) -> list[Chart]:
     steps = max((step for run in runs for step in [row["step"] for row in run.rows]), default=1) or 1
-    budgets = sorted({change for run in runs for change in run.budget_changes})
+    changes = sorted({change for run in runs for change in run.budget_changes})
     held_out = {
         (f"{run.name}, {name}" if len(runs) > 1 else name): points
         for run in runs
@@ -74,12 +79,12 @@ def _charts(runs: Sequence[TrainingRun]) -> list[Chart]:
     charts = []
     if held_out:
         title = "Accuracy on held-out problems"
-        charts.append(learning_chart(title, held_out, budgets=budgets, percent=True, steps=steps))
+        charts.append(learning_chart(title, held_out, budget_changes=changes, is_rate=True, steps=steps))
     for titles, is_rate in ((_RATES, True), (_OTHERS, False)):
         for key, title in titles.items():
             series = {run.name: points for run in runs if (points := run.series(key))}
             if series:
-                charts.append(learning_chart(title, series, budgets=budgets, percent=is_rate, steps=steps))
+                charts.append(learning_chart(title, series, budget_changes=changes, is_rate=is_rate, steps=steps))
     return charts
 
 

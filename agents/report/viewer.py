@@ -1,4 +1,4 @@
-"""What the viewer shows of each transcript, ready for JSON."""
+"""Prepares transcripts for the viewer as JSON-serializable items."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from agents.evaluation.metrics import blocks_of
 from agents.report.parts import clean
 
 MAX_HIGHLIGHTED = 20_000
-"""Code of more characters stays plain."""
+"""Code with more characters is not highlighted."""
 MAX_OPTIONS = 30
-"""How many values a filter offers; rarer ones are put together."""
+"""Maximum number of values per filter; rarer values are merged into `OTHER`."""
 OTHER = "other"
-"""What rarer values are called."""
+"""Name of the merged rare values."""
 FACETS: Mapping[str, str] = {
     "kind": "Kind",
     "step": "Step",
@@ -34,7 +34,7 @@ FACETS: Mapping[str, str] = {
     "code": "Code",
     "error": "Error",
 }
-"""What transcripts are filtered by, each with its label."""
+"""The filters of the viewer with their labels."""
 
 BLOCKS: Mapping[str, str] = {
     "none": "no code ran",
@@ -42,7 +42,7 @@ BLOCKS: Mapping[str, str] = {
     "some_failed": "some failed",
     "all_failed": "all failed",
 }
-"""What became of the code blocks, by :func:`agents.evaluation.metrics.blocks_of`, in words."""
+"""Outcomes of a transcript's code blocks (:func:`agents.evaluation.metrics.blocks_of`) in words."""
 
 _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*(\w*)[^\n`]*\n", re.M)
 _RESULT = re.compile(r"\s*```output\n(.*?)\n?```\s*", re.S)
@@ -60,9 +60,13 @@ _CLASSES = (
 
 
 def items(samples: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
-    """Return the viewer's items, in order; ``samples`` are by the name of their evaluation or run.
+    """Return the viewer's items, in order.
 
-    The values of an item's facets are lists, since one transcript may have several errors.
+    Args:
+        samples: The samples of each evaluation or training run by name.
+
+    Returns:
+        JSON-serializable items. The values of an item's facets are lists: a transcript may have several errors.
     """
     links: Counter[str] = Counter()
     found = []
@@ -73,12 +77,12 @@ def items(samples: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
             unique = link if links[link] == 1 else f"{link}/{links[link]}"
             found.append(_item(row, unique, {"evaluation": [clean(name)]} if len(samples) > 1 else {}))
     for facet in FACETS:
-        _put_rare_together(found, facet)
+        _merge_rare(found, facet)
     return found
 
 
 def facet_counts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, int]]]:
-    """Return the values of each facet that tells transcripts apart, with the number of transcripts that have them."""
+    """Return value and number of transcripts for each facet; facets with the same value everywhere are dropped."""
     counts: dict[str, Counter[str]] = {facet: Counter() for facet in FACETS}
     for item in found:
         for facet, values in item["facets"].items():
@@ -88,12 +92,12 @@ def facet_counts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str
 
 
 def verdict(sample: Sample) -> str:
-    """Return whether a transcript is right, wrong, or unjudged since a fault of ours spoilt it."""
+    """Return "right", "wrong", or "unjudged" after an infrastructure error."""
     return ("right" if sample["correct"] else "wrong") if sample["reward_valid"] else "unjudged"
 
 
 def error_kind(turn: SampleTurn) -> str | None:
-    r"""Return how a turn's block failed: the exception's name where there is one, else the status.
+    r"""Return how a turn's block failed: the name of the exception if there is one, else the status; None if it ran.
 
     >>> feedback = "\n```output\nNameError: name 'x'\n```\n"
     >>> error_kind({"text": "", "feedback": feedback, "status": "error", "finish_reason": "boundary"})
@@ -107,7 +111,7 @@ def error_kind(turn: SampleTurn) -> str | None:
 
 
 def result_of(feedback: str) -> str:
-    r"""Return what feedback says, without the block around it.
+    r"""Return the content of feedback without its fences.
 
     >>> result_of("\n```output\n42\n```\n")
     '42'
@@ -117,9 +121,10 @@ def result_of(feedback: str) -> str:
 
 
 def segments(text: str) -> list[str | list[str]]:
-    r"""Split text at its fenced blocks: prose is text, a block a list of (class, text), one after the other.
+    r"""Split text at its fenced blocks.
 
-    All texts together are the text again; the fences have the class "fence".
+    Prose becomes a string, a block a flat list of alternating CSS classes and texts, in which fences have the class
+    "fence". The concatenation of all texts is the input.
 
     >>> segments("So:\n```python\nx = 1\n```\n")
     ['So:\n', ['fence', '```python\n', '', 'x = ', 'm', '1', '', '\n', 'fence', '```\n']]
@@ -143,7 +148,7 @@ def _highlight(code: str) -> tuple[str, ...]:
     if len(code) > MAX_HIGHLIGHTED:
         return ("", code)
     pieces: list[str] = []
-    for _, kind, value in _LEXER.get_tokens_unprocessed(code):  # "unprocessed": not a character is changed
+    for _, kind, value in _LEXER.get_tokens_unprocessed(code):  # keeps every character
         name = _class_of(kind)
         if pieces and pieces[-2] == name:
             pieces[-1] += value
@@ -199,7 +204,7 @@ def _item(sample: Sample, link: str, facets: dict[str, list[str]]) -> dict[str, 
     }
 
 
-def _put_rare_together(found: Sequence[dict[str, Any]], facet: str) -> None:
+def _merge_rare(found: Sequence[dict[str, Any]], facet: str) -> None:
     counts = Counter(value for item in found for value in item["facets"].get(facet, ()))
     if len(counts) <= MAX_OPTIONS or facet == "step":
         return
@@ -210,7 +215,7 @@ def _put_rare_together(found: Sequence[dict[str, Any]], facet: str) -> None:
 
 
 def _natural(pair: tuple[str, int]) -> list[tuple[int, str]]:
-    """Order "9" before "10"."""
+    """Sort key that orders "9" before "10"."""
     return [
         (int(part), "") if part.isdecimal() and len(part) < 20 else (-1, part) for part in re.split(r"(\d+)", pair[0])
     ]

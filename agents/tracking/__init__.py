@@ -1,1 +1,1 @@
-"""What a run reports while it trains: callbacks, metrics, samples and the model card."""
+"""What a run records while it trains: callbacks, metrics, samples, learning curves and the model card."""

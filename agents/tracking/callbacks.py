@@ -1,4 +1,4 @@
-"""What a user's own code may do during a run, without a change to the trainer."""
+"""Callbacks: user code that runs during training, without changes to the trainer."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ if TYPE_CHECKING:
 
 
 class Run(Protocol):
-    """A training run as callbacks see it; :class:`agents.Trainer` is one."""
+    """A training run as callbacks see it; implemented by :class:`agents.Trainer`."""
 
     step: int
-    """Whole steps so far."""
+    """Number of completed steps."""
     config: TrainConfig
     """The run's configuration."""
     log: Callable[[str], Any]
-    """Writes a line for the user."""
+    """Prints a line for the user."""
 
     @property
     def data_summary(self) -> str | None:
-        """What the run trains on, in a line, where the environment says so."""
+        """One line about the training problems, if the environment provides it."""
 
     def stop(self) -> None:
-        """End the run as Ctrl-C does."""
+        """Stop the run as Ctrl-C does: with a checkpoint of the last completed step."""
 
 
 class Callback:
-    """Hooks of a run, each of which does nothing; a subclass overrides those that it needs.
+    """Base class of callbacks: every hook does nothing, subclasses override the ones they need.
 
-    An exception ends the run as one of the trainer's own would, with a checkpoint of the last whole step.
+    An exception ends the run like one of the trainer's own, with a checkpoint of the last completed step.
 
     Example::
 
@@ -45,18 +45,30 @@ class Callback:
     """
 
     def on_train_begin(self, run: Run) -> None:
-        """Do something before the first step, or before the first after a resume."""
+        """Run before the first step, also of a resumed run."""
 
-    def on_step_end(self, run: Run, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
-        """Look at a step's figures, as they were logged, and at the trajectories it was given to train on."""
+    def on_step_end(self, run: Run, metrics: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
+        """Run after each training step.
+
+        Args:
+            run: The run; ``run.step`` is the number of the step.
+            metrics: The step's metrics, as logged.
+            trajectories: The trajectories given to the step.
+        """
 
     def on_validation(
-        self, run: Run, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+        self, run: Run, metrics: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
     ) -> None:
-        """Look at a validation's figures, and at the trajectories of each of its arms by name."""
+        """Run after each validation.
+
+        Args:
+            run: The run.
+            metrics: The validation's metrics, as logged.
+            trajectories: The trajectories by validation set or arm.
+        """
 
     def on_save(self, run: Run, path: Path) -> None:
-        """Do something with a checkpoint that was just written."""
+        """Run after a checkpoint has been written to ``path``."""
 
     def on_train_end(self, run: Run) -> None:
-        """Do something after the last step, whose checkpoint is there; not called after an error."""
+        """Run after the last step and its checkpoint; not called after an error."""

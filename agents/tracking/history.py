@@ -1,4 +1,4 @@
-"""What a training run has written of its course, read back."""
+"""Reads the metrics of a training run back from its output folder."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from agents.core.errors import RunError
 from agents.core.files import read_metrics
 
 ARMS = {"validation": "sampled", "validation_greedy": "greedy", "validation_text": "text only"}
-"""What was measured on held-out problems, by the prefix of its keys."""
+"""Names of the validation arms, by the prefix of their metrics."""
 SUBJECT = "validation/accuracy/"
-"""What the metrics put before a subject's name."""
+"""Prefix of the accuracy by subject."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRun:
-    """One training run."""
+    """The metrics of a training run."""
 
     name: str
-    """Name of its folder."""
+    """Name of the run's output folder."""
     rows: Sequence[Mapping[str, float]]
-    """The rows of its metrics.jsonl."""
+    """The rows of ``metrics.jsonl``."""
 
     def series(self, key: str) -> list[tuple[float, float]]:
-        """Return (step, value) of a figure, in order of steps."""
+        """Return (step, value) of a metric, in order of steps."""
         return sorted((row["step"], row[key]) for row in self.rows if key in row)
 
     def before_after(self, key: str) -> tuple[float | None, float | None]:
-        """Return a figure before the first and after the last step; None where it was not measured."""
+        """Return a metric before the first and after the last step; None where it was not measured."""
         values = dict(self.series(key))
         last = self.steps
         return values.get(0), values.get(last) if last else None
 
     @property
     def steps(self) -> int:
-        """How many steps were trained."""
+        """Number of training steps."""
         return int(max((step for step, _ in self.series("step_time")), default=0))
 
     @property
     def minutes(self) -> float:
-        """Time spent on steps and validations."""
+        """Time spent in steps and validations, in minutes."""
         return sum(value for key in ("step_time", "time/validation_s") for _, value in self.series(key)) / 60
 
     @property
     def budget_changes(self) -> list[tuple[float, float]]:
-        """Steps at which the interaction budget changed, each with the new one."""
+        """(step, new budget) for each change of the interaction budget."""
         series = self.series("interaction_budget")
         return [now for before, now in pairwise(series) if now[1] != before[1]]
 
     @property
     def subjects(self) -> list[str]:
-        """Subjects of the held-out problems; none where there is only one."""
+        """Subjects of the held-out problems, sorted; empty if there is only one."""
         return sorted({key.removeprefix(SUBJECT) for row in self.rows for key in row if key.startswith(SUBJECT)})
 
 
@@ -63,11 +63,10 @@ def is_training_run(folder: Path) -> bool:
 
 
 def load_training_run(folder: Path) -> TrainingRun:
-    """Read a training run.
+    """Read the metrics of a training run.
 
     Raises:
-        RunError: There is no metrics.jsonl in the folder, or nothing in it.
-        RunError: A line of it is no row.
+        RunError: The folder's ``metrics.jsonl`` is missing, empty or malformed.
     """
     path = folder / "metrics.jsonl"
     if not is_training_run(folder):

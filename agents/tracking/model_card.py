@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what was trained on what, by which command, and what the run measured."""
+"""The model card of a checkpoint: model, data, command, configuration and measured accuracy."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from agents.core.distributed import launcher
 from agents.core.files import installed_version, read_metrics
 from agents.core.tables import percent, table
 from agents.tracking.callbacks import Callback, Run
+from agents.tracking.curves import Curve, draw_curves, mark_budget_changes
+from agents.tracking.history import TrainingRun
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -27,7 +29,7 @@ Rows = Sequence[Mapping[str, float]]
 
 CURVE = "learning_curve.png"
 _DATA_SET = re.compile(r"'([\w.-]+/[\w.-]+)'")
-_NOT_OF_HUB = ("/train", "/test", ".jsonl", ".parquet")  # generators and files
+_NOT_ON_HUB = ("/train", "/test", ".jsonl", ".parquet")  # generators and files
 _ACCURACY = "/accuracy"
 _ARMS = {"validation_greedy": ", greedy", "validation_text": ", without code"}
 _LIBRARIES = ("cir-env", "torch", "transformers", "gymnasium", "math-verify", "vllm")
@@ -43,10 +45,10 @@ _CITATION = """@misc{bai2025codeintegrated,
 
 
 class ModelCardWriter(Callback):
-    """Writes ``README.md`` into every checkpoint, from the run's configuration and ``metrics.jsonl``."""
+    """Writes ``README.md`` to every checkpoint, from the run's configuration and ``metrics.jsonl``."""
 
     def on_save(self, run: Run, path: Path) -> None:
-        """Write the card; without room for it the checkpoint is whole all the same."""
+        """Write the card; if that fails, log a warning: the checkpoint is complete without it."""
         rows = read_metrics(run.config.output_dir / "metrics.jsonl")
         rows = [row for row in rows if row["step"] <= run.step]
         command = f"{launcher()} {shlex.join(sys.argv)}"
@@ -68,22 +70,22 @@ class ModelCardWriter(Callback):
 def model_card(
     config: TrainConfig, rows: Rows, *, step: int, command: str, drawn: bool, data: str | None = None
 ) -> ModelCard:
-    """Return the card of a checkpoint.
+    """Return the model card of a checkpoint.
 
     Args:
-        config: The run.
-        rows: Its metrics so far; every figure of the card is from them.
-        step: Training steps so far.
-        command: What started the run.
-        drawn: Whether :data:`CURVE` lies beside the card; without it the learning curve is a table.
-        data: What the environment says of the problems, with data sets of the hub as 'OWNER/NAME'.
+        config: The run's configuration.
+        rows: The run's metrics so far, the source of all numbers on the card.
+        step: Number of completed training steps.
+        command: The command that started the run.
+        drawn: Whether :data:`CURVE` lies beside the card; otherwise the learning curve is a table.
+        data: Summary of the training problems by the environment, with data sets of the hub as 'OWNER/NAME'.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     base = None if config.model == "tiny" or Path(config.model).exists() else config.model
     metadata = ModelCardData(
         base_model=base,
-        datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_OF_HUB)] or None,
+        datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_ON_HUB)] or None,
         eval_results=_eval_results(config, rows, step),
         library_name="transformers",
         metrics=["accuracy"],
@@ -111,26 +113,26 @@ def _body(
         "## Training",
         _method(config),
         f"```bash\n{command}\n```",
-        f"<details><summary>The whole configuration</summary>\n\n```json\n{settings}\n```\n\n</details>",
+        f"<details><summary>Full configuration</summary>\n\n```json\n{settings}\n```\n\n</details>",
         "Versions: " + ", ".join([f"Python {platform.python_version()}", *versions]) + ".",
         "## Citation",
-        "The method is that of [Towards Effective Code-Integrated Reasoning](https://arxiv.org/abs/2505.24480):",
+        "The method follows [Towards Effective Code-Integrated Reasoning](https://arxiv.org/abs/2505.24480):",
         f"```bibtex\n{_CITATION}\n```",
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _accuracy(config: TrainConfig, rows: Rows, step: int) -> Iterable[str]:
-    """Return the figures before and after, in words and as a table."""
+    """Yield accuracy before and after training, in words and as a table."""
     before, after = _accuracies(rows, 0), _accuracies(rows, step)
     keys = [key for key in _measured(rows) if key in before or key in after]
     if not keys:
-        yield "The run has measured none at this step."
+        yield "Not measured at this step."
         return
     sizes = ", ".join(f"{size} of {_label(config, key)}" for key, (_, size) in config.validation.sets().items())
     yield (
-        f"In percent of held-out problems, at most {sizes}; one answer to each, sampled at temperature "
-        f"{config.rollout.temperature:g} and top-p {config.validation.top_p:g} unless greedy. What has a dash was not "
+        f"In percent of held-out problems, at most {sizes}; one answer per problem, sampled at temperature "
+        f"{config.rollout.temperature:g} and top-p {config.validation.top_p:g} unless greedy. A dash means not "
         "measured."
     )
     cells = [[_label(config, key), percent(before.get(key)), percent(after.get(key))] for key in keys]
@@ -138,7 +140,7 @@ def _accuracy(config: TrainConfig, rows: Rows, step: int) -> Iterable[str]:
 
 
 def _learning_curve(rows: Rows, drawn: bool) -> Iterable[str]:
-    points = _series(rows, "validation/accuracy")
+    points = TrainingRun(name="", rows=rows).series("validation/accuracy")
     if drawn:
         yield f"![Accuracy by training step]({CURVE})"
     elif len(points) > 2:
@@ -151,15 +153,15 @@ def _method(config: TrainConfig) -> str:
     kl = f"a KL penalty of {ppo.kl_coefficient:g} ({ppo.kl_estimator})" if ppo.kl_coefficient else "no KL penalty"
     bonus = f"an entropy bonus of {ppo.entropy_coefficient:g}" if ppo.entropy_coefficient else "no entropy bonus"
     return (
-        f"{warm_up}PPO's clipped loss ({ppo.epsilon:g} below, {ppo.epsilon_high:g} above) with `{ppo.advantage}` "
-        f"advantages, {kl} and {bonus}. A step has {rollout.num_problems} problems with {rollout.num_generations} "
-        f"episodes each; the learning rate is {ppo.learning_rate:g}, the interaction budget "
-        f"`{config.env.interaction_budget}`. The tokens that the environment writes are in no loss."
+        f"{warm_up}PPO's clipped loss (epsilon {ppo.epsilon:g} below, {ppo.epsilon_high:g} above) with "
+        f"`{ppo.advantage}` advantages, {kl} and {bonus}. Each step samples {rollout.num_problems} problems with "
+        f"{rollout.num_generations} episodes each; the learning rate is {ppo.learning_rate:g}, the interaction budget "
+        f"`{config.env.interaction_budget}`. Tokens inserted by the environment are excluded from the loss."
     )
 
 
 def _eval_results(config: TrainConfig, rows: Rows, step: int) -> list[EvalResult]:
-    """Return what was measured at this very step, for the card's metadata."""
+    """Return the accuracy measured at this step, for the card's metadata."""
     from huggingface_hub import EvalResult
 
     return [
@@ -176,7 +178,7 @@ def _eval_results(config: TrainConfig, rows: Rows, step: int) -> list[EvalResult
 
 
 def _accuracies(rows: Rows, step: int) -> dict[str, float]:
-    """Return accuracy on held-out problems at a step, by set or arm."""
+    """Return accuracy on held-out problems at a step, by validation set or arm."""
     return {
         name.removesuffix(_ACCURACY): value
         for row in rows
@@ -191,7 +193,7 @@ def _measured(rows: Rows) -> list[str]:
 
 
 def _problems(config: TrainConfig, key: str) -> str:
-    """Return the problems behind a set or an arm of the first one."""
+    """Return the problems of a validation set; an arm uses those of the first set."""
     sets = config.validation.sets()
     return sets.get(key, sets["validation"])[0] or config.env.problems
 
@@ -200,24 +202,26 @@ def _label(config: TrainConfig, key: str) -> str:
     return short_name(_problems(config, key)) + _ARMS.get(key, "")
 
 
-def _series(rows: Rows, name: str) -> list[tuple[float, float]]:
-    return [(row["step"], row[name]) for row in rows if name in row]
-
-
 def draw_curve(rows: Rows, path: Path) -> bool:
-    """Draw accuracy by step; return whether it was drawn: not without matplotlib, nor of fewer than three points."""
-    if len(_series(rows, "validation/accuracy")) < 3:
+    """Draw accuracy by step as a PNG.
+
+    Returns:
+        Whether it was drawn: it takes matplotlib, and at least three validations.
+    """
+    run = TrainingRun(name="", rows=rows)
+    held_out = run.series("validation/accuracy")
+    if len(held_out) < 3:
         return False
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
     figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axis = figure.subplots()
-    for name, label, marker in (("accuracy", "training", ""), ("validation/accuracy", "held-out", "o")):
-        axis.plot(*zip(*_series(rows, name), strict=True), marker=marker, label=label)
-    axis.set(xlabel="step", ylabel="accuracy", ylim=(-0.03, 1.03))
-    axis.grid(alpha=0.3)
-    axis.legend()
+    axes = figure.subplots()
+    training = Curve(points=run.series("accuracy"), color="C0", label="training")
+    draw_curves(axes, [training, Curve(points=held_out, color="C1", marker="o", label="held-out")], is_rate=True)
+    mark_budget_changes(axes, run.budget_changes, color="gray")
+    axes.set(xlabel="step", ylabel="accuracy")
+    axes.legend()
     figure.savefig(path, dpi=120)
     return True

@@ -1,4 +1,4 @@
-"""Transcripts of a run, in ``samples.jsonl``: a few of each step, right and wrong ones."""
+"""Writes a few transcripts per step, right and wrong ones, to ``samples.jsonl``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class SampleLog(Callback):
     """Appends transcripts every ``samples_every`` steps and after each validation.
 
-    A row has the step and its ``kind``, "training" or the set or arm of a validation, beside the transcript. A resumed
-    run has each step once.
+    Each row adds the step and its ``kind`` to the transcript: "training", or the set or arm of a validation. A resumed
+    run first drops the rows after its checkpoint.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -27,18 +27,18 @@ class SampleLog(Callback):
         self._every, self._count = config.samples_every, config.samples_per_step
 
     def on_train_begin(self, run: Run) -> None:
-        """Drop what an earlier run wrote after the checkpoint."""
+        """Drop rows that were written after the checkpoint."""
         drop_rows(self._path, keep_before=run.step + 1 if run.step else 0)
 
-    def on_step_end(self, run: Run, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
-        """Write what the step was trained on."""
+    def on_step_end(self, run: Run, metrics: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
+        """Write some of the step's trajectories."""
         if self._every and run.step % self._every == 0:
             self._write(run.step, "training", trajectories)
 
     def on_validation(
-        self, run: Run, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+        self, run: Run, metrics: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
     ) -> None:
-        """Write some of each set and arm."""
+        """Write some trajectories of each validation set and arm."""
         for kind, played in trajectories.items():
             self._write(run.step, kind, played)
 
@@ -48,10 +48,10 @@ class SampleLog(Callback):
 
 
 def choose_samples(trajectories: Sequence[Trajectory], count: int) -> list[Trajectory]:
-    """Return up to ``count`` trajectories, right and wrong in turn.
+    """Return up to ``count`` trajectories, alternating right and wrong ones.
 
-    Those of problems that were solved and missed come first, side by side: they show best what makes the difference.
-    No problem is shown twice for the same outcome.
+    Pairs from problems with both outcomes come first: they show best what makes the difference. Each problem appears
+    at most once per outcome.
     """
     problems: dict[int, dict[bool, Trajectory]] = {}
     for each in trajectories:

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: ``metrics.jsonl``, which is the record, and the trackers that ``report_to`` names."""
+"""Records the metrics of a run in ``metrics.jsonl`` and in the trackers named by ``report_to``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from agents.config.training import TrainConfig
 
 PROJECT = "cir-env"
-"""What runs are filed under, unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise."""
+"""Default project of a tracker's runs; WANDB_PROJECT and TRACKIO_PROJECT override it."""
 
 
 class Tracker(Protocol):
-    """What the runs of wandb and trackio have in common."""
+    """The common interface of wandb's and trackio's runs."""
 
     def log(self, data: dict[str, Any], step: int) -> object:
-        """Take the figures of a step."""
+        """Record the metrics of a step."""
 
     def finish(self) -> None:
-        """Hand over what is left."""
+        """Flush and close the run."""
 
 
 class TensorBoard:
-    """The same, into TensorBoard's event files in ``folder/tensorboard``."""
+    """A tracker that writes TensorBoard event files to ``folder/tensorboard``."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, keep_before: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -58,10 +58,10 @@ class TensorBoard:
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Refuse trackers whose library is missing, without importing any.
+    """Check that the trackers' libraries are installed, without importing them.
 
     Raises:
-        ConfigError: With the command that installs it.
+        ConfigError: A library is missing; the message has the command that installs it.
     """
     for name in names:
         if not is_plugin(name, "trackers") and find_spec(name) is None:
@@ -69,10 +69,17 @@ def check_installed(names: Iterable[str]) -> None:
 
 
 def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: str, keep_before: int) -> Tracker:
-    """Start a tracker's run, or go on with the one of this ``run_id``.
+    """Start a tracker's run, or resume the one with this ``run_id``.
+
+    Args:
+        name: "tensorboard", "wandb" or "trackio".
+        folder: The run's output folder.
+        config: The run's configuration, JSON-serializable.
+        run_id: Identifies the run across resumes.
+        keep_before: First step whose earlier TensorBoard events are dropped; 0 for a new run.
 
     Raises:
-        ServiceError: It does not start, for want of a login or of a network.
+        ServiceError: The tracker does not start, for example without a login or a network.
     """
     if name == "tensorboard":
         return TensorBoard(folder, config, keep_before=keep_before)
@@ -88,20 +95,20 @@ def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: 
         )
     except Exception as error:  # each library has classes of its own
         raise ServiceError(
-            f"Expect {name} to start a run, got: {one_line(error)} Leave it out of --report-to to go without."
+            f"Expect {name} to start a run, got: {one_line(error)} Remove it from --report-to to train without it."
         ) from error
     return run
 
 
 class MetricsLog:
-    """Appends figures to ``metrics.jsonl`` and hands them to trackers; a tracker that fails is left behind.
+    """Appends metrics to ``metrics.jsonl`` and passes them to trackers; a tracker that fails is dropped.
 
     Args:
-        folder: Where files go; made if it is missing.
-        keep_before: Rows of an earlier run from this step on are dropped, so that a resumed run has each step once.
+        folder: Output folder; created if missing.
+        keep_before: Rows from this step on are dropped, so that a resumed run has each step once.
         report_to: Names of the trackers.
-        config: What trackers file the run's figures with, ready for JSON.
-        warn: Takes a line when a tracker fails.
+        config: The run's configuration for the trackers, JSON-serializable.
+        warn: Receives a line when a tracker fails.
     """
 
     def __init__(
@@ -127,13 +134,13 @@ class MetricsLog:
             self.close()
             raise
 
-    def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write one row; a step may have several."""
-        append_json_lines(self._path, [{"step": step, **figures}])
-        self._with_each(lambda tracker: tracker.log(dict(figures), step=step))
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one row; a step may have several."""
+        append_json_lines(self._path, [{"step": step, **metrics}])
+        self._with_each(lambda tracker: tracker.log(dict(metrics), step=step))
 
     def close(self) -> None:
-        """End the trackers' runs."""
+        """Finish the trackers' runs."""
         self._with_each(lambda tracker: tracker.finish())
 
     def __enter__(self) -> MetricsLog:
@@ -148,10 +155,10 @@ class MetricsLog:
         for name, tracker in list(self._trackers.items()):
             try:
                 do(tracker)
-            except Exception as error:  # training does not end because a network did
+            except Exception as error:  # a broken network must not end training
                 del self._trackers[name]
                 self._warn(
-                    f"Warning: {name} failed and gets no more figures; metrics.jsonl has them all: {one_line(error)}"
+                    f"Warning: {name} failed and gets no more metrics; metrics.jsonl has them all: {one_line(error)}"
                 )
 
 
@@ -180,7 +187,7 @@ def open_log(
 
 
 def _run_id(path: Path, *, resumed: bool) -> str:
-    """Return the name that trackers know a run by; a resumed run has kept it."""
+    """Return the run's id for trackers; a resumed run keeps its id."""
     if not (resumed and path.exists()):
         path.write_text(secrets.token_hex(4))
     return path.read_text()

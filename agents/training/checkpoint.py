@@ -1,16 +1,15 @@
 """Checkpoints in the layout of transformers: ``output_dir/checkpoint-N`` loads with ``from_pretrained``.
 
-Beside model and tokenizer lie ``training_state`` (the optimiser's moments, and trained parameters that are not the
-model's own: value head, critic, adapters), ``rollouts.json`` with what each process has sampled and not trained on yet,
-and ``trainer_state.json`` with step, settings, best checkpoint and health; with adapters also ``adapter``, in peft's
-layout. All randomness of a step is a function of seed and step, and so is the order of the problems, so that these
-suffice to go on exactly.
+Beside model and tokenizer it contains ``training_state`` (optimizer state, and trained parameters outside the model:
+value head, critic, adapters), ``rollouts.json`` with trajectories that were sampled but not trained on yet, and
+``trainer_state.json`` with step, settings, best checkpoint and health; with adapters also ``adapter`` in peft's layout.
+All randomness of a step, and the order of the problems, is a function of seed and step, so a run resumes exactly.
 
 Several processes write one checkpoint: the first one the model, each its own part of ``training_state``
-(``torch.distributed.checkpoint``). It loads on any number of processes. The folder must be the same for all of them.
+(``torch.distributed.checkpoint``). It loads in any number of processes. All of them must see the same folder.
 
-A folder becomes ``checkpoint-N`` by one rename, when everything in it is on the disk, and ceases to be one by another:
-whenever the process or the machine dies, every ``checkpoint-N`` is whole.
+A checkpoint appears by one rename, after everything in it has been synced to disk, and is removed by another: whenever
+the process or the machine dies, every ``checkpoint-N`` is complete.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step is, once it is written."""
+    """Return the path of a step's checkpoint."""
     return folder / f"checkpoint-{step}"
 
 
@@ -70,20 +69,22 @@ def save(
     keep: int,
     lora: LoraConfig | None = None,
 ) -> Path:
-    """Write ``folder/checkpoint-{state["step"]}`` whole or not at all, then remove what need not be kept.
+    """Write ``folder/checkpoint-{state["step"]}`` atomically, then remove old checkpoints.
 
-    All processes must come here. A step is saved once: where its checkpoint is there already, only ``state`` is
-    written anew.
+    A collective call: all processes take part. If the step's checkpoint exists already, only ``state`` is rewritten.
 
     Args:
-        folder: The run's.
+        folder: The run's output folder.
         policy: Model and value head.
         tokenizer: Saved beside the model.
-        optimizer: Its moments are saved.
-        state: What is small; ``step`` is needed, and ``best`` may name the checkpoint that is kept as the best.
-        rollouts: What each process has sampled and not trained on.
-        keep: How many of the newest checkpoints are kept, beside the best.
-        lora: The adapters' configuration, if there are any.
+        optimizer: Its state is saved.
+        state: Small JSON values. ``step`` is required; ``best`` may name the best checkpoint, which is kept.
+        rollouts: For each process its trajectories that were sampled but not trained on.
+        keep: Number of newest checkpoints to keep, in addition to the best.
+        lora: Configuration of the adapters, if there are any.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
         CheckpointError: The disk is full or not writable; earlier checkpoints are untouched.
@@ -104,7 +105,7 @@ def save(
             (partial / STATE).replace(target / STATE)
             partial.rmdir()
         else:
-            shutil.rmtree(target, ignore_errors=True)  # without a state it is no checkpoint
+            shutil.rmtree(target, ignore_errors=True)  # without a state it is not a checkpoint
             partial.rename(target)
         _to_disk(target)
         _to_disk(folder)
@@ -114,11 +115,11 @@ def save(
         if not is_there:
             _write(partial, policy, tokenizer, optimizer, rollouts, lora)
         distributed.succeed_together(finish, on_first=True)
-    except Exception as error:  # safetensors and torch have error classes of their own for a full disk
+    except Exception as error:  # safetensors and torch have their own error classes for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"Could not write {target}: {reason}. Free some space; no older checkpoint is lost."
+            f"Could not write {target}: {reason}. Free disk space; older checkpoints are intact."
         ) from error
     if distributed.rank() == 0:
         best = (state.get("best") or {}).get("checkpoint")
@@ -155,7 +156,7 @@ def _write(  # noqa: PLR0917 - it is `save`, continued
 
 @contextmanager
 def _shards() -> Iterator[None]:
-    """Keep torch from warning that there is one process only, and raise what went wrong in one of them."""
+    """Silence torch's warning about a single process, and unwrap the exception of a failed process."""
     with catch_warnings():
         filterwarnings("ignore", "torch.distributed is disabled")
         try:
@@ -165,7 +166,7 @@ def _shards() -> Iterator[None]:
 
 
 def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the model's weights, those that it has under two names once."""
+    """Yield the model's weights; tied weights only once."""
     model = policy.model
     output = model.get_output_embeddings()
     is_tied = output.weight is model.get_input_embeddings().weight
@@ -177,24 +178,24 @@ def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
-    """Return what the model's own files do not hold, by parameter; before the first step, moments are 0."""
+    """Return optimizer state and weights outside the model's files, by parameter; the initial optimizer state is 0."""
     states: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in policy.named_parameters():
         if not parameter.requires_grad:
             continue
-        states[name] = dict(optimizer.state.get(parameter) or _no_moments(parameter))
+        states[name] = dict(optimizer.state.get(parameter) or _initial_state(parameter))
         if not name.startswith("model.") or ".lora_" in name:
             states[name]["weight"] = parameter.detach()
     return states
 
 
-def _no_moments(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+def _initial_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
     return zeros | {"step": torch.zeros(())}
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a run that was killed has left half written or half removed."""
+    """Remove partially written or removed checkpoints of a run that was killed."""
     for path in folder.glob(".checkpoint-*.partial"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -204,13 +205,13 @@ def _partial(checkpoint: Path) -> Path:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; killed half way, it is none any more."""
-    with suppress(OSError):  # what stays takes space, and does no other harm
+    """Remove a checkpoint; after the rename it no longer counts as one."""
+    with suppress(OSError):  # leftovers only take up space
         shutil.rmtree(checkpoint.rename(_partial(checkpoint)))
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, would survive a power cut."""
+    """Sync a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -219,15 +220,15 @@ def _to_disk(path: Path) -> None:
 
 
 def _plain(value: object) -> object:
-    """Return what JSON has for a value that an environment put into its info."""
+    """Convert a value of an environment's info for JSON."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def read_json(path: Path) -> Any:
-    """Return what lies in one of a checkpoint's JSON files.
+    """Read one of a checkpoint's JSON files.
 
     Raises:
-        CheckpointError: There is no such file, or no JSON in it.
+        CheckpointError: The file is missing or not valid JSON.
     """
     try:
         return json.loads(path.read_text())
@@ -236,18 +237,18 @@ def read_json(path: Path) -> Any:
 
 
 def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
-    """Load what ``from_pretrained`` does not: the optimiser's moments, and trained parameters beside the model's own.
+    """Load what ``from_pretrained`` does not: optimizer state, and trained parameters outside the model.
 
-    All processes must come here.
+    A collective call: all processes take part.
 
     Raises:
-        CheckpointError: It is not there, not readable, or of another model.
+        CheckpointError: The training state is missing, unreadable, or that of another model.
     """
     states = _training_state(policy, optimizer)
     try:
         with _shards():
             load_shards(states, checkpoint_id=path / TRAINING_STATE)
-    except Exception as error:  # it has classes of its own for each way to fail
+    except Exception as error:  # torch raises many classes
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"Expect the training state in {path / TRAINING_STATE}, got: {reason}. Remove {path}."

@@ -1,4 +1,4 @@
-"""The health of a run: optimiser steps that must not be taken, and collapses that a person should look at."""
+"""The health of a run: skips broken optimizer steps, and warns about collapses that need a person's attention."""
 
 from __future__ import annotations
 
@@ -22,68 +22,71 @@ if TYPE_CHECKING:
     from agents.config.training import HealthConfig
     from agents.learning.ppo import Part
 
-_MAX_FILES = 8  # the first ones show how it began
-_LEAST_CODE_USE = 0.1  # below, a step without any code is chance
+_MAX_FILES = 8  # the first ones show the beginning
+_LEAST_CODE_USE = 0.1  # below this, a step without any code may be chance
 
 
 class Health:
-    """Judges optimiser steps before they are taken, and whole steps by what came before them.
+    """Checks optimizer steps before they are taken, and training steps against the steps before them.
 
-    A step in progress counts once it has ended: what a checkpoint holds is the health after the last whole step.
+    A training step counts once it has ended: a checkpoint contains the health after the last completed step.
 
     Args:
-        config: The bounds.
-        folder: Where what was wrong is put for inspection: a minibatch's tensors (``torch.load`` reads them) or a
-            step's transcripts (JSON), at most 8 files.
-        log: Takes lines for the user.
+        config: The thresholds.
+        folder: Folder for the tensors of skipped minibatches (read them with ``torch.load``) and the transcripts of
+            collapsed steps (JSON), at most 8 files.
+        log: Receives lines for the user.
     """
 
     def __init__(self, config: HealthConfig, folder: Path, log: Callable[[str], Any]) -> None:
         self._config, self._folder, self._log = config, folder, log
-        self._faults: list[str | None] = []  # of each optimiser step of the step in progress
-        self._last_fault: str | None = None  # of the last whole step
+        self._faults: list[str | None] = []  # of each optimizer step of the current training step
+        self._last_fault: str | None = None  # of the last completed training step
         self._skipped_in_a_row = self._collapsed_in_a_row = 0
         self._shares = {"entropy": config.entropy_collapse, "tools/use_ratio": config.code_use_collapse}
         self._recent: dict[str, list[float]] = {name: [] for name in self._shares}
 
-    def admits(self, step: int, figures: Mapping[str, float], part: Part) -> bool:
-        """Return whether an optimiser step may be taken; if not, say so and keep its minibatch for inspection.
+    def admits(self, step: int, metrics: Mapping[str, float], part: Part) -> bool:
+        """Return whether an optimizer step may be taken; if not, log it and save its minibatch for inspection.
 
         Args:
-            step: Number of the training step in progress, from 1.
-            figures: The minibatch's means over sampled tokens, and ``grad_norm``.
+            step: Number of the current training step, from 1.
+            metrics: Means over the minibatch's sampled tokens, and ``grad_norm``.
             part: The minibatch.
         """
-        fault = fault_of(figures, self._config)
+        fault = fault_of(metrics, self._config)
         self._faults.append(fault)
         if fault is None:
             return True
         number = len(self._faults)
-        self._log(f"Step {step} skips its optimiser step {number}: {fault}. Weights and moments stay as they were.")
+        self._log(f"Step {step} skips its optimizer step {number}: {fault}. Weights and optimizer state are unchanged.")
         tensors = {type(each).__name__: _tensors(each) for each in part}
-        data = {"step": step, "fault": fault, "figures": dict(figures), **tensors}
+        data = {"step": step, "fault": fault, "figures": dict(metrics), **tensors}
         self._keep(f"step-{step}-minibatch-{number}.pt", lambda path: torch.save(data, path))
         return False
 
-    def end_step(self, step: int, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> dict[str, float]:
-        """Take a whole step into account and return its ``health/*`` figures.
+    def end_step(self, step: int, metrics: Mapping[str, float], trajectories: Sequence[Trajectory]) -> dict[str, float]:
+        """Record a completed training step.
 
         Args:
             step: Its number, from 1.
-            figures: What was measured.
-            trajectories: What it was given to train on; kept for inspection in a step that collapsed.
+            metrics: Its metrics.
+            trajectories: Its trajectories; saved for inspection if the step collapsed.
+
+        Returns:
+            The ``health/*`` metrics of the step.
         """
         for fault in self._faults:
             self._skipped_in_a_row = 0 if fault is None else self._skipped_in_a_row + 1
-        collapsed = {name: name in figures and self._collapsed(name, figures[name]) for name in self._recent}
+        collapsed = {name: name in metrics and self._collapsed(name, metrics[name]) for name in self._recent}
         for name in [name for name, has in collapsed.items() if has]:
             usual = fmean(self._recent[name])
-            self._log(f"Warning: {name} is {figures[name]:.3g} in step {step}, after {usual:.3g} in the steps before.")
+            self._log(f"Warning: {name} is {metrics[name]:.3g} in step {step}, after {usual:.3g} in the steps before.")
             texts = json.dumps([transcript(t) for t in trajectories], indent=1, default=str)
             self._keep(f"step-{step}-{name.replace('/', '-')}.json", partial(_write, texts))
         self._collapsed_in_a_row = self._collapsed_in_a_row + 1 if any(collapsed.values()) else 0
-        for name in self._recent.keys() & figures.keys():
-            self._recent[name] = [*self._recent[name], figures[name]][-self._config.window :]
+        for name in self._recent.keys() & metrics.keys():
+            self._recent[name] = [*self._recent[name], metrics[name]][-self._config.window :]
         skipped = sum(fault is not None for fault in self._faults)
         self._last_fault = next((fault for fault in reversed(self._faults) if fault is not None), None)
         self._faults = []
@@ -95,32 +98,32 @@ class Health:
         }
 
     def check(self) -> None:
-        """Raise where the run is to stop.
+        """Check whether the run may continue.
 
         Raises:
-            UnhealthyError: The last whole step ended with ``max_skipped_steps`` skipped in a row, or more, or was the
-                last one of ``max_collapsed_steps``.
+            UnhealthyError: At least ``max_skipped_steps`` optimizer steps were skipped in a row, or at least
+                ``max_collapsed_steps`` training steps collapsed in a row.
         """
         count, limit = self._skipped_in_a_row, self._config.max_skipped_steps
         if count >= limit and self._last_fault is not None:
             raise UnhealthyError(
-                f"Expect fewer than {limit} skipped optimiser steps in a row, got {count}, the last one for "
-                f"{self._last_fault}: look into {self._folder}. The last whole step is saved; --resume tries again."
+                f"Expect fewer than {limit} skipped optimizer steps in a row, got {count}, the last one for "
+                f"{self._last_fault}: look into {self._folder}. The last completed step is saved; --resume retries."
             )
         count, bound = self._collapsed_in_a_row, self._config.max_collapsed_steps
         if bound is not None and count >= bound:
             raise UnhealthyError(
                 f"Expect fewer than {bound} collapsed steps in a row, got {count}: look into {self._folder}. "
-                "The last whole step is saved; --resume goes on from it."
+                "The last completed step is saved; --resume continues from it."
             )
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the next step's judgement rests on."""
+        """Return the state for a checkpoint."""
         in_a_row = {"skipped_in_a_row": self._skipped_in_a_row, "collapsed_in_a_row": self._collapsed_in_a_row}
         return in_a_row | {"recent": dict(self._recent)}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Go on from what another run's health was."""
+        """Restore the state of :meth:`as_json`."""
         self._skipped_in_a_row = int(data["skipped_in_a_row"])
         self._collapsed_in_a_row = int(data["collapsed_in_a_row"])
         self._recent = {name: list(map(float, data["recent"][name])) for name in self._recent}
@@ -133,22 +136,21 @@ class Health:
         return value < self._shares[name] * usual and (name != "tools/use_ratio" or usual >= _LEAST_CODE_USE)
 
     def _keep(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Write a file for inspection unless there are enough; a full disk must not end the run."""
+        """Write a file for inspection unless there are enough; errors are only logged."""
         if rank() > 0:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if len(list(self._folder.iterdir())) < _MAX_FILES:
                 write(self._folder / name)
-        except (OSError, RuntimeError) as error:  # torch has the latter for a full disk
-            self._log(f"Warning: could not keep {name} for inspection: {error}.")
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+            self._log(f"Warning: could not save {name} for inspection: {error}.")
 
 
-def fault_of(figures: Mapping[str, float], config: HealthConfig) -> str | None:
-    """Return why an optimiser step must not be taken, or None.
+def fault_of(metrics: Mapping[str, float], config: HealthConfig) -> str | None:
+    """Return why an optimizer step must not be taken, or None.
 
-    ``approx_kl`` is measured before the step: a minibatch finds how far the steps before it in the same update have
-    moved the policy.
+    ``approx_kl`` is measured before the step: it shows how far the earlier steps of the update have moved the policy.
 
     >>> from agents.config.training import HealthConfig
     >>> fault_of({"policy_loss": 0.1, "approx_kl": 0.2, "grad_norm": float("nan")}, HealthConfig())
@@ -157,12 +159,12 @@ def fault_of(figures: Mapping[str, float], config: HealthConfig) -> str | None:
     'approx_kl 0.2, above 0.1'
     >>> fault_of({"policy_loss": 0.1, "approx_kl": 0.2, "grad_norm": 1.0}, HealthConfig())
     """
-    for name, value in figures.items():
+    for name, value in metrics.items():
         if not math.isfinite(value):
             return f"{name} {value}"
     bound = config.max_approx_kl
-    if bound is not None and figures["approx_kl"] > bound:
-        return f"approx_kl {figures['approx_kl']:.3g}, above {bound:g}"
+    if bound is not None and metrics["approx_kl"] > bound:
+        return f"approx_kl {metrics['approx_kl']:.3g}, above {bound:g}"
     return None
 
 

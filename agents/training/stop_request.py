@@ -1,4 +1,4 @@
-"""Asking a run to stop: by Ctrl-C, by SIGTERM, or by a call."""
+"""Requests to stop a run, by Ctrl-C, SIGTERM or a call."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 from agents.core import distributed
 
-_ONE_REQUEST_S = 1.0  # a launcher forwards what the terminal or the scheduler has sent to all its processes already
+_ONE_REQUEST_S = 1.0  # a launcher forwards signals that its processes have also received directly
 
 
 class StopRequest:
-    """Whether a run was asked to stop.
+    """Records whether a run was asked to stop.
 
     Args:
-        log: Takes a line for the user.
+        log: Receives a line for the user.
 
     Attributes:
-        asked: Whether this process was.
-        signal: The first signal that asked; None where none did.
+        asked: Whether this process was asked to stop.
+        signal: The first signal that asked; None if there was none.
         may_abandon: Whether the step in progress may be abandoned: it has changed no weight yet.
     """
 
@@ -34,7 +34,7 @@ class StopRequest:
         self._log = log
 
     def ask(self) -> None:
-        """Ask to stop."""
+        """Ask the run to stop."""
         self.asked = True
 
     def anywhere(self) -> bool:
@@ -52,10 +52,10 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM ask to stop; a second one stops at once, by a KeyboardInterrupt."""
+        """Handle Ctrl-C and SIGTERM as requests to stop; a second signal raises KeyboardInterrupt."""
         try:
             before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: its owner handles signals
+        except ValueError:  # not in the main thread, whose owner handles signals
             before = {}
         try:
             yield
@@ -70,4 +70,4 @@ class StopRequest:
             return
         self._asked_at = time.monotonic()
         self.asked, self.signal = True, signal.Signals(number)
-        self._log("Stopping: saving the last whole step. Once more to stop at once, without a checkpoint.")
+        self._log("Stopping after saving the last completed step. Repeat to stop at once, without a checkpoint.")

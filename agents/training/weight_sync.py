@@ -1,8 +1,7 @@
-"""Trainer to engine: new weights with a version, and a check that they arrived whole.
+"""Transfers weights from the trainer to an engine, and verifies that they arrived.
 
-After each transfer the engine samples a few tokens, and the trainer says how likely it finds them. An engine that still
-holds old weights, in one layer or in all, gives itself away by log-probabilities of its own; one that holds the
-trainer's differs by rounding alone.
+After each transfer the engine samples a few tokens, whose log-probabilities the trainer recomputes. With equal weights
+they differ only by rounding; an engine that still has old weights, even in a single layer, differs by more.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ _PROBE = "What is 12 * 34?"
 _PROBES = 4
 _PROBE_TOKENS = 8
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
-"""Largest mean difference in nats that rounding explains, by the less precise of the two dtypes."""
+"""Largest mean difference in nats explained by rounding, by the less precise of the two dtypes."""
 
 
 class Weights(Mapping[str, torch.Tensor]):
-    """The state dict of a model without adapters: each tensor is put together when it is asked for.
+    """A lazy state dict with adapters merged: each tensor is assembled when it is accessed.
 
-    Shards are gathered from all processes, which must ask for the same tensors in the same order; low-rank adapters
-    are added to what they adapt.
+    Shards are gathered from all processes, which must access the same tensors in the same order. Low-rank adapters are
+    added to the weights they adapt.
 
     Args:
-        model: It may be sharded and have adapters; its weights are read, not copied, as long as they have neither.
+        model: May be sharded and have adapters. Tensors without either are not copied.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -50,7 +49,7 @@ class Weights(Mapping[str, torch.Tensor]):
         self._tensors = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """Return one tensor."""
+        """Return the full tensor of a name."""
         tensor = whole(self._tensors[name])
         layer = self._adapted.get(name.removesuffix(".weight"))
         if layer is None:
@@ -60,11 +59,11 @@ class Weights(Mapping[str, torch.Tensor]):
         return tensor + scaling * (up @ down)
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names, in the order of the model's own state dict."""
+        """Iterate over the names, in the order of the model's state dict."""
         return iter(self._tensors)
 
     def __len__(self) -> int:
-        """Return how many tensors there are."""
+        """Return the number of tensors."""
         return len(self._tensors)
 
 
@@ -92,23 +91,23 @@ class WeightSync:
 def sync_weights(
     policy: Policy, engine: Engine, *, version: int, prompt: Sequence[int], tolerance: float
 ) -> dict[str, float]:
-    """Hand the policy's weights to the engine, and compare what both say of some tokens.
+    """Load the policy's weights into the engine, and compare log-probabilities of some sampled tokens.
 
-    Of several processes all must come here; each of them judges the engines of all.
+    A collective call: each process checks the engines of all processes.
 
     Args:
-        policy: The trainer's.
-        engine: Nothing may run in it.
-        version: Of the weights.
+        policy: The trainer's policy.
+        engine: The engine of this process; no request may be running.
+        version: New version of the weights.
         prompt: Token ids of any text.
-        tolerance: Largest mean difference of log-probabilities, in nats; see `TOLERANCE`.
+        tolerance: Largest accepted mean difference of log-probabilities, in nats; see `TOLERANCE`.
 
     Returns:
-        ``sampling/probe_difference``: the mean difference, of several engines the largest.
+        ``sampling/probe_difference``: the mean difference in nats, the largest over all engines.
 
     Raises:
         EngineFault: The engine samples from other weights than the policy's.
-        EngineError: The engine's model is another one.
+        EngineError: The engine has another model.
     """
     engine.load_weights(version, Weights(policy.model))
     completions = gather(_sample(engine, prompt, temperature=policy.temperature))
@@ -124,13 +123,13 @@ def sync_weights(
     if not difference <= tolerance:
         raise EngineFault(
             f"Expect the engine to sample from the trainer's weights (version {version}), but their log-probabilities "
-            f"differ by {difference:.3g} on average (at most {tolerance:g}): the weights did not arrive, or not whole."
+            f"differ by {difference:.3g} on average (at most {tolerance:g}): the transfer failed or was incomplete."
         )
     return {"sampling/probe_difference": difference}
 
 
 def _sample(engine: Engine, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
-    numbers = range(-_PROBES, 0)  # no episode's
+    numbers = range(-_PROBES, 0)  # ids that no episode uses
     for number in numbers:
         sampling = Sampling(temperature=temperature, max_tokens=_PROBE_TOKENS, seed=-number)
         engine.submit(number, prompt, sampling)

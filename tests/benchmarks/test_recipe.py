@@ -32,7 +32,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 class StopAfterOne(Callback):
-    def on_step_end(self, trainer: Trainer, figures: Mapping[str, float], trajectories: Any) -> None:
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, float], trajectories: Any) -> None:
         trainer.stop()
 
 

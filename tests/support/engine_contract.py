@@ -1,6 +1,6 @@
-"""What every engine must do, whatever it is made of.
+"""The contract of all engines.
 
-A law takes a function that makes an engine, ``make(max_num_seqs=..., max_model_len=...)``, whose tokenizer is that of
+A law takes a function that creates an engine, ``make(max_num_seqs=..., max_model_len=...)``, whose tokenizer is that of
 `agents_fakes.small_chat`. A test file runs all of them::
 
     @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -35,7 +35,7 @@ def law(check: Law) -> Law:
 
 
 def finish(engine: Engine, count: int) -> dict[int, Completion]:
-    """Poll until so many completions have come; return them by request."""
+    """Poll until ``count`` completions have ended; return them by request."""
     done: dict[int, Completion] = {}
     for _ in range(2000):
         for each in engine.poll():
@@ -49,7 +49,7 @@ def finish(engine: Engine, count: int) -> dict[int, Completion]:
 def complete(
     engine: Engine, *, seed: int = 0, max_tokens: int = 12, context: Iterable[int] = PROMPT, request_id: int = 0
 ) -> Completion:
-    """One completion; the request is released."""
+    """Sample one completion and release its request."""
     engine.submit(request_id, list(context), Sampling(seed=seed, max_tokens=max_tokens))
     done = finish(engine, 1)[request_id]
     engine.release(request_id)
@@ -59,7 +59,7 @@ def complete(
 def complete_all(
     make: MakeEngine, count: int, max_tokens: int, scanners: Sequence[CallScanner] | None = None
 ) -> dict[int, Completion]:
-    """As many completions side by side, each with its number as seed."""
+    """Sample several completions concurrently, each with its number as seed."""
     engine = make(max_num_seqs=count, max_model_len=len(PROMPT) + max_tokens)
     for seed in range(count):
         scanner = None if scanners is None else scanners[seed]
@@ -74,7 +74,7 @@ def refusal(engine: Engine, request_id: int, token_ids: list[int]) -> str:
 
 
 @law
-def an_idle_engine_has_nothing_to_say(make: MakeEngine) -> None:
+def an_idle_engine_returns_nothing(make: MakeEngine) -> None:
     assert make().poll() == []
 
 
@@ -96,7 +96,7 @@ def the_text_is_that_of_the_tokens_without_the_end_of_sequence(make: MakeEngine)
 
 
 @law
-def the_end_of_sequence_stands_last_and_holds_no_text(make: MakeEngine) -> None:
+def the_end_of_sequence_is_last_and_has_no_text(make: MakeEngine) -> None:
     stopped = 0
     for done in complete_all(make, 50, 150).values():
         assert (END in done.token_ids) == (done.finish_reason == "stop")
@@ -130,7 +130,7 @@ def the_last_free_place_is_used(make: MakeEngine) -> None:
 
 
 @law
-def a_context_that_leaves_no_room_is_refused(make: MakeEngine) -> None:
+def a_context_that_leaves_no_room_is_rejected(make: MakeEngine) -> None:
     engine = make(max_model_len=5)
     for length in (5, 6):
         message = refusal(engine, 0, [1] * length)
@@ -139,7 +139,7 @@ def a_context_that_leaves_no_room_is_refused(make: MakeEngine) -> None:
 
 
 @law
-def an_empty_context_is_refused(make: MakeEngine) -> None:
+def an_empty_context_is_rejected(make: MakeEngine) -> None:
     assert refusal(make(max_model_len=5), 0, []).startswith("Expect a context of 1 to 4 tokens, got 0")
 
 
@@ -172,7 +172,7 @@ def the_same_seed_gives_the_same_tokens_in_any_order_and_company(make: MakeEngin
 
 
 @law
-def requests_beyond_the_rows_get_their_turn(make: MakeEngine) -> None:
+def requests_beyond_the_rows_wait(make: MakeEngine) -> None:
     engine = make(max_num_seqs=2)
     for request_id in range(5):
         engine.submit(request_id, PROMPT, Sampling(seed=request_id, max_tokens=6))
@@ -183,7 +183,7 @@ def requests_beyond_the_rows_get_their_turn(make: MakeEngine) -> None:
 
 
 @law
-def a_request_that_others_have_pushed_out_comes_back_as_if_nothing_were(make: MakeEngine) -> None:
+def an_evicted_request_continues_unchanged(make: MakeEngine) -> None:
     alone, crowded = make(max_num_seqs=1), make(max_num_seqs=1)
     turns: list[list[tuple[int, ...]]] = []
     for engine, others in ((alone, 0), (crowded, 3)):
@@ -235,14 +235,14 @@ def a_cancelled_number_can_be_used_again(make: MakeEngine) -> None:
 
 
 @law
-def releasing_what_is_not_there_is_nothing(make: MakeEngine) -> None:
+def releasing_an_unknown_request_does_nothing(make: MakeEngine) -> None:
     engine = make()
     engine.release(99)
     assert len(complete(engine, max_tokens=1).token_ids) == 1
 
 
 @law
-def a_request_comes_back_with_more_context(make: MakeEngine) -> None:
+def a_request_returns_with_more_context(make: MakeEngine) -> None:
     engine = make(max_num_seqs=1)
     context = list(PROMPT)
     for turn in range(3):
@@ -268,7 +268,7 @@ def sampling_ends_where_the_scanner_says(make: MakeEngine) -> None:
 
 
 @law
-def other_requests_go_on_when_one_ends(make: MakeEngine) -> None:
+def other_requests_continue_when_one_ends(make: MakeEngine) -> None:
     engine = make(max_num_seqs=3)
     for request_id, max_tokens in enumerate((1, 8, 3)):
         engine.submit(request_id, PROMPT, Sampling(seed=5, max_tokens=max_tokens))
@@ -279,7 +279,7 @@ def other_requests_go_on_when_one_ends(make: MakeEngine) -> None:
 
 
 @law
-def a_completion_goes_on_where_its_first_part_ended(make: MakeEngine) -> None:
+def a_completion_continues_its_first_part(make: MakeEngine) -> None:
     engine, scanners = make(max_num_seqs=30, max_model_len=len(PROMPT) + 40), [CallScanner() for _ in range(30)]
     for seed in range(30):
         engine.submit(seed, PROMPT, Sampling(seed=seed, max_tokens=4), scanners[seed])
@@ -300,7 +300,7 @@ def a_completion_goes_on_where_its_first_part_ended(make: MakeEngine) -> None:
 
 
 @law
-def a_first_part_that_leaves_no_room_is_refused(make: MakeEngine) -> None:
+def a_first_part_that_leaves_no_room_is_rejected(make: MakeEngine) -> None:
     engine = make(max_model_len=len(PROMPT) + 4)
     engine.submit(0, PROMPT, Sampling(seed=3, max_tokens=4))
     done = finish(engine, 1)[0]
@@ -324,7 +324,7 @@ def every_token_names_the_weights_that_sampled_it(make: MakeEngine) -> None:
 
 
 @law
-def after_weights_that_do_not_fit_nothing_is_sampled_until_whole_ones_come(make: MakeEngine) -> None:
+def after_a_failed_load_nothing_is_sampled_until_complete_weights_are_loaded(make: MakeEngine) -> None:
     engine = make()
     weights = weights_of(engine)
     if not weights:
@@ -338,7 +338,7 @@ def after_weights_that_do_not_fit_nothing_is_sampled_until_whole_ones_come(make:
 
 
 @law
-def a_request_that_runs_is_not_sampled_from_half_loaded_weights(make: MakeEngine) -> None:
+def a_running_request_is_not_sampled_from_partially_loaded_weights(make: MakeEngine) -> None:
     engine = make()
     weights = weights_of(engine)
     if not weights:
@@ -361,7 +361,7 @@ def a_sleeping_engine_wakes_with_new_weights(make: MakeEngine) -> None:
 
 
 @law
-def a_closed_engine_has_nothing_to_say(make: MakeEngine) -> None:
+def a_closed_engine_returns_nothing(make: MakeEngine) -> None:
     engine = make()
     engine.submit(0, PROMPT, Sampling())
     engine.close()
@@ -369,14 +369,14 @@ def a_closed_engine_has_nothing_to_say(make: MakeEngine) -> None:
 
 
 def load_misfits(engine: Engine, weights: dict[str, torch.Tensor]) -> None:
-    """Offer weights of which one is too small; they are refused."""
+    """Load weights of which one is too small, which the engine rejects."""
     name = next(name for name in weights if name.endswith("q_proj.weight"))
     with pytest.raises(EngineError, match=r"^Expect the weights of "):
         engine.load_weights(1, weights | {name: weights[name][:-1]})
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:
-    """A state dict that the engine can load: the one it was made with."""
+    """A state dict that the engine can load: its initial one."""
     weights: dict[str, torch.Tensor] = getattr(engine, "weights", {})
     model = getattr(engine, "_model", None)
     return weights if model is None else {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Samples and runs, made by hand."""
+"""Handmade samples and runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from agents.evaluation.run_folder import Run
 
 
 def row(right: bool | None = True, *, blocks: Sequence[str] = (), **changes: Any) -> Sample:
-    """A sample that is right, wrong, or (None) spoilt by a fault of ours, with blocks that ended in these statuses."""
+    """A sample that is right, wrong, or (None) invalid, with blocks that ended in these statuses."""
     turns = [Turn(text="code", feedback="out", finish_reason="boundary", info={"execution_status": s}) for s in blocks]
     predicted = None if right is None else "6" if right else "7"
     last = Turn(text="text", feedback="", finish_reason="stop", info={"predicted": predicted, "answer": "6"})
@@ -31,12 +31,12 @@ def row(right: bool | None = True, *, blocks: Sequence[str] = (), **changes: Any
 
 
 def outcomes(*problems: Sequence[bool | None]) -> list[list[Sample]]:
-    """Samples of problems, of which nothing but the outcome is told."""
+    """Samples of problems, given by their outcomes."""
     return [[row(right) for right in problem] for problem in problems]
 
 
 def run_of(*, name: str = "A", **sets: Sequence[Sequence[Sample]]) -> Run:
-    """A whole run; the places of its samples are set right."""
+    """A complete run; set, problem index and number of its samples are filled in."""
     samples = {
         set_name: tuple(
             tuple(

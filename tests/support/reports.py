@@ -1,4 +1,4 @@
-"""Made-up samples and training runs for the tests of the HTML report."""
+"""Fake samples and training runs for the tests of the HTML report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!--<script>\u2028\ud800\0\u202e"
     '"&amp;<svg onload=window.hacked=3>'
 )
-"""What tries to leave the place where it is shown."""
+"""Text that tries to break out of its place in the page."""
 PROGRAM = "Try it.\n\n```python\ntotal = sum(range(10))  # all\nprint(total)\n```"
 
 
@@ -57,7 +57,7 @@ def wrong(index: int = 0, sample: int = 0, **fields: Any) -> dict[str, Any]:
 
 
 def some_rows() -> list[dict[str, Any]]:
-    """Two sets, three problems each, four samples of each, every kind of outcome."""
+    """Two sets of three problems with four samples each, with every kind of outcome."""
     failed = [ran("NameError: name 'y' is not defined", "error"), ran("45"), turn("So \\boxed{44}.")]
     rows = []
     for name, subjects in (("AIME24", [None] * 3), ("OlymMATH-EN-EASY", ["Algebra", "Geometry", "Geometry"])):
@@ -87,7 +87,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def write_run(folder: Path, rows: Sequence[Mapping[str, Any]], model: str = "mine", arm: str = "code") -> Path:
-    """Write a run of an evaluation; the rows are all samples of all of its problems."""
+    """Write an evaluation run; ``rows`` are all samples of all of its problems."""
     sizes = {
         name: {
             "problems": 1 + max(row["problem_index"] for row in rows if row["set"] == name),
@@ -109,14 +109,14 @@ def write_run(folder: Path, rows: Sequence[Mapping[str, Any]], model: str = "min
 
 
 def write_page(output: Path, *folders: Path) -> str:
-    """Write the page on runs of evaluations; return it."""
+    """Write the page about evaluation runs; return it."""
     runs = [read_run(folder) for folder in folders]
     report_evaluations(runs, [summarise(run) for run in runs], output)
     return output.read_text()
 
 
 def write_training(folder: Path) -> Path:
-    """Write a run of four steps whose interaction budget grows in the third."""
+    """Write a training run of four steps whose interaction budget grows in the third."""
     metrics: list[Mapping[str, float]] = [
         {"step": 0, "validation/accuracy": 0.25, "validation_greedy/accuracy": 0.5, "time/validation_s": 30.0},
         *(

@@ -1,4 +1,4 @@
-"""A tiny engine, served by a thread to clients in the same process."""
+"""A tiny engine, served by a thread to clients in the same process, for tests."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ V = len(CHAT.tokenizer)
 
 @contextmanager
 def served(engine: Engine) -> Iterator[str]:
-    """Serve an engine in a thread until the block ends, where every client must have hung up; yield its address."""
+    """Serve an engine in a thread; yield its address. All clients must have disconnected at the end of the block."""
 
     def serve_it() -> None:
         with suppress(OSError, RuntimeError):  # the listener is shut down, or the engine fails
@@ -45,7 +45,7 @@ Make = Callable[..., RemoteEngine]
 
 @contextmanager
 def clients() -> Iterator[Make]:
-    """Makes clients of an engine each, which is a tiny transformer unless another one is given."""
+    """Yield a factory of clients, each with its own engine, by default a tiny transformer."""
     with ExitStack() as stack:
 
         def make_one(engine: Engine | None = None, *, max_num_seqs: int = 4, max_model_len: int = 96) -> RemoteEngine:
@@ -61,7 +61,7 @@ def clients() -> Iterator[Make]:
 
 
 class Halting(FakeEngine):
-    """Samples three tokens with its first weights, and goes on with new ones."""
+    """Samples three tokens with its first weights, and continues with new ones."""
 
     halted = False
 

@@ -1,6 +1,6 @@
 "use strict";
-// The viewer. What a model wrote becomes text nodes alone: no line here makes markup from text.
-// The address after "#" says what is shown: LINK opens a transcript, ?NAME=VALUE&... filters; both may stand together.
+// The viewer. Model output only becomes text nodes: no line here creates markup from text.
+// The URL fragment selects what is shown: LINK opens a transcript, ?NAME=VALUE&... filters; they can be combined.
 (() => {
   const items = JSON.parse(document.getElementById("data").textContent);
   if (!items.length) return;
@@ -9,7 +9,7 @@
   const form = byId("filters"), list = byId("list"), pane = byId("transcript");
   const facets = [...form.querySelectorAll("select")].map((select) => select.name);
   const places = new Map(items.map((item, place) => [item.link, place]));
-  const texts = new Array(items.length); // what is searched, made when it is first needed
+  const texts = new Array(items.length); // searchable text of each item, built on first use
   let found = [], page = 0, shown = null;
 
   const make = (tag, name, ...children) => {
@@ -19,7 +19,7 @@
     return element;
   };
 
-  // ------------------------------------------------------------------------------------------------ the address
+  // -------------------------------------------------------------------------------------------------- the URL
   const query = () => {
     const values = [...new FormData(form)].filter(([, value]) => value !== "");
     return values.length ? "?" + new URLSearchParams(values) : "";
@@ -31,10 +31,10 @@
   };
   const read = (first) => {
     const [link, values] = location.hash.slice(1).split(/\?(.*)/s);
-    const isOurs = places.has(link) || values !== undefined || link === "";
-    if (!isOurs) {
+    const isKnown = places.has(link) || values !== undefined || link === "";
+    if (!isKnown) {
       if (link.includes("/")) missing(link);
-      return first && filter(); // the name of a section
+      return first && filter(); // the anchor of a section
     }
     form.reset();
     for (const [name, value] of new URLSearchParams(values || "")) {
@@ -81,7 +81,7 @@
       if (!words || searched(place).includes(words)) found.push(place);
     });
     const of = found.length === items.length ? "" : ` of ${items.length}`;
-    byId("count").textContent = `${found.length}${of} transcripts`;
+    byId("count").textContent = `${found.length}${of} transcript${items.length === 1 ? "" : "s"}`;
     turnTo(0);
   };
   const turnTo = (number) => {
@@ -113,7 +113,7 @@
     const current = links.find((link) => Number(link.dataset.place) === shown);
     if (current) list.scrollTop = Math.max(0, current.offsetTop - list.clientHeight / 2);
     for (const link of links) {
-      link.tabIndex = link === (current || links[0]) ? 0 : -1; // one stop for the tab key, arrows within
+      link.tabIndex = link === (current || links[0]) ? 0 : -1; // one tab stop; arrow keys move within the list
       if (link === current) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
@@ -140,9 +140,9 @@
         facts.append(make("div", "", make("dt", "", label), make("dd", "", make("bdi", "", String(value)))));
     };
     const of = (facet) => (item.facets[facet] || []).join(", ");
-    fact("Answered", item.predicted === null ? "nothing" : item.predicted);
+    fact("Predicted answer", item.predicted === null ? "none" : item.predicted);
     fact("Right answer", item.answer);
-    fact("Graded", item.reason);
+    fact("Grader's reason", item.reason);
     fact("Reward", item.reward);
     fact("Tokens", `${item.tokens} written, ${item.feedbackTokens} inserted`);
     fact("Ending", of("ending"));
@@ -164,7 +164,7 @@
       facts,
       make("h3", "", "Problem"),
       make("p", "text statement", item.statement || "(not recorded)"),
-      make("h3", "", "What the model wrote"),
+      make("h3", "", "Transcript"),
       ...item.turns.flatMap((turn, number) => [...turn.parts.map(part), ...output(turn, number === last)]),
     ];
   };
@@ -178,14 +178,14 @@
     const label = (text) => make("div", "status", text);
     if (turn.status !== null) {
       const failed = turn.status === "ok" ? "" : " failed";
-      return [make("div", "output" + failed, label(`Output · ${turn.status}`), make("pre", "", turn.result || "(nothing)"))];
+      return [make("div", "output" + failed, label(`Output · ${turn.status}`), make("pre", "", turn.result || "(empty)"))];
     }
     if (turn.result) return [make("div", "output", label("Feedback"), make("pre", "", turn.result))];
     const hasCode = turn.parts.some((value) => typeof value !== "string");
-    return isLast && hasCode ? [make("p", "note", "Nothing of this turn was run.")] : [];
+    return isLast && hasCode ? [make("p", "note", "The code of this turn was not run.")] : [];
   };
 
-  // ------------------------------------------------------------------------------------------------- the hands
+  // -------------------------------------------------------------------------------------------- event handlers
   let timer = 0;
   form.addEventListener("input", (event) => {
     clearTimeout(timer);

@@ -1,4 +1,4 @@
-"""Text to tokens and back."""
+"""Conversion of text to tokens and back."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ BYTES = byte_tokenizer()
 
 
 def with_bos(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The same tokenizer, which puts a token before everything that it encodes, as Llama's does."""
+    """The same tokenizer, with a token added before every encoded text, as Llama's does."""
     made.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{EOS} $A", special_tokens=[(EOS, made.eos_token_id)]
     )
@@ -30,7 +30,7 @@ def test_a_prompt_becomes_a_user_turn_and_opens_the_assistants() -> None:
     assert WORDY.decode(chat.encode_prompt("What is 2+2?")) == "<user>What is 2+2?\n<assistant>"
 
 
-def test_an_environment_may_give_a_prompt_as_a_chat() -> None:
+def test_an_environment_may_provide_the_prompt_as_chat_messages() -> None:
     messages = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
     token_ids = Chat(WORDY).encode_prompt("One? 1", messages)
     assert WORDY.decode(token_ids) == "<user>One?\n<assistant>1\n<assistant>"
@@ -41,7 +41,7 @@ def test_a_raw_prompt_stays_as_it_is() -> None:
     assert WORDY.decode(Chat(WORDY, "raw").encode_prompt("What is 2+2?")) == "What is 2+2?"
 
 
-def test_thinking_is_turned_off_where_the_template_knows_it() -> None:
+def test_thinking_is_disabled_if_the_template_supports_it() -> None:
     made = tokenizer(template=CHAT_TEMPLATE + "{% if enable_thinking is false %}<think></think>{% endif %}")
     assert made.decode(Chat(made).encode_prompt("Hi")) == "<user>Hi\n<assistant><think></think>"
 
@@ -53,7 +53,7 @@ def test_feedback_is_encoded_on_its_own() -> None:
 
 
 @pytest.mark.parametrize("template", ["chat", "raw"])
-def test_nothing_that_the_tokenizer_likes_to_add_is_added(template: str) -> None:
+def test_the_tokenizer_adds_no_special_tokens(template: str) -> None:
     made = with_bos(tokenizer())
     assert made.encode("x")[0] == made.eos_token_id
     chat = Chat(made, "raw" if template == "raw" else "chat")
@@ -65,7 +65,7 @@ def test_the_end_of_sequence_ends_a_completion() -> None:
 
 
 @pytest.mark.parametrize(("named", "more"), [(None, set()), (5, {5}), ([5, 6], {5, 6})])
-def test_so_do_the_tokens_that_the_models_maker_names(named: int | list[int] | None, more: set[int]) -> None:
+def test_the_tokens_of_the_generation_config_end_a_completion(named: int | list[int] | None, more: set[int]) -> None:
     assert Chat(WORDY).stop_token_ids(GenerationConfig(eos_token_id=named)) == {WORDY.eos_token_id, *more}
 
 
@@ -100,21 +100,21 @@ def test_a_character_appears_with_its_last_byte() -> None:
     assert decoder.finish() == ""
 
 
-def test_bytes_that_became_no_character_are_told_at_the_end() -> None:
+def test_incomplete_characters_are_decoded_at_the_end() -> None:
     decoder = Chat(BYTES).decoder()
     assert [decoder.step(token_id) for token_id in BYTES.encode("∑")[:2]] == ["", ""]
     assert decoder.finish() == "\ufffd"
     assert decoder.finish() == ""
 
 
-def test_two_decoders_know_nothing_of_each_other() -> None:
+def test_two_decoders_are_independent() -> None:
     one, other = Chat(BYTES).decoder(), Chat(BYTES).decoder()
     first, second, third = BYTES.encode("∑")
     assert (one.step(first), other.step(first), one.step(second), one.step(third)) == ("", "", "", "∑")
     assert other.finish() == "\ufffd"
 
 
-def test_special_tokens_that_are_no_end_are_text() -> None:
+def test_other_special_tokens_are_text() -> None:
     made = tokenizer()
     made.add_special_tokens({"pad_token": "<|pad|>"})
     decoder = Chat(made).decoder()
@@ -147,13 +147,13 @@ def test_the_pieces_of_any_bytes_are_their_text(data: list[int]) -> None:
 
 
 def _letter(byte: int) -> str:
-    """The token of a byte in a byte-level vocabulary: printable bytes stand for themselves, others are moved up."""
+    """The token of a byte in a byte-level vocabulary: printable bytes represent themselves, others are shifted."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(0x100) if b not in plain]
     return chr(byte if byte in plain else 0x100 + others.index(byte))
 
 
-def test_a_special_token_that_a_program_prints_is_text() -> None:
+def test_special_tokens_in_program_output_are_text() -> None:
     printed = f"```output\n{EOS}\n```\n"
     token_ids = Chat(BYTES).encode_feedback(printed)
     assert BYTES.eos_token_id not in token_ids

@@ -1,4 +1,4 @@
-"""Several processes: the numbers of one."""
+"""Several processes compute the results of one."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SUPPORT = ROOT / "tests" / "support"
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a program in several processes, which find our packages and the tests' fakes."""
+    """Run a program in several processes that can import the packages and the tests' fakes."""
     path = os.pathsep.join([str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return subprocess.run(
@@ -48,38 +48,38 @@ def outcomes(folder: Path) -> dict[str, tuple[dict[str, torch.Tensor], dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_take_the_steps_of_one(
+def test_two_processes_take_the_same_steps_as_one(
     case: str, outcomes: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]
 ) -> None:
-    tensors, figures = update(CASES[case])
-    shared, shared_figures = outcomes[case]
-    assert shared_figures == pytest.approx(figures, rel=1e-6, abs=1e-9)
+    tensors, metrics = update(CASES[case])
+    shared, shared_metrics = outcomes[case]
+    assert shared_metrics == pytest.approx(metrics, rel=1e-6, abs=1e-9)
     assert shared.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.allclose(shared[name], tensor, rtol=0, atol=1e-6), name
 
 
 @pytest.mark.slow
-def test_each_process_judges_all_engines_by_what_they_sampled_themselves(folder: Path) -> None:
+def test_each_process_checks_all_engines(folder: Path) -> None:
     said = json.loads((folder / "said.json").read_text())
     assert [passed for passed, *_ in said] == ["passed", "passed"]
     assert all(fault.startswith("Expect the engine to sample from the trainer's weights") for _, fault, _ in said)
 
 
 @pytest.mark.slow
-def test_adapters_that_one_process_can_not_write_are_an_error_in_all(folder: Path) -> None:
+def test_a_failed_write_of_adapters_is_an_error_in_all_processes(folder: Path) -> None:
     said = json.loads((folder / "said.json").read_text())
     assert all("adapter" in error for *_, error in said)
 
 
-def figures(folder: Path) -> list[dict[str, float]]:
-    """Metrics that do not depend on a clock, or on which process had which episode in its engine."""
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Metrics that depend neither on a clock nor on the assignment of episodes to processes."""
     names = ("reward", "policy_loss", "entropy", "grad_norm", "completions/mean_length", "validation/accuracy")
     return [{name: row[name] for name in names if name in row} for row in read_metrics(folder / "metrics.jsonl")]
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_others_checkpoints(tmp_path: Path) -> None:
+def test_two_processes_train_like_one_and_resume_each_others_checkpoints(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     args = [
         *SMALL,
@@ -97,16 +97,16 @@ def test_a_run_of_two_processes_is_the_run_of_one_and_each_goes_on_from_the_othe
     assert done.returncode == 0, done.stderr
     assert [done.stdout.count(f"{said} after step 2") for said in ("Held-out accuracy", "Checkpoint")] == [1, 1]
     assert "```bash\ntorchrun --nproc-per-node 2 train.py tiny " in (two / "checkpoint-2" / "README.md").read_text()
-    assert [sorted(row) for row in figures(two)] == [sorted(row) for row in figures(one)]
-    for row, expected in zip(figures(two), figures(one), strict=True):
+    assert [sorted(row) for row in metrics(two)] == [sorted(row) for row in metrics(one)]
+    for row, expected in zip(metrics(two), metrics(one), strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert train.main([*args, "--max-steps", "3", "--output-dir", str(two), "--resume"]) == 0
     done = torchrun("train.py", *args, "--max-steps", "3", "--output-dir", str(one), "--resume")
     assert done.returncode == 0, done.stderr
-    assert figures(two)[-1] == pytest.approx(figures(one)[-1], rel=1e-3, abs=1e-5)
+    assert metrics(two)[-1] == pytest.approx(metrics(one)[-1], rel=1e-3, abs=1e-5)
 
 
-def test_gpus_that_one_process_leaves_idle_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     devices = [torch.device(kind) for kind in ("cuda", "cpu")]
     assert [distributed.idle_gpus(device) for device in devices] == [7, 0]
@@ -114,7 +114,7 @@ def test_gpus_that_one_process_leaves_idle_are_counted(monkeypatch: pytest.Monke
     assert distributed.idle_gpus(devices[0]) == 0
 
 
-def test_problems_that_can_not_be_shared_evenly_are_refused(
+def test_problems_that_cannot_be_split_evenly_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(distributed, "size", lambda: 2)

@@ -1,4 +1,4 @@
-"""Files of samples and the runs that they make up."""
+"""Sample files and runs."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from agents.core.samples import SampleFile, read_samples
 from agents.evaluation.run_folder import find_runs, read_run
 
 
-def test_rows_come_back_as_they_were_written_whatever_they_hold(tmp_path: Path) -> None:
+def test_rows_round_trip_whatever_they_contain(tmp_path: Path) -> None:
     rows = [row(predicted="\u2028 \r\n \ud800 é"), row(False)]
     with SampleFile(tmp_path / "new" / "samples.jsonl") as file:
         for each in rows:
@@ -20,7 +20,7 @@ def test_rows_come_back_as_they_were_written_whatever_they_hold(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '{"set": "a"'])
-def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row()) + f"\n{line}\n")
     before = path.read_text()
@@ -45,14 +45,14 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str) -> None:
         {"subject": ["algebra"]},
     ],
 )
-def test_a_line_whose_parts_are_none_of_a_samples_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_a_line_with_malformed_fields_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row() | changes) + "\n")
     with pytest.raises(RunError, match="line 1: Expect a sample's JSON object"):
         read_samples(path)
 
 
-def test_a_half_written_last_line_is_dropped_and_told(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(row()) + "\n" + json.dumps(row())[:50])
     with SampleFile(path) as file:
@@ -89,7 +89,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path / "none")
 
 
-def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_sample_is_rejected(tmp_path: Path) -> None:
     folder = whole_run(tmp_path / "a")
     (folder / "samples-0-of-2.jsonl").write_text((folder / "samples.jsonl").read_text())
     with pytest.raises(RunError, match=r"Expect each sample once in .*, got twice set, problem, sample"):
@@ -116,7 +116,7 @@ def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
         json.dumps({"run": ABOUT, "sessions": [{}]}),
     ],
 )
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_malformed_manifest_is_rejected(tmp_path: Path, text: str) -> None:
     folder = whole_run(tmp_path / "a")
     (folder / "manifest.json").write_text(text)
     with pytest.raises(RunError, match=r"Expect a manifest of evaluate.py in .*manifest.json, got something else"):

@@ -1,4 +1,4 @@
-"""An engine that is served: the same tokens as in this process."""
+"""A served engine samples the same tokens as a local one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ from agents.training.weight_sync import sync_weights
 NOT_AS_WRITTEN = {
     "a_released_request_is_cancelled",
     "a_running_request_is_not_submitted_again",
-    "a_request_that_runs_is_not_sampled_from_half_loaded_weights",
+    "a_running_request_is_not_sampled_from_partially_loaded_weights",
     "every_token_names_the_weights_that_sampled_it",
     "sampling_ends_where_the_scanner_says",
 }
@@ -56,7 +56,7 @@ def test_a_served_engine_keeps_the_contract(law: Law, make: Make) -> None:
     law(make)
 
 
-def test_a_request_that_was_not_heard_of_is_not_submitted_again(make: Make) -> None:
+def test_an_unsent_request_is_not_submitted_again(make: Make) -> None:
     engine = make()
     engine.submit(7, PROMPT, Sampling(max_tokens=3))
     with pytest.raises(EngineError, match=r"^Expect a request that is not running, got 7 again\.$"):
@@ -64,7 +64,7 @@ def test_a_request_that_was_not_heard_of_is_not_submitted_again(make: Make) -> N
     assert set(finish(engine, 1)) == {7}
 
 
-def test_a_released_request_says_nothing_more_and_holds_no_row(make: Make) -> None:
+def test_a_released_request_returns_nothing_and_frees_its_row(make: Make) -> None:
     inner = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=2)
     engine = make(inner)
     for request_id in range(4):
@@ -89,7 +89,7 @@ def test_sampling_ends_where_the_scanner_says(make: Make) -> None:
     assert any(each.finish_reason == "boundary" for each in done)
 
 
-def test_tokens_that_are_sampled_while_new_weights_come_name_the_weights_that_sampled_them(make: Make) -> None:
+def test_tokens_sampled_before_a_transfer_keep_their_version(make: Make) -> None:
     inner = Halting(CHAT, lambda *_: "abcdef")
     engine = make(inner)
     engine.submit(0, PROMPT, Sampling(max_tokens=12))
@@ -100,7 +100,7 @@ def test_tokens_that_are_sampled_while_new_weights_come_name_the_weights_that_sa
     assert finish(engine, 1)[0].policy_versions == (0, 0, 0, 3, 3, 3, 3)
 
 
-def test_it_samples_on_between_two_polls(make: Make) -> None:
+def test_it_keeps_sampling_between_two_polls(make: Make) -> None:
     inner = FakeEngine(CHAT, lambda *_: "abcdef")
     engine = make(inner)
     engine.submit(0, PROMPT, Sampling(max_tokens=12))
@@ -115,7 +115,7 @@ def test_it_samples_on_between_two_polls(make: Make) -> None:
 
 
 def difference(made: Sequence[Trajectory], policy: Policy) -> float:
-    """The largest difference between what the engine and the trainer say of a sampled token."""
+    """The largest difference between the engine's and the trainer's log-probability of a sampled token."""
     batch = collate(made)
     output = policy.evaluate(batch, 5)
     return (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max().item()
@@ -131,7 +131,7 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_served_engines(
     assert [each.token_ids for each in served_ones] == [each.token_ids for each in own]
 
 
-def test_so_they_do_with_pauses_and_new_weights_in_them(make: Make) -> None:
+def test_logprobs_agree_with_pauses_and_new_weights(make: Make) -> None:
     policy, engine = Policy(tiny_qwen2(V)), make()
     with pool(lambda: ScannedCallEnv(calls=3), 14) as envs:
         collector = Collector(envs, engine, CHAT)
@@ -144,28 +144,28 @@ def test_so_they_do_with_pauses_and_new_weights_in_them(make: Make) -> None:
     assert max(version for each in made for version in each.policy_versions) == engine.version > 1
 
 
-def test_so_they_do_after_another_models_weights(make: Make) -> None:
+def test_logprobs_agree_after_another_models_weights(make: Make) -> None:
     new, engine = Policy(tiny_qwen2(V, seed=5)), make()
     complete(engine)
-    figures = sync_weights(new, engine, version=1, prompt=PROMPT, tolerance=1e-3)
+    metrics = sync_weights(new, engine, version=1, prompt=PROMPT, tolerance=1e-3)
     with pool(num_envs=6) as envs:
         made = collect(envs, engine, CHAT, episodes(10), Sampling(max_tokens=60))
-    assert figures["sampling/probe_difference"] < 1e-4
+    assert metrics["sampling/probe_difference"] < 1e-4
     assert difference(made, new) < 1e-4
     assert {v for each in made for v in each.policy_versions} == {-1, 1}
 
 
-def test_weights_that_did_not_arrive_are_found_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_did_not_arrive_are_detected(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = transformers_engine(tiny_qwen2(V), CHAT)
     monkeypatch.setattr(inner, "load_weights", lambda version, weights: setattr(inner, "version", version))
-    with pytest.raises(EngineFault, match="the weights did not arrive, or not whole"):
+    with pytest.raises(EngineFault, match="the transfer failed or was incomplete"):
         sync_weights(Policy(tiny_qwen2(V, seed=5)), make(inner), version=1, prompt=PROMPT, tolerance=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------------ what it is for
+# ------------------------------------------------------------------------------------------------- other settings
 
 
-def test_an_engine_that_may_hold_more_ends_where_this_run_ends() -> None:
+def test_the_clients_max_model_len_applies_to_a_larger_engine() -> None:
     with served(transformers_engine(tiny_qwen2(V), CHAT, max_model_len=96)) as address:
         client = connect(address, len(PROMPT) + 3)
         assert len(complete(client, max_tokens=99, seed=3).token_ids) == 3
@@ -173,7 +173,7 @@ def test_an_engine_that_may_hold_more_ends_where_this_run_ends() -> None:
 
 
 @pytest.mark.parametrize("wanted", [{"max_model_len": 97}, {"dtype": "bfloat16"}], ids=str)
-def test_an_engine_that_was_started_for_something_else_is_refused(wanted: dict[str, Any]) -> None:
+def test_an_engine_with_other_settings_is_rejected(wanted: dict[str, Any]) -> None:
     wanted = {"dtype": "float32", "max_model_len": 96} | wanted
     with (
         served(transformers_engine(tiny_qwen2(V), CHAT)) as address,
@@ -182,7 +182,7 @@ def test_an_engine_that_was_started_for_something_else_is_refused(wanted: dict[s
         RemoteEngine(address, **wanted)
 
 
-def test_weights_of_another_model_are_refused_in_one_line(make: Make) -> None:
+def test_weights_of_another_model_are_rejected_in_one_line(make: Make) -> None:
     engine = make()
     with pytest.raises(
         EngineError, match=r"^Expect the weights of .*of shape \[74, 64\], not \[74, 32\].*: start the engine with that"
@@ -191,7 +191,7 @@ def test_weights_of_another_model_are_refused_in_one_line(make: Make) -> None:
     assert "\n" not in str(e.value)
 
 
-def test_an_environment_that_breaks_leaves_a_served_engine_usable(make: Make) -> None:
+def test_a_failing_environment_leaves_a_served_engine_usable(make: Make) -> None:
     engine = make()
     with pool(lambda: ScannedCallEnv(fail_at=2, fail_on=1), 5) as envs:
         with pytest.raises(OSError, match="the environment broke"):

@@ -1,4 +1,4 @@
-"""Every way in which a served engine is lost, or refuses, ends in one clear line; the server goes on where it can."""
+"""Every failure of a served engine gives one clear line, and the server continues where it can."""
 
 import http.server
 import os
@@ -34,7 +34,7 @@ def make() -> Iterator[Make]:
 
 
 def lost(address: str) -> str:
-    """What a client says that finds no engine there."""
+    """The error of a client that finds no engine at an address."""
     with pytest.raises(EngineFault) as caught:
         connect(address)
     message = str(caught.value)
@@ -45,7 +45,7 @@ def lost(address: str) -> str:
 
 @contextmanager
 def answering(say: bytes) -> Iterator[str]:
-    """Something else that listens: it says this to whom it accepts, and nothing more."""
+    """A server that sends these bytes to every client, and nothing else."""
 
     def accept() -> None:
         with suppress(OSError), listener.accept()[0] as connected:
@@ -59,20 +59,20 @@ def answering(say: bytes) -> Iterator[str]:
         thread.join()
 
 
-def test_a_port_that_nobody_listens_at_is_said_in_one_line() -> None:
+def test_a_closed_port_gives_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert "Connection refused" in lost(f"127.0.0.1:{port}")
 
 
-def test_something_that_says_nothing_is_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_not_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_GREETING_WITHIN_S", 0.2)
     with answering(b"") as address:
-        assert "silence for 0.2 s" in lost(address)
+        assert "no reply for 0.2 s" in lost(address)
 
 
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0\0\0\5hello"])
-def test_something_that_greets_in_another_way_is_no_engine(greeting: bytes) -> None:
+def test_a_server_of_another_protocol_is_not_an_engine(greeting: bytes) -> None:
     with (
         answering(greeting) as address,
         pytest.raises((EngineFault, EngineError), match=rf"^Expect .* at {address}, got "),
@@ -80,7 +80,7 @@ def test_something_that_greets_in_another_way_is_no_engine(greeting: bytes) -> N
         connect(address)
 
 
-def test_a_web_server_is_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_server_is_not_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_GREETING_WITHIN_S", 0.2)
 
     class Quiet(http.server.BaseHTTPRequestHandler):
@@ -105,12 +105,12 @@ def test_an_engine_that_serves_another_client_says_so(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("address", ["host", "host:", ":5005", "host:port", "host:0", "host:70000", "host:-1"])
-def test_what_is_no_address_is_refused(address: str) -> None:
+def test_a_malformed_address_is_rejected(address: str) -> None:
     with pytest.raises(EngineError, match=f"^Expect the address of an engine, HOST:PORT, got '{address}'"):
         read_address(address)
 
 
-def test_an_engine_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_engine_is_rejected() -> None:
     with pytest.raises(EngineError, match=r'^Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '):
         open_engine("vlm", **dict.fromkeys(("path", "chat", "dtype", "device", "max_num_seqs", "max_model_len")))  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ def test_without_a_secret_nothing_is_served_or_used(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\5hello", b"\0\0"])
-def test_a_stranger_does_not_end_a_server(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_client_does_not_stop_the_server(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as impatient, served(FakeEngine(CHAT)) as address:
         impatient.setattr(remote, "_GREETING_WITHIN_S", 0.2)
         with socket.create_connection(read_address(address)) as stranger, suppress(ConnectionResetError):
@@ -133,19 +133,17 @@ def test_a_stranger_does_not_end_a_server(said: bytes, monkeypatch: pytest.Monke
         connect(address).close()
 
 
-def test_a_client_with_another_secret_is_refused_and_the_server_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_with_another_secret_is_rejected_and_the_server_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(FakeEngine(CHAT)) as address:
         with monkeypatch.context() as other:
             other.setenv(KEY, "wrong")
-            with pytest.raises(
-                EngineError, match=f"^Expect an engine with our secret at {address}, got one with anoth"
-            ):
+            with pytest.raises(EngineError, match=f"^Expect an engine with the same secret at {address}, got anoth"):
                 connect(address)
         connect(address).close()
 
 
 def raw_client(address: str) -> Any:
-    """A connection that can say anything."""
+    """An authenticated connection for arbitrary messages."""
     return Client(read_address(address), authkey=read_key())
 
 
@@ -167,7 +165,7 @@ def test_the_requests_of_a_client_that_disappears_are_released_and_the_next_one_
         client.close()
 
 
-def test_a_client_that_disappears_while_it_sends_weights_leaves_the_old_ones_whole() -> None:
+def test_an_interrupted_transfer_leaves_the_old_weights_intact() -> None:
     inner = transformers_engine(tiny_qwen2(V), CHAT)
     before = complete(inner).token_ids
     with served(inner) as address:
@@ -185,7 +183,7 @@ def test_a_client_that_disappears_while_it_sends_weights_leaves_the_old_ones_who
 
 
 @pytest.mark.parametrize("parts", [0, 1])
-def test_a_server_that_disappears_while_weights_are_sent_is_an_engine_lost(parts: int) -> None:
+def test_a_server_that_disappears_during_a_transfer_is_a_lost_engine(parts: int) -> None:
     def serve_badly() -> None:
         with listener.accept() as connection:
             connection.recv()
@@ -207,7 +205,7 @@ def test_a_server_that_disappears_while_weights_are_sent_is_an_engine_lost(parts
         engine.load_weights(1, {})
 
 
-def test_a_server_that_no_longer_answers_is_an_engine_lost(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_no_longer_answers_is_a_lost_engine(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make(Halting(CHAT))
     monkeypatch.setattr(remote, "_ANSWER_WITHIN_S", 0.1)
     monkeypatch.setattr(remote, "_REPLY_WITHIN_S", 2.0)
@@ -217,7 +215,7 @@ def test_a_server_that_no_longer_answers_is_an_engine_lost(make: Make, monkeypat
 
 
 class Failing(FakeEngine):
-    """Samples three tokens, and fails."""
+    """Samples three tokens, then fails."""
 
     failed = False
 
@@ -228,19 +226,17 @@ class Failing(FakeEngine):
         return super().poll()
 
 
-FAILED = (
-    r"^Expect an engine that works, but it failed \(RuntimeError: out of memory\): see there, and start it again\.$"
-)
+FAILED = r"^The served engine failed \(RuntimeError: out of memory\): check its output and restart it\.$"
 
 
-def test_a_client_that_polls_hears_in_one_line_that_the_engine_failed(make: Make) -> None:
+def test_a_polling_client_is_told_in_one_line_that_the_engine_failed(make: Make) -> None:
     engine = make(Failing(CHAT))
     engine.submit(0, PROMPT, Sampling(max_tokens=12))
     with pytest.raises(EngineFault, match=FAILED):
         finish(engine, 1)
 
 
-def test_a_client_that_comes_back_hears_that_the_engine_has_failed_meanwhile(make: Make) -> None:
+def test_the_next_call_reports_that_the_engine_has_failed(make: Make) -> None:
     inner = Failing(CHAT)
     engine = make(inner)
     engine.submit(0, PROMPT, Sampling(max_tokens=12))
@@ -286,11 +282,14 @@ class Unpicklable(CallScanner):
 @pytest.mark.parametrize(
     ("scanner", "message"),
     [
-        (Foreign(), r"^Expect the engine's process to know .* No module named 'my_env'\. Install it there\.$"),
-        (Unpicklable(), r"^Expect scanners that can be pickled .* cannot pickle 'generator' object\.$"),
+        (
+            Foreign(),
+            r"^The engine's process cannot unpickle a request: No module named 'my_env'\. Install the package there\.$",
+        ),
+        (Unpicklable(), r"^Expect picklable scanners .* cannot pickle 'generator' object\.$"),
     ],
 )
-def test_a_scanner_that_does_not_travel_is_refused_and_the_server_goes_on(
+def test_a_scanner_that_cannot_be_pickled_is_rejected_and_the_server_continues(
     scanner: CallScanner, message: str, make: Make
 ) -> None:
     engine = make()
@@ -301,7 +300,7 @@ def test_a_scanner_that_does_not_travel_is_refused_and_the_server_goes_on(
     assert len(complete(engine, max_tokens=1).token_ids) == 1
 
 
-def test_what_the_engine_refuses_holds_nothing_else_up() -> None:
+def test_a_rejected_request_does_not_block_others() -> None:
     class Choosy(FakeEngine):
         def submit(self, request_id: int, *args: Any, **kwargs: Any) -> None:
             if request_id == 1:

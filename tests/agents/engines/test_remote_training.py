@@ -1,4 +1,4 @@
-"""train.py with an engine in a process of its own: the same run, and what is left when the engine is lost."""
+"""train.py with a served engine: the same run as with a local one, and its end when the engine is lost."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def serving() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) as process:
         try:
             assert process.stdout is not None
-            assert f"Serving an engine at {address}.\n" in iter(process.stdout.readline, "")
+            assert f"Serving an engine on {address}.\n" in iter(process.stdout.readline, "")
             yield address, process
         finally:
             process.kill()
@@ -65,7 +65,7 @@ def transcripts(folder: Path) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(
+def test_a_run_with_a_served_engine_equals_one_with_a_local_engine(
     tmp_path: Path, engine: tuple[str, "subprocess.Popen[str]"]
 ) -> None:
     own, served = tmp_path / "own", tmp_path / "served"
@@ -82,7 +82,7 @@ def test_a_run_with_a_served_engine_is_the_run_with_one_of_its_own(
 
 
 @pytest.mark.slow
-def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_another_engine(
+def test_a_run_whose_engine_is_killed_ends_with_one_line_and_resumes_with_another(
     tmp_path: Path, engine: tuple[str, "subprocess.Popen[str]"]
 ) -> None:
     args = [*SMALL, "--output-dir", str(tmp_path)]
@@ -109,7 +109,7 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_anothe
             "{free}",
             "secret",
             1,
-            "Expect an engine at {free}, got none ([Errno 111] Connection refused). Start it again: ",
+            "Expect an engine at {free}, got none ([Errno 111] Connection refused). Restart it: ",
         ),
         (
             "{free}",
@@ -120,7 +120,7 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_goes_on_with_anothe
         ("somewhere", "secret", 2, 'Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '),
     ],
 )
-def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
+def test_train_ends_with_one_line_without_an_engine_or_a_secret(
     *,
     given: str,
     key: str,
@@ -143,10 +143,10 @@ def test_train_ends_with_one_line_where_no_engine_or_no_secret_is(
     [
         ("nowhere", "secret", 2, "agents.engines: Expect the address of an engine, HOST:PORT, got 'nowhere'."),
         ("127.0.0.1:5005", "", 2, f"agents.engines: Expect a secret in the environment variable {KEY}, the same on"),
-        ("192.0.2.1:5005", "secret", 1, "agents.engines: Expect to listen at 192.0.2.1:5005, but "),
+        ("192.0.2.1:5005", "secret", 1, "agents.engines: Cannot listen on 192.0.2.1:5005: "),
     ],
 )
-def test_what_can_not_be_served_ends_with_one_line(
+def test_bad_server_settings_end_with_one_line(
     *,
     address: str,
     key: str,

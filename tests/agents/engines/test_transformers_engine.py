@@ -1,4 +1,4 @@
-"""The engine: the tokens of the trainer's own model, whoever runs beside them."""
+"""The transformers engine samples the tokens of the trainer's model, whatever else is running."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ ENGINES: dict[str, Callable[..., Any]] = {
 }
 
 
-def test_one_that_waits_takes_the_row_that_has_been_idle_for_longest() -> None:
+def test_a_waiting_request_takes_the_longest_idle_row() -> None:
     engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=2)
     for request_id in (0, 1):
         engine.submit(request_id, PROMPT, Sampling(max_tokens=2 + 3 * request_id))
@@ -58,7 +58,7 @@ def test_one_that_waits_takes_the_row_that_has_been_idle_for_longest() -> None:
     assert set(engine._rows) == {1, 2}
 
 
-def test_a_request_that_comes_back_finds_its_cache_again_while_there_is_room() -> None:
+def test_a_returning_request_finds_its_cache_while_there_is_room() -> None:
     engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=1, max_model_len=50)
     prompts = {number: [number] * 18 for number in range(4)}
     for number, prompt in prompts.items():
@@ -77,7 +77,7 @@ def test_a_request_that_comes_back_finds_its_cache_again_while_there_is_room() -
     assert engine._aside == {}
 
 
-def test_without_one_that_waits_a_request_keeps_its_row() -> None:
+def test_a_request_keeps_its_row_if_no_other_waits() -> None:
     engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=1)
     complete_turns = [PROMPT]
     for turn in range(3):
@@ -89,7 +89,7 @@ def test_without_one_that_waits_a_request_keeps_its_row() -> None:
         complete_turns.append((*complete_turns[-1], *done.token_ids))
 
 
-def test_a_request_that_was_idle_while_the_engine_slept_has_nothing_to_lay_aside() -> None:
+def test_sleep_drops_the_cache_of_idle_requests() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT, max_num_seqs=1)
     engine.submit(0, PROMPT, Sampling(max_tokens=3))
@@ -114,7 +114,7 @@ def test_a_rows_numbers_do_not_depend_on_how_long_its_neighbours_are(max_model_l
 
 
 class WatchedEngine(TransformersEngine):
-    """Takes passes of any even number of rows, and notes how many each had."""
+    """Allows passes with any even number of rows, and records their numbers."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -128,7 +128,7 @@ class WatchedEngine(TransformersEngine):
         return super()._pass(tokens, *arguments)
 
 
-def test_the_last_ones_to_run_share_a_pass_of_few_rows_and_those_that_come_back_find_their_cache() -> None:
+def test_few_running_requests_share_a_small_pass_and_keep_their_cache() -> None:
     model, count = tiny_llama(V), 8
     watched = WatchedEngine(twin(model), CHAT, stop_token_ids=(), max_num_seqs=count, max_model_len=96)
     plain = TransformersEngine(twin(model), CHAT, stop_token_ids=(), max_num_seqs=count, max_model_len=96)
@@ -153,7 +153,7 @@ def test_the_last_ones_to_run_share_a_pass_of_few_rows_and_those_that_come_back_
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("hidden_size", [32, 256])
-def test_a_rows_numbers_do_not_depend_on_how_many_run_beside_it(dtype: torch.dtype, hidden_size: int) -> None:
+def test_a_rows_numbers_do_not_depend_on_the_number_of_other_rows(dtype: torch.dtype, hidden_size: int) -> None:
     model = tiny_llama(V, hidden_size=hidden_size).to(dtype)
     outcomes = []
     for others in (0, 3, 15):
@@ -187,7 +187,7 @@ def test_the_engine_keeps_the_contract(kind: str, law: Law) -> None:
 
 
 def difference(made: Sequence[Trajectory], model: PreTrainedModel, temperature: float = 1.0) -> float:
-    """The largest difference between what the engine and the trainer say of a sampled token."""
+    """The largest difference between the engine's and the trainer's log-probability of a sampled token."""
     batch = collate(made)
     output = Policy(model, temperature=temperature).evaluate(batch, 5)
     return (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max().item()
@@ -211,7 +211,7 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(
         assert sum(each.boundary_cuts for each in made) > 0
 
 
-def test_so_they_do_at_another_temperature() -> None:
+def test_logprobs_agree_at_another_temperature() -> None:
     model = tiny_qwen2(V)
     with pool() as envs:
         engine = transformers_engine(model, CHAT)
@@ -220,7 +220,7 @@ def test_so_they_do_at_another_temperature() -> None:
     assert difference(made, model) > 1e-2
 
 
-def test_so_they_do_with_feedback_that_is_long_enough_for_a_pass_of_its_own() -> None:
+def test_logprobs_agree_with_long_feedback() -> None:
     class Wordy(ScannedCallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
             observation, reward, terminated, truncated, info = super().step(action)
@@ -234,7 +234,7 @@ def test_so_they_do_with_feedback_that_is_long_enough_for_a_pass_of_its_own() ->
     assert any(len(turn.feedback) > 40 for each in made for turn in each.turns)
 
 
-def test_so_they_do_with_prompts_that_share_much_and_caches_that_are_longer_than_a_step() -> None:
+def test_logprobs_agree_with_shared_prompts_and_long_caches() -> None:
     class Told(ScannedCallEnv):
         problems = tuple("tell us and " * 12 + f"Q{n}: " for n in range(8))
 
@@ -249,7 +249,7 @@ def test_so_they_do_with_prompts_that_share_much_and_caches_that_are_longer_than
     assert max(len(each.token_ids) for each in made) > 128
 
 
-def test_so_they_do_after_new_weights_in_the_middle_of_everything() -> None:
+def test_logprobs_agree_after_new_weights_during_sampling() -> None:
     first, second = tiny_qwen2(V, seed=1), tiny_qwen2(V, seed=2)
     engine = transformers_engine(first, CHAT)
     engine.submit(0, PROMPT, Sampling(max_tokens=4))
@@ -262,7 +262,7 @@ def test_so_they_do_after_new_weights_in_the_middle_of_everything() -> None:
 
 
 def taught(texts: Sequence[str], chat: Chat) -> PreTrainedModel:
-    """A model that mostly writes one of the texts."""
+    """A model that mostly samples one of the texts."""
     model = tiny_qwen2(len(chat.tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(22):
@@ -274,13 +274,13 @@ def taught(texts: Sequence[str], chat: Chat) -> PreTrainedModel:
 
 
 class PrintsOne(FakeSandbox):
-    """Executes nothing: a model's code is not to be trusted."""
+    """Executes nothing, since a model's code is untrusted."""
 
     def execute(self, code: str, limits: Limits | None, namespace: dict[str, Any]) -> ExecutionResult:
         return ExecutionResult(status=Status.OK, stdout="1\n", error="", cpu_seconds=0.0)
 
 
-def test_so_they_do_where_python_blocks_are_executed() -> None:
+def test_logprobs_agree_with_executed_python_blocks() -> None:
     chat = Chat(tokenizer(), "raw")
     block, feedback = "```python\nprint(1)\n```\n", "```output\n1\n```\n"
     model = taught(
@@ -296,14 +296,14 @@ def test_so_they_do_where_python_blocks_are_executed() -> None:
 
 
 def reported(model: PreTrainedModel, context: Sequence[int], token_ids: Sequence[int]) -> list[float]:
-    """The log-probabilities of the tokens by the plain model."""
+    """The plain model's log-probabilities of the tokens."""
     with torch.no_grad():
         logits = model(torch.tensor([[*context, *token_ids]])).logits[0, len(context) - 1 : -1]
     return [logits[n].log_softmax(-1)[token_id].item() for n, token_id in enumerate(token_ids)]
 
 
 @both_models
-def test_one_completion_is_reported_as_the_plain_model_has_it(make_model: MakeModel) -> None:
+def test_a_completions_logprobs_are_those_of_the_plain_model(make_model: MakeModel) -> None:
     model = make_model(V)
     done = complete(transformers_engine(model, CHAT), max_tokens=30)
     assert reported(model, PROMPT, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
@@ -316,7 +316,7 @@ def test_a_prompt_of_any_length_is_computed_in_the_same_way(length: int) -> None
     assert reported(model, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
 
 
-def test_a_request_that_comes_back_with_another_context_is_computed_anew() -> None:
+def test_a_request_with_a_changed_context_is_recomputed() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT)
     for context in ([*PROMPT, 5, 6, 7], [*PROMPT, 9], [8, *PROMPT], [*PROMPT]):
@@ -339,7 +339,7 @@ def test_a_shared_prompt_is_computed_once() -> None:
 
 
 @pytest.mark.parametrize("length", [20, 40, 64, 65, 80, 89, 90, 110])
-def test_what_a_row_held_before_changes_no_bit_of_a_new_context(length: int) -> None:
+def test_previous_content_of_a_row_changes_no_bit_of_a_new_context(length: int) -> None:
     context = [3 + n % 40 for n in range(length)]
     alone = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
     alone.submit(0, context, Sampling(seed=1, max_tokens=10))
@@ -429,7 +429,7 @@ def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float
         assert logprob == pytest.approx(probabilities[token_id].log().item() - mass, abs=1e-4)
 
 
-def test_the_very_end_of_the_unit_interval_draws_a_token_that_may_be_drawn() -> None:
+def test_the_largest_uniform_number_draws_an_allowed_token() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -40.0]])
     for top_p in (1.0, 0.5):
         (token_id,), (logprob,) = _draw(logits, [Sampling(top_p=top_p)], [1 - 2**-53])
@@ -464,7 +464,7 @@ def test_the_scanner_is_fed_only_whole_characters_and_every_one_of_them() -> Non
         assert len(done.text) - len(scanner.text) <= 2
 
 
-def test_no_pass_is_spent_on_a_row_that_has_stopped() -> None:
+def test_no_pass_is_wasted_on_a_stopped_row() -> None:
     engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=2)
     engine.submit(0, PROMPT, Sampling(max_tokens=3))
     finish(engine, 1)
@@ -482,7 +482,7 @@ def test_new_weights_change_what_is_sampled() -> None:
     assert after.token_ids == complete(transformers_engine(new, CHAT), max_tokens=20).token_ids
 
 
-def test_the_engine_keeps_weights_of_its_own() -> None:
+def test_the_engine_has_its_own_copy_of_the_weights() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT)
     before = complete(engine).token_ids
@@ -499,7 +499,7 @@ def test_after_all_episodes_every_row_is_free() -> None:
     assert engine._rows == {}
 
 
-def test_after_a_fault_every_row_is_free_and_the_next_trajectories_are_exact() -> None:
+def test_after_an_error_every_row_is_free_and_the_next_trajectories_are_exact() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT, max_num_seqs=3)
     with pool(lambda: ScannedCallEnv(fail_at=2, fail_on=1), 5) as envs:

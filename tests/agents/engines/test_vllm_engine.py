@@ -1,4 +1,4 @@
-"""The vLLM engine keeps the contract of all engines, and samples what the trainer's model says."""
+"""The vLLM engine fulfils the contract of all engines, and samples from the trainer's model."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ V = len(CHAT.tokenizer)
 
 
 def model(seed: int = 0) -> PreTrainedModel:
-    """One with heads as wide as vLLM's attention on a CPU wants them, made for fewer tokens than trajectories have."""
+    """A model with the head size that vLLM needs on a CPU, and fewer positions than trajectories have tokens."""
     return tiny_qwen2(V, seed=seed, hidden_size=128, max_position_embeddings=32)
 
 
@@ -39,7 +39,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96) -> VllmEngine:
-    """An engine as new; how many requests run at once is vLLM's, and the same for all."""
+    """A fresh engine; vLLM determines the number of concurrent requests, the same for all tests."""
     engine = VllmEngine(llm, CHAT, stop_token_ids=CHAT.stop_token_ids(None), max_model_len=max_model_len)
     engine.weights = model().state_dict()  # type: ignore[attr-defined]  # for the laws
     engine.load_weights(0, model().state_dict())
@@ -52,7 +52,7 @@ def test_the_engine_keeps_the_contract(law: Law, llm: Any) -> None:
 
 
 def difference(llm: Any, engine: VllmEngine, trained: PreTrainedModel, **sampling: Any) -> float:
-    """The largest difference between what the engine and the trainer say of a token, over multi-turn trajectories."""
+    """The largest difference between the engine's and the trainer's log-probability, over multi-turn trajectories."""
     with pool(lambda: ScannedCallEnv(calls=3), 6) as envs:
         made = collect(envs, engine, CHAT, episodes(14), Sampling(max_tokens=70, **sampling))
     assert max(len(each.turns) for each in made) >= 3
@@ -66,11 +66,11 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(llm: An
     assert difference(llm, engine_on(llm), model()) < 1e-4
 
 
-def test_so_they_do_at_another_temperature(llm: Any) -> None:
+def test_logprobs_agree_at_another_temperature(llm: Any) -> None:
     assert difference(llm, engine_on(llm), model(), temperature=0.7) < 1e-4
 
 
-def test_so_they_do_after_new_weights(llm: Any) -> None:
+def test_logprobs_agree_after_new_weights(llm: Any) -> None:
     engine, new = engine_on(llm), model(seed=7)
     complete(engine)
     engine.load_weights(1, new.state_dict())
@@ -78,15 +78,15 @@ def test_so_they_do_after_new_weights(llm: Any) -> None:
     assert difference(llm, engine, model()) > 1e-2
 
 
-def test_a_model_that_vllm_can_not_serve_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_model_that_vllm_cannot_serve_is_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model", "architectures": ["NoSuchModel"]}')
-    with pytest.raises(EngineError, match=r"^Expect a model that vLLM can serve here, got .*no_such_model.*$"):
+    with pytest.raises(
+        EngineError, match=r"^Expect a model that vLLM can serve on this machine, got .*no_such_model.*$"
+    ):
         load_llm(tmp_path, dtype="float32", max_num_seqs=4, max_model_len=320)
 
 
-def test_whatever_vllm_raises_is_a_fault_that_leaves_nothing_to_abort(
-    llm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_exception_of_vllm_is_an_engine_fault(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise RuntimeError("no memory is left")
 
@@ -94,16 +94,14 @@ def test_whatever_vllm_raises_is_a_fault_that_leaves_nothing_to_abort(
     engine.submit(0, PROMPT, Sampling(max_tokens=4))
     with monkeypatch.context() as patch:
         patch.setattr(llm, "step", fail)
-        with pytest.raises(EngineFault, match=r"^Expect vLLM to go on, but it failed: .*no memory is left"):
+        with pytest.raises(EngineFault, match=r"^vLLM failed: .*no memory is left"):
             engine.poll()
     assert not engine.busy
     engine.release(0)
     llm.abort_request(["0"])
 
 
-def test_an_engine_that_sleeps_samples_nothing_until_new_weights_wake_it(
-    llm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sleeping_engine_rejects_requests_until_new_weights_arrive(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, calls = engine_on(llm), list[str]()
     monkeypatch.setattr(llm.vllm_config.model_config, "enable_sleep_mode", True)
     monkeypatch.setattr(llm, "sleep", lambda *, level: calls.append(f"sleep {level}"))
@@ -117,14 +115,14 @@ def test_an_engine_that_sleeps_samples_nothing_until_new_weights_wake_it(
     assert complete(engine).token_ids
 
 
-def test_a_folder_that_does_not_name_its_weights_takes_over_no_others(llm: Any) -> None:
+def test_a_folder_without_safetensors_cannot_load_weights(llm: Any) -> None:
     engine = engine_on(llm)
     engine._shapes = {}
     with pytest.raises(EngineError, match=r"^Expect weights as \*\.safetensors beside the model's config\.json"):
         engine.load_weights(1, model().state_dict())
 
 
-def test_more_prompts_than_fit_into_a_step_or_the_cache_take_several(llm: Any) -> None:
+def test_too_many_prompts_for_one_step_take_several(llm: Any) -> None:
     engine = engine_on(llm, max_model_len=320)
     for request_id in range(200):
         prompt = [request_id % V, *PROMPT * 20][:150]  # not one that is cached

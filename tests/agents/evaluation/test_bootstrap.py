@@ -1,4 +1,4 @@
-"""The figures are what their definitions say, and intervals hold the truth as often as they claim."""
+"""Metrics match their definitions, and intervals cover the true value at their nominal rate."""
 
 import itertools
 from collections import Counter
@@ -21,7 +21,7 @@ from agents.evaluation.bootstrap import (
 
 
 def of_problems(*values: float, seed: int = 0) -> Estimate:
-    """The mean of problems' values."""
+    """The mean of values by problem."""
     return ratio(values, [1.0] * len(values), problem_weights(len(values), seed=seed), is_share=True)
 
 
@@ -29,7 +29,7 @@ def of_problems(*values: float, seed: int = 0) -> Estimate:
 
 
 @pytest.mark.parametrize(("n", "c"), [(1, 0), (1, 1), (4, 1), (6, 2), (6, 6), (7, 3)])
-def test_pass_at_k_is_the_share_of_k_subsets_that_hold_a_correct_sample(n: int, c: int) -> None:
+def test_pass_at_k_is_the_share_of_k_subsets_with_a_correct_sample(n: int, c: int) -> None:
     samples = [True] * c + [False] * (n - c)
     for k in range(1, n + 1):
         share = fmean(any(subset) for subset in itertools.combinations(samples, k))
@@ -37,7 +37,7 @@ def test_pass_at_k_is_the_share_of_k_subsets_that_hold_a_correct_sample(n: int, 
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 5, 2), (4, 1, 0), (4, -1, 2)])
-def test_pass_at_k_refuses_numbers_that_make_no_sense(n: int, c: int, k: int) -> None:
+def test_pass_at_k_rejects_impossible_numbers(n: int, c: int, k: int) -> None:
     with pytest.raises(ValueError, match=f"Expect 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}."):
         pass_at_k(n, c, k)
 
@@ -46,7 +46,7 @@ def test_pass_at_k_refuses_numbers_that_make_no_sense(n: int, c: int, k: int) ->
 
 
 def chance_to_win(votes: tuple[str | None, ...]) -> float:
-    """The chance that "right" is drawn by lot from the most frequent votes."""
+    """The probability of drawing "right" at random from the most frequent votes."""
     counts = Counter(vote for vote in votes if vote is not None)
     winners = [vote for vote, count in counts.items() if count == max(counts.values())]
     return winners.count("right") / len(winners) if winners else 0.0
@@ -63,13 +63,13 @@ def test_majority_at_k_is_its_mean_over_all_k_subsets(right: int, wrong: list[in
         assert majority_at_k(right, wrong, none, k) == pytest.approx(expected)
 
 
-def test_majority_at_1_is_accuracy_and_of_hundreds_of_samples_no_number_is_too_large() -> None:
+def test_majority_at_1_is_accuracy_also_for_hundreds_of_samples() -> None:
     assert majority_at_k(3, [5, 1], 1, 1) == pytest.approx(0.3)
     assert majority_at_k(1100, [], 0, 550) == 1.0
     assert 0.5 < majority_at_k(60, [50], 0, 40) < 1
 
 
-def test_majority_refuses_more_votes_than_there_are() -> None:
+def test_majority_rejects_more_votes_than_samples() -> None:
     with pytest.raises(ValueError, match=r"Expect 1 <= k <= 3, the number of samples, got k=4."):
         majority_at_k(2, [1], 0, 4)
 
@@ -77,7 +77,7 @@ def test_majority_refuses_more_votes_than_there_are() -> None:
 # ------------------------------------------------------------------------------------------------------- intervals
 
 
-def test_a_mean_over_problems_leaves_out_those_without_a_value() -> None:
+def test_a_mean_over_problems_excludes_those_without_a_value() -> None:
     estimate = ratio([1.0, 0.5, 0.0], [1.0, 1.0, 0.0], problem_weights(3, seed=0), is_share=True)
     assert estimate.value == 0.75
     assert set(np.round(estimate.draws[~np.isnan(estimate.draws)], 6)) <= {0.5, 1.0, 0.75, 0.666667, 0.833333}
@@ -104,11 +104,11 @@ def test_intervals_hold_the_truth_about_as_often_as_they_claim() -> None:
 
 
 @pytest.mark.parametrize(("value", "interval"), [(0.0, (0.0, 0.3085)), (1.0, (0.6915, 1.0))])
-def test_where_all_agree_the_interval_is_the_exact_binomial_one(value: float, interval: tuple[float, float]) -> None:
+def test_unanimous_problems_have_the_exact_binomial_interval(value: float, interval: tuple[float, float]) -> None:
     assert of_problems(*[value] * 10).interval == pytest.approx(interval, abs=1e-4)  # tables: 0 of 10
 
 
-def test_where_all_problems_agree_others_may_be_of_any_value() -> None:
+def test_equal_problems_do_not_give_an_empty_interval() -> None:
     half, quarter = of_problems(*[0.5] * 10), of_problems(*[0.25] * 10)
     unseen = of_problems(*[0.0] * 10).interval[1]
     assert half.interval == pytest.approx((0.5 - unseen / 2, 0.5 + unseen / 2))
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_interval_and_sets_are_drawn_independently(
     assert abs(np.corrcoef(one.draws, other.draws)[0, 1]) < 0.1
 
 
-def test_a_difference_of_paired_figures_is_surer_than_the_figures() -> None:
+def test_a_paired_difference_has_a_narrower_interval_than_its_terms() -> None:
     values = np.random.default_rng(2).random(50)
     one, other = of_problems(*values), of_problems(*values * 0.9)
     low, high = (one - other).interval
@@ -131,21 +131,21 @@ def test_a_difference_of_paired_figures_is_surer_than_the_figures() -> None:
     assert high - low == pytest.approx((one.interval[1] - one.interval[0]) / 10)
 
 
-def test_a_ratio_of_paired_figures_is_taken_draw_by_draw() -> None:
+def test_a_paired_ratio_is_computed_draw_by_draw() -> None:
     values = np.random.default_rng(3).random(50)
     estimate = of_problems(*values * 0.2) / of_problems(*values)
     assert (estimate.value, *estimate.interval) == pytest.approx((0.2, 0.2, 0.2))
     assert (of_problems(1.0) / of_problems(0.0)).as_json() is None
 
 
-def test_the_mean_of_independent_figures_is_surer_than_each() -> None:
+def test_the_mean_of_independent_estimates_has_a_narrower_interval() -> None:
     parts = [of_problems(*np.random.default_rng(i).random(40), seed=i) for i in range(4)]
     both = mean(parts)
     assert both.value == pytest.approx(fmean(part.value for part in parts))
     assert both.draws.std() == pytest.approx(fmean(part.draws.var() for part in parts) ** 0.5 / 2, rel=0.1)
 
 
-def test_a_figure_of_nothing_is_none() -> None:
+def test_an_estimate_without_samples_is_none() -> None:
     assert ratio([0.0], [0.0], problem_weights(1, seed=0)).as_json() is None
     assert sampling_estimate([0], [0], seed=0).as_json() is None
     assert len(of_problems(0.5).draws) == DRAWS

@@ -1,4 +1,4 @@
-"""Two runs beside each other."""
+"""Comparison of two runs."""
 
 import pytest
 from eval_fakes import outcomes, row, run_of
@@ -19,7 +19,7 @@ def test_the_gain_is_paired_by_problem() -> None:
     assert 0 < width[0] < width[1] / 3
 
 
-def test_the_gain_is_told_at_powers_of_two_over_problems_that_both_have_so_many_samples_of() -> None:
+def test_the_gain_at_k_covers_problems_with_k_judged_samples_in_both_runs() -> None:
     one = run_of(set=outcomes([True, False, False, False], [True, None, None, None]))
     other = run_of(set=outcomes([True, True, False, False], [False, True, True, True]), name="B")
     gains = compare(one, other)["set"].gain_at_k
@@ -28,7 +28,7 @@ def test_the_gain_is_told_at_powers_of_two_over_problems_that_both_have_so_many_
     assert list(compare(one, none)["set"].gain_at_k) == [1]
 
 
-def test_a_run_beside_itself_differs_in_nothing() -> None:
+def test_a_run_does_not_differ_from_itself() -> None:
     run = run_of(set=outcomes([True, False], [False, False]))
     part = compare(run, run)["set"]
     on_other_problems = {"value": 0, "low": -0.8419, "high": 0.8419}
@@ -46,15 +46,15 @@ def test_a_claim_of_shorter_answers_is_a_ratio_of_mean_tokens() -> None:
     assert 200 / 1900 < low < 200 / 1450 < high < 0.2
 
 
-def test_problems_that_one_run_could_not_judge_count_in_neither() -> None:
+def test_problems_without_judged_samples_in_one_run_are_excluded() -> None:
     one, other = run_of(set=outcomes([None], [True], [False])), run_of(set=outcomes([True], [True], [True]))
     part = compare(one, other)["set"]
     assert (part.problems, part.avg[0].value, part.avg[1].value) == (2, 0.5, 1.0)
-    with pytest.raises(RunError, match=r"Expect a problem of set that could be judged in both runs, got none."):
+    with pytest.raises(RunError, match=r"Expect a problem of set with a judged sample in both runs, got none."):
         compare(run_of(set=outcomes([None])), run_of(set=outcomes([True])))
 
 
-def test_the_gain_is_told_by_subject() -> None:
+def test_the_gain_is_reported_by_subject() -> None:
     def run(name: str, right: bool) -> Run:
         algebra, geometry = [row(right, subject="algebra")], [row(False, subject="geometry")]
         return run_of(set=[algebra, algebra, geometry], name=name)
@@ -71,19 +71,19 @@ def test_several_sets_have_a_mean() -> None:
     assert compare(one, other)["mean"].gain.value == pytest.approx(0.75)
 
 
-def test_other_sets_are_refused() -> None:
+def test_different_sets_are_rejected() -> None:
     with pytest.raises(RunError) as raised:
         compare(run_of(a=outcomes([True])), run_of(a=outcomes([True], [True]), name="B"))
     assert str(raised.value) == "Expect two runs on the same problems, got 1 of a in A and 2 of a in B."
 
 
-def test_other_problems_of_the_same_name_are_refused() -> None:
+def test_different_problems_of_the_same_name_are_rejected() -> None:
     with pytest.raises(RunError) as raised:
         compare(run_of(a=[[row()]]), run_of(a=[[row(problem="What is 1 + 1?")]], name="B"))
-    assert str(raised.value) == "Expect two runs on the same problems, got another problem 0 of a in B than in A."
+    assert str(raised.value) == "Expect two runs on the same problems, but problem 0 of a differs between A and B."
 
 
-def test_the_tables_say_what_sets_the_runs_apart_and_by_how_much() -> None:
+def test_the_tables_show_the_differences_of_the_runs() -> None:
     one, other = run_of(set=outcomes([False], [True])), run_of(set=outcomes([True], [True]), name="B")
     lines = report.comparison(comparison_as_json(one, other, compare(one, other))).splitlines()
     assert lines[:3] == ["A: A (code)", "B: B (code)", "   model.name: A -> B"]

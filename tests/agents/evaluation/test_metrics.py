@@ -1,4 +1,4 @@
-"""The figures of a run."""
+"""The metrics of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from agents.core.samples import Sample
 from agents.evaluation.metrics import blocks_of, recovers, summarise
 
 
-def figures(*problems: Sequence[Sample]) -> dict[str, Any]:
-    """The figures of one set."""
+def metrics(*problems: Sequence[Sample]) -> dict[str, Any]:
+    """The metrics of one set."""
     made: dict[str, Any] = summarise(run_of(set=problems))["sets"]["set"]
     return made
 
@@ -21,49 +21,49 @@ def value(estimate: dict[str, float] | None) -> float | None:
 
 
 def test_avg_and_pass_at_every_k_are_means_over_problems() -> None:
-    made = figures(*outcomes([True, True, False, False], [False] * 4))
+    made = metrics(*outcomes([True, True, False, False], [False] * 4))
     assert value(made["avg"]) == value(made["avg_fixed_problems"]) == 0.25
     assert [value(made["pass_at_k"][k]) for k in "1234"] == pytest.approx([1 / 4, 5 / 12, 1 / 2, 1 / 2])
 
 
-def test_equal_answers_are_one_vote_and_a_missing_answer_is_none() -> None:
+def test_equal_answers_count_together_and_missing_answers_abstain() -> None:
     wrong = [row(False, predicted=text) for text in (r"\dfrac{1}{2}", r" \frac{1}{2}.", "8")]
-    lost = figures([row(), *wrong])
+    lost = metrics([row(), *wrong])
     assert value(lost["majority_at_k"]["4"]) == 0.0
-    won = figures([row(), *[row(False, predicted=None)] * 3])
+    won = metrics([row(), *[row(False, predicted=None)] * 3])
     assert value(won["majority_at_k"]["4"]) == 1.0
     assert list(won["majority_at_k"]) == ["1", "2", "4"]
 
 
-def test_a_set_of_one_greedy_sample_has_the_same_figures_everywhere() -> None:
-    made = figures(*outcomes([True], [False]))
+def test_all_metrics_of_one_greedy_sample_agree() -> None:
+    made = metrics(*outcomes([True], [False]))
     assert value(made["avg"]) == value(made["pass_at_k"]["1"]) == value(made["majority_at_k"]["1"]) == 0.5
     assert made["avg_fixed_problems"] == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
-def test_samples_that_we_spoilt_count_neither_way() -> None:
-    made = figures(*outcomes([True, None], [False, False], [None, None]))
+def test_invalid_samples_are_excluded() -> None:
+    made = metrics(*outcomes([True, None], [False, False], [None, None]))
     assert value(made["avg"]) == 0.5
     assert value(made["pass_at_k"]["2"]) == 0.0  # of the second problem alone: the first has one sample only
     assert made["unjudged"] == 3
     assert value(made["rates"]["invalid"]) == 0.5
 
 
-def test_nothing_but_spoilt_samples_has_no_scores() -> None:
-    made = figures(*outcomes([None, None]))
+def test_only_invalid_samples_give_no_scores() -> None:
+    made = metrics(*outcomes([None, None]))
     assert (made["avg"], made["pass_at_k"]["2"], made["majority_at_k"]["2"]) == (None, None, None)
     assert summarise(run_of(set=outcomes([None])))["mean"]["avg"] is None
 
 
 def test_rates_say_how_samples_ended() -> None:
     cut = row(False, truncated=True, terminated=False)
-    made = figures([row(), cut, row(False, void=True), row(None)])
+    made = metrics([row(), cut, row(False, void=True), row(None)])
     rates = {name: value(rate) for name, rate in made["rates"].items()}
     assert rates == {"finished": 0.5, "truncated": 0.5, "void": 0.25, "invalid": 0.25, "used_code": 0.0}
 
 
-def test_tokens_of_model_and_environment_are_counted_apart_for_all_and_for_right_samples() -> None:
-    made = figures([row(sampled_tokens=10, feedback_tokens=4)], [row(False, sampled_tokens=30, feedback_tokens=0)])
+def test_tokens_are_counted_by_writer_for_all_and_for_right_samples() -> None:
+    made = metrics([row(sampled_tokens=10, feedback_tokens=4)], [row(False, sampled_tokens=30, feedback_tokens=0)])
     assert {name: value(each) for name, each in made["tokens"].items()} == {
         "sampled": 20,
         "feedback": 2,
@@ -75,7 +75,7 @@ def test_tokens_of_model_and_environment_are_counted_apart_for_all_and_for_right
 
 
 def test_accuracy_by_subject_and_level() -> None:
-    made = figures(
+    made = metrics(
         [row(True, subject="algebra", level="1")],
         [row(False, subject="algebra", level="2"), row(None, subject="algebra", level="2")],
         [row(True, subject="geometry", level="2")],
@@ -98,12 +98,12 @@ def test_accuracy_by_subject_and_level() -> None:
         (["error", "killed"], "all_failed", False),
     ],
 )
-def test_a_sample_is_classed_by_its_blocks(blocks: list[str], kind: str, recovered: bool) -> None:
+def test_a_sample_is_classified_by_its_blocks(blocks: list[str], kind: str, recovered: bool) -> None:
     assert (blocks_of(row(blocks=blocks)), recovers(row(blocks=blocks))) == (kind, recovered)
 
 
-def test_each_class_of_blocks_has_its_accuracy_and_failures_their_recovery() -> None:
-    made = figures(
+def test_each_outcome_of_blocks_has_an_accuracy_and_failures_a_recovery_rate() -> None:
+    made = metrics(
         [row(True, blocks=["ok"]), row(False, blocks=["error"])],
         [row(True, blocks=["error", "ok"]), row(False)],
         [row(None, blocks=["error"]), row(True, blocks=["ok", "error"])],
@@ -114,11 +114,11 @@ def test_each_class_of_blocks_has_its_accuracy_and_failures_their_recovery() -> 
     assert (made["recovery"]["samples"], value(made["recovery"]["rate"])) == (3, pytest.approx(1 / 3))
 
 
-def test_the_mean_counts_each_set_the_same() -> None:
+def test_the_mean_over_sets_is_unweighted() -> None:
     made = summarise(run_of(AIME=outcomes([True, False], [False, False]), AMC=outcomes([True])))
     assert value(made["mean"]["avg"]) == pytest.approx(0.625)
 
 
-def test_figures_do_not_depend_on_when_they_are_made() -> None:
+def test_metrics_are_deterministic() -> None:
     made = [summarise(run_of(set=outcomes([True, False], [True, True], [False, False]))) for _ in range(2)]
     assert made[0] == made[1]

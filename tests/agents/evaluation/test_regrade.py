@@ -1,4 +1,4 @@
-"""Stored samples: judged again, handed to other programs, and taken from them, without a model."""
+"""Stored samples are regraded, and imported from other programs, without a model."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from cir_env.parsing import final_answer
 
 
 def sample(answer: str, *texts: str, feedback: str = "", **changes: Any) -> Sample:
-    """Return a row of a run; each text but the last is followed by feedback."""
+    """Return a row of a run; each text except the last is followed by feedback."""
     turns = [
         {"text": text, "feedback": feedback if text != texts[-1] else "", "status": None, "finish_reason": "stop"}
         for text in texts
@@ -55,7 +55,7 @@ def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
     return code, captured.out, captured.err
 
 
-def test_the_answer_of_the_text_is_judged_and_what_code_printed_is_not() -> None:
+def test_the_answer_in_the_text_is_judged_not_program_output() -> None:
     regrading = judged(ROWS)
     assert [row["predicted"] for row in regrading.rows[:4]] == ["7", "8", "7.0", None]
     assert [row["correct"] for row in regrading.rows] == [True, False, True, False, False, True, False, False]
@@ -64,20 +64,20 @@ def test_the_answer_of_the_text_is_judged_and_what_code_printed_is_not() -> None
     assert regrading.rows[0] == {**ROWS[0], "predicted": "7", "reason": "same text"}
 
 
-def test_what_a_fault_spoilt_stays_invalid_and_a_broken_gold_answer_becomes_so() -> None:
+def test_invalid_rows_stay_invalid_and_broken_gold_answers_become_invalid() -> None:
     regrading = judged(ROWS)
     assert (regrading.still_invalid, regrading.newly_invalid) == (1, 1)
     assert regrading.rows[4] == ROWS[4]
     assert (regrading.rows[7]["reward_valid"], regrading.rows[7]["reward"]) == (False, 0.0)
 
 
-def test_accuracies_are_means_over_problems_of_what_is_judged() -> None:
+def test_accuracies_are_means_over_problems_with_judged_samples() -> None:
     assert accuracy(ROWS[:5]) == pytest.approx((1 + 1 / 2) / 2)
     assert judged(ROWS).accuracies == {"AIME24": (0.75, 0.5), "MATH500": (0.0, 0.5)}
     assert accuracy(ROWS[4:5]) is None
 
 
-def test_an_answer_type_of_the_row_or_the_call_counts() -> None:
+def test_the_answer_type_comes_from_the_row_or_the_call() -> None:
     rows = [sample("314", r"\boxed{317}", correct=False), sample("314", r"\boxed{317}", correct=False)]
     rows[0]["answer_type"] = "number?rel_tol=0.01"  # type: ignore[typeddict-unknown-key]
     assert [row["correct"] for row in judged(rows).rows] == [True, False]
@@ -85,7 +85,7 @@ def test_an_answer_type_of_the_row_or_the_call_counts() -> None:
     assert loose.rows[0]["correct"]
 
 
-def test_the_command_writes_beside_never_over_and_lists_what_changed(
+def test_the_command_writes_a_new_file_and_lists_the_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "samples.jsonl"
@@ -93,7 +93,7 @@ def test_the_command_writes_beside_never_over_and_lists_what_changed(
     before = path.read_bytes()
     code, out, _ = command(capsys, "regrade", path)
     assert code == 0
-    assert "8 samples: 2 verdicts changed, 1 stay invalid, 1 cannot be judged now." in out
+    assert "8 samples: 2 verdicts changed, 1 still invalid, 1 newly invalid." in out
     assert "| p, sample 1 |         8 |            7 |  right | wrong |   another number |" in out
     assert "| AIME24  |            75.0 |           50.0 |" in out
     assert path.read_bytes() == before
@@ -108,7 +108,7 @@ def lines(path: Path, *rows: object) -> Path:
     return path
 
 
-def test_a_task_of_lm_eval_is_read_with_its_verdicts_and_its_gold_answers(tmp_path: Path) -> None:
+def test_an_lm_eval_file_is_read_with_verdicts_and_gold_answers(tmp_path: Path) -> None:
     solution = {
         "doc_id": 4, "doc": {"question": "2 + 2?"}, "target": "Count. #### 4", "arguments": [["Q: 2 + 2?", {}]],
         "resps": [["So \\boxed{4}."]], "filtered_resps": ["4"], "filter": "strict", "metrics": ["exact_match"],
@@ -122,7 +122,7 @@ def test_a_task_of_lm_eval_is_read_with_its_verdicts_and_its_gold_answers(tmp_pa
     assert [change.after["correct"] for change in judged([row]).changes] == [True]
 
 
-def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_json_lines_are_read_by_field_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = lines(
         tmp_path / "mine.jsonl",
         {"q": "1 + 1?", "gold": 2, "text": [r"\boxed{2}", r"\boxed{3}"]},
@@ -147,7 +147,7 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
     [
         ('{"a": 1}\n', ("regrade",), "line 1: Expect a sample's JSON object, got b'{\"a\": 1}'."),
         ("[1]\n", ("import",), "line 1: Expect a JSON object, got b'[1]'."),
-        (json.dumps(ROWS[0])[:-9], ("regrade",), "line 1: Expect whole lines, got a half-written one"),
+        (json.dumps(ROWS[0])[:-9], ("regrade",), "line 1: Expect complete lines, got a partial one"),
         ('{"problem": "?"', ("import", "--format", "jsonl"), "line 1: Expect a JSON object, got "),
         ("", ("regrade",), "Expect at least one sample in"),
         ('{"doc_id": 1}\n', ("import",), "line 1: Expect a sample of lm_eval --log_samples, got no 'doc'."),
@@ -175,7 +175,7 @@ def test_plain_lines_are_read_by_the_names_of_their_fields(tmp_path: Path, capsy
         ),
     ],
 )
-def test_a_file_that_is_none_exits_with_one_line(
+def test_a_malformed_file_exits_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, args: tuple[str, ...], message: str
 ) -> None:
     path = tmp_path / "file.jsonl"
@@ -192,7 +192,7 @@ def test_a_missing_file_exits_with_one_line(tmp_path: Path, capsys: pytest.Captu
     assert err.count("\n") == 1
 
 
-def test_verdicts_are_told_even_where_they_can_not_be_written(
+def test_verdicts_are_printed_even_if_they_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = lines(tmp_path / "samples.jsonl", sample("4", r"\boxed{4}"))

@@ -1,4 +1,4 @@
-"""Episodes of an evaluation, runs of several models, arms and sets, and how a run that was killed goes on."""
+"""Episodes of an evaluation, runs of several models, arms and sets, and how a killed run resumes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ Write = Callable[[int, int, int], str]
 
 
 def sampled(group_id: int, *outcomes: bool | None, **info: str) -> list[Trajectory]:
-    """Trajectories of one problem: right, wrong, or (None) spoilt by a fault of ours."""
+    """Trajectories of one problem: right, wrong, or (None) invalid."""
     return [
         trajectory(
             group_id=group_id,
@@ -39,7 +39,7 @@ def sampled(group_id: int, *outcomes: bool | None, **info: str) -> list[Trajecto
 
 
 def scores(write: Write, **changes: Any) -> Evaluation:
-    """The evaluation of a scripted policy in the environment of calls."""
+    """Evaluate a scripted policy in the environment of calls."""
     chat = small_chat()
     arguments = {"num_problems": 3, "num_samples": 2} | changes
     with pool() as envs:
@@ -47,7 +47,7 @@ def scores(write: Write, **changes: Any) -> Evaluation:
 
 
 def open_fakes(**fake: Any) -> Callable[..., EnvPool]:
-    """What opens environments that start no process."""
+    """Opens environments that start no process."""
     fake = fake or fakes()
 
     def open_envs(num_envs: int, **arguments: Any) -> EnvPool:
@@ -58,7 +58,7 @@ def open_fakes(**fake: Any) -> Callable[..., EnvPool]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
-    """A folder that looks like a model's."""
+    """A folder that looks like a model folder."""
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "a.safetensors"):
@@ -93,12 +93,12 @@ def rows_of(run: Run, name: str = "products") -> list[Sample]:
     return [each for problem in run.samples[name] for each in problem]
 
 
-def test_accuracy_by_subject_is_over_the_samples_that_could_be_judged() -> None:
+def test_accuracy_by_subject_is_over_judged_samples() -> None:
     trajectories = [*sampled(0, True, None, subject="gcd"), *sampled(1, True, False, subject="primes")]
     assert Evaluation(trajectories=tuple(trajectories)).accuracy_by("subject") == {"gcd": 1.0, "primes": 0.5}
 
 
-def test_a_transcript_of_any_environment_is_ready_for_json() -> None:
+def test_a_transcript_of_any_environment_is_json_serializable() -> None:
     (plain,) = sampled(0, True)
     assert json.loads(json.dumps(transcript(plain)))["correct"] is True
 
@@ -139,12 +139,12 @@ def test_every_trajectory_is_handed_over_as_it_ends() -> None:
     assert sorted(seen, key=lambda t: (t.group_id, t.sample)) == list(outcome.trajectories)
 
 
-def test_more_problems_than_there_are_are_refused() -> None:
+def test_too_many_problems_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"Expect at most 8 problems, got num_problems=9."):
         scores(scripted("a"), num_problems=1 + len(CallEnv.problems))
 
 
-def test_only_the_episodes_that_are_wanted_are_played_and_they_are_the_same() -> None:
+def test_only_the_wanted_episodes_are_played_and_they_stay_the_same() -> None:
     def write(request: int, turn: int, stream: int) -> str:
         return f"{stream % 10**9}"
 
@@ -162,9 +162,9 @@ Play = Callable[..., list[Run]]
 
 def test_code_that_gives_the_answer_scores_and_a_wrong_answer_does_not(play: Play) -> None:
     (outcome,) = play(scripted(CODE, r"\boxed{6}"))  # right for the first of five problems
-    figures = summarise(outcome)["sets"]["products"]
-    assert (figures["avg"]["value"], figures["pass_at_k"]["2"]["value"]) == (0.2, 0.2)
-    assert figures["rates"]["used_code"]["value"] == 1.0
+    metrics = summarise(outcome)["sets"]["products"]
+    assert (metrics["avg"]["value"], metrics["pass_at_k"]["2"]["value"]) == (0.2, 0.2)
+    assert metrics["rates"]["used_code"]["value"] == 1.0
 
 
 def test_every_set_has_its_own_number_of_samples_and_temperature(play: Play) -> None:
@@ -177,7 +177,7 @@ def test_every_set_has_its_own_number_of_samples_and_temperature(play: Play) -> 
     assert [each["temperature"] for each in outcome.about["sets"].values()] == [0.7, 0.0]
 
 
-def test_each_sample_is_written_with_all_that_a_reader_wants(play: Play) -> None:
+def test_each_sample_is_written_with_all_fields(play: Play) -> None:
     (outcome,) = play(scripted(CODE, r"It is \boxed{6}."), sets={"products": products(1)}, num_samples="1")
     assert rows_of(outcome) == [
         {
@@ -219,7 +219,7 @@ def test_each_sample_is_written_with_all_that_a_reader_wants(play: Play) -> None
         ("text", "", 0),
     ],
 )
-def test_an_arm_says_what_code_does_for_a_policy(play: Play, arm: str, error: str, calls: int) -> None:
+def test_an_arm_restricts_the_use_of_code(play: Play, arm: str, error: str, calls: int) -> None:
     failing = "```python\n1 / 0\n```\n"
     (outcome,) = play(scripted(failing, failing, r"\boxed{6}"), sets={"products": products(1)}, arms=(arm,))
     feedbacks = [turn["feedback"] for turn in rows_of(outcome)[0]["turns"]]
@@ -227,13 +227,13 @@ def test_an_arm_says_what_code_does_for_a_policy(play: Play, arm: str, error: st
     assert outcome.about["arguments"]["prompt"] == ("text" if arm == "text" else "cir")
 
 
-def test_each_arm_is_a_run_of_its_own(play: Play) -> None:
+def test_each_arm_is_a_separate_run(play: Play) -> None:
     runs = play(scripted("a"), arms=("code", "text", "code:8"))
     assert [run.folder.name for run in runs] == ["code", "text", "code-8"]
     assert [run.about["arguments"]["interaction_budget"] for run in runs] == [5, 0, 8]
 
 
-def test_several_models_are_runs_of_their_own_and_each_is_named(play: Play, model: str, tmp_path: Path) -> None:
+def test_each_model_is_a_separate_named_run(play: Play, model: str, tmp_path: Path) -> None:
     other = tmp_path / "trained"
     other.mkdir()
     for path in Path(model).iterdir():
@@ -249,21 +249,21 @@ def test_the_same_model_twice_is_refused(play: Play, model: str) -> None:
         play(scripted("a"), arms=("code", "code"))
 
 
-def test_a_policy_that_writes_nothing_but_backticks_ends_no_evaluation(play: Play) -> None:
+def test_a_policy_that_writes_only_backticks_is_evaluated(play: Play) -> None:
     (outcome,) = play(scripted("`" * 300))
     assert all(each["truncated"] and not each["correct"] for each in rows_of(outcome))
 
 
-def test_a_sandbox_that_fails_spoils_samples_and_says_so(play: Play) -> None:
+def test_a_failing_sandbox_makes_samples_invalid(play: Play) -> None:
     broken = fakes()
     broken["sandbox"].broken = True
     (outcome,) = play(scripted(CODE), open_envs=open_fakes(**broken))
-    figures = summarise(outcome)["sets"]["products"]
-    assert (figures["unjudged"], figures["avg"], figures["rates"]["invalid"]["value"]) == (10, None, 1.0)
+    metrics = summarise(outcome)["sets"]["products"]
+    assert (metrics["unjudged"], metrics["avg"], metrics["rates"]["invalid"]["value"]) == (10, None, 1.0)
 
 
 @pytest.mark.parametrize("what", ["num_samples", "temperature"])
-def test_numbers_for_a_set_that_is_not_played_are_refused(play: Play, what: str) -> None:
+def test_settings_for_an_unknown_set_are_rejected(play: Play, what: str) -> None:
     with pytest.raises(ConfigError, match=f"Expect `{what}` to speak of products, got 'sums'."):
         play(scripted("a"), **{what: "1,sums:1"})
 
@@ -369,7 +369,7 @@ def write_by_seed(request: int, turn: int, seed: int) -> str:
 
 
 def stop_at(count: int) -> Write:
-    """Writes by the seed, and stops the evaluation at a request."""
+    """Samples by the seed, and stops the evaluation at a given request."""
 
     def write(request: int, turn: int, seed: int) -> str:
         if request == count:
@@ -379,7 +379,7 @@ def stop_at(count: int) -> Write:
     return write
 
 
-def test_a_stopped_run_goes_on_and_ends_with_the_same_samples_and_figures(play: Play, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_samples_and_metrics(play: Play, tmp_path: Path) -> None:
     (whole,) = play(write_by_seed, output=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         play(stop_at(7))
@@ -394,7 +394,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_samples_and_figures(play: 
 
 
 @pytest.mark.parametrize("cut", [1, 40, 700])
-def test_a_line_that_a_kill_left_half_written_is_dropped_and_played_again(play: Play, tmp_path: Path, cut: int) -> None:
+def test_an_incomplete_line_of_a_killed_run_is_dropped_and_played_again(play: Play, tmp_path: Path, cut: int) -> None:
     (whole,) = play(write_by_seed)
     (path,) = (tmp_path / "runs").rglob("samples.jsonl")
     path.write_bytes(path.read_bytes()[:-cut])
@@ -403,13 +403,13 @@ def test_a_line_that_a_kill_left_half_written_is_dropped_and_played_again(play: 
     assert path.read_text().count("\n") == 10
 
 
-def test_a_whole_run_loads_no_model(play: Play) -> None:
+def test_a_complete_run_loads_no_model(play: Play) -> None:
     (whole,) = play(write_by_seed)
     (again,) = play(stop_at(0))
     assert again.samples == whole.samples
 
 
-def test_a_run_made_with_other_settings_is_not_gone_on_with(play: Play, tmp_path: Path, model: str) -> None:
+def test_a_run_with_other_settings_is_not_resumed(play: Play, tmp_path: Path, model: str) -> None:
     play(write_by_seed)
     (path,) = (tmp_path / "runs").rglob("samples.jsonl")
     before = path.read_bytes()
@@ -441,13 +441,15 @@ def test_two_processes_do_not_write_to_one_run(play: Play) -> None:
     def again(request: int, turn: int, seed: int) -> str:
         return play(write_by_seed)[0].name
 
-    with pytest.raises(RunError, match="to be free, but another evaluation writes to it"):
+    with pytest.raises(RunError, match="to be unused, but another evaluation is writing to it"):
         play(again)
 
 
-def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_path: Path) -> None:
+def test_shards_play_every_problem_once_and_form_a_complete_run(play: Play, tmp_path: Path) -> None:
     (whole,) = play(write_by_seed, output=tmp_path / "whole")
-    with pytest.raises(RunError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Go on with: again"):
+    with pytest.raises(
+        RunError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Resume with: again"
+    ):
         play(write_by_seed, shard="0/2")
     (both,) = play(write_by_seed, shard="1/2")
     assert both.samples == whole.samples
@@ -459,13 +461,13 @@ def test_shards_play_every_problem_once_and_make_the_whole_run(play: Play, tmp_p
     ]
 
 
-def test_a_whole_run_is_not_split_into_shards_afterwards(play: Play) -> None:
+def test_a_complete_run_cannot_be_split_into_shards(play: Play) -> None:
     play(write_by_seed)
     with pytest.raises(RunError, match=r"Expect the same --shard I/N for all parts of a run, got .*samples.jsonl"):
         play(write_by_seed, shard="0/2")
 
 
-def test_the_bar_says_how_many_problems_are_done_and_how_right_they_are(tmp_path: Path) -> None:
+def test_the_progress_bar_shows_finished_problems_and_accuracy(tmp_path: Path) -> None:
     places = [("set", problem, sample) for problem in range(3) for sample in range(2)]
     with SampleFile(tmp_path / "samples.jsonl") as file:
         record = _Record(file, places)

@@ -1,4 +1,4 @@
-"""Figures in words."""
+"""Tables of metrics."""
 
 import pytest
 from eval_fakes import outcomes, row, run_of
@@ -8,7 +8,7 @@ from agents.evaluation import tables
 from agents.evaluation.metrics import summarise
 
 
-def test_each_set_has_its_scores_and_several_have_a_mean() -> None:
+def test_each_set_has_scores_and_several_sets_have_a_mean() -> None:
     run = run_of(AIME=outcomes([True, False], [False, False]), AMC=outcomes([True]))
     lines = tables.report([summarise(run)], k=[1, 2]).splitlines()
     assert lines[0] == "A (code)"
@@ -19,7 +19,7 @@ def test_each_set_has_its_scores_and_several_have_a_mean() -> None:
     assert cells[4] == ["mean", "", "", "62.5", "62.5", "", "", ""]
 
 
-def test_runs_on_different_sets_have_every_set_and_no_mean_side_by_side() -> None:
+def test_runs_on_different_sets_have_no_mean_in_the_overview() -> None:
     runs = [run_of(AIME=outcomes([True])), run_of(name="B", AIME=outcomes([False]), AMC=outcomes([True]))]
     lines = tables.report([summarise(run) for run in runs]).splitlines()
     cells = [[cell.split(" [")[0].strip() for cell in line.split("|")[1:-1]] for line in (lines[0], *lines[2:4])]
@@ -37,6 +37,6 @@ def test_groups_are_shown_where_there_are_several_and_blocks_where_any_ran() -> 
     assert not any(word in single for word in ("subject", "level", "code blocks", "mean"))
 
 
-def test_a_k_that_no_set_has_samples_for_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Expect `k` from 1 to 2, the samples of each problem, got 3."):
+def test_a_k_above_the_number_of_samples_is_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"Expect `k` from 1 to 2, the number of samples per problem, got 3."):
         tables.report([summarise(run_of(set=outcomes([True, False])))], k=[1, 3])

@@ -1,4 +1,4 @@
-"""Trajectories to tensors."""
+"""Collation of trajectories into tensors."""
 
 from dataclasses import replace
 
@@ -29,14 +29,14 @@ def test_rewards_and_groups_stay_with_their_rows() -> None:
     assert len(batch) == 2
 
 
-def test_the_tensors_have_the_types_that_they_promise() -> None:
+def test_the_tensors_have_the_documented_types() -> None:
     batch = collate([trajectory()])
     assert batch.token_ids.dtype == batch.group_ids.dtype == torch.int64
     assert batch.attention_mask.dtype == batch.action_mask.dtype == torch.bool
     assert batch.sampling_logprobs.dtype == batch.rewards.dtype == torch.float32
 
 
-def test_no_trajectory_is_no_batch() -> None:
+def test_an_empty_batch_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"^Expect at least one trajectory, got none\.$"):
         collate([])
 
@@ -55,7 +55,7 @@ def test_columns_that_are_padding_everywhere_can_be_trimmed() -> None:
     assert batch.rewards.shape == (1,)
 
 
-def test_what_a_policy_says_can_be_cut_in_the_same_way_with_or_without_values() -> None:
+def test_a_policys_output_can_be_sliced_with_or_without_values() -> None:
     zeros = torch.zeros(2, 4)
     bare = PolicyOutput(logprobs=zeros, entropy=zeros).rows(torch.tensor([1])).columns(3)
     assert bare.logprobs.shape == (1, 3)
@@ -65,12 +65,12 @@ def test_what_a_policy_says_can_be_cut_in_the_same_way_with_or_without_values() 
     assert valued.values.shape == (2, 2)
 
 
-def test_a_batch_moves_to_a_device_whole() -> None:
+def test_a_batch_moves_to_a_device() -> None:
     moved = collate([trajectory()]).to(torch.device("meta"))
     assert {getattr(moved, name).device.type for name in ("token_ids", "action_mask", "rewards")} == {"meta"}
 
 
-def test_micro_batches_are_filled_with_tokens_that_rows_share_counted_once() -> None:
+def test_micro_batches_count_shared_tokens_once() -> None:
     prompt = torch.arange(20).repeat(4, 1)
     prompt[2:] += 100
     ids = torch.cat([prompt, torch.randint(50, (4, 10))], 1)[[0, 2, 1, 3]]

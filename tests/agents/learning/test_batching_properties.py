@@ -1,4 +1,4 @@
-"""Laws of collation: each token once, each row once."""
+"""Properties of collation: each token once, each row once."""
 
 import torch
 from agents_fakes import trajectory
@@ -38,7 +38,7 @@ def test_padding_is_never_an_action_and_always_on_the_right(rows: list[str]) -> 
 
 @FAST
 @given(batches, st.integers(1, 40))
-def test_micro_batches_hold_every_row_once(rows: list[str], size: int) -> None:
+def test_micro_batches_contain_every_row_once(rows: list[str], size: int) -> None:
     batch = collate([trajectory(row) for row in rows])
     parts = list(micro_batches(batch, size))
     assert sorted(torch.cat(parts).tolist()) == list(range(len(rows)))
@@ -48,7 +48,7 @@ def test_micro_batches_hold_every_row_once(rows: list[str], size: int) -> None:
 
 @FAST
 @given(batches, st.integers(1, 9))
-def test_trimmed_micro_batches_hold_every_token_once(rows: list[str], size: int) -> None:
+def test_trimmed_micro_batches_contain_every_token_once(rows: list[str], size: int) -> None:
     batch = collate([trajectory(row) for row in rows])
     parts = [batch.rows(index).trimmed() for index in micro_batches(batch, size)]
     assert sum(int(part.attention_mask.sum()) for part in parts) == int(batch.attention_mask.sum())

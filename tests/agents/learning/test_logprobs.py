@@ -1,4 +1,4 @@
-"""Log-probabilities without the logits of all tokens: the numbers and gradients of those with them."""
+"""Log-probabilities in chunks have the values and gradients of those from full logits."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def inputs(*, bias: bool) -> list[torch.Tensor]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (0.7, -0.3)])
-def test_values_and_gradients_are_those_of_the_whole_logits(
+def test_values_and_gradients_equal_those_of_full_logits(
     monkeypatch: pytest.MonkeyPatch, bias: bool, temperature: float, weights: tuple[float, float]
 ) -> None:
     monkeypatch.setattr(logprobs, "_LOGITS_BYTES", {"cpu": 4 * V * 4})  # four tokens at a time
@@ -35,7 +35,7 @@ def test_values_and_gradients_are_those_of_the_whole_logits(
         assert torch.allclose(one, other)
 
 
-def test_a_loss_of_one_of_the_two_is_enough() -> None:
+def test_a_loss_may_use_only_one_output() -> None:
     parts, chosen = inputs(bias=False), torch.zeros(N, dtype=torch.long)
     for which in (0, 1):
         total = token_logprobs(parts[0], parts[1], None, chosen)[which].sum()
@@ -50,7 +50,7 @@ def test_a_frozen_output_layer_gets_no_gradient() -> None:
     assert weight.grad is None
 
 
-def test_no_tokens_are_no_trouble() -> None:
+def test_an_empty_input_works() -> None:
     _, weight = inputs(bias=False)
     hidden = torch.zeros(0, H, dtype=torch.float64, requires_grad=True)
     found, _ = token_logprobs(hidden, weight, None, torch.zeros(0, dtype=torch.long))
@@ -58,7 +58,7 @@ def test_no_tokens_are_no_trouble() -> None:
     assert found.shape == (0,)
 
 
-def test_what_is_computed_in_bfloat16_is_reported_in_float32() -> None:
+def test_bfloat16_inputs_give_float32_outputs() -> None:
     hidden, weight = (part.detach().bfloat16() for part in inputs(bias=False))
     found = token_logprobs(hidden, weight.float(), None, torch.zeros(N, dtype=torch.long))
     assert {part.dtype for part in found} == {torch.float32}

@@ -1,4 +1,4 @@
-"""Rows to one sequence: what is shared is there once, and nobody sees another row."""
+"""Rows are packed into one sequence: shared tokens are stored once, and no row attends to another."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def batch_of(rows: list[list[int]]) -> Batch:
 
 
 def seen_by(layout: Layout) -> list[set[int]]:
-    """For each place of the sequence the places that it attends to, read off the layout's tensors."""
+    """For each position of the sequence the positions it attends to, from the layout's tensors."""
     seen: list[set[int]] = []
     keys = layout.key_index.split(list(layout.key_lengths))
     for length, key in zip(layout.lengths, keys, strict=True):
@@ -52,7 +52,7 @@ trees = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(trees)
-def test_each_token_sees_the_tokens_before_it_in_its_row_in_their_places_and_no_others(rows: list[list[int]]) -> None:
+def test_each_token_attends_exactly_to_the_tokens_before_it_in_its_row(rows: list[list[int]]) -> None:
     packed = pack(batch_of(rows))
     seen = seen_by(packed.layout)
     for row, places in zip(rows, packed.places.tolist(), strict=True):
@@ -64,7 +64,7 @@ def test_each_token_sees_the_tokens_before_it_in_its_row_in_their_places_and_no_
 
 @settings(max_examples=60, deadline=None)
 @given(trees)
-def test_no_beginning_that_is_worth_sharing_is_there_twice(rows: list[list[int]]) -> None:
+def test_every_long_common_prefix_is_stored_once(rows: list[list[int]]) -> None:
     packed = pack(batch_of(rows))
     distinct = {tuple(row[:end]) for row in rows for end in range(1, len(row) + 1)}
     short = sum(SHARED_TOKENS - 1 + 5 for _ in rows)  # a row's last tokens may be some other row's, too
@@ -124,9 +124,9 @@ def test_under_autocast_the_kernel_gets_one_dtype_though_positions_have_made_que
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
-def test_attention_that_bends_its_scores_is_refused(name: str) -> None:
+def test_attention_with_modified_scores_is_rejected(name: str) -> None:
     parts, layout = torch.randn(3, 1, 2, 5, 8), Layout(lengths=(5,), ancestors=((),))
-    with pytest.raises(ValueError, match=rf"^Expect attention by plain scores, got `{name}`\.$"):
+    with pytest.raises(ValueError, match=rf"^Expect attention with unmodified scores, got `{name}`\.$"):
         attend(torch.nn.Identity(), *parts, None, layout=layout, **{name: 30.0})
 
 
@@ -136,6 +136,6 @@ def test_equal_rows_and_a_row_that_begins_another() -> None:
     assert packed.places[0, :SHARED_TOKENS].tolist() == packed.places[2, :SHARED_TOKENS].tolist()
 
 
-def test_rows_begin_alike_as_far_as_the_shorter_one_goes() -> None:
+def test_a_common_prefix_ends_with_the_shorter_row() -> None:
     row = torch.arange(5).numpy()
     assert common_length(row, row[:3]) == 3

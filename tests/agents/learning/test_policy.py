@@ -138,7 +138,9 @@ def test_a_model_with_attention_sinks_is_refused() -> None:
     model = GptOssForCausalLM(
         GptOssConfig(vocab_size=V, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, **sizes)
     )
-    with pytest.raises(ModelError, match=r"^Expect attention by plain scores, got `s_aux` in GptOssForCausalLM\.$"):
+    with pytest.raises(
+        ModelError, match=r"^Expect attention with unmodified scores, got `s_aux` in GptOssForCausalLM\.$"
+    ):
         Policy(model)
 
 

@@ -18,7 +18,7 @@ SUMS = [(f"What is {a} + {b}?", str(a + b)) for a in range(10, 30) for b in rang
 
 
 def quiet(line: str) -> None:
-    """Takes log lines that a test does not look at."""
+    """Discards log lines."""
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +51,17 @@ def test_every_arithmetic_problem_of_the_environment_gets_code_that_solves_it(ge
         assert str(eval(operands[1])) == problem.answer
 
 
-def test_of_several_calculations_the_last_one_is_the_problem():
+def test_the_last_calculation_of_a_prompt_is_the_problem():
     assert arithmetic_code("What is 127 * 305?\nThe answer is 38735.\nWhat is 6 * 7?") == "print(6 * 7)"
 
 
 @pytest.mark.parametrize("text", ["", "What is the 12th prime number?", "What is 2 +", "12 and 3"])
-def test_what_is_no_arithmetic_gets_no_code(text):
+def test_other_problems_get_no_code(text):
     assert arithmetic_code(text) is None
 
 
 @pytest.mark.parametrize(("statement", "answer"), [("What is 12 + 34?", "46"), ("Compute 3 - 34.", "-31")])
-def test_a_script_with_code_is_what_the_environment_makes_of_it(statement, answer, tmp_path):
+def test_a_script_with_code_matches_the_environment(statement, answer, tmp_path):
     problems = tmp_path / "problems.jsonl"
     problems.write_text(f'{{"problem": "{statement}", "answer": "{answer}"}}\n')
     arguments = {"problems": str(problems), "prompt": "question", "observation": "feedback"}
@@ -83,7 +83,7 @@ def test_guesses_are_boxed_and_mostly_wrong():
     assert sum(right) / len(right) < 0.1
 
 
-def test_only_what_the_policy_writes_is_learned(chat):
+def test_only_the_policys_tokens_are_learned(chat):
     script = Script(prompt="What is 2 + 3?", turns=("run\n", "done"), feedback=("result\n",))
     token_ids, mask = encode_script(script, chat)
     learned = [token_id for token_id, learn in zip(token_ids, mask, strict=True) if learn]
@@ -91,7 +91,7 @@ def test_only_what_the_policy_writes_is_learned(chat):
     assert chat.tokenizer.decode(token_ids).endswith("assistant\nrun\nresult\ndone<|im_end|>")
 
 
-def test_the_warm_up_leaves_a_policy_that_writes_code_in_some_episodes_and_guesses_in_the_others(folder, chat):
+def test_a_warmed_up_policy_sometimes_writes_code_and_sometimes_guesses(folder, chat):
     model, lines = load_model(folder), []
     report = warm_up(model, chat, SUMS, steps=100, batch_size=8, code_fraction=0.4, log=lines.append)
     first = torch.tensor([chat.encode_prompt(prompt) for prompt, _ in SUMS[:20]])
@@ -131,7 +131,7 @@ def test_the_same_seed_warms_up_to_the_same_weights(folder, chat):
         ),
     ],
 )
-def test_problems_that_no_script_solves_are_refused(problems, message, folder, chat):
+def test_problems_without_a_script_are_rejected(problems, message, folder, chat):
     with pytest.raises(ModelError) as caught:
         warm_up(load_model(folder), chat, problems, log=quiet)
     assert str(caught.value) == message

@@ -10,19 +10,19 @@ def test_the_cpu_is_a_device_on_every_machine():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_cuda_device_that_is_not_there_is_refused():
+def test_a_missing_cuda_device_is_rejected():
     assert pick_device("auto") == torch.device("cpu")
     with pytest.raises(ModelError, match=r"^Expect a CUDA device for --device cuda, got none: use --device cpu\.$"):
         pick_device("cuda")
 
 
 @pytest.mark.parametrize(("flag", "dtype"), [("avx512_bf16", "bfloat16"), ("avx2", "float32")])
-def test_the_dtype_is_bfloat16_where_the_cpu_computes_in_it(monkeypatch, flag, dtype):
+def test_the_dtype_is_bfloat16_where_the_cpu_supports_it(monkeypatch, flag, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True})
     assert pick_dtype("auto", torch.device("cpu")) == dtype
 
 
-def test_bfloat16_on_a_cpu_without_it_is_warned_of(monkeypatch):
+def test_bfloat16_on_a_cpu_without_support_gives_a_warning(monkeypatch):
     lines = []
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert pick_dtype("bfloat16", torch.device("cpu"), log=lines.append) == "bfloat16"
@@ -31,6 +31,6 @@ def test_bfloat16_on_a_cpu_without_it_is_warned_of(monkeypatch):
     assert "float32 would be several times faster" in lines[0]
 
 
-def test_a_device_that_there_is_not_is_refused():
+def test_an_unknown_device_is_rejected():
     with pytest.raises(ModelError, match=r"^Expect `device` to be cpu, cuda or auto, got 'gpu'\.$"):
         pick_device("gpu")

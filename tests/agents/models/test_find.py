@@ -11,7 +11,7 @@ from agents.models.smollm2 import SMOLLM2
 
 
 def quiet(line: str) -> None:
-    """Takes log lines that a test does not look at."""
+    """Discards log lines."""
 
 
 def test_importing_the_module_imports_nothing_heavy():
@@ -34,7 +34,7 @@ def test_a_local_folder_is_taken_as_it_is(folder):
         ("model.safetensors", "weights (*.safetensors)"),
     ],
 )
-def test_a_folder_that_lacks_a_part_is_refused_by_that_part(folder, file, name):
+def test_an_incomplete_folder_is_rejected_with_the_missing_part(folder, file, name):
     (folder / file).unlink()
     with pytest.raises(ModelError) as caught:
         resolve_model(str(folder), log=quiet)
@@ -45,21 +45,21 @@ def test_a_folder_that_lacks_a_part_is_refused_by_that_part(folder, file, name):
 
 
 @pytest.mark.parametrize("name", ["/nowhere/checkpoint-3", "./nowhere", "~/nowhere/at/all", "a/b/c", "", "  "])
-def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name, monkeypatch):
+def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(find, "hub_problem", lambda name: pytest.fail("asked the hub"))
     with pytest.raises(ModelError) as caught:
         resolve_model(name, log=quiet)
     assert str(caught.value) == f"Expect `model` to be a folder, 'tiny' or a hub name, got {name!r}: no such folder"
 
 
-def test_tiny_is_made_once_in_the_cache(tmp_path):
+def test_tiny_is_created_once_in_the_cache(tmp_path):
     lines: list[str] = []
     first = resolve_model("tiny", cache_dir=tmp_path, log=lines.append)
     weights = (first / "model.safetensors").stat().st_mtime_ns
     assert resolve_model("tiny", cache_dir=tmp_path, log=lines.append) == first == tmp_path / "tiny"
     assert (first / "model.safetensors").stat().st_mtime_ns == weights
     assert lines == [
-        f"model: making the tiny transformer in {first} ...",
+        f"model: creating the tiny transformer in {first} ...",
         f"model: the tiny transformer from {first}",
     ]
 
@@ -69,9 +69,9 @@ def test_the_cache_is_where_the_environment_variable_says(tmp_path, monkeypatch)
     assert resolve_model("tiny", log=quiet) == tmp_path / "cache" / "tiny"
 
 
-def test_a_cache_that_can_not_be_written_is_one_clear_line(tmp_path):
+def test_an_unwritable_cache_gives_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"^Cannot make .*/file/tiny: .*Set CIR_CACHE to a folder with 600 MB free$"):
+    with pytest.raises(ModelError, match=r"^Cannot create .*/file/tiny: .*Set CIR_CACHE to a folder with 600 MB free$"):
         resolve_model("tiny", cache_dir=tmp_path / "file", log=quiet)
 
 
@@ -82,7 +82,7 @@ def test_another_hub_name_without_a_hub_says_how_to_get_the_model():
         resolve_model("Qwen/Qwen2.5-Math-7B", log=lines.append)
     assert lines == ["model: looking for Qwen/Qwen2.5-Math-7B on the hub ..."]
     assert str(caught.value) == (
-        "'Qwen/Qwen2.5-Math-7B' is neither a local folder nor in the hub's cache, and the hub did not give it: "
-        "no answer in 3 s. Run `hf download Qwen/Qwen2.5-Math-7B --local-dir FOLDER` where a hub is reachable "
-        f"and give that folder, or use {SMOLLM2} or 'tiny'"
+        "'Qwen/Qwen2.5-Math-7B' is neither a local folder nor in the hub's cache, and the hub did not provide it: "
+        "no answer in 3 s. Run `hf download Qwen/Qwen2.5-Math-7B --local-dir FOLDER` on a machine with access to "
+        f"the hub and pass that folder, or use {SMOLLM2} or 'tiny'"
     )

@@ -6,7 +6,7 @@ from agents.models.folders import build_once, missing_part
 from agents.models.tiny import build_tiny
 
 
-def test_nothing_has_the_final_name_before_it_is_whole(tmp_path):
+def test_a_folder_gets_its_final_name_only_when_complete(tmp_path):
     target = tmp_path / "cache" / "model"
 
     def build(made: Path) -> None:
@@ -28,7 +28,7 @@ def test_an_interrupted_build_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_processes_that_build_the_same_the_first_one_wins(tmp_path):
+def test_the_first_of_two_concurrent_builds_wins(tmp_path):
     target = tmp_path / "model"
 
     def build(made: Path) -> None:

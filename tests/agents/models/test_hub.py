@@ -7,7 +7,7 @@ from agents.models.find import resolve_model
 from agents.models.hub import hub_cached, hub_problem
 
 
-def test_a_hub_that_never_answers_is_given_up_soon(monkeypatch):
+def test_a_hub_that_never_answers_times_out(monkeypatch):
     class Hanging:
         def model_info(self, name: str, timeout: float) -> None:
             time.sleep(3)
@@ -19,14 +19,14 @@ def test_a_hub_that_never_answers_is_given_up_soon(monkeypatch):
     assert time.perf_counter() - started < 2.5
 
 
-def test_a_complete_snapshot_in_the_hubs_cache_is_taken(folder, monkeypatch):
+def test_a_complete_snapshot_in_the_hubs_cache_is_used(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, local_files_only: str(folder))
     lines: list[str] = []
     assert resolve_model("some/model", log=lines.append) == folder
     assert lines == [f"model: some/model from the hub's cache, {folder}"]
 
 
-def test_a_half_downloaded_snapshot_in_the_hubs_cache_is_not_taken(folder, monkeypatch):
+def test_an_incomplete_snapshot_in_the_hubs_cache_is_ignored(folder, monkeypatch):
     (folder / "model.safetensors").unlink()
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, local_files_only: str(folder))
     assert hub_cached("some/model") is None

@@ -9,7 +9,7 @@ from agents.models.load import load_model, load_tokenizer
 
 
 def forget(folder: Path, token: str) -> None:
-    """Take a special token out of a tokenizer's settings, and Qwen's defaults for it out of the way."""
+    """Remove a special token from a tokenizer's settings, and Qwen's default for it."""
     (folder / "config.json").write_text('{"model_type": "llama"}')
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())
@@ -44,7 +44,7 @@ def test_loading_from_a_folder_that_does_not_exist_says_so(load, tmp_path):
         ("model.safetensors", "not safetensors"),
     ],
 )
-def test_what_is_no_causal_language_model_is_one_clear_line(folder, file, content):
+def test_anything_but_a_causal_language_model_gives_one_clear_line(folder, file, content):
     (folder / file).write_text(content)
     with pytest.raises(ModelError) as caught:
         load_model(folder)
@@ -52,7 +52,7 @@ def test_what_is_no_causal_language_model_is_one_clear_line(folder, file, conten
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_lack_a_tensor_are_refused_instead_of_made_up(folder):
+def test_missing_tensors_are_rejected_instead_of_initialized(folder):
     config = json.loads((folder / "config.json").read_text())
     config["num_hidden_layers"] += 1
     config.pop("layer_types", None)
@@ -61,7 +61,7 @@ def test_weights_that_lack_a_tensor_are_refused_instead_of_made_up(folder):
         load_model(folder)
 
 
-def test_a_folder_without_a_tokenizer_is_refused_instead_of_an_empty_one_made_up(folder):
+def test_a_missing_tokenizer_is_rejected_instead_of_created_empty(folder):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError) as caught:
         load_tokenizer(folder)
@@ -70,7 +70,7 @@ def test_a_folder_without_a_tokenizer_is_refused_instead_of_an_empty_one_made_up
     )
 
 
-def test_a_broken_tokenizer_is_one_clear_line(folder):
+def test_a_broken_tokenizer_gives_one_clear_line(folder):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError) as caught:
         load_tokenizer(folder)
@@ -84,7 +84,7 @@ def test_a_tokenizer_without_an_end_of_sequence_token_is_refused(folder):
         load_tokenizer(folder)
 
 
-def test_a_missing_pad_token_becomes_the_end_of_sequence_token(folder):
+def test_the_pad_token_defaults_to_the_end_of_sequence_token(folder):
     forget(folder, "pad_token")
     assert load_tokenizer(folder).pad_token == "<|im_end|>"
 

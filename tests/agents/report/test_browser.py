@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: headless Chromium."""
+"""The HTML report in headless Chromium."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 
 @dataclass
 class Opened:
-    """A page, and what it did that it should not."""
+    """A page, with its requests and errors."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def open_report(browser: Any, reports: dict[str, Path]) -> Iterator[Open]:
-    """Opens a report; at the end nothing but itself was loaded, and nothing was complained of."""
+    """Opens a report; checks at the end that it loaded no other resource and logged no error."""
     opened: list[Opened] = []
 
     def open_page(name: str = "evaluation", link: str = "", **settings: Any) -> Any:
@@ -96,7 +96,7 @@ def width(page: Any) -> int:
 # -------------------------------------------------------------------------------------------------------- the viewer
 
 
-def test_it_opens_with_its_heading_its_figures_and_all_transcripts(open_report: Open) -> None:
+def test_it_opens_with_heading_main_results_and_all_transcripts(open_report: Open) -> None:
     page = open_report()
     expect(page.locator("h1")).to_have_text("m (code) on AIME24, OlymMATH-EN-EASY")
     expect(page.locator(".headlines li").first).to_contain_text("avg@4, 3 problems")
@@ -118,8 +118,8 @@ def test_filters_narrow_the_list_together(open_report: Open) -> None:
 
 def test_transcripts_are_found_by_length(open_report: Open) -> None:
     page = open_report()
-    page.get_by_label("Tokens from").fill("200")
-    page.get_by_label("Tokens to").fill("300")
+    page.get_by_label("Min. tokens").fill("200")
+    page.get_by_label("Max. tokens").fill("300")
     expect(page.locator("#count")).to_have_text("6 of 24 transcripts")
 
 
@@ -130,7 +130,7 @@ def test_search_reads_code_output_text_and_problem(open_report: Open) -> None:
         expect(page.locator("#count")).to_have_text(f"{count} of 24 transcripts")
 
 
-def test_a_row_of_a_table_leads_to_its_transcripts(open_report: Open) -> None:
+def test_a_table_row_links_to_its_transcripts(open_report: Open) -> None:
     page = open_report()
     page.get_by_role("link", name="Geometry").click()
     expect(page.locator("#count")).to_have_text("8 of 24 transcripts")
@@ -162,18 +162,18 @@ def test_the_back_button_goes_back_to_the_transcript_before(open_report: Open) -
     expect(page.locator("#transcript")).to_be_empty()
 
 
-def test_a_link_to_nothing_says_so(open_report: Open) -> None:
+def test_a_broken_link_gives_a_message(open_report: Open) -> None:
     page = open_report(link="#AIME24/99/0")
     expect(page.locator("#transcript")).to_have_text("There is no transcript AIME24/99/0 in this report.")
     expect(page.locator("#count")).to_have_text("24 transcripts")
 
 
-def test_a_link_with_nonsense_does_no_harm(open_report: Open) -> None:
+def test_a_malformed_link_is_harmless(open_report: Open) -> None:
     page = open_report(link="#?length=3&verdict=nobody&%ff=1")
     expect(page.locator("#count")).to_have_text("24 transcripts")
 
 
-def test_the_keyboard_is_enough(open_report: Open) -> None:
+def test_the_page_works_with_the_keyboard(open_report: Open) -> None:
     page = open_report()
     page.keyboard.press("/")
     expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
@@ -191,7 +191,7 @@ def test_the_keyboard_is_enough(open_report: Open) -> None:
     assert page.url.endswith("#OlymMATH-EN-EASY/2/3?search=made-up")
 
 
-def test_thousands_of_transcripts_are_shown_a_page_at_a_time(open_report: Open) -> None:
+def test_thousands_of_transcripts_are_paginated(open_report: Open) -> None:
     page = open_report("many", "#AIME24/93/11")
     expect(page.locator("#count")).to_have_text("3000 transcripts")
     expect(page.locator("#range")).to_have_text("2801–2850")
@@ -211,7 +211,7 @@ def test_the_samples_of_a_training_run_are_found_by_step(open_report: Open) -> N
 # --------------------------------------------------------------------------------------------------------- its safety
 
 
-def test_hostile_text_is_shown_and_does_nothing(open_report: Open) -> None:
+def test_hostile_text_is_shown_and_harmless(open_report: Open) -> None:
     page = open_report("hostile")
     page.get_by_role("combobox", name="Error").select_option(index=1)
     expect(page.locator("#count")).to_have_text("1 of 2 transcripts")
@@ -224,7 +224,7 @@ def test_hostile_text_is_shown_and_does_nothing(open_report: Open) -> None:
     assert page.evaluate("window.hacked") is None
 
 
-def test_no_other_script_may_run_and_nothing_be_loaded(browser: Any, reports: dict[str, Path]) -> None:
+def test_no_other_script_runs_and_no_resource_is_loaded(browser: Any, reports: dict[str, Path]) -> None:
     page = browser.new_page()
     page.goto(reports["evaluation"].as_uri())
     page.evaluate(
@@ -243,7 +243,7 @@ def test_no_other_script_may_run_and_nothing_be_loaded(browser: Any, reports: di
 
 
 @pytest.mark.parametrize("name", ["evaluation", "hostile", "two", "training"])
-def test_a_phone_needs_no_sideways_scrolling(open_report: Open, name: str) -> None:
+def test_a_phone_needs_no_horizontal_scrolling(open_report: Open, name: str) -> None:
     page = open_report(name, viewport={"width": 375, "height": 700})
     assert width(page) == 375
     page.locator("#list a").first.click()
@@ -251,7 +251,7 @@ def test_a_phone_needs_no_sideways_scrolling(open_report: Open, name: str) -> No
     assert width(page) == 375
 
 
-def test_a_dark_screen_gets_dark_colours(open_report: Open) -> None:
+def test_the_dark_color_scheme_is_supported(open_report: Open) -> None:
     colours = (
         "[getComputedStyle(document.body), getComputedStyle(document.querySelector('svg text'))].map(s => s.color)"
     )
@@ -262,7 +262,7 @@ def test_a_dark_screen_gets_dark_colours(open_report: Open) -> None:
     assert light.evaluate(colours) != dark.evaluate(colours)
 
 
-def test_on_paper_there_are_tables_and_charts_but_no_controls(open_report: Open) -> None:
+def test_the_printed_page_has_tables_and_charts_but_no_controls(open_report: Open) -> None:
     page = open_report(link="#AIME24/0/0", color_scheme="dark")
     page.emulate_media(media="print")
     expect(page.get_by_role("table").first).to_be_visible()
@@ -277,7 +277,7 @@ def test_on_paper_there_are_tables_and_charts_but_no_controls(open_report: Open)
     ("name", "scheme", "size"),
     [("evaluation", "light", 1280), ("evaluation", "dark", 1280), ("training", "light", 375)],
 )
-def test_axe_finds_nothing_that_shuts_people_out(open_report: Open, name: str, scheme: str, size: int) -> None:
+def test_axe_finds_no_accessibility_violations(open_report: Open, name: str, scheme: str, size: int) -> None:
     page = open_report(name, color_scheme=scheme, viewport={"width": size, "height": 900})
     page.locator("#list a").nth(1).click()
     results = axe_playwright.Axe().run(page)

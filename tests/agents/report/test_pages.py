@@ -1,4 +1,4 @@
-"""What stands in the HTML report; how it behaves in a browser is in test_html_report_browser.py."""
+"""The content of the HTML report; test_browser.py tests its behavior in a browser."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from agents.report.viewer import facet_counts, items, segments
 
 
 def table_of(tables: Any, title: str) -> dict[str, list[str]]:
-    """Return the cells of the table whose title begins so, by the name of the row."""
+    """Return the cells of the table whose title starts with ``title``, by row name."""
     (found,) = [table for table in tables if table.title.startswith(title)]
     assert isinstance(found, Table)
     return {cells[0].text: [cell.text for cell in cells[1:]] for cells in found.rows}
@@ -41,7 +41,7 @@ def data_of(html: str) -> Any:
     return json.loads(data)
 
 
-def test_the_results_leave_out_what_could_not_be_judged(tmp_path: Path) -> None:
+def test_the_results_exclude_unjudged_samples(tmp_path: Path) -> None:
     rows = [row(0, 0), wrong(0, 1), row(1, 0), wrong(1, 1, reward_valid=False)]
     tables = all_tables(tmp_path, rows)
     results = table_of(tables, "Each set")["AIME24"]
@@ -66,7 +66,7 @@ def test_lengths_are_given_of_all_and_of_right_transcripts(tmp_path: Path) -> No
     assert table_of(all_tables(tmp_path, rows), "Each set")["AIME24"][6:8] == ["200", "100"]
 
 
-def test_our_row_stands_above_the_papers_over_the_sets_that_both_have(tmp_path: Path) -> None:
+def test_the_comparison_with_the_paper_covers_the_common_sets(tmp_path: Path) -> None:
     rows = [row(0), wrong(1), row(0, set="AMC23"), row(1, set="AMC23"), row(set="mine")]
     table = table_of(all_tables(tmp_path, rows), "Accuracy in percent")
     assert next(iter(table)) == "mine"
@@ -74,13 +74,13 @@ def test_our_row_stands_above_the_papers_over_the_sets_that_both_have(tmp_path: 
     assert table["CIR, Qwen2.5-Math-7B"] == ["yes", "42.3", "74.2", "58.2"]
 
 
-def test_problems_of_ones_own_are_not_set_beside_the_paper(tmp_path: Path) -> None:
+def test_other_problem_sets_are_not_compared_with_the_paper(tmp_path: Path) -> None:
     assert not [
         table for table in all_tables(tmp_path, [row(set="mine")]) if table.title.startswith("Accuracy in percent")
     ]
 
 
-def test_the_papers_rows_have_the_means_that_it_prints() -> None:
+def test_the_papers_rows_have_its_printed_means() -> None:
     means = [round(sum(p.accuracies.values()) / len(PAPER_SETS), 1) for p in PUBLISHED]
     assert means == [27.3, 40.2, 32.0, 37.6, 39.3, 50.5, 52.7, 66.3]
 
@@ -91,20 +91,20 @@ def test_accuracy_by_subject_and_level(tmp_path: Path) -> None:
     assert table_of(tables, "By level") == {"1": ["50.0", "4"], "2": ["50.0", "4"], "3": ["33.3", "3"]}
 
 
-def test_transcripts_are_classed_by_what_became_of_their_blocks(tmp_path: Path) -> None:
+def test_transcripts_are_classified_by_the_outcome_of_their_blocks(tmp_path: Path) -> None:
     tables = all_tables(tmp_path, some_rows())
-    assert table_of(tables, "What became of the blocks: AIME24") == {
+    assert table_of(tables, "Outcome of code blocks: AIME24") == {
         "no code ran": ["0.0", "3"],
         "all ran": ["100.0", "3"],
         "some failed": ["0.0", "3"],
         "all failed": ["100.0", "2"],
     }
     assert table_of(tables, "Recovery") == {"AIME24": ["60.0", "5"], "OlymMATH-EN-EASY": ["60.0", "5"]}
-    assert table_of(tables, "How blocks failed") == {"NameError": ["25.0", "6"], "timeout": ["25.0", "6"]}
+    assert table_of(tables, "Errors of code blocks") == {"NameError": ["25.0", "6"], "timeout": ["25.0", "6"]}
 
 
 @given(st.text(alphabet="`~py\n #x=1", max_size=60) | st.text())
-def test_segments_put_together_are_the_text(text: str) -> None:
+def test_segments_concatenate_to_the_text(text: str) -> None:
     parts = segments(text)
     assert "".join(part if isinstance(part, str) else "".join(part[1::2]) for part in parts) == text
 
@@ -121,7 +121,7 @@ def test_levels_are_offered_in_the_order_of_numbers() -> None:
     assert facet_counts(items({"mine": samples}))["level"] == [("9", 2), ("10", 1)]
 
 
-def test_rare_errors_are_put_together() -> None:
+def test_rare_errors_are_merged() -> None:
     samples: Any = [row(turns=[ran(f"E{n}Error: x", "error")]) for n in range(40)]
     errors = facet_counts(items({"mine": samples}))["error"]
     assert len(errors) == 30
@@ -140,10 +140,10 @@ def test_the_heading_says_what_was_measured_and_how(tmp_path: Path) -> None:
     html = write_page(tmp_path / "report.html", write_run(tmp_path / "run", [row()], model="my/model"))
     assert "<h1>my/model (code) on AIME24</h1>" in html
     assert "<dt>top_p</dt><dd>0.95</dd>" in html
-    assert "<dt>Samples of each problem</dt><dd>1</dd>" in html
+    assert "<dt>Samples per problem</dt><dd>1</dd>" in html
 
 
-def test_settings_of_single_sets_are_told_apart(tmp_path: Path) -> None:
+def test_settings_that_differ_between_sets_are_listed_by_set(tmp_path: Path) -> None:
     rows = [row(), row(set="MATH500"), row(0, 1, set="MATH500")]
     html = write_page(tmp_path / "report.html", write_run(tmp_path / "run", rows))
     assert "<dd>1 (AIME24), 2 (MATH500)</dd>" in html
@@ -168,12 +168,12 @@ def test_a_training_run_has_learning_curves_and_its_samples_by_step(tmp_path: Pa
     html = (tmp_path / "report.html").read_text()
     assert "<h1>Training run run</h1>" in html
     assert "25.0 → 87.5" in html
-    assert "the interaction budget changed to 3 from step 3." in html
+    assert "Dotted lines mark changes of the interaction budget: 3 from step 3." in html
     assert "Accuracy on held-out problems. sampled: 25% in step 0, 87.5% in step 4" in html
     assert [item["facets"]["step"] for item in data_of(html)] == [["0"], ["1"], ["2"], ["3"], ["4"]]
 
 
-def test_a_training_run_may_still_be_going_on(tmp_path: Path) -> None:
+def test_a_training_run_may_still_be_running(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     write_rows(folder / "metrics.jsonl", [{"step": 0, "validation/accuracy": 0.25}])
     report_training([folder], tmp_path / "report.html")
@@ -209,7 +209,7 @@ def test_the_command_takes_training_runs(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == f"Page: {output}\n"
 
 
-def test_training_runs_are_reported_on_as_a_page_and_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_runs_need_an_output_and_cannot_be_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training, run = str(write_training(tmp_path / "training")), str(write_run(tmp_path / "run", [row()]))
     for args in ([training], [training, run, "--output", str(tmp_path / "report.html")]):
         assert evaluate.main(["report", *args]) == 2
@@ -222,24 +222,24 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
         report_training([write_training(tmp_path / "run")], tmp_path / "report.html")
 
 
-def test_a_page_that_would_be_a_folder(tmp_path: Path) -> None:
+def test_an_output_that_is_a_folder_is_rejected(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
-    with pytest.raises(RunError, match="Expect `output` to be the file of a page, got the folder"):
+    with pytest.raises(RunError, match="Expect `output` to be a file, got the folder"):
         report_training([folder], tmp_path)
 
 
-def test_a_page_below_a_file(tmp_path: Path) -> None:
+def test_an_output_below_a_file_is_rejected(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"Expect `output` where .*metrics.jsonl/report.html can be made, got "):
         report_training([folder], folder / "metrics.jsonl" / "report.html")
 
 
-def test_a_folder_without_a_training_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_training_run_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no metrics\.jsonl in it"):
         report_training([tmp_path], tmp_path / "report.html")
 
 
-def test_a_bad_row_of_samples(tmp_path: Path) -> None:
+def test_a_malformed_sample_is_rejected(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
     (folder / "samples.jsonl").write_text("{}\n")
     with pytest.raises(RunError, match="line 1: Expect a sample"):
@@ -247,9 +247,9 @@ def test_a_bad_row_of_samples(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_state_that_is_none(tmp_path: Path) -> None:
+def test_a_malformed_trainer_state_is_rejected(tmp_path: Path) -> None:
     folder = write_training(tmp_path / "run")
     (folder / "checkpoint-4").mkdir()
     (folder / "checkpoint-4" / "trainer_state.json").write_text("[]")
-    with pytest.raises(RunError, match="Expect the state of a trainer"):
+    with pytest.raises(RunError, match="Expect a trainer's state"):
         report_training([folder], tmp_path / "report.html")

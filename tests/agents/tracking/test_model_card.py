@@ -1,4 +1,4 @@
-"""The model card: only what the run has measured, in the metadata as in the text."""
+"""The model card: text and metadata contain only what the run has measured."""
 
 import json
 import sys
@@ -33,14 +33,14 @@ def card(rows: Sequence[Mapping[str, float]] = ROWS, *, step: int = 2, drawn: bo
     return model_card(CONFIG, rows, step=step, command="python train.py --seed 3", drawn=drawn, data=DATA)
 
 
-def test_the_metadata_are_what_the_hub_reads() -> None:
+def test_the_metadata_is_readable_by_the_hub() -> None:
     data = card().data
     assert (data.base_model, data.datasets, data.model_name) == (CONFIG.model, ["RUC-AIBOX/STILL-3-RL-90K"], "mine")
     results = {(each.dataset_name, each.dataset_type): each.metric_value for each in data.eval_results}
     assert results == {("mixed", "mixed"): 0.875, ("MATH-500", "hub:HuggingFaceH4/MATH-500"): 0.625}
 
 
-def test_the_text_has_figures_before_and_after_the_command_and_the_configuration() -> None:
+def test_the_text_has_accuracy_before_and_after_command_and_configuration() -> None:
     text = card().text
     assert "| mixed         |   25.0 |         87.5 |\n" in text
     assert "| MATH-500      |   50.0 |         62.5 |\n" in text
@@ -51,23 +51,23 @@ def test_the_text_has_figures_before_and_after_the_command_and_the_configuration
     assert f"on the problems `still3+mixed` ({DATA})." in text
 
 
-def test_what_was_not_measured_at_the_checkpoint_is_no_result_of_it() -> None:
+def test_the_card_reports_only_results_measured_at_its_step() -> None:
     between = card(ROWS[:2], step=1)
     assert not between.data.eval_results
     assert "|   25.0 |            - |" in between.text
-    assert "The run has measured none at this step." in card(ROWS[1:2], step=1).text
+    assert "Not measured at this step." in card(ROWS[1:2], step=1).text
 
 
 @pytest.mark.parametrize("model", ["tiny", "."])
-def test_a_model_that_is_not_on_the_hub_is_no_base_model(model: str) -> None:
+def test_a_local_model_is_not_a_base_model(model: str) -> None:
     local = TrainConfig(model=model)
     assert model_card(local, ROWS, step=2, command="", drawn=False).data.base_model is None
 
 
-def test_the_learning_curve_is_a_picture_or_else_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_curve_is_an_image_or_otherwise_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*ROWS, {"step": 3, "validation/accuracy": 1.0}]
     picture = tmp_path / "learning_curve.png"
-    assert not draw_curve(ROWS, picture)  # two points are in the table of figures
+    assert not draw_curve(ROWS, picture)  # two points are in the accuracy table
     assert draw_curve(rows, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "(learning_curve.png)" in card(rows, step=3, drawn=True).text
@@ -76,7 +76,7 @@ def test_the_learning_curve_is_a_picture_or_else_a_table(tmp_path: Path, monkeyp
     assert "| 2    |                 87.5 |\n" in card(rows, step=3).text
 
 
-def test_a_card_that_can_not_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+def test_an_unwritable_card_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "README.md").mkdir()
     lines: list[str] = []
     run: Any = SimpleNamespace(config=TrainConfig(output_dir=tmp_path), step=2, log=lines.append, data_summary=None)

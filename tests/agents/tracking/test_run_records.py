@@ -51,7 +51,7 @@ def train(config: TrainConfig, **arguments: Any) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one step with every kind of figure."""
+    """A run of one step with every kind of metric."""
     folder = tmp_path_factory.mktemp("runs") / "everything"
     validation = ValidationConfig(
         problems=("mixed", "arithmetic"), num_problems=(3, 1), greedy=True, text_prompt="text"
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def documented() -> dict[str, str]:
-    """Name of each metric on the page, and the pattern of what it stands for."""
+    """Each metric on the page, with the pattern of the names it stands for."""
     table = PAGE.partition("### Metrics")[2].partition("## ")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     names = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
@@ -74,14 +74,14 @@ def documented() -> dict[str, str]:
     return patterns
 
 
-def test_every_metric_is_on_the_page_and_the_page_has_no_other(folder: Path) -> None:
+def test_the_page_documents_exactly_the_metrics_of_a_run(folder: Path) -> None:
     written = {name for row in read_metrics(folder / "metrics.jsonl") for name in row} - {"step"}
     page = documented()
     assert [name for name in written if not any(re.fullmatch(each, name) for each in page.values())] == []
     assert [name for name, each in page.items() if not any(re.fullmatch(each, known) for known in written)] == []
 
 
-def test_each_set_of_problems_is_validated_under_its_own_name_with_its_own_number(folder: Path) -> None:
+def test_each_validation_set_has_its_own_name_and_size(folder: Path) -> None:
     first = read_metrics(folder / "metrics.jsonl")[0]
     accuracies = {name.removesuffix("/accuracy") for name in first if name.endswith("/accuracy")}
     assert accuracies == {"validation", "validation/arithmetic", "validation_greedy", "validation_text"}
@@ -115,9 +115,7 @@ def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:
     assert run.minutes > 0
 
 
-def test_the_time_left_is_by_the_mean_step_without_the_first_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_remaining_time_excludes_the_first_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, per_step = 0.0, []
 
     class Bar(tqdm):  # type: ignore[type-arg]
@@ -148,7 +146,7 @@ def test_the_time_left_is_by_the_mean_step_without_the_first_validation(
     assert per_step == [2, pytest.approx((2 + 100 + 6) / 2)]  # there is a validation between the steps
 
 
-def test_a_tracker_without_its_library_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_a_tracker_without_its_library_is_rejected_before_loading(tmp_path: Path) -> None:
     names: tuple[str, ...] = ("tensorboard", "no_tracker")
     lines: list[str] = []
     with pytest.raises(ConfigError, match="pip install no_tracker"):

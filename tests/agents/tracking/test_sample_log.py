@@ -1,4 +1,4 @@
-"""Transcripts of a run: which are chosen, and when."""
+"""Which transcripts of a run are logged, and when."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def outcomes(chosen: list[Trajectory]) -> list[tuple[int, float]]:
     return [(each.group_id, each.reward) for each in chosen]
 
 
-def test_the_same_problem_solved_and_missed_comes_first_then_right_and_wrong_in_turn() -> None:
+def test_problems_with_both_outcomes_come_first_then_right_and_wrong_alternate() -> None:
     step = [*played(0, 1, 1), *played(1, -1, -1), *played(2, -1, 1), *played(3, 1, 1)]
     assert outcomes(choose_samples(step, 9)) == [(2, 1), (2, -1), (0, 1), (1, -1), (3, 1)]
     assert outcomes(choose_samples(step, 2)) == [(2, 1), (2, -1)]
@@ -29,7 +29,7 @@ def test_the_same_problem_solved_and_missed_comes_first_then_right_and_wrong_in_
 
 
 def run_of(folder: Path, steps: range, **changes: Any) -> list[tuple[int, str]]:
-    """(step, kind) of what is written when these steps are trained, with a validation after each."""
+    """(step, kind) of the rows written by these steps, with a validation after each."""
     log = SampleLog(TrainConfig(output_dir=folder, **changes))
     trainer: Any = SimpleNamespace(step=steps.start)
     log.on_train_begin(trainer)
@@ -40,7 +40,7 @@ def run_of(folder: Path, steps: range, **changes: Any) -> list[tuple[int, str]]:
     return [(row["step"], row["kind"]) for row in rows]
 
 
-def test_every_so_many_steps_and_at_every_validation_a_bounded_number_is_written(tmp_path: Path) -> None:
+def test_a_limited_number_is_written_at_intervals_and_at_every_validation(tmp_path: Path) -> None:
     assert run_of(tmp_path, range(0, 3), samples_every=2) == [
         (1, "validation/AIME24"),
         *[(2, "training")] * 2,
@@ -49,7 +49,7 @@ def test_every_so_many_steps_and_at_every_validation_a_bounded_number_is_written
     ]
 
 
-def test_a_resumed_run_has_each_step_once_and_a_new_one_begins_anew(tmp_path: Path) -> None:
+def test_a_resumed_run_has_each_step_once_and_a_new_run_starts_over(tmp_path: Path) -> None:
     whole = run_of(tmp_path, range(0, 3))
     assert run_of(tmp_path, range(1, 3)) == whole
     assert run_of(tmp_path, range(0, 3)) == whole

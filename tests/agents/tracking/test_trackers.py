@@ -1,4 +1,4 @@
-"""Where figures are written: the file that is the record, and trackers that may fail."""
+"""Metrics are written to a file, and to trackers that may fail."""
 
 import importlib
 import json
@@ -19,16 +19,16 @@ from agents.tracking.trackers import MetricsLog, check_installed
 Install = Callable[[str], None]
 
 
-def test_rows_are_written_one_on_a_line(tmp_path: Path) -> None:
+def test_rows_are_written_one_per_line(tmp_path: Path) -> None:
     with MetricsLog(tmp_path / "run", keep_before=0) as log:
         log.write(0, {"reward": 0.5})
         log.write(1, {"reward": 1.0})
         log.write(1, {"validation/accuracy": 0.25})
-        rows = read_metrics(tmp_path / "run" / "metrics.jsonl")  # readable while the run goes on
+        rows = read_metrics(tmp_path / "run" / "metrics.jsonl")  # readable while the run continues
     assert rows == [{"step": 0, "reward": 0.5}, {"step": 1, "reward": 1.0}, {"step": 1, "validation/accuracy": 0.25}]
 
 
-def test_tensorboard_gets_the_same_figures_and_the_configuration(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_same_metrics_and_the_configuration(tmp_path: Path) -> None:
     reader: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     with MetricsLog(tmp_path, keep_before=0, report_to=["tensorboard"], config={"seed": 7}) as log:
         log.write(3, {"reward": 0.5})
@@ -39,7 +39,7 @@ def test_tensorboard_gets_the_same_figures_and_the_configuration(tmp_path: Path)
     assert b'"seed": 7' in text.tensor_proto.string_val[0]
 
 
-def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
+def test_a_new_run_starts_with_an_empty_file(tmp_path: Path) -> None:
     for reward in (0.1, 0.2):
         with MetricsLog(tmp_path, keep_before=0) as log:
             log.write(0, {"reward": reward})
@@ -56,7 +56,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['{"step": 1, "rew', "[1]", '{"reward": 1}'])
-def test_another_line_that_is_no_row_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 0, "reward": 1}}\n{line}\n{{"step": 2, "reward": 2}}\n')
     before = path.read_text()
@@ -66,7 +66,7 @@ def test_another_line_that_is_no_row_is_named_and_nothing_is_lost(tmp_path: Path
     assert path.read_text() == before
 
 
-def test_a_last_line_that_a_killed_run_left_unfinished_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "reward": 1}\n{"step": 1, "rew')
     assert read_metrics(path) == [{"step": 0, "reward": 1}]
@@ -75,13 +75,13 @@ def test_a_last_line_that_a_killed_run_left_unfinished_is_left_out(tmp_path: Pat
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 2]
 
 
-def test_a_file_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_rows(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Put a library called ``fake_tracker`` with this code in reach."""
+    """Make a library ``fake_tracker`` with this code importable."""
 
     def write(code: str) -> None:
         (tmp_path / "fake_tracker.py").write_text(code)
@@ -91,7 +91,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return write
 
 
-def test_wandb_gets_figures_and_configuration_and_a_resumed_run_goes_on_in_the_same_run(
+def test_wandb_gets_metrics_and_configuration_and_resumes_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -117,7 +117,7 @@ print(run.name, run.config["seed"], [(row["step"], row["reward"]) for row in row
 """
 
 
-def test_trackio_gets_figures_and_configuration_and_a_resumed_run_goes_on_in_the_same_run(tmp_path: Path) -> None:
+def test_trackio_gets_metrics_and_configuration_and_resumes_the_same_run(tmp_path: Path) -> None:
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "TRACKIO_PROJECT": "of-a-test"}
     command = [sys.executable, "-c", TRACKIO, str(tmp_path / "run")]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
@@ -131,13 +131,13 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it() -> None:
         check_installed(["tensorboard", "no_tracker"])
 
 
-def test_a_tracker_that_does_not_start_ends_the_run_before_it_begins(tmp_path: Path, install: Install) -> None:
+def test_a_tracker_that_does_not_start_prevents_the_run(tmp_path: Path, install: Install) -> None:
     install("def init(**more):\n    raise RuntimeError('no key.\\nLog in.')")
-    with pytest.raises(ServiceError, match=r"^Expect fake_tracker to start a run, got: no key. Log in. Leave it "):
+    with pytest.raises(ServiceError, match=r"^Expect fake_tracker to start a run, got: no key. Log in. Remove it "):
         MetricsLog(tmp_path, keep_before=0, report_to=["tensorboard", "fake_tracker"])
 
 
-def test_a_tracker_that_fails_is_left_behind_with_one_warning(tmp_path: Path, install: Install) -> None:
+def test_a_failing_tracker_is_dropped_with_one_warning(tmp_path: Path, install: Install) -> None:
     install(
         "class Run:\n"
         "    def log(self, data, step):\n        if step: raise OSError('no network')\n"
@@ -149,6 +149,6 @@ def test_a_tracker_that_fails_is_left_behind_with_one_warning(tmp_path: Path, in
         for step in range(3):
             log.write(step, {"reward": 0.5})
     assert warnings == [
-        "Warning: fake_tracker failed and gets no more figures; metrics.jsonl has them all: no network."
+        "Warning: fake_tracker failed and gets no more metrics; metrics.jsonl has them all: no network."
     ]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3

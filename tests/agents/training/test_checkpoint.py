@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all."""
+"""Checkpoints are complete or absent."""
 
 import errno
 import json
@@ -63,7 +63,7 @@ def test_a_checkpoint_loads_with_transformers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value_head", [False, True])
-def test_training_goes_on_exactly_where_it_was(tmp_path: Path, value_head: bool) -> None:
+def test_training_resumes_exactly(tmp_path: Path, value_head: bool) -> None:
     ppo = trained(value_head=value_head)
     path = write(tmp_path, ppo, 1)
     other = PPO(Policy(AutoModelForCausalLM.from_pretrained(path), value_head=value_head), ppo.config)
@@ -77,7 +77,7 @@ def test_training_goes_on_exactly_where_it_was(tmp_path: Path, value_head: bool)
         assert torch.equal(one, two)
 
 
-def test_a_checkpoint_with_adapters_is_a_plain_model_and_the_adapters_go_on_exactly(tmp_path: Path) -> None:
+def test_a_checkpoint_with_adapters_is_a_plain_model_and_resumes_exactly(tmp_path: Path) -> None:
     batch, lora = random_batch(V), LoraConfig(rank=2)
     ones = batch.action_mask.float()
 
@@ -105,20 +105,20 @@ def test_a_checkpoint_with_adapters_is_a_plain_model_and_the_adapters_go_on_exac
     AutoModelForCausalLM.from_pretrained(path)
 
 
-def test_the_state_comes_back(tmp_path: Path) -> None:
+def test_the_state_round_trips(tmp_path: Path) -> None:
     path = write(tmp_path, trained(), 2, config={"seed": 7})
     assert read_json(path / STATE) == {"step": 2, "config": {"seed": 7}}
 
 
-def test_checkpoints_are_listed_by_step_and_nothing_else_is(tmp_path: Path) -> None:
+def test_only_checkpoints_are_listed_by_step(tmp_path: Path) -> None:
     for name in ("checkpoint-10", "checkpoint-9", ".checkpoint-11.partial", "checkpoint-best", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "trainer_state.json").write_text("{}")
-    (tmp_path / "checkpoint-12").mkdir()  # without its state it is not whole
+    (tmp_path / "checkpoint-12").mkdir()  # incomplete without its state
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
 
 
-def test_a_folder_that_is_not_there_has_no_checkpoints(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_checkpoints(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "none") == []
 
 
@@ -132,7 +132,7 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-11"]
 
 
-def test_a_step_is_saved_once_and_then_only_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_saved_once_and_later_saves_write_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ppo = trained()
     path = write(tmp_path, ppo, 1, config="old")
     files = names(path)
@@ -156,7 +156,7 @@ def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
+def test_a_failed_save_leaves_the_older_checkpoint_and_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ppo = trained()
@@ -167,7 +167,7 @@ def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
         write(tmp_path, ppo, 2)
     assert str(caught.value) == (
         f"Could not write {tmp_path}/checkpoint-2: [Errno 28] No space left on device."
-        " Free some space; no older checkpoint is lost."
+        " Free disk space; older checkpoints are intact."
     )
     assert names(tmp_path) == ["checkpoint-1"]
     assert checkpoints(tmp_path) == [before]
@@ -176,7 +176,7 @@ def test_a_save_that_fails_leaves_the_older_one_and_nothing_half(
 
 @contextmanager
 def no_file_above(size: int) -> Iterator[None]:
-    """Let the kernel refuse to write more bytes to any file."""
+    """Let writes beyond this size of any file fail."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -186,11 +186,11 @@ def no_file_above(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", SHARD, "trainer_state.json"])
-def test_wherever_the_kernel_ends_a_save_the_older_one_is_whole(tmp_path: Path, file: str) -> None:
+def test_the_older_checkpoint_survives_a_full_disk_at_any_file(tmp_path: Path, file: str) -> None:
     ppo = trained()
     before = write(tmp_path, ppo, 1)
     files, size = names(before), (before / file).stat().st_size
-    with no_file_above(size - 1), pytest.raises(CheckpointError, match="no older checkpoint is lost"):
+    with no_file_above(size - 1), pytest.raises(CheckpointError, match="older checkpoints are intact"):
         write(tmp_path, ppo, 2 if file != STATE else 1, note="x" * size)
     assert names(tmp_path) == ["checkpoint-1"]
     assert names(before) == files
@@ -198,7 +198,7 @@ def test_wherever_the_kernel_ends_a_save_the_older_one_is_whole(tmp_path: Path, 
     load_training_state(before, policy=ppo.policy, optimizer=ppo.optimizer)
 
 
-def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     fsync = os.fsync
 
@@ -215,7 +215,7 @@ def test_everything_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch:
     assert synced[-3:] == [half, path, tmp_path]
 
 
-def test_what_a_killed_run_left_half_written_or_half_removed_goes_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     path = write(tmp_path, trained(), 1)
     for name in (".checkpoint-2.partial", ".checkpoint-0.partial", ".other.partial"):
         (tmp_path / name).mkdir()
@@ -223,7 +223,7 @@ def test_what_a_killed_run_left_half_written_or_half_removed_goes_and_nothing_el
     assert names(tmp_path) == [".other.partial", path.name]
 
 
-def test_a_fault_of_any_other_class_is_told_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_exceptions_become_checkpoint_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("safetensors has a class of its own")
 
@@ -243,7 +243,7 @@ def test_the_step_succeeds_once_there_is_space_again(tmp_path: Path) -> None:
     assert write(tmp_path, ppo, 1) == tmp_path / "checkpoint-1"
 
 
-def test_what_a_killed_run_left_half_is_written_over(tmp_path: Path) -> None:
+def test_a_partial_checkpoint_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint-1.partial").mkdir()
     (tmp_path / ".checkpoint-1.partial" / "junk").write_text("junk")
     path = write(tmp_path, trained(), 1)
@@ -251,7 +251,7 @@ def test_what_a_killed_run_left_half_is_written_over(tmp_path: Path) -> None:
     assert "junk" not in names(path)
 
 
-def test_a_state_that_is_no_json_is_named(tmp_path: Path) -> None:
+def test_a_malformed_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text("{'step': 1}")
     with pytest.raises(CheckpointError) as caught:
         read_json(tmp_path / STATE)
@@ -262,7 +262,7 @@ def test_a_checkpoint_error_is_an_os_error() -> None:
     assert issubclass(checkpoint.CheckpointError, OSError)
 
 
-def test_the_state_is_json_for_people_too(tmp_path: Path) -> None:
+def test_the_state_is_readable_json(tmp_path: Path) -> None:
     path = write(tmp_path, trained(), 4)
     assert json.loads((path / "trainer_state.json").read_text()) == {"step": 4}
 

@@ -1,4 +1,4 @@
-"""What must not be learnt from is skipped, said, kept for inspection, and in the end stops the run."""
+"""Broken optimizer steps are skipped, logged and kept for inspection, and too many of them stop the run."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from agents.training.health import Health
 
 
 def poison(made: Trainer, is_bad: Callable[[int], bool]) -> None:
-    """Make one number of a weight's gradient none, in the minibatches whose count from 1 is bad."""
+    """Set one number of a gradient to NaN in the minibatches with these numbers, from 1."""
     accumulate, seen = made.ppo.accumulate, [0]
 
     def poisoned(*arguments: Any, **more: Any) -> Any:
@@ -32,7 +32,7 @@ def poison(made: Trainer, is_bad: Callable[[int], bool]) -> None:
     made.ppo.accumulate = poisoned  # type: ignore[method-assign]
 
 
-def test_a_gradient_that_is_no_number_costs_its_own_step_alone(tmp_path: Path) -> None:
+def test_a_nan_gradient_skips_only_its_own_step(tmp_path: Path) -> None:
     lines: list[str] = []
     made = Trainer(small(tmp_path), log=lines.append)
     poison(made, lambda number: number == 2)
@@ -43,10 +43,10 @@ def test_a_gradient_that_is_no_number_costs_its_own_step_alone(tmp_path: Path) -
     assert (first["num_updates"], second["num_updates"]) == (1, 2)
     assert [row["health/skipped_steps"] for row in (first, second)] == [1, 0]
     assert [row["health/skipped_in_a_row"] for row in (first, second)] == [1, 0]
-    assert "Step 1 skips its optimiser step 2: grad_norm nan. Weights and moments stay as they were." in lines
+    assert "Step 1 skips its optimizer step 2: grad_norm nan. Weights and optimizer state are unchanged." in lines
 
 
-def test_the_minibatch_of_a_skipped_step_can_be_looked_into(tmp_path: Path) -> None:
+def test_the_minibatch_of_a_skipped_step_can_be_inspected(tmp_path: Path) -> None:
     with trainer(tmp_path, max_steps=1) as made:
         poison(made, lambda number: number == 1)
         made.train()
@@ -58,7 +58,7 @@ def test_the_minibatch_of_a_skipped_step_can_be_looked_into(tmp_path: Path) -> N
     assert kept["Advantages"]["advantages"].shape == kept["Batch"]["action_mask"].shape
 
 
-def test_a_policy_that_has_gone_too_far_in_an_update_goes_no_further(tmp_path: Path) -> None:
+def test_steps_are_skipped_once_the_kl_is_too_large(tmp_path: Path) -> None:
     bound = HealthConfig(max_approx_kl=1e-12)
     with trainer(tmp_path, health=bound, ppo={"advantage": "gae", "num_epochs": 2}) as made:  # these have a gradient
         made.train()
@@ -68,7 +68,7 @@ def test_a_policy_that_has_gone_too_far_in_an_update_goes_no_further(tmp_path: P
         assert row["health/skipped_steps"] >= 1
 
 
-def test_too_many_in_a_row_stop_the_run_with_a_checkpoint_and_a_code_of_their_own(
+def test_too_many_skipped_steps_stop_the_run_with_a_checkpoint_and_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small(tmp_path, max_steps=9, health=HealthConfig(max_skipped_steps=3))
@@ -82,8 +82,8 @@ def test_too_many_in_a_row_stop_the_run_with_a_checkpoint_and_a_code_of_their_ow
     monkeypatch.setattr(Trainer, "train", poisoned)
     assert train.main([]) == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "train.py: Expect fewer than 3 skipped optimiser steps in a row, got 3, the last one for grad_norm nan: "
-        f"look into {tmp_path}/inspect. The last whole step is saved; --resume tries again."
+        "train.py: Expect fewer than 3 skipped optimizer steps in a row, got 3, the last one for grad_norm nan: "
+        f"look into {tmp_path}/inspect. The last completed step is saved; --resume retries."
     )
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-2"]
     monkeypatch.setattr(Trainer, "train", whole)
@@ -99,9 +99,9 @@ def watched(folder: Path, **changes: Any) -> tuple[Health, list[str]]:
 
 
 def after(health: Health, name: str, values: list[float]) -> list[float]:
-    """Return for each of the values, step after step, whether it is a collapse."""
-    figure = {"entropy": "health/entropy_collapse", "tools/use_ratio": "health/code_use_collapse"}[name]
-    return [health.end_step(step, {name: value}, [])[figure] for step, value in enumerate(values, 1)]
+    """Return for each value, step by step, whether it is a collapse."""
+    metric = {"entropy": "health/entropy_collapse", "tools/use_ratio": "health/code_use_collapse"}[name]
+    return [health.end_step(step, {name: value}, [])[metric] for step, value in enumerate(values, 1)]
 
 
 def test_a_collapse_is_measured_from_the_steps_before(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_collapse_is_measured_from_the_steps_before(tmp_path: Path) -> None:
     assert after(watched(tmp_path)[0], "entropy", [0.5, 0.4, 0.3, 0.03, 0.3]) == [0, 0, 0, 1, 0]
 
 
-def test_so_many_collapses_in_a_row_stop_a_run_that_nobody_watches(tmp_path: Path) -> None:
+def test_too_many_collapses_in_a_row_stop_the_run(tmp_path: Path) -> None:
     health, _ = watched(tmp_path, max_collapsed_steps=2)
     after(health, "entropy", [1.0, 1.0, 1.0, 0.01, 1.0, 1.0, 1.0, 0.01])
     health.check()
@@ -127,31 +127,31 @@ def test_so_many_collapses_in_a_row_stop_a_run_that_nobody_watches(tmp_path: Pat
 
 
 @pytest.mark.parametrize("values", [[0.0] * 9, [0.05, 0.05, 0.05, 0.0], [0.9, 0.9, 0.0], [0.9, 0.6, 0.4, 0.25, 0.15]])
-def test_what_is_rare_or_new_or_slow_is_no_collapse_of_code_use(tmp_path: Path, values: list[float]) -> None:
+def test_rare_new_or_slowly_falling_code_use_is_not_a_collapse(tmp_path: Path, values: list[float]) -> None:
     assert not any(after(watched(tmp_path)[0], "tools/use_ratio", values))
 
 
-def test_no_share_no_warning(tmp_path: Path) -> None:
+def test_a_threshold_of_zero_disables_the_warning(tmp_path: Path) -> None:
     health, lines = watched(tmp_path, entropy_collapse=0.0)
     after(health, "entropy", [1.0, 1.0, 1.0, 0.0])
     assert lines == []
 
 
-def test_health_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_health_resumes(tmp_path: Path) -> None:
     one, two = watched(tmp_path)[0], watched(tmp_path)[0]
     after(one, "entropy", [0.5, 0.4, 0.6, 0.5])
     two.restore(json.loads(json.dumps(one.as_json())))
     assert after(two, "entropy", [0.01]) == after(one, "entropy", [0.01]) == [1]
 
 
-def test_a_step_that_is_broken_off_does_not_count(tmp_path: Path) -> None:
+def test_an_aborted_step_does_not_count(tmp_path: Path) -> None:
     health, _ = watched(tmp_path)
     before = health.as_json()
     assert not health.admits(1, {"approx_kl": 0.0, "grad_norm": float("inf")}, ())  # type: ignore[arg-type]
     assert health.as_json() == before
 
 
-def test_few_files_are_kept_and_one_that_can_not_be_written_is_said(tmp_path: Path) -> None:
+def test_few_files_are_kept_and_a_failed_write_is_logged(tmp_path: Path) -> None:
     health, lines = watched(tmp_path / "inspect", max_skipped_steps=99)
     for step in range(20):
         health.admits(step, {"approx_kl": 0.0, "grad_norm": float("inf")}, ())  # type: ignore[arg-type]
@@ -159,10 +159,10 @@ def test_few_files_are_kept_and_one_that_can_not_be_written_is_said(tmp_path: Pa
     (tmp_path / "file").touch()
     health, lines = watched(tmp_path / "file")
     assert not health.admits(1, {"approx_kl": 0.0, "grad_norm": float("inf")}, ())  # type: ignore[arg-type]
-    assert lines[-1].startswith("Warning: could not keep step-1-minibatch-1.pt for inspection: ")
+    assert lines[-1].startswith("Warning: could not save step-1-minibatch-1.pt for inspection: ")
 
 
-def test_metrics_of_a_run_hold_no_number_that_is_none(tmp_path: Path) -> None:
+def test_metrics_of_a_run_are_finite(tmp_path: Path) -> None:
     with trainer(tmp_path, health=HealthConfig(max_skipped_steps=2)) as made:
         poison(made, lambda _: True)
         with pytest.raises(UnhealthyError):

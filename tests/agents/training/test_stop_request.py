@@ -1,4 +1,4 @@
-"""Stops and kills: what is saved is whole, and a run that goes on ends as one that was never stopped, bit for bit."""
+"""Stopped and killed runs leave complete checkpoints, and resumed runs end like uninterrupted ones, bit for bit."""
 
 import os
 import signal
@@ -30,24 +30,24 @@ CLOCKS = ("time/", "step_time", "tools/execution_s", "episodes/grading_s", "engi
 
 
 def outcome(folder: Path) -> tuple[bytes, dict[str, Any], dict[str, Any], list[dict[str, float]]]:
-    """Weights, moments, state and metrics that the run in a folder has ended with, but for what clocks say."""
+    """Final weights, optimizer state, trainer state and metrics of the run in a folder, without times."""
     last = checkpoints(folder)[-1]
     rows = read_metrics(folder / "metrics.jsonl")
-    figures = [{name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows]
+    metrics = [{name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is one process only
-        dcp_to_torch_save(last / "training_state", last / "moments.pt")
-    moments = torch.load(last / "moments.pt", weights_only=True)
-    return (last / "model.safetensors").read_bytes(), moments, read_json(last / STATE), figures
+        dcp_to_torch_save(last / "training_state", last / "optimizer_state.pt")
+    optimizer_state = torch.load(last / "optimizer_state.pt", weights_only=True)
+    return (last / "model.safetensors").read_bytes(), optimizer_state, read_json(last / STATE), metrics
 
 
 def assert_the_same(one: Path, other: Path) -> None:
-    weights, moments, state, figures = outcome(one)
-    weights_too, moments_too, state_too, figures_too = outcome(other)
+    weights, optimizer_state, state, metrics = outcome(one)
+    weights_too, optimizer_state_too, state_too, metrics_too = outcome(other)
     assert weights == weights_too
-    torch.testing.assert_close(moments, moments_too, rtol=0, atol=0)
+    torch.testing.assert_close(optimizer_state, optimizer_state_too, rtol=0, atol=0)
     assert state == state_too
-    assert figures == figures_too
+    assert metrics == metrics_too
 
 
 def stop(count: int = 1) -> None:
@@ -56,7 +56,7 @@ def stop(count: int = 1) -> None:
 
 
 class Passes:
-    """Counts the passes of one kind in the second step, and acts in one of them."""
+    """Counts the passes of one kind in the second step, and acts during one of them."""
 
     def __init__(self, number: int, act: Callable[[], Any]) -> None:
         self.seen, self._number, self._act = 0, number, act
@@ -99,10 +99,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sampling", (20, 20), 1),  # behind the probe of the weights, in the middle of the collection
         ("evaluation", (3, 3), 1),
         ("update", (1, 1), 1),  # one of the first minibatch's two micro-batches: no weight has changed
-        ("update", (3, 4), 2),  # the second minibatch: the first one's optimiser step is taken, so this one is finished
+        ("update", (3, 4), 2),  # the second minibatch: the first one's optimizer step is taken, so this one is finished
     ],
 )
-def test_a_stop_waits_for_no_more_than_it_must_and_a_resumed_run_ends_the_same(
+def test_a_stop_is_prompt_and_the_resumed_run_ends_the_same(
     tmp_path: Path, whole: Path, kind: str, at: tuple[int, int], step: int
 ) -> None:
     number, seen = at
@@ -121,7 +121,7 @@ def test_a_stop_waits_for_no_more_than_it_must_and_a_resumed_run_ends_the_same(
     assert_the_same(tmp_path, whole)
 
 
-def test_a_validation_that_was_broken_off_is_repeated(tmp_path: Path, whole: Path) -> None:
+def test_an_aborted_validation_is_repeated(tmp_path: Path, whole: Path) -> None:
     with trainer(tmp_path, **CHANGES) as made:
         play = made.validator.play
 
@@ -147,9 +147,7 @@ def test_a_second_signal_stops_at_once_and_saves_nothing(tmp_path: Path, monkeyp
     assert checkpoints(tmp_path) == []
 
 
-def test_a_signal_that_a_launcher_forwards_as_well_is_one_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_forwarded_by_a_launcher_is_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_ONE_REQUEST_S", 1e9)
     with trainer(tmp_path, **CHANGES) as made:
         Passes(1, lambda: stop(2)).of_policy(made, with_gradient=True)
@@ -196,7 +194,7 @@ def test_a_run_that_is_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path: Pa
     args = [*FLAGS, str(parted)]
     assert killed("update", 4, *args) == -signal.SIGKILL  # the second minibatch of the second step
     assert [path.name for path in checkpoints(parted)] == ["checkpoint-1"]
-    assert killed("save", 2, *args, "--resume") == -signal.SIGKILL  # the moments of the third step
+    assert killed("save", 2, *args, "--resume") == -signal.SIGKILL  # the optimizer state of the third step
     assert [path.name for path in checkpoints(parted)] == ["checkpoint-2"]
     assert (parted / ".checkpoint-3.partial").exists()
     assert train.main([*args, "--resume"]) == 0
@@ -204,7 +202,7 @@ def test_a_run_that_is_killed_in_a_step_and_in_a_save_ends_the_same(tmp_path: Pa
     assert not list(parted.glob(".*"))
 
 
-def test_a_process_stops_where_another_one_was_asked_to(tmp_path: Path) -> None:
+def test_all_processes_stop_when_one_is_asked_to(tmp_path: Path) -> None:
     def play(*_: Any, **more: Any) -> None:
         return None  # as where another process was stopped
 

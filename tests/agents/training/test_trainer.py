@@ -109,7 +109,7 @@ def test_a_validation_has_a_budget_of_its_own_and_none_where_training_has_none(
 
     class Look(Callback):
         def on_validation(
-            self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+            self, trainer: Trainer, metrics: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
         ) -> None:
             budgets.extend(t.info["interaction_budget"] for each in trajectories.values() for t in each)
 
@@ -129,15 +129,15 @@ class Notes(Callback):
     def on_train_begin(self, trainer: Trainer) -> None:
         self.calls.append(("begin", trainer.step))
 
-    def on_step_end(self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
-        self.calls.append(("step", (trainer.step, "reward" in figures, len(trajectories))))
+    def on_step_end(self, trainer: Trainer, metrics: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
+        self.calls.append(("step", (trainer.step, "reward" in metrics, len(trajectories))))
         trainer.stop()
 
     def on_validation(
-        self, trainer: Trainer, figures: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
+        self, trainer: Trainer, metrics: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
     ) -> None:
         lengths = {name: len(each) for name, each in trajectories.items()}
-        self.calls.append(("validation", (figures["validation/accuracy"] >= 0, lengths)))
+        self.calls.append(("validation", (metrics["validation/accuracy"] >= 0, lengths)))
 
     def on_save(self, trainer: Trainer, path: Path) -> None:
         self.calls.append(("save", path.name))
@@ -162,7 +162,7 @@ def test_callbacks_see_steps_validations_and_checkpoints_in_order_and_may_stop_t
 def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -> None:
     class Subjects(Callback):
         def on_step_end(
-            self, trainer: Trainer, figures: Mapping[str, float], trajectories: Sequence[Trajectory]
+            self, trainer: Trainer, metrics: Mapping[str, float], trajectories: Sequence[Trajectory]
         ) -> None:
             seen.append({str(t.info["subject"]) for t in trajectories})
 

@@ -1,4 +1,4 @@
-"""The probe: an engine that does not have the trainer's weights does not go unnoticed."""
+"""The probe detects an engine that does not have the trainer's weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,12 @@ Weights = Mapping[str, torch.Tensor]
 
 
 def sync(policy: Policy, engine: Any, version: int = 1, dtype: str = "float32") -> float:
-    figures = sync_weights(policy, engine, version=version, prompt=PROMPT, tolerance=TOLERANCE[dtype])
-    return figures["sampling/probe_difference"]
+    metrics = sync_weights(policy, engine, version=version, prompt=PROMPT, tolerance=TOLERANCE[dtype])
+    return metrics["sampling/probe_difference"]
 
 
 class Deaf(TransformersEngine):
-    """Keeps some of its weights whatever it is given, and says nothing of it."""
+    """Silently keeps some of its old weights."""
 
     deaf_to = ""
 
@@ -65,7 +65,7 @@ def test_it_passes_while_requests_of_an_episode_are_kept() -> None:
 
 @pytest.mark.parametrize("part", ["", "lm_head", "embed_tokens", "layers.1.mlp", "layers.0.self_attn.k_proj"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_an_engine_that_keeps_old_weights_in_any_part_is_a_fault(part: str, dtype: str) -> None:
+def test_an_engine_with_old_weights_in_any_part_is_detected(part: str, dtype: str) -> None:
     engine = deaf(tiny_llama(V, seed=1), part)
     with pytest.raises(
         EngineFault, match=r"^Expect the engine to sample from the trainer's weights \(version 1\), but"
@@ -73,7 +73,7 @@ def test_an_engine_that_keeps_old_weights_in_any_part_is_a_fault(part: str, dtyp
         sync(Policy(tiny_llama(V, seed=2)), engine, dtype=dtype)
 
 
-def test_an_engine_that_samples_from_another_version_is_a_fault() -> None:
+def test_an_engine_that_samples_from_another_version_is_detected() -> None:
     class Late(FakeEngine):
         def load_weights(self, version: int, weights: Weights) -> None:
             pass
@@ -82,7 +82,7 @@ def test_an_engine_that_samples_from_another_version_is_a_fault() -> None:
         sync(Policy(tiny_qwen2(V)), Late(CHAT))
 
 
-def test_an_engine_that_reports_no_numbers_is_a_fault() -> None:
+def test_an_engine_that_reports_nan_is_detected() -> None:
     policy, engine = Policy(tiny_qwen2(V)), transformers_engine(tiny_qwen2(V), CHAT)
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.fill_(float("nan"))
