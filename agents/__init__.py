@@ -8,6 +8,14 @@ It sees the environment through the Gymnasium API only, so that any text environ
     trainer.train()
     trainer.close()
 
+``__all__`` is the public API:
+
+- `Trainer`, `presets` and `TrainConfig` with its groups `EnvConfig`, `RolloutConfig`, `PPOConfig`, `SelectionConfig`,
+  `ValidationConfig`, `CurriculumConfig`, `LoraConfig` and `HealthConfig` train;
+- `Callback` watches a run, `read_metrics` reads what it has written;
+- `EvalConfig` and `evaluate` measure; `Trajectory` is one episode;
+- `AgentsError` is the base class of every exception.
+
 Importing this package imports nothing heavy.
 """
 
@@ -17,19 +25,56 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from agents.config.evaluation import EvalConfig
 from agents.config.presets import presets
-from agents.config.training import TrainConfig
+from agents.config.training import (
+    CurriculumConfig,
+    EnvConfig,
+    HealthConfig,
+    LoraConfig,
+    PPOConfig,
+    RolloutConfig,
+    SelectionConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from agents.core.errors import AgentsError
+from agents.core.files import read_metrics
+from agents.core.types import Trajectory
 from agents.tracking.callbacks import Callback
 
 if TYPE_CHECKING:
+    from agents.evaluation.runner import run as evaluate
     from agents.training.trainer import Trainer
 
-__all__ = ["Callback", "TrainConfig", "Trainer", "presets"]
+__all__ = [
+    "AgentsError",
+    "Callback",
+    "CurriculumConfig",
+    "EnvConfig",
+    "EvalConfig",
+    "HealthConfig",
+    "LoraConfig",
+    "PPOConfig",
+    "RolloutConfig",
+    "SelectionConfig",
+    "TrainConfig",
+    "Trainer",
+    "Trajectory",
+    "ValidationConfig",
+    "evaluate",
+    "presets",
+    "read_metrics",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Trainer":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from agents.training.trainer import Trainer
+    if name == "Trainer":
+        from agents.training.trainer import Trainer
 
-    return Trainer
+        return Trainer
+    if name == "evaluate":
+        from agents.evaluation.runner import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
