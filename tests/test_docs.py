@@ -9,6 +9,7 @@ import pytest
 import yaml
 from paths import ROOT
 
+import train
 from agents.tracking.model_card import _CITATION
 from cir_env.__main__ import article
 
@@ -46,8 +47,16 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_name_with_dots_can_be_imported(page: Path) -> None:
+    groups = {f"agents.{group}" for group in ("advantages", "aggregations", "engines", "trackers")}  # of entry points
     for name in re.findall(r"`((?:agents|cir_env)(?:\.\w+)+)`", page.read_text()):
-        assert pkgutil.resolve_name(name)
+        assert name in groups or pkgutil.resolve_name(name)
+
+
+def test_the_flags_of_the_example_file_are_understood(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
+    (tmp_path / "run.yaml").write_text(example)
+    config, _ = train.parse(["--config", str(tmp_path / "run.yaml")])
+    assert (config.model, config.max_steps, config.ppo.advantage) == ("tiny", 40, "rloo")
 
 
 def test_hooks_and_makefile_run_the_same_static_checks() -> None:

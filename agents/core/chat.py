@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
 
-from agents.core.errors import ModelError
+from agents.core.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -53,15 +54,25 @@ class Chat:
         Args:
             prompt: The prompt as a single text.
             messages: The prompt as chat messages, used with the chat template; None: one user turn with ``prompt``.
+
+        Raises:
+            ModelError: The chat template rejects the messages, such as a system message that it has no place for.
         """
         if self.template == "raw":
             return self._encode(prompt)
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages or [{"role": "user", "content": prompt}]],
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages or [{"role": "user", "content": prompt}]],
+                add_generation_prompt=True,
+                tokenize=False,
+                enable_thinking=False,
+            )
+        except TemplateError as error:
+            roles = [message["role"] for message in messages or ()]
+            raise ModelError(
+                f"Expect a chat template that takes messages of the roles {roles}, got: {one_line(error)} "
+                "Use `--template raw`, or a prompt without a system message."
+            ) from error
         return self._encode(str(text))
 
     def encode_feedback(self, feedback: str) -> list[int]:

@@ -158,3 +158,10 @@ def test_special_tokens_in_program_output_are_text() -> None:
     token_ids = Chat(BYTES).encode_feedback(printed)
     assert BYTES.eos_token_id not in token_ids
     assert BYTES.decode(token_ids) == printed
+
+
+def test_a_template_that_rejects_a_system_message_says_so_in_one_line() -> None:
+    made = tokenizer()
+    made.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    with pytest.raises(ModelError, match=r"^Expect a chat template that takes .*, got: no system role"):
+        Chat(made).encode_prompt("", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}])
