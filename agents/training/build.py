@@ -19,9 +19,8 @@ from agents.models.devices import has_fast_bfloat16
 from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
 from agents.rollout.envs import accepted
-from agents.tracking.callbacks import Callback
+from agents.tracking.callbacks import Callback, SampleLog
 from agents.tracking.model_card import ModelCardWriter
-from agents.tracking.sample_log import SampleLog
 from agents.training.hub import HubUpload
 
 if TYPE_CHECKING:

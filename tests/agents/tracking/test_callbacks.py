@@ -9,7 +9,7 @@ from agents_fakes import trajectory
 
 from agents.config.training import TrainConfig
 from agents.core.types import Trajectory
-from agents.tracking.sample_log import SampleLog, choose_samples
+from agents.tracking.callbacks import SampleLog, choose_samples
 
 
 def played(problem: int, *rewards: float) -> list[Trajectory]:
