@@ -143,6 +143,7 @@ def test_so_it_does_where_older_weights_sample(older: list[str], tmp_path: Path)
     assert {row["sampling/staleness_max"] for row in rows} == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_with_from_pretrained_and_goes_on_training_with_a_value_head(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

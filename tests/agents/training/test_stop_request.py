@@ -122,6 +122,7 @@ def test_a_stop_waits_for_no_more_than_it_must_and_a_resumed_run_ends_the_same(
     assert_the_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_validation_that_was_broken_off_is_repeated(tmp_path: Path, whole: Path) -> None:
     with trainer(tmp_path, **CHANGES) as made:
         play = made.validator.play
