@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from paths import ROOT
 
 FOLDERS = ("benchmarks", "examples", "experiments")
@@ -30,6 +31,7 @@ for program in programs:
 """
 
 
+@pytest.mark.slow
 def test_another_package_called_agents_is_not_taken_for_ours(tmp_path: Path) -> None:
     (tmp_path / "agents").mkdir()
     (tmp_path / "agents" / "__init__.py").write_text("raise ImportError('This is another package.')")

@@ -43,6 +43,7 @@ def test_ours_and_lock_step_play_the_same_episodes(load: Load) -> None:
     assert [each["num_envs"] for each in found.values()] == [3, 5, 3]
 
 
+@pytest.mark.slow
 def test_the_engine_alone_samples_the_tokens_of_the_single_turns() -> None:
     alone, ours = (rollouts.measure(TINY, contender, "single", 5) for contender in ("engine", "ours"))
     assert alone["tokens"] == ours["tokens"]
@@ -85,6 +86,7 @@ def test_without_trl_the_others_are_measured_and_a_line_says_how_to_get_it(
     assert "pip install trl" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_model_plays_the_same_episodes_without_trl(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -338,6 +338,7 @@ def test_a_shared_prompt_is_computed_once() -> None:
     assert [length for length in passes if length > 1] == [64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [20, 40, 64, 65, 80, 89, 90, 110])
 def test_previous_content_of_a_row_changes_no_bit_of_a_new_context(length: int) -> None:
     context = [3 + n % 40 for n in range(length)]

@@ -91,6 +91,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return write
 
 
+@pytest.mark.slow
 def test_wandb_gets_metrics_and_configuration_and_resumes_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

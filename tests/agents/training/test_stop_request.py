@@ -121,6 +121,7 @@ def test_a_stop_is_prompt_and_the_resumed_run_ends_the_same(
     assert_the_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_an_aborted_validation_is_repeated(tmp_path: Path, whole: Path) -> None:
     with trainer(tmp_path, **CHANGES) as made:
         play = made.validator.play

@@ -76,6 +76,7 @@ def right(completion: Messages) -> bool:
     return completion[-1]["content"] == RIGHT
 
 
+@pytest.mark.slow
 def test_a_step_runs_code_and_learns_from_the_environments_rewards(tmp_path: Path) -> None:
     trainer, completions = step(tmp_path, [call({"code": CODE}), RIGHT, WRONG])
     metrics = trainer.state.log_history[0]
@@ -90,6 +91,7 @@ def test_a_step_runs_code_and_learns_from_the_environments_rewards(tmp_path: Pat
     assert metrics["grad_norm"] > 0
 
 
+@pytest.mark.slow
 def test_a_sandbox_error_drops_the_rollout(tmp_path: Path) -> None:
     arguments = fakes() | {"problems": products(1), "sandbox": FakeSandbox(broken=True)}
     trainer, completions = step(tmp_path, [call({"code": CODE}), RIGHT, WRONG], **arguments)

@@ -61,6 +61,7 @@ NASTY = {
 }
 
 
+@pytest.mark.slow
 def test_no_answer_can_block_or_break_the_grader() -> None:
     with Grader(time_limit_s=0.2) as grader:
         verdicts = {name: grader.submit("x^2+1", answer) for name, answer in NASTY.items()}
@@ -85,6 +86,7 @@ def test_an_answer_that_needs_too_much_memory_is_wrong() -> None:
         assert (verdict.correct, verdict.valid) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_while_idle_and_while_busy() -> None:
     with Grader() as grader:
         assert grader.grade(r"\sqrt{8}", r"2\sqrt{2}").correct
@@ -184,6 +186,7 @@ time.sleep(600)
     wait_until(lambda: not is_alive(worker))
 
 
+@pytest.mark.slow
 def test_a_forked_process_gets_its_own_shared_grader() -> None:
     run = run_program(r"""
 import os, warnings

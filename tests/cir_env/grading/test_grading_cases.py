@@ -31,11 +31,13 @@ def wrongly_judged(grader: Grader, cases: list[list[Any]]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", FILE["cases"])
 def test_every_answer_is_judged_as_a_fair_reader_would(grader: Grader, group: str) -> None:
     assert wrongly_judged(grader, FILE["cases"][group]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", FILE["both_ways"])
 def test_gold_and_answer_may_be_swapped(grader: Grader, group: str) -> None:
     turned = [[answer, gold, right, why] for gold, answer, right, why in FILE["cases"][group]]
