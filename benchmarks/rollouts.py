@@ -59,7 +59,7 @@ from agents.models.load import load_tokenizer
 from agents.models.tiny import build_tiny
 from agents.rollout.collector import collect
 from agents.rollout.envs import EnvPool, EnvResult, open_pool
-from agents.rollout.episode import ActiveEpisode
+from agents.rollout.episode import ActiveEpisode, TurnRules
 from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, qwen_7b, write_script
 
 Contender = Literal["engine", "lock-step", "rounds", "ours", "TRL"]
@@ -138,7 +138,7 @@ def _play_round(envs: EnvPool, engine: ScriptedEngine, chat: Chat, plays: Sequen
         results, active = _receive(envs, len(active)), []
         for result in results:
             play = plays[result.env_id]
-            if play.end_turn(result, chat.encode_feedback):
+            if play.end_turn(result, chat.encode_feedback, TurnRules()):
                 engine.release(play.number)
             else:
                 play.insert(chat.encode_feedback(result.observation))

@@ -111,7 +111,9 @@ def test_a_malformed_address_is_rejected(address: str) -> None:
 
 
 def test_an_unknown_engine_is_rejected() -> None:
-    with pytest.raises(EngineError, match=r'^Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '):
+    with pytest.raises(
+        EngineError, match=r"^Expect an engine to be auto, transformers, vllm, HOST:PORT or module:function, got "
+    ):
         open_engine("vlm", **dict.fromkeys(("path", "chat", "dtype", "device", "max_num_seqs", "max_model_len")))  # type: ignore[arg-type]
 
 

@@ -95,7 +95,7 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_resumes_with_anothe
     assert training.returncode == 1
     assert errors.splitlines()[-1].startswith(f"train.py: Expect an engine at {address}, got none (")
     assert "Traceback" not in errors
-    assert "go on with --resume" in output
+    assert "Continue with --resume" in output
     step = rows(tmp_path)[-1]["step"]
     assert (tmp_path / f"checkpoint-{step}" / "trainer_state.json").exists()
     assert train.main([*args, "--max-steps", str(step + 1), "--rollout.engine", engine[0], "--resume"]) == 0
@@ -117,7 +117,12 @@ def test_a_run_whose_engine_is_killed_ends_with_one_line_and_resumes_with_anothe
             2,
             "Expect a secret in the environment variable CIR_ENGINE_KEY, the same on both sides; it is not ",
         ),
-        ("somewhere", "secret", 2, 'Expect an engine to be "auto", "transformers", "vllm" or HOST:PORT, got '),
+        (
+            "somewhere",
+            "secret",
+            2,
+            "Expect an engine to be auto, transformers, vllm, HOST:PORT or module:function, got ",
+        ),
     ],
 )
 def test_train_ends_with_one_line_without_an_engine_or_a_secret(

@@ -73,7 +73,7 @@ def test_a_batch_moves_to_a_device() -> None:
 def test_micro_batches_count_shared_tokens_once() -> None:
     prompt = torch.arange(20).repeat(4, 1)
     prompt[2:] += 100
-    ids = torch.cat([prompt, torch.randint(50, (4, 10))], 1)[[0, 2, 1, 3]]
+    ids = torch.cat([prompt, 200 + torch.arange(40).view(4, 10)], 1)[[0, 2, 1, 3]]
     batch = replace(random_batch(rows=4), token_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
     assert [sorted(index.tolist()) for index in micro_batches(batch, 40)] == [[0, 2], [1, 3]]
     assert [len(index) for index in micro_batches(batch, 39)] == [1, 1, 1, 1]

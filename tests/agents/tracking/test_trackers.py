@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from paths import ROOT
+from runs import wait_for
 
 from agents.core.errors import RunError, ServiceError
 from agents.core.files import read_metrics
@@ -101,7 +102,8 @@ def test_wandb_gets_metrics_and_configuration_and_resumes_the_same_run(
             log.write(keep_before, {"reward": 0.5})
     files = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert {file.stem for file in files} == {f"run-{(tmp_path / 'run_id').read_text()}"}
-    assert all(word in file.read_bytes() for word in (b"reward", b"lam", b"cir-env") for file in files)
+    for file in files:  # a process of wandb's own writes them
+        wait_for(lambda file=file: all(word in file.read_bytes() for word in (b"reward", b"lam", b"cir-env")))
 
 
 TRACKIO = """
