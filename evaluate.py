@@ -10,7 +10,7 @@ $ python evaluate.py regrade SAMPLES                           today's grader on
 $ python evaluate.py import FILE                               others' transcripts, for regrade
 $ python evaluate.py --config FILE                             flags from a file; later flags override them
 
-The same command goes on where it was stopped or killed. All flags: python evaluate.py quick --help
+The same command resumes a run that was stopped or killed. All flags: python evaluate.py quick --help
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> int:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
-        print("evaluate.py: stopped; the same command goes on from here.", file=sys.stderr)
+        print("evaluate.py: stopped; the same command resumes from here.", file=sys.stderr)
         return 130
     return 0
 

@@ -66,11 +66,11 @@ def main(args: Sequence[str]) -> int:
             if trainer.train():
                 return 0
         again = shlex.join([*(arg for arg in args if arg != "--resume"), "--resume"])
-        trainer.log(f"Go on with: {launcher()} train.py {again}")
+        trainer.log(f"Resume with: {launcher()} train.py {again}")
     except (AgentsError, CirEnvError, OSError) as error:
         return complain(error)
     except KeyboardInterrupt:
-        print("train.py: stopped at once; the last checkpoint is as it was.", file=sys.stderr)
+        print("train.py: stopped at once; the last checkpoint is unchanged.", file=sys.stderr)
     return 128 + ((trainer and trainer.stopped_by) or signal.SIGINT)
 
 

@@ -38,7 +38,7 @@ class Report:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs, or folders that hold such; or output folders of training runs, with --output."""
     output: Path | None = None
-    """Write an HTML page too: figures, charts and every transcript, in one file."""
+    """Also write an HTML page: metrics, charts and every transcript, in one file."""
     k: tuple[int, ...] = ()
     """Show pass@k for these k; none: for the number of samples."""
 
@@ -107,7 +107,7 @@ def parse(args: Sequence[str], description: str) -> Command:
 
 
 def execute_on_runs(command: RunsCommand) -> None:
-    """Do what was asked for, and print what came of it.
+    """Execute the command, and print its result.
 
     Raises:
         ConfigError: Training runs are reported on without a page or beside evaluations, or no set has ``k`` samples.
@@ -152,7 +152,7 @@ def _report_on_training(command: Report) -> None:
 
 
 def execute_on_samples(command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, version: str) -> None:
-    """Do what was asked for, and print what came of it.
+    """Execute the command, and print its result.
 
     Args:
         command: What to do.

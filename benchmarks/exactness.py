@@ -57,7 +57,7 @@ class Config:
     max_model_len: int = 448
     """Tokens of a whole episode."""
     output: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the metrics as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def main(config: Config) -> list[Difference]:
     chat = Chat(load_tokenizer(folder))
     engines = [name for name in ENGINES if name != "vllm" or importlib.util.find_spec("vllm")]
     if "vllm" not in engines:
-        print("vllm: not installed, left out; docs/rollouts.md says how to get it.")
+        print("vllm: not installed, excluded; docs/rollouts.md says how to get it.")
     rows = [row for engine in engines for dtype in DTYPES for row in measure(config, folder, chat, engine, dtype)]
     cells = [
         [

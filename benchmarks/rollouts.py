@@ -67,8 +67,8 @@ MAX_MODEL_LEN = 1024
 ENV = {"problems": "products", "prompt": "question", "observation": "feedback"}
 SAMPLING = Sampling(max_tokens=MAX_MODEL_LEN)
 CALL = '<tool_call>\n{{"name": "run", "arguments": {{"seconds": {seconds:.4f}}}}}\n</tool_call>'
-NO_TRL = "TRL: left out, not installed. Get it by `pip install trl`."
-TINY_TRL = "TRL: left out, it plays with --model tiny, --device cpu and --dtype float32 alone."
+NO_TRL = "TRL: excluded, not installed. Get it by `pip install trl`."
+TINY_TRL = "TRL: excluded, it supports only --model tiny, --device cpu and --dtype float32."
 QWEN_7B = "qwen-7b-shape"
 
 
@@ -105,7 +105,7 @@ class Config:
     seed: int = 0
     """Fixes model, episodes and texts."""
     output: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the metrics as JSON."""
 
 
 def lock_step(envs: EnvPool, engine: ScriptedEngine, chat: Chat, episodes: Sequence[EpisodeSpec]) -> list[Trajectory]:
@@ -165,7 +165,7 @@ def engine_alone(prompts: Sequence[Sequence[int]], engine: ScriptedEngine) -> in
 
 
 def measure(config: Config, contender: Contender, load: Load, count: int) -> dict[str, Any]:
-    """Let one contender play, and return its figures."""
+    """Let one contender play, and return its metrics."""
     torch.set_num_threads(config.threads)
     num_envs = count if contender == "lock-step" else min(count, config.num_envs)
     with (
@@ -244,7 +244,7 @@ TEMPLATE = (
     "{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
     "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""The tiny model's, with tool calls; the tools' schemas are left out, which would be most of a prompt of bytes."""
+"""The tiny model's, with tool calls; the tools' schemas are excluded, which would be most of a prompt of bytes."""
 
 
 def tool_turns(script: Script) -> list[str]:
@@ -352,7 +352,7 @@ def plan(config: Config) -> list[tuple[Load, int, Contender]]:
 
 
 def medians(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of one contender over all rounds."""
+    """Return the metrics of one contender over all rounds."""
     names = ("seconds", "episodes_per_s", "tokens_per_s", "idle", "rows_used", "peak_mb")
     return rows[0] | {n: median(row[n] for row in rows) for n in names if rows[0][n] is not None}
 
@@ -369,7 +369,7 @@ def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure, print a table, write the figures and return them."""
+    """Measure, print a table, write the metrics and return them."""
     measurements = plan(config)
     reason = why_no_trl(config)
     if reason and "TRL" in config.contenders:

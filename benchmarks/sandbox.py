@@ -65,7 +65,7 @@ class Config:
     blocks: int = 10_000
     """Blocks of the soak."""
     output: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the metrics as JSON."""
 
 
 def by_command(*command: str) -> Run:
@@ -208,7 +208,7 @@ def _spread(times: list[float] | None) -> str:
 
 def throughput(config: Config, found: dict[str, Run]) -> dict[str, Any]:
     """Return blocks a second and CPU milliseconds a block, with as many callers as cores."""
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     cores = usable_cores()
     for name, run in found.items():
         callers = 1 if name in ("ours, session", "bare fork") else cores
@@ -216,20 +216,20 @@ def throughput(config: Config, found: dict[str, Run]) -> dict[str, Any]:
             if name == "bare fork" and task == "sympy":
                 continue
             done, spent = _hammer(run, TASKS[task], callers, config.seconds)
-            figures[f"{name}/{task}"] = {"per_s": done, "cpu_ms": spent}
+            metrics[f"{name}/{task}"] = {"per_s": done, "cpu_ms": spent}
     rows = [
-        [name, *(f"{figures[f'{name}/{t}'][k]:.3g}" if f"{name}/{t}" in figures else "-" for t, k in _COLUMNS)]
+        [name, *(f"{metrics[f'{name}/{t}'][k]:.3g}" if f"{name}/{t}" in metrics else "-" for t, k in _COLUMNS)]
         for name in found
     ]
     print(f"\nBlocks a second on {cores} cores ('ours, session' and 'bare fork' on one), and CPU ms a block\n")
     print(table(["contender", *(f"{task} {key}" for task, key in _COLUMNS)], rows))
-    ours = figures["ours/sympy"]["per_s"]
+    ours = metrics["ours/sympy"]["per_s"]
     for name in ("bubblewrap", "firejail", "nsjail"):
         if name in found:
-            print(f"sympy: {ours / figures[f'{name}/sympy']['per_s']:.0f} times {name}")
-    ratio = figures["ours/print"]["cpu_ms"] / figures["bare fork/print"]["cpu_ms"]
+            print(f"sympy: {ours / metrics[f'{name}/sympy']['per_s']:.0f} times {name}")
+    ratio = metrics["ours/print"]["cpu_ms"] / metrics["bare fork/print"]["cpu_ms"]
     print(f"print: {ratio:.1f} times the CPU of a bare fork")
-    return figures
+    return metrics
 
 
 _COLUMNS = [("print", "per_s"), ("sympy", "per_s"), ("print", "cpu_ms")]
@@ -282,17 +282,17 @@ def sessions(config: Config) -> dict[str, Any]:
         opening = (time.perf_counter() - start) / config.sessions
         memory = {pid: _memory(pid) for pid in descendants(os.getpid())}
         children = sorted(memory.values(), key=lambda sizes: sizes["Pss"])[: config.sessions]
-        figures = {name: median(sizes[name] for sizes in children) / 1024 for name in ("Pss", "Private_Dirty")}
+        metrics = {name: median(sizes[name] for sizes in children) / 1024 for name in ("Pss", "Private_Dirty")}
         times = []
         for session in opened[:100]:
             start = time.perf_counter()
             session.run("x += 1")
             times.append((time.perf_counter() - start) * 1000)
-    figures |= {"open_ms": opening * 1000, "later_block_ms": median(times)}
-    print(f"\n{config.sessions} sessions open at once: {figures['Pss']:.1f} MB PSS each (median; ", end="")
-    print(f"{figures['Private_Dirty']:.1f} MB of its own), {figures['open_ms']:.1f} ms to open, ", end="")
-    print(f"{figures['later_block_ms']:.2f} ms for a later block")
-    return figures
+    metrics |= {"open_ms": opening * 1000, "later_block_ms": median(times)}
+    print(f"\n{config.sessions} sessions open at once: {metrics['Pss']:.1f} MB PSS each (median; ", end="")
+    print(f"{metrics['Private_Dirty']:.1f} MB of its own), {metrics['open_ms']:.1f} ms to open, ", end="")
+    print(f"{metrics['later_block_ms']:.2f} ms for a later block")
+    return metrics
 
 
 def _memory(pid: int) -> dict[str, int]:
@@ -312,10 +312,10 @@ def timeouts(config: Config) -> dict[str, Any]:
         for process in busy:
             process.kill()
             process.wait()
-    figures = {"24 jobs at once": _false_timeouts(code, slots=24, jobs=48), "50 busy processes beside": beside}
+    metrics = {"24 jobs at once": _false_timeouts(code, slots=24, jobs=48), "50 busy processes beside": beside}
     print("\nHonest jobs of 0.3 s of CPU that were ended under a limit of 1 s: ", end="")
-    print("; ".join(f"{name}: {count}" for name, count in figures.items()))
-    return figures
+    print("; ".join(f"{name}: {count}" for name, count in metrics.items()))
+    return metrics
 
 
 def _false_timeouts(code: str, *, slots: int, jobs: int) -> int:
@@ -357,18 +357,18 @@ def _census(sandbox: LocalSandbox) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    """Run the parts, print tables, and write the figures."""
-    figures: dict[str, Any] = {}
+    """Run the parts, print tables, and write the metrics."""
+    metrics: dict[str, Any] = {}
     if {"latency", "throughput"} & set(config.parts):
         with contenders() as found:
             for part in (latency, throughput):
                 if part.__name__ in config.parts:
-                    figures[part.__name__] = part(config, found)
+                    metrics[part.__name__] = part(config, found)
     for alone in (sessions, timeouts, soak):
         if alone.__name__ in config.parts:
-            figures[alone.__name__] = alone(config)
+            metrics[alone.__name__] = alone(config)
     if config.output is not None:
-        write_json(config.output, figures)
+        write_json(config.output, metrics)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 python benchmarks/sb3_comparison.py --output sb3_comparison.json
 python benchmarks/sb3_comparison.py --seeds 1 --episodes 512
 
-The task is `CodeMathTokens-v0`'s. Both begin with the same weights and use the same optimiser, epochs, minibatches and
+The task is `CodeMathTokens-v0`'s. Both begin with the same weights and use the same optimizer, epochs, minibatches and
 clipping, and neither has an entropy bonus. Ours samples whole completions of `CodeMath-v0`; theirs acts token by token
-through `TokenActions`, with a value head, as ours has with GAE. The figure is the mean reward (-1 to 1) of the episodes
+through `TokenActions`, with a value head, as ours has with GAE. The metric is the mean reward (-1 to 1) of the episodes
 that were sampled in the last tenth of the training.
 """
 
@@ -53,7 +53,7 @@ class Config:
     seeds: int = 5
     """Runs of each contender."""
     output: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the metrics as JSON."""
 
 
 def build_model(folder: Path) -> None:
@@ -187,7 +187,7 @@ def main(config: Config) -> list[dict[str, object]]:
                 reward = train(model, folder, config.episodes, seed)
                 rows.setdefault(contender, []).append(reward)
                 print(f"seed {seed}, {contender}: {reward:.3f}", flush=True)
-    figures: list[dict[str, object]] = [
+    metrics: list[dict[str, object]] = [
         {
             "contender": contender,
             "mean": fmean(rewards),
@@ -196,11 +196,11 @@ def main(config: Config) -> list[dict[str, object]]:
         }
         for contender, rewards in rows.items()
     ]
-    cells = [[f["contender"], f"{f['mean']:.3f}", f"{f['standard_deviation']:.3f}"] for f in figures]
+    cells = [[f["contender"], f"{f['mean']:.3f}", f"{f['standard_deviation']:.3f}"] for f in metrics]
     print(table(["contender", "mean reward", "standard deviation"], cells))
     if config.output is not None:
-        write_json(config.output, {"episodes": config.episodes, "results": figures})
-    return figures
+        write_json(config.output, {"episodes": config.episodes, "results": metrics})
+    return metrics
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python benchmarks/trainer.py --model HuggingFaceTB/SmolLM2-135M-Instruct --dtype
 python benchmarks/trainer.py --device cuda --model Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 --groups 32
 
 An update is what follows the sampling in the paper's setting: old log-probabilities of all sequences, then two
-optimiser steps on a half each. All have the same weights, token ids, masks, advantages, sequences in a forward pass,
+optimizer steps on a half each. All have the same weights, token ids, masks, advantages, sequences in a forward pass,
 clipping and AdamW. Completions have 16 to 1,024 tokens (log-uniform) with a stretch of feedback that does not count; a
 group shares its prompt, and all prompts begin with the same instruction, as in training.
 
@@ -18,10 +18,10 @@ Contenders, each in a process of its own, interleaved; after one update to warm 
   kernels, for GPUs alone, are not in use.
 - `padded`: all sequences padded to the longest, logits of all positions, log-softmax.
 
-Losses and gradient norms of both optimiser steps must agree, or the comparison is void and ends with an error. Memory
+Losses and gradient norms of both optimizer steps must agree, or the comparison is void and ends with an error. Memory
 is the most that an update holds beyond the loaded model; on a CPU that includes what malloc keeps, which
 `MALLOC_MMAP_THRESHOLD_=1048576` before the command leaves out for everybody. The machine's limit is a product of two
-square matrices in the same dtype; the share of it counts what everybody must compute, padding and repetitions left out.
+square matrices in the same dtype; its share counts what everybody must compute, without padding and repetitions.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Config:
     seed: int = 0
     """Fixes weights and sequences."""
     output: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the metrics as JSON."""
 
     def __post_init__(self) -> None:
         half = self.groups // 2 * GENERATIONS
@@ -115,12 +115,12 @@ class Config:
 
 
 def halves(batch: Batch) -> tuple[torch.Tensor, ...]:
-    """Return the row numbers of each optimiser step."""
+    """Return the row numbers of each optimizer step."""
     return torch.arange(len(batch)).chunk(STEPS)
 
 
 def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
-    """Update with `agents`; return loss and gradient norm of each optimiser step."""
+    """Update with `agents`; return loss and gradient norm of each optimizer step."""
     batch, targets = load.batch, load.targets
     policy = Policy(model, autocast=config.autocast)
     max_tokens = int(batch.attention_mask.sum()) * config.micro_batch_size // len(batch)
@@ -130,14 +130,14 @@ def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter
         meter.begin()
         old = policy.evaluate(batch, max_tokens)
         for index in halves(batch):
-            figures = ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator)
-            steps.append((figures["policy_loss"], figures["grad_norm"]))
+            metrics = ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator)
+            steps.append((metrics["policy_loss"], metrics["grad_norm"]))
         meter.end()
     return steps
 
 
 def update_padded(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
-    """Update with a plain loop; return loss and gradient norm of each optimiser step."""
+    """Update with a plain loop; return loss and gradient norm of each optimizer step."""
     batch, targets = load.batch, load.targets
     optimizer = torch.optim.AdamW(model.parameters(), lr=PPO_CONFIG.learning_rate, weight_decay=0.0)
     steps = []
@@ -171,7 +171,7 @@ def update_padded(config: Config, model: PreTrainedModel, load: Load, meter: Met
 
 
 def update_trl(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
-    """Update with TRL's GRPOTrainer; return loss and gradient norm of each optimiser step."""
+    """Update with TRL's GRPOTrainer; return loss and gradient norm of each optimizer step."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the rollout_func warns of itself
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
@@ -258,7 +258,7 @@ def make_model(config: Config) -> PreTrainedModel:
 
 
 def measure(config: Config, contender: Contender) -> dict[str, Any]:
-    """Let one contender update, and return its figures."""
+    """Let one contender update, and return its metrics."""
     torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     model = torch.nn.Module.to(make_model(config), device)
@@ -283,7 +283,7 @@ def measure(config: Config, contender: Contender) -> dict[str, Any]:
 
 
 def check_agreement(rows: Sequence[dict[str, Any]], tolerance: float) -> None:
-    """Compare losses and gradient norms of all optimiser steps of the first update.
+    """Compare losses and gradient norms of all optimizer steps of the first update.
 
     Raises:
         RuntimeError: Two contenders have computed different things.
@@ -293,11 +293,11 @@ def check_agreement(rows: Sequence[dict[str, Any]], tolerance: float) -> None:
             found = {row["contender"]: row[name][step] for row in rows}
             first = next(iter(found.values()))
             if not all(math.isclose(value, first, rel_tol=tolerance, abs_tol=tolerance) for value in found.values()):
-                raise RuntimeError(f"Expect the same {name} of everybody in optimiser step {step}, got {found}.")
+                raise RuntimeError(f"Expect the same {name} of everybody in optimizer step {step}, got {found}.")
 
 
 def medians(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of one contender over all repeats."""
+    """Return the metrics of one contender over all repeats."""
     names = ("seconds", "tokens_per_s", "peak_mb", "limit_flops_per_s", "of_limit")
     return rows[0] | {name: median(row[name] for row in rows) for name in names}
 
@@ -324,7 +324,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         "speed to TRL": lambda r: _ratio(r["speed_to_trl"]),
         "peak MB": lambda r: f"{r['peak_mb']:.0f}",
         "to TRL": lambda r: _ratio(r["memory_to_trl"]),
-        "gradients, moments MB": lambda r: f"{r['state_mb']:.0f}",
+        "gradients, optimizer state MB": lambda r: f"{r['state_mb']:.0f}",
         "of the limit, %": lambda r: f"{100 * r['of_limit']:.1f}",
         "loss": lambda r: f"{fmean(r['losses'][:STEPS]):.5f}",
         "gradient norm": lambda r: f"{fmean(r['gradient_norms'][:STEPS]):.5f}",
@@ -337,10 +337,10 @@ def _ratio(value: float | None) -> str:
 
 
 def main(config: Config) -> list[dict[str, Any]]:
-    """Measure, print a table, write the figures and return them."""
+    """Measure, print a table, write the metrics and return them."""
     contenders = list(config.contenders)
     if "TRL" in contenders and importlib.util.find_spec("trl") is None:
-        print('TRL: left out, not installed. Get it by `pip install "cir-env[trl]"`.')
+        print('TRL: excluded, not installed. Get it by `pip install "cir-env[trl]"`.')
         contenders.remove("TRL")
     found: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders}
     for _ in range(config.repeats):

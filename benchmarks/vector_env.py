@@ -50,7 +50,7 @@ class Config:
     episodes: int = 10_000
     """Idle episodes whose memory is measured."""
     output: Path | None = None
-    """Where to write the figures as JSON."""
+    """Where to write the metrics as JSON."""
 
 
 def loads(config: Config) -> dict[str, Callable[[], Actions]]:
@@ -126,7 +126,7 @@ def by_threads(config: Config, actions: Actions) -> float:
 
 def rates(config: Config) -> dict[str, dict[str, float]]:
     """Return steps a second of each contender under each load."""
-    figures: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for load, actions in loads(config).items():
         for mode, name in ((None, "ours, step"), ("sync", "SyncVectorEnv"), ("async", "AsyncVectorEnv")):
             vector = {"context": "forkserver"} if mode == "async" else {}
@@ -134,11 +134,11 @@ def rates(config: Config) -> dict[str, dict[str, float]]:
             with closing(gymnasium.make_vec("CodeMath-v0", config.num_envs, mode, **options)) as envs:
                 envs.reset(seed=0)
                 envs.step((PRINT,) * config.num_envs)  # type: ignore[arg-type]
-                figures.setdefault(name, {})[load] = in_batches(envs, actions(), config.seconds)
+                metrics.setdefault(name, {})[load] = in_batches(envs, actions(), config.seconds)
         with closing(CodeMathVectorEnv(config.num_envs, **arguments(config))) as ours:
-            figures.setdefault("ours, send and recv", {})[load] = by_send_and_recv(ours, actions(), config.seconds)
-        figures.setdefault("threads", {})[load] = by_threads(config, actions())
-    return figures
+            metrics.setdefault("ours, send and recv", {})[load] = by_send_and_recv(ours, actions(), config.seconds)
+        metrics.setdefault("threads", {})[load] = by_threads(config, actions())
+    return metrics
 
 
 def memory(config: Config) -> dict[str, float]:
@@ -162,20 +162,20 @@ def memory(config: Config) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    """Measure, print a table, and write the figures."""
-    figures = rates(config)
+    """Measure, print a table, and write the metrics."""
+    metrics = rates(config)
     names = list(loads(config))
-    rows = [[name, *(f"{found[load]:.0f}" for load in names)] for name, found in figures.items()]
+    rows = [[name, *(f"{found[load]:.0f}" for load in names)] for name, found in metrics.items()]
     print(f"\nSteps a second, {config.num_envs} environments, {len(os.sched_getaffinity(0))} cores\n")
     print(table(["contender", *names], rows))
-    ours = figures["ours, send and recv"]
+    ours = metrics["ours, send and recv"]
     for name in ("SyncVectorEnv", "AsyncVectorEnv", "threads"):
-        print(f"send and recv against {name}: " + ", ".join(f"{ours[n] / figures[name][n]:.1f} ({n})" for n in names))
+        print(f"send and recv against {name}: " + ", ".join(f"{ours[n] / metrics[name][n]:.1f} ({n})" for n in names))
     idle = memory(config)
     print(f"\n{config.episodes} idle episodes: {idle['kb_per_episode']:.1f} KB each, ", end="")
     print(f"{idle['make_and_reset_s']:.1f} s to make, {idle['answer_all_s']:.1f} s to answer all")
     if config.output is not None:
-        write_json(config.output, {"steps_per_s": figures, "idle": idle})
+        write_json(config.output, {"steps_per_s": metrics, "idle": idle})
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ python experiments/recipe.py                                       nine arms, th
 python experiments/recipe.py --steps 4                             the same with a third of the steps in half the time
 python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
 python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
-python experiments/recipe.py --report-only                         table and figure of the runs that are done
+python experiments/recipe.py --report-only                         table and figure of the finished runs
 
 Runs follow one another. What is done is not repeated when the command is given again, and a run that was stopped or
-killed goes on from its last checkpoint. After each run `recipe.md`, `recipe.json` and `recipe.png` in the output folder
+killed resumes from its last checkpoint. After each run `recipe.md`, `recipe.json` and `recipe.png` in the output folder
 are written anew from the runs' `metrics.jsonl`.
 """
 
@@ -179,11 +179,11 @@ def train(config: TrainConfig, rules: TurnRules) -> bool:
     return ended
 
 
-def figures_of(run: TrainingRun) -> dict[str, float]:
+def metrics_of(run: TrainingRun) -> dict[str, float]:
     """Return what the table has of a run, as far as it is known.
 
     >>> rows = [{"step": 0, "validation/accuracy": 0.25}, {"step": 1, "step_time": 1.0, "accuracy": 0.5}]
-    >>> figures_of(TrainingRun(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
+    >>> metrics_of(TrainingRun(name="run", rows=[*rows, {"step": 1, "validation/accuracy": 0.75}]))
     {'before': 0.25, 'after': 0.75, 'learning': 0.5}
     """
     before, after = run.before_after("validation/accuracy")
@@ -210,8 +210,8 @@ def report(runs: Mapping[Arm, Sequence[TrainingRun]]) -> str:
     """Return the table with what it says, as markdown."""
     rows = []
     for arm, each in runs.items():
-        figures = [figures_of(run) for run in each]
-        cells = [spread([f[key] * factor for f in figures if key in f]) for key, (_, factor) in COLUMNS.items()]
+        metrics = [metrics_of(run) for run in each]
+        cells = [spread([f[key] * factor for f in metrics if key in f]) for key, (_, factor) in COLUMNS.items()]
         rows.append([arm, str(len(each)), *cells])
     lines = [f"- `{arm}`: {ARMS[arm][0]}." for arm in runs]
     return "\n".join(
@@ -269,7 +269,7 @@ def _curve(axis: Axes, arm: Arm, runs: Sequence[TrainingRun]) -> None:
 
 
 def write_report(config: Config, base: TrainConfig) -> str | None:
-    """Write table, figures as JSON and picture of the runs that are done; return the table, None where none is."""
+    """Write table, metrics as JSON and figure of the finished runs; return the table, or None without any."""
     runs: dict[Arm, list[TrainingRun]] = {}
     for arm in config.arms:
         made = [configure(base, arm, seed, config.output) for seed in range(config.seeds)]
@@ -279,8 +279,8 @@ def write_report(config: Config, base: TrainConfig) -> str | None:
         return None
     text = report(runs)
     (config.output / "recipe.md").write_text(text)
-    figures = {arm: {run.name: figures_of(run) for run in each} for arm, each in runs.items()}
-    write_json(config.output / "recipe.json", {"preset": config.preset, "steps": base.max_steps, "runs": figures})
+    metrics = {arm: {run.name: metrics_of(run) for run in each} for arm, each in runs.items()}
+    write_json(config.output / "recipe.json", {"preset": config.preset, "steps": base.max_steps, "runs": metrics})
     plot(runs, config.output / "recipe.png")
     return text
 
@@ -292,7 +292,7 @@ def main(config: Config, base: TrainConfig) -> bool:
     for number, (arm, run) in enumerate(missing, 1):
         print(f"== {run.output_dir.name}, {number} of {len(missing)}", flush=True)
         if not train(run, RULES.get(arm, TurnRules)()):
-            print("Stopped: the same command goes on.")
+            print("Stopped: the same command resumes.")
             return False
         write_report(config, base)
     print(write_report(config, base) or f"No run in {config.output} is done.")
@@ -307,5 +307,5 @@ if __name__ == "__main__":
         print(f"recipe.py: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
     except KeyboardInterrupt:
-        print("recipe.py: stopped at once; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print("recipe.py: stopped at once; the same command resumes from the last checkpoint.", file=sys.stderr)
         sys.exit(130)

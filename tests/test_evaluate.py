@@ -186,7 +186,7 @@ def test_a_stopped_evaluation_says_how_to_go_on(
 
     monkeypatch.setattr("agents.evaluation.runner.run", stop)
     assert evaluate.main(["--model", model]) == 130
-    assert capsys.readouterr().err == "evaluate.py: stopped; the same command goes on from here.\n"
+    assert capsys.readouterr().err == "evaluate.py: stopped; the same command resumes from here.\n"
 
 
 def test_help_does_not_load_what_is_slow() -> None:

@@ -41,7 +41,7 @@ def test_every_preset_says_what_it_is_for(name: str) -> None:
     assert presets[name].__doc__
 
 
-def test_the_papers_run_has_the_papers_figures() -> None:
+def test_the_papers_run_has_the_papers_values() -> None:
     config = presets["qwen2.5-math-7b"]()
     env, rollout, ppo, validation = config.env, config.rollout, config.ppo, config.validation
     assert (rollout.num_problems, rollout.num_generations, rollout.max_completion_length) == (128, 16, 4096)
@@ -94,7 +94,7 @@ def test_a_wrong_value_is_named_with_what_is_expected_and_ends_with_code_2(args:
     ("args", "message"),
     [
         (["--device", "cuda:9"], "Expect a CUDA device for --device cuda:9, got none: use --device cpu."),
-        (["--resume"], "Expect a checkpoint in {folder} to resume from, got none: leave out --resume."),
+        (["--resume"], "Expect a checkpoint in {folder} to resume from, got none: drop --resume."),
     ],
 )
 def test_so_is_what_only_the_trainer_finds_wrong(
@@ -129,7 +129,7 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "older", [["--rollout.overlap"], ["--rollout.max-new-tokens", "60"]], ids=["overlap", "what goes on"]
+    "older", [["--rollout.overlap"], ["--rollout.max-new-tokens", "60"]], ids=["overlap", "paused episodes"]
 )
 def test_so_it_does_where_older_weights_sample(older: list[str], tmp_path: Path) -> None:
     args = [*SMALL, *older, "--ppo.importance-sampling", "token", "--max-steps", "4", "--save-every", "2"]
@@ -164,7 +164,7 @@ def test_a_run_is_not_written_over_another(tmp_path: Path, capsys: pytest.Captur
     assert main(*SMALL, "--max-steps", "0", "--output-dir", tmp_path) == 0
     assert main(*SMALL, "--max-steps", "0", "--output-dir", tmp_path) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path} holds a run already: add --resume to go on, or choose another --output-dir." in error
+    assert f"{tmp_path} holds a run already: add --resume to continue it, or choose another --output-dir." in error
     assert main(*SMALL, "--max-steps", "0", "--output-dir", tmp_path, "--resume", "--seed", "5") == 2
     assert f"Expect the settings of the run in {tmp_path}, got others: seed." in capsys.readouterr().err
 
@@ -185,7 +185,7 @@ def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(number: signal.
         process.send_signal(number)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert output.splitlines()[-1] == f"Go on with: python train.py {' '.join(args)} --resume"
+    assert output.splitlines()[-1] == f"Resume with: python train.py {' '.join(args)} --resume"
     checkpoint = max(tmp_path.glob("checkpoint-*"))
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row]
     assert int(checkpoint.name.removeprefix("checkpoint-")) == rows[-1]["step"]
@@ -200,7 +200,7 @@ def test_ctrl_c_while_libraries_load_ends_in_one_line(
 
     monkeypatch.setitem(sys.modules, "agents.training.trainer", Interrupted("agents.training.trainer"))
     assert train.main(["tiny"]) == 130
-    assert capsys.readouterr().err == "train.py: stopped at once; the last checkpoint is as it was.\n"
+    assert capsys.readouterr().err == "train.py: stopped at once; the last checkpoint is unchanged.\n"
 
 
 @pytest.mark.slow

@@ -52,15 +52,15 @@ class EvalConfig(EngineArguments, _Subject):
     benchmarks: Path | None = None
     """Folder with the benchmarks' files, or "hub"; without it --names looks where CIR_BENCHMARKS says."""
     names: tuple[str, ...] = ()
-    """Benchmarks to take, and files of your own; none named: the five of the paper, if there is --benchmarks."""
+    """Benchmarks, and your own files; none named: the five of the paper, if there is --benchmarks."""
     num_problems: int | None = None
-    """Only the first so many problems of each set; None: all. Another --env.id without a problem set needs it."""
+    """Only this many first problems of each set; None: all. Another --env.id without a problem set needs it."""
     num_samples: str = "16"
     """Samples of each problem: a number, and others for single sets, such as 16,MATH500:1."""
     temperature: str = "1.0"
     """Sampling temperature, by set as for --num-samples; 0 takes the likeliest token, with one sample a problem."""
     top_p: float = 0.95
-    """Nucleus of the samples."""
+    """Nucleus sampling: probability mass that is kept."""
     text_prompt: str = "text"
     """Prompt of the arm without code, as for --env.prompt."""
     max_completion_length: int = 1024
@@ -78,7 +78,7 @@ class EvalConfig(EngineArguments, _Subject):
     shard: str = "0/1"
     """Only every N-th problem, from the i-th on, as i/N: processes with shards 0/2 and 1/2 make one run."""
     output: Path = Path("runs/evaluation")
-    """Folder of the runs, one folder each, by model and arm; a run that is there goes on where it was."""
+    """Folder of the runs, one folder each, by model and arm; an existing run resumes."""
     env: EvalEnvConfig = field(default_factory=EvalEnvConfig)
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ def paper(model: tuple[str, ...]) -> EvalConfig:
 
 
 protocols: Mapping[str, Callable[[tuple[str, ...]], EvalConfig]] = MappingProxyType({"quick": quick, "paper": paper})
-"""Protocols by name; the first is the one that is meant where none is named."""
+"""Protocols by name; the first is the default."""
 
 
 def folder_name(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Configurations to begin with: each is a function, whose docstring says what it is for."""
+"""Ready configurations: each preset is a function whose docstring says what it is for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def quickstart() -> TrainConfig:
 def mixed() -> TrainConfig:
     """The harder run on CPU: gcd, remainders, powers, series, primes, equations and more, by subject.
 
-    It samples at temperature 0.6: at 1.0 the untrained model solves 3 in 100, and most groups hold nothing to learn.
+    It samples at temperature 0.6: at 1.0 the untrained model solves 3 in 100, and most groups give no signal.
     """
     return TrainConfig(
         output_dir=Path("runs/mixed"),
@@ -60,9 +60,10 @@ def tiny() -> TrainConfig:
 def qwen2_5_math_7b() -> TrainConfig:
     """The paper's run: Qwen2.5-Math-7B on STILL-3, 300 steps of 128 x 16 episodes.
 
-    All figures are the paper's (arXiv 2505.24480). Weights, gradients and moments in float32 and an engine's copy with
-    its cache take some 175 GB: run it on one node of 8 GPUs, ``torchrun --nproc-per-node 8 train.py qwen2.5-math-7b``,
-    where each holds an eighth of the former. Validation is on MATH500, with 5 executions as in the paper's evaluation.
+    All values are the paper's (arXiv 2505.24480). Weights, gradients and optimizer state in float32, with the engine's
+    copy and cache, take some 175 GB: run it on one node of 8 GPUs, ``torchrun --nproc-per-node 8 train.py
+    qwen2.5-math-7b``, which shards all but the engine's. Validation is on MATH500, with 5 executions as in the paper's
+    evaluation.
     """
     return TrainConfig(
         model="Qwen/Qwen2.5-Math-7B",

@@ -46,15 +46,15 @@ class CompetenceConfig:
     """When the interaction budget grows by one, if it grows by competence."""
 
     first: int = 2
-    """Budget at the beginning."""
+    """First budget."""
     last: int = 4
     """Largest budget."""
     window: int = 10
-    """Steps over which both figures are averaged, all of them at the budget in use."""
+    """Steps over which both metrics are averaged, all at the current budget."""
     exhausted: float = 0.3
-    """Share of the episodes that use their budget up, at least."""
+    """Minimum share of episodes that exhaust their budget."""
     accuracy: float = 0.5
-    """Share of the training episodes that are right, at least."""
+    """Minimum share of correct training episodes."""
 
     def __post_init__(self) -> None:
         expect(self.window >= 1, "window", "of at least 1", self.window)

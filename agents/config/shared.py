@@ -17,7 +17,7 @@ class EnvArguments:
     """Which environment, and its arguments."""
 
     id: str = "cir_env:CodeMath-v0"
-    """Gymnasium id of a text environment, or MODULE:ID. It takes those of the arguments below that it has."""
+    """Gymnasium id of a text environment, or MODULE:ID. It gets the arguments that it accepts."""
     problems: str = "products"
     """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
     answer_type: str | None = None
@@ -41,7 +41,7 @@ class EnvArguments:
     error_format: Literal["last_line", "full"] = "last_line"
     """How much of a failed block's traceback the policy sees."""
     packages: tuple[str, ...] = ()
-    """Installed packages that blocks may import beside the standard library, numpy, scipy and sympy."""
+    """Installed packages that blocks may import besides the standard library, numpy, scipy and sympy."""
     reward: str | None = None
     """module:function from an episode's record to a number. None: 1 for a right answer, else -1."""
     sandbox: str = "local"
@@ -71,8 +71,8 @@ class EngineArguments:
     """What samples."""
 
     engine: str = "auto"
-    """What samples: transformers, vllm, HOST:PORT of a served one (for each process one, with commas), or auto: vllm
-    where there is one and a GPU."""
+    """What samples: transformers, vllm, HOST:PORT of a served one (one per process, with commas), or auto: vllm
+    if it is installed and there is a GPU."""
     dtype: Dtype = "auto"
     """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
     max_num_seqs: int = 64

@@ -1,6 +1,6 @@
 """The configuration of a run: frozen dataclasses, checked when they are made.
 
-Every field is a flag of ``train.py``. Whole configurations to begin with are in `agents.config.presets`.
+Every field is a flag of ``train.py``. `agents.config.presets` has ready configurations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EnvConfig(EnvArguments):
     """Which environment, and which problems."""
 
     decontaminate: str | None = None
-    """Folder with benchmark files: their problems are left out of training. None: no check."""
+    """Folder with benchmark files: their problems are excluded from training. None: no check."""
     interaction_budget: str = "2"
     """Executions per episode: a number, a schedule over training steps such as 0:2,100:3,200:4, or competence."""
     competence: CompetenceConfig = field(default_factory=CompetenceConfig)
@@ -43,12 +43,12 @@ class EnvConfig(EnvArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
-    """In which order training problems come; by default shuffled anew for each pass over them."""
+    """Order of the training problems; by default each pass is shuffled anew."""
 
     subjects: str | None = None
     """Subjects by training steps, such as 0:algebra,100:algebra|geometry,200:*, where * is all. None: all."""
     easy_first_steps: int = 0
-    """Sort the problems of so many first steps by level, easy ones first."""
+    """Sort the problems of this many first steps by level, easy ones first."""
     window: float = 0.1
     """How far a problem may move at random from its place by level, as a share of what is sorted."""
 
@@ -79,7 +79,7 @@ class RolloutConfig(EngineArguments):
     num_extra_problems: int = 0
     """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
     max_new_tokens: int | None = None
-    """Tokens of an episode in one step; longer ones go on in the next. None: no such limit."""
+    """Tokens of an episode in one step; longer ones continue in the next. None: no limit."""
     overlap: bool = False
     """Sample the next step's episodes during the update, with weights that are one step old."""
 
@@ -96,7 +96,7 @@ class RolloutConfig(EngineArguments):
         expect(
             whole,
             "num_extra_problems",
-            "0 beside max_new_tokens (what is cut cannot be chosen from)",
+            "0 beside max_new_tokens (paused episodes cannot be chosen from)",
             self.num_extra_problems,
         )
         expect(self.num_generations >= 2, "num_generations", "of at least 2", self.num_generations)
@@ -121,15 +121,15 @@ class PPOConfig:
     """The update."""
 
     advantage: str = "reinforce_plus_plus_baseline"
-    """reinforce_plus_plus_baseline, reinforce_plus_plus, grpo, dr_grpo, rloo, gae (which adds a value head), or an
-    estimator of your own as module:function."""
+    """reinforce_plus_plus_baseline, reinforce_plus_plus, grpo, dr_grpo, rloo, gae (which adds a value head), or your
+    own estimator as module:function."""
     aggregation: str = "token"
     """token: mean over the minibatch's tokens; sequence: mean over sequences of their means; constant: sum over
-    max_completion_length; or one of your own as module:function."""
+    max_completion_length; or your own as module:function."""
     ratio: Literal["token", "sequence"] = "token"
     """Clip each token's ratio, or the sequence's geometric mean of them (GSPO)."""
     kl_coefficient: float = 0.0
-    """Weight of a KL penalty towards the model that training began with; 0 holds no copy of it."""
+    """Weight of a KL penalty towards the model that training began with; 0: no penalty, and no copy."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """How the KL divergence is estimated from the sampled tokens."""
     entropy_coefficient: float = 0.0
@@ -147,9 +147,9 @@ class PPOConfig:
     num_epochs: int = 1
     """Passes over each step's trajectories."""
     num_minibatches: int = 2
-    """Optimiser steps in each pass."""
+    """Optimizer steps in each pass."""
     micro_batch_tokens: int = 2048
-    """Tokens of one forward and backward pass, what sequences share counted once; changes memory, not results."""
+    """Tokens of one forward and backward pass, shared prefixes counted once; changes memory, not results."""
     epsilon: float = 0.2
     """Lower clip range of the ratio."""
     epsilon_high: float = 0.28
@@ -157,11 +157,11 @@ class PPOConfig:
     dual_clip: float | None = 3.0
     """Bound of the ratio for negative advantages. None: no bound."""
     importance_sampling: Literal["none", "token", "sequence", "geometric"] = "none"
-    """Correct for what the engine sampled differently from the trainer, by the ratio over this."""
+    """Correct for the mismatch between engine and trainer, by the ratio at this level."""
     importance_sampling_bound: Literal["truncate", "mask"] = "truncate"
-    """Cap a large ratio, or leave out tokens whose ratio is outside of [1 / cap, cap]."""
+    """Cap a large ratio, or drop tokens whose ratio is outside [1 / cap, cap]."""
     importance_sampling_cap: float = 2.0
-    """Where a ratio is large."""
+    """Largest ratio."""
     gamma: float = 1.0
     """Discount (gae)."""
     lam: float = 1.0
@@ -213,7 +213,7 @@ class SelectionConfig:
     """Which episodes are trained on."""
 
     differing_rewards: bool = False
-    """Drop groups whose rewards are all the same; on by itself with rollout.num_extra_problems, which replaces them."""
+    """Drop groups whose rewards are all the same; always on with rollout.num_extra_problems."""
     min_accuracy: float = 0.0
     """Drop groups with a smaller share of right answers."""
     max_accuracy: float = 1.0
@@ -221,9 +221,9 @@ class SelectionConfig:
     keep_generations: int | None = None
     """Episodes of a group that are kept: of the right ones the cleanest, of the wrong ones any. None: all."""
     mask_truncated_completions: bool = False
-    """Leave answers that a limit cut off out of the loss."""
+    """Exclude truncated answers from the loss."""
     mask_void_turns: bool = False
-    """Leave episodes that end in neither code nor an answer out of the loss."""
+    """Exclude episodes that end in neither code nor an answer from the loss."""
 
     def __post_init__(self) -> None:
         low, high = self.min_accuracy, self.max_accuracy
@@ -239,13 +239,13 @@ class ValidationConfig:
     every: int = 10
     """Steps between validations; there is always one before the first and one after the last step. 0: only these."""
     problems: tuple[str, ...] = ()
-    """Sets, each named as for env.problems; none: the test split of those. The first has the arms below."""
+    """Problem sets, named as for env.problems; none: their test split. The arms below use the first set."""
     num_problems: int | tuple[int, ...] = 64
-    """Problems of one validation, at most: one number for all sets, or one for each."""
+    """Maximum problems of one validation: one number for all sets, or one for each."""
     interaction_budget: int = 2
-    """Executions per episode, whatever training allows at the time; 0 where it never allows any."""
+    """Executions per episode, independent of the training budget; 0 if that is always 0."""
     top_p: float = 1.0
-    """Nucleus of the samples."""
+    """Nucleus sampling: probability mass that is kept."""
     text_prompt: str | None = None
     """Prompt of the text-only arm (budget 0), reported before and after; None: no such arm."""
     greedy: bool = False
@@ -287,19 +287,19 @@ def short_name(problems: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig:
-    """Which optimiser steps are skipped, and what is warned of.
+    """Which optimizer steps are skipped, and when to warn.
 
-    An optimiser step whose loss or gradient is not a number is always skipped.
+    An optimizer step whose loss or gradient is not finite is always skipped.
     """
 
     max_approx_kl: float | None = 1.0
-    """Skip the optimiser steps of minibatches on which the update has moved the policy further (nats). None: any."""
+    """Skip optimizer steps of minibatches whose approx_kl is larger (nats). None: no bound."""
     max_skipped_steps: int = 5
-    """The run stops when so many optimiser steps in a row were skipped."""
+    """Stop the run after this many skipped optimizer steps in a row."""
     max_collapsed_steps: int | None = None
-    """The run stops when entropy or code use has collapsed in so many steps in a row. None: never."""
+    """Stop the run when entropy or code use collapsed in this many steps in a row. None: never."""
     window: int = 10
-    """Steps whose mean a collapse is measured from."""
+    """Steps whose mean is the baseline for a collapse."""
     entropy_collapse: float = 0.01
     """Warn when the entropy falls below this share of that mean; 0: never."""
     code_use_collapse: float = 0.25
@@ -326,11 +326,11 @@ class TrainConfig:
     template: Literal["chat", "raw"] = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
     warm_up_steps: int = 0
-    """Supervised steps on scripted arithmetic before PPO, for a model that is made on the spot."""
+    """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
     output_dir: Path = Path("runs/quickstart")
     """Where metrics, samples and checkpoints go."""
     resume: bool = False
-    """Go on from the newest checkpoint in output_dir."""
+    """Resume from the newest checkpoint in output_dir."""
     max_steps: int = 12
     """Training steps: one collection of trajectories and one PPO update each."""
     save_every: int = 10
@@ -338,7 +338,7 @@ class TrainConfig:
     save_total_limit: int = 2
     """Newest checkpoints that are kept."""
     best_metric: str | None = "validation/accuracy"
-    """Figure of a validation by which a best checkpoint is kept as well, the larger the better. None: no such."""
+    """Validation metric whose best checkpoint is kept, too; larger is better. None: no best checkpoint."""
     seed: int = 0
     """Fixes problems, sampling and minibatches."""
     device: str = "auto"

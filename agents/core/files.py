@@ -107,7 +107,7 @@ def expect_writable(path: Path) -> None:
 
 
 def expect_new(path: Path) -> None:
-    """Refuse to write over a file.
+    """Reject a file that exists.
 
     Raises:
         RunError: It is there already.

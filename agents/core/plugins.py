@@ -1,4 +1,4 @@
-"""Parts that users bring along: ``module:function``, or the name of an entry point of an installed package."""
+"""Plugins of users: ``module:function``, or the name of an entry point of an installed package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_plugin(name: str, group: str) -> bool:
 
 
 def check_name(flag: str, name: str, known: Iterable[str], group: str) -> None:
-    """Refuse a name that is neither one of ours nor a plugin's; nothing is imported.
+    """Reject a name that is neither built in nor a plugin's; nothing is imported.
 
     Raises:
         ConfigError: With the names that are known, and the nearest of them.

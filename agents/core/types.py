@@ -69,7 +69,7 @@ class Completion:
     logprobs: tuple[float, ...]
     """Log-probability of each sampled token under the sampling distribution, float32."""
     text: str
-    """The tokens as text, the end-of-sequence token left out."""
+    """The tokens as text, without the end-of-sequence token."""
     text_ends: tuple[int, ...]
     """For each token the length of the text with it."""
     finish_reason: FinishReason
@@ -109,7 +109,7 @@ class Trajectory:
     """
 
     problem_id: str
-    """The problem that was set."""
+    """The problem's id."""
     group_id: int
     """Number of the group that shares a baseline."""
     token_ids: tuple[int, ...]
@@ -144,7 +144,7 @@ class Trajectory:
 
     @property
     def text(self) -> str:
-        """What stands after the prompt: the policy's text and the feedback."""
+        """The text after the prompt: the policy's text and the feedback."""
         return "".join(turn.text + turn.feedback for turn in self.turns)
 
     @property
@@ -233,7 +233,7 @@ class Batch(_Tensors):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyOutput(_Tensors):
-    """What a policy says of a batch: 0 wherever the action mask is False."""
+    """A policy's outputs for a batch: 0 wherever the action mask is False."""
 
     logprobs: torch.Tensor
     """``[B, T]`` float32: log-probability of token t given the tokens before it."""
@@ -257,7 +257,7 @@ class Advantages(_Tensors):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """A loss and what is worth knowing about it."""
+    """A loss and its metrics."""
 
     total: torch.Tensor
     """Scalar with a gradient."""

@@ -1,7 +1,7 @@
-"""Advantage estimators, and the correction for what the engine sampled differently: pure functions of tensors.
+"""Advantage estimators, and importance weights for the mismatch between engine and trainer: pure tensor functions.
 
-All of them return tensors of shape ``[B, T]`` that are 0 wherever ``action_mask`` is False: feedback and prompt tokens
-enter neither the advantages nor the statistics of the whitening.
+All of them return tensors of shape ``[B, T]`` that are 0 wherever ``action_mask`` is False: prompt and feedback tokens
+enter neither the advantages nor the whitening statistics.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig, weig
     Args:
         batch: ``B`` sequences.
         old: The policy's output before the update, with values for ``gae``.
-        config: Estimator, discount, and whether to correct for what the engine sampled differently.
+        config: Estimator, discount, and importance sampling.
         weights: ``[B, T]``, from :func:`correction`.
     """
     mask = batch.action_mask
@@ -42,14 +42,14 @@ def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig, weig
 
 
 def correction(batch: Batch, old: PolicyOutput, config: PPOConfig) -> torch.Tensor:
-    """Return the importance weights that correct for what the engine sampled differently, ``[B, T]``.
+    """Return the importance weights that correct for the mismatch between engine and trainer, ``[B, T]``.
 
-    Without a correction these are the tokens' plain ratios, which only metrics use.
+    Without importance sampling these are the unbounded token ratios, which only metrics use.
 
     Args:
         batch: ``B`` sequences.
         old: The policy's output before the update.
-        config: Over what the ratio is taken, and how it is bounded.
+        config: The level of the ratio, and its bound.
     """
     level = "token" if config.importance_sampling == "none" else config.importance_sampling
     ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, batch.action_mask, level=level)
@@ -66,19 +66,21 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, *, eps: float = 1e-8) -> to
         mask: bool, the same shape.
         eps: Added to the variance.
     """
+    # masked mean and variance
     count = mask.sum().clamp(min=1)
     mean = (values * mask).sum() / count
     variance = ((values - mean).square() * mask).sum() / count
+    # whiten
     return (values - mean) * torch.rsqrt(variance + eps) * mask
 
 
 def reinforce_plus_plus_baseline(
     rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor
 ) -> Advantages:
-    """Subtract the mean reward of the group, broadcast over the sequence's tokens, whiten over the whole batch.
+    """Subtract the group's mean reward, broadcast over the sequence's tokens, and whiten over the whole batch.
 
-    The group's spread does not divide: easy and hard problems keep their weight. (The paper, section 4; REINFORCE++
-    with a group baseline, arXiv 2501.03262.)
+    Nothing is divided by the group's standard deviation: easy and hard problems keep their weight. (The paper, section
+    4; REINFORCE++ with a group baseline, arXiv 2501.03262.)
 
     Args:
         rewards: ``[B]``.
@@ -95,9 +97,9 @@ def reinforce_plus_plus_baseline(
 
 
 def reinforce_plus_plus(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
-    """Whiten the rewards over the whole batch's tokens, without a baseline for each group (arXiv 2501.03262).
+    """Whiten the rewards over the whole batch's tokens, without a group baseline (arXiv 2501.03262).
 
-    Args: As for :func:`reinforce_plus_plus_baseline`; the groups do not matter.
+    Args: As for :func:`reinforce_plus_plus_baseline`; ``group_ids`` is not used.
     """
     return _broadcast(rewards, rewards, action_mask, whitened=True)
 
@@ -119,7 +121,7 @@ def grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tens
 
 
 def dr_grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
-    """Subtract the group's mean and do no more: dividing would favour problems of any spread (arXiv 2503.20783).
+    """Subtract the group's mean only: dividing by the deviation favours problems of low spread (arXiv 2503.20783).
 
     Args: As for :func:`reinforce_plus_plus_baseline`.
     """
@@ -128,7 +130,7 @@ def dr_grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.T
 
 
 def rloo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
-    """Subtract the mean of the group's other episodes (arXiv 2402.14740, equation 8); one alone teaches nothing.
+    """Subtract the mean of the group's other episodes (arXiv 2402.14740, eq. 8); 0 for a group of one.
 
     Args: As for :func:`reinforce_plus_plus_baseline`.
 
@@ -151,7 +153,7 @@ def _of_group(values: torch.Tensor, group_ids: torch.Tensor) -> tuple[torch.Tens
 def _broadcast(
     values: torch.Tensor, rewards: torch.Tensor, action_mask: torch.Tensor, *, whitened: bool = False
 ) -> Advantages:
-    """Give every token of a sequence the sequence's value."""
+    """Assign each sequence's value to all of its action tokens."""
     tokens = values[:, None] * action_mask
     return Advantages(
         advantages=whiten(values[:, None].expand(action_mask.shape), action_mask) if whitened else tokens,
@@ -168,10 +170,9 @@ def gae(
     lam: float = 1.0,
     whitened: bool = True,
 ) -> Advantages:
-    """Generalised advantage estimation over the sampled tokens (arXiv 1506.02438), the reward at the last of them.
+    """Generalised advantage estimation over the sampled tokens (arXiv 1506.02438), with the reward at the last one.
 
-    The time of the decision process runs over sampled tokens: from the last token before a feedback it steps to the
-    first one after it.
+    Time steps are sampled tokens: the last token before a feedback is followed by the first one after it.
 
     Args:
         rewards: ``[B]``, given at each sequence's last sampled token.
@@ -179,7 +180,7 @@ def gae(
         action_mask: ``[B, T]`` bool.
         gamma: Discount in (0, 1].
         lam: Trace decay in [0, 1].
-        whitened: Whiten the advantages over the batch's sampled tokens; the returns never are.
+        whitened: Whiten the advantages over the batch's sampled tokens; returns are never whitened.
     """
     advantages = torch.zeros_like(values)
     next_advantage = torch.zeros_like(rewards)
@@ -187,12 +188,15 @@ def gae(
     reward_ahead = rewards.clone()
     for t in reversed(range(values.shape[1])):
         acts = action_mask[:, t]
+        # recursion: delta_t = r_t + gamma V_{t+1} - V_t,  A_t = delta_t + gamma lam A_{t+1}
         delta = reward_ahead + gamma * next_value - values[:, t]
         advantage = delta + gamma * lam * next_advantage
         advantages[:, t] = torch.where(acts, advantage, 0.0)
+        # prompt, feedback and padding take no time step
         next_advantage = torch.where(acts, advantage, next_advantage)
         next_value = torch.where(acts, values[:, t], next_value)
         reward_ahead = torch.where(acts, 0.0, reward_ahead)
+    # returns
     returns = (advantages + values) * action_mask
     return Advantages(
         advantages=whiten(advantages, action_mask) if whitened else advantages,
@@ -209,7 +213,7 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "dr_grpo": dr_grpo,
     "rloo": rloo,
 }
-"""Those that need no values, by name; ``--ppo.advantage module:function`` takes any other :data:`Estimator`."""
+"""Estimators that need no values, by name; ``--ppo.advantage module:function`` takes any other :data:`Estimator`."""
 
 
 def importance_ratio(
@@ -219,17 +223,17 @@ def importance_ratio(
     *,
     level: Literal["token", "sequence", "geometric"],
 ) -> torch.Tensor:
-    """How much likelier the trainer's policy makes what the engine sampled; 1 where both agree, 0 off the mask.
+    """Return the ratio of trainer to engine probability of what was sampled; 1 where they agree, 0 outside the mask.
 
-    An engine computes in another precision and order than the trainer, and may hold older weights. ``token``: each
-    token's ratio. ``sequence``: the product over the sequence's sampled tokens, unbiased and of high variance.
+    The engine's precision and order of operations differ from the trainer's, and its weights may be older. ``token``:
+    each token's ratio. ``sequence``: the product over the sequence's sampled tokens, unbiased and of high variance.
     ``geometric``: the sequence's geometric mean (GSPO, arXiv 2507.18071, eq. 7).
 
     Args:
         logprobs: ``[B, T]``, the trainer's before the update.
         sampling_logprobs: ``[B, T]``, the engine's.
         action_mask: ``[B, T]`` bool.
-        level: Over what the ratio is taken.
+        level: Level of the ratio.
 
     >>> trainer, mask = torch.tensor([[9.0, 4.0, 1.0]]).log(), torch.tensor([[False, True, True]])
     >>> importance_ratio(trainer, torch.zeros(1, 3), mask, level="token").tolist()
@@ -242,18 +246,18 @@ def importance_ratio(
         total = log_ratio.sum(1, keepdim=True)
         count = action_mask.sum(1, keepdim=True).clamp(min=1) if level == "geometric" else 1
         log_ratio = (total / count).expand_as(log_ratio)
-    return torch.where(action_mask, log_ratio.exp(), 0.0)  # a large one times 0 would be no number
+    return torch.where(action_mask, log_ratio.exp(), 0.0)  # inf * 0 would be nan
 
 
 def importance_weights(ratio: torch.Tensor, *, bound: Literal["truncate", "mask"], cap: float) -> torch.Tensor:
-    """Bound importance ratios, so that few tokens do not outweigh all others; multiply the advantages with them.
+    """Bound importance ratios, so that few tokens cannot dominate; the result multiplies the advantages.
 
-    The policy loss is proportional to the advantage, so that this weighs the tokens' losses.
+    Since the policy loss is proportional to the advantage, this weights the tokens' losses.
 
     Args:
         ratio: ``[B, T]``, from :func:`importance_ratio`.
-        bound: ``truncate`` takes ``cap`` for a larger ratio (TIS); ``mask`` leaves out tokens whose ratio is outside of
-            ``[1 / cap, cap]``, on either side: those on which trainer and engine disagree most.
+        bound: ``truncate`` limits the ratio to ``cap`` (TIS); ``mask`` drops tokens whose ratio is outside
+            ``[1 / cap, cap]``: those on which trainer and engine disagree most.
         cap: At least 1.
 
     >>> importance_weights(torch.tensor([0.25, 1.0, 3.0]), bound="truncate", cap=2.0).tolist()

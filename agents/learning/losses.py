@@ -1,7 +1,7 @@
 """Losses: pure functions that return weighted sums over action tokens.
 
-Each token's loss is multiplied by its weight, which an :data:`Aggregation` computes for a whole optimizer step: a step
-has the same gradient however it is cut into micro-batches.
+Each token's loss is multiplied by its weight, which an :data:`Aggregation` computes over the whole optimizer step. The
+gradient of a step therefore does not depend on how it is split into micro-batches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Aggregation = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def token_mean(action_mask: torch.Tensor, _: int = 1) -> torch.Tensor:
-    """Weigh all tokens alike (DAPO, arXiv 2503.14476, and the paper).
+    """Weight all tokens equally (DAPO, arXiv 2503.14476, and the paper).
 
     Args:
         action_mask: ``[B, T]`` bool, of a whole optimizer step.
@@ -34,7 +34,7 @@ def token_mean(action_mask: torch.Tensor, _: int = 1) -> torch.Tensor:
 
 
 def sequence_mean(action_mask: torch.Tensor, _: int = 1) -> torch.Tensor:
-    """Weigh all sequences alike, and the tokens of a sequence among themselves (GRPO, arXiv 2402.03300).
+    """Weight all sequences equally, and the tokens within each sequence equally (GRPO, arXiv 2402.03300).
 
     Args: As for :func:`token_mean`.
 
@@ -47,9 +47,9 @@ def sequence_mean(action_mask: torch.Tensor, _: int = 1) -> torch.Tensor:
 
 
 def constant_sum(action_mask: torch.Tensor, max_completion_length: int) -> torch.Tensor:
-    """Weigh each token by ``1 / max_completion_length`` over the number of sequences (Dr. GRPO, arXiv 2503.20783).
+    """Weight each token by ``1 / max_completion_length`` over the number of sequences (Dr. GRPO, arXiv 2503.20783).
 
-    The tokens of a long answer count no less than those of a short one.
+    Tokens of long and short answers have the same weight.
 
     Args:
         action_mask: As for :func:`token_mean`.
@@ -82,34 +82,38 @@ def policy_loss(
 
     For each token with ratio ``r = exp(logprob - old_logprob)`` the loss is ``max(-A r, -A clip(r, 1 - epsilon, 1 +
     epsilon_high))``; where ``A < 0`` it is at most ``-A dual_clip``. (PPO: arXiv 1707.06347, eq. 7; clip-higher: arXiv
-    2503.14476, section 3.1; dual clip: arXiv 1912.09729, eq. 5; the paper's figures: 0.2, 0.28, 3.)
+    2503.14476, section 3.1; dual clip: arXiv 1912.09729, eq. 5; the paper's values: 0.2, 0.28, 3.)
 
     Args:
         logprobs: ``[B, T]``, with a gradient.
         old_logprobs: ``[B, T]``, before the update.
         advantages: ``[B, T]``.
         action_mask: ``[B, T]`` bool.
-        weights: ``[B, T]``, what each token counts; 0 where the mask is False.
+        weights: ``[B, T]``, the weight of each token; 0 where the mask is False.
         epsilon: Lower clip range.
         epsilon_high: Upper clip range.
         dual_clip: Bound of the ratio for negative advantages, above 1; None: no bound.
-        ratio: ``sequence`` takes the geometric mean of the sequence's ratios for each of its tokens (GSPO, arXiv
-            2507.18071, equation 7).
+        ratio: ``sequence`` uses the geometric mean of the sequence's ratios for each of its tokens (GSPO, arXiv
+            2507.18071, eq. 7).
 
     >>> zero, mask = torch.tensor([[0.0]]), torch.tensor([[True]])
     >>> policy_loss(zero, zero, torch.tensor([[2.0]]), mask, torch.ones(1, 1)).total.item()
     -2.0
     """
+    # ratio
     log_ratio = torch.where(action_mask, logprobs - old_logprobs, 0.0)
     if ratio == "sequence":
         mean = log_ratio.sum(1, keepdim=True) / action_mask.sum(1, keepdim=True).clamp(min=1)
         log_ratio = mean * action_mask
     ratios = log_ratio.exp()
+    # clip
     unclipped = -advantages * ratios
     clipped = -advantages * ratios.clamp(1 - epsilon, 1 + epsilon_high)
     loss = torch.maximum(unclipped, clipped)
+    # dual clip
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
+    # metrics
     with torch.no_grad():
         up = (ratios > 1 + epsilon_high) & (advantages > 0) & action_mask
         down = (ratios < 1 - epsilon) & (advantages < 0) & action_mask
@@ -131,19 +135,19 @@ def kl_loss(
     estimator: Literal["k1", "k2", "k3"],
     coefficient: float,
 ) -> Loss:
-    """Penalise the distance from a reference policy, estimated from the sampled tokens.
+    """Penalise the KL divergence from a reference policy, estimated on the sampled tokens.
 
-    With ``d = logprob - reference_logprob``: k1 is ``d``, unbiased, of any sign; k2 is ``d^2 / 2``, whose gradient is
-    that of the divergence; k3 is ``exp(-d) - 1 + d``, never negative (Schulman, "Approximating KL Divergence", 2020).
-    The gradient of ``d`` itself is 0 on average, and would hold nothing back: k1 has that of k2.
+    With ``d = logprob - reference_logprob``: k1 is ``d``, unbiased, of any sign; k2 is ``d^2 / 2``, whose expected
+    gradient is that of the divergence; k3 is ``exp(-d) - 1 + d``, never negative (Schulman, "Approximating KL
+    Divergence", 2020). The expected gradient of ``d`` itself is 0, so k1 uses the gradient of k2.
 
     Args:
         logprobs: ``[B, T]``, with a gradient.
         reference_logprobs: ``[B, T]``.
         action_mask: ``[B, T]`` bool.
-        weights: ``[B, T]``, what each token counts.
-        estimator: Which estimate.
-        coefficient: Weight of this loss beside the policy's.
+        weights: ``[B, T]``, the weight of each token.
+        estimator: The estimator.
+        coefficient: Weight of this loss relative to the policy loss.
 
     >>> d = torch.tensor([[0.5]])
     >>> one, mask = torch.ones(1, 1), torch.tensor([[True]])
@@ -162,12 +166,12 @@ def kl_loss(
 
 
 def entropy_loss(entropy: torch.Tensor, weights: torch.Tensor, *, coefficient: float) -> Loss:
-    """Reward a policy for not making up its mind.
+    """Reward high entropy of the policy.
 
     Args:
         entropy: ``[B, T]`` in nats, with a gradient.
-        weights: ``[B, T]``, what each token counts.
-        coefficient: Weight of this loss beside the policy's.
+        weights: ``[B, T]``, the weight of each token.
+        coefficient: Weight of this loss relative to the policy loss.
     """
     return Loss(total=-coefficient * (entropy * weights).sum(), metrics={})
 
@@ -186,8 +190,8 @@ def value_loss(
         values: ``[B, T]``, with a gradient.
         returns: ``[B, T]``.
         action_mask: ``[B, T]`` bool.
-        weights: ``[B, T]``, what each token counts.
-        coefficient: Weight of this loss beside the policy's.
+        weights: ``[B, T]``, the weight of each token.
+        coefficient: Weight of this loss relative to the policy loss.
     """
     loss = coefficient * (values - returns).square() * action_mask
     return Loss(total=(loss * weights).sum(), metrics={"value_loss": float(loss.detach().sum())})

@@ -1,6 +1,6 @@
 """A language model as a policy: log-probabilities and values of the tokens of a batch.
 
-The shift by one token lives here alone: what the model computes at position ``t - 1`` is stored at index ``t``.
+Only this module shifts by one token: what the model computes at position ``t - 1`` is stored at index ``t``.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from agents.learning.packing import ATTENTION, SHARED_TOKENS, Packed, pack
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ROUNDING = 1e-4  # of the largest hidden number
+_ROUNDING = 1e-4  # relative to the largest hidden value
 _CHANGE_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class Policy(nn.Module):
-    """A causal language model, and a value head if one is asked for.
+    """A causal language model with an optional value head.
 
-    The rows of a batch are packed into one sequence without padding, where what they share at their beginning (the
-    instruction, a group's problem) is computed once, with the same gradient as if each row had it: see `packing`.
+    The rows of a batch are packed into one sequence without padding. Prefixes that rows share (the instruction, a
+    group's problem) are computed once, with the same gradient as if each row were computed alone: see `packing`.
 
     Args:
         model: The language model, in the dtype to train in.
         temperature: The sampling temperature: log-probabilities are those of ``logits / temperature``.
         value_head: Add a linear value head on the last hidden state, initialised to 0.
-        critic: A language model of its own for the value head; None: it reads the policy's hidden states.
+        critic: A separate language model for the value head; None: it reads the policy's hidden states.
         autocast: dtype of the matrix products, such as ``torch.bfloat16``; None: the parameters' own.
         gradient_checkpointing: Recompute activations in the backward pass.
-        entropy_gradient: Let the entropy carry a gradient, for a bonus.
+        entropy_gradient: Compute the entropy with a gradient, for an entropy bonus.
         compile_layers: Compile the layers' feed-forward parts for sequences of any length.
 
     Attributes:
         autocast: As given.
 
     Raises:
-        ModelError: The model does more to its logits than its output layer says, its attention is its own, or
-            something beside attention lets a token see others.
+        ModelError: The model transforms its logits after the output layer, its attention cannot be replaced, or it
+            mixes tokens outside standard attention.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Policy(nn.Module):
         self.model = model
         self.critic = critic
         if critic is not None and critic.get_output_embeddings().weight is not critic.get_input_embeddings().weight:
-            critic.get_output_embeddings().requires_grad_(False)  # nobody asks it for logits
+            critic.get_output_embeddings().requires_grad_(False)  # its logits are never computed
         for each in self._models():
             _prepare(each, gradient_checkpointing)
         self.temperature = temperature
@@ -84,7 +84,7 @@ class Policy(nn.Module):
             for layer in self.layers():
                 part = getattr(layer, "mlp", None)
                 if not isinstance(part, nn.Module):
-                    raise ModelError(f"Expect layers with a part `mlp` to compile, got {type(layer).__name__}.")
+                    raise ModelError(f"Expect layers with a module `mlp` to compile, got {type(layer).__name__}.")
                 part.compile(dynamic=True)
 
     def _models(self) -> list[PreTrainedModel]:
@@ -97,7 +97,7 @@ class Policy(nn.Module):
         ]
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return the parameters that are trained: the policy's, and those of a critic of its own."""
+        """Return the trained parameters: the policy's and, if there is a separate critic, the critic's."""
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if self.critic is None:
             return [list(trained.values())]
@@ -110,7 +110,7 @@ class Policy(nn.Module):
         return self.model.device
 
     def forward(self, batch: Batch) -> PolicyOutput:
-        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if they are enabled."""
+        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if enabled."""
         acts = batch.action_mask
         if bool(acts[:, 0].any()):
             raise ValueError(
@@ -146,12 +146,12 @@ class Policy(nn.Module):
     def evaluate(
         self, batch: Batch, max_tokens: int, *, should_stop: Callable[[], bool] = lambda: False
     ) -> PolicyOutput | None:
-        """Return the output for a whole batch without gradients.
+        """Return the output for a whole batch, without gradients.
 
         Args:
             batch: ``B`` sequences.
-            max_tokens: Tokens of one forward pass.
-            should_stop: Asked after each forward pass; once it returns True the outcome is None.
+            max_tokens: Maximum tokens per forward pass.
+            should_stop: Called after each forward pass; once it returns True, evaluation ends and returns None.
         """
         self.eval()
         zeros = torch.zeros_like(batch.sampling_logprobs)
@@ -169,7 +169,7 @@ class Policy(nn.Module):
         return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:
-        # a cache would hold all weights in both dtypes up to the end of a forward pass, and each is cast once in one
+        # each weight is cast once per forward pass, so a cache would only hold all weights in both dtypes
         enabled = self.autocast is not None
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False)
 
@@ -186,14 +186,14 @@ def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
         ) from error
     _check_packing(model)
     if gradient_checkpointing:
-        # transformers 5.2x has renamed it and warns of the old name
+        # transformers 5.2x renamed it, and warns about the old name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
 
 @torch.no_grad()
 def _check_packing(model: PreTrainedModel) -> None:
-    """Refuse a model for which a row beside another one is not what it is alone: one that mixes tokens by itself."""
+    """Reject a model that mixes tokens outside standard attention: packing would change its outputs."""
     ids = torch.arange(2 * SHARED_TOKENS, device=model.device).repeat(2, 1)
     ids[1, SHARED_TOKENS:] += SHARED_TOKENS
     ids %= model.config.vocab_size
@@ -214,8 +214,8 @@ def _check_packing(model: PreTrainedModel) -> None:
         raise ModelError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
         raise ModelError(
-            f"Expect a model in which tokens meet in attention alone, got {type(model).__name__}: its rows cannot "
-            "stand in one sequence."
+            f"Expect a model that mixes tokens only in standard attention, got {type(model).__name__}, "
+            "whose rows cannot be packed into one sequence."
         )
 
 
@@ -237,9 +237,9 @@ def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def shard(policy: Policy) -> None:
-    """Shard a policy's parameters over the processes: layer by layer, and the rest together (FSDP2).
+    """Shard a policy's parameters over the processes: layer by layer, then the rest together (FSDP2).
 
-    All processes get those of the first.
+    All processes start from the parameters of the first.
     """
     if size() == 1:
         return

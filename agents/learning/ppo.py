@@ -1,6 +1,6 @@
 """PPO's update: epochs x minibatches x micro-batches.
 
-The loss is the clipped policy loss; value loss, KL penalty and entropy bonus join it only where they are asked for.
+The loss is the clipped policy loss, plus value loss, KL penalty and entropy bonus where configured.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Part = tuple[Batch, PolicyOutput, Advantages]
 
 
 def is_finite(metrics: Mapping[str, float], _: Part) -> bool:
-    """Return whether a minibatch's loss, gradient and every other metric is a number."""
+    """Return whether all of a minibatch's metrics, gradient norm included, are finite."""
     return all(map(math.isfinite, metrics.values()))
 
 
 class PPO:
-    """The optimiser of a policy.
+    """Updates a policy by PPO.
 
     Args:
         policy: The policy to train.
         config: Learning rate, clipping and batch sizes.
-        max_completion_length: The longest that a completion may be, in tokens; an aggregation may use it.
+        max_completion_length: Maximum tokens of a completion; an aggregation may use it.
     """
 
     def __init__(self, policy: Policy, config: PPOConfig, *, max_completion_length: int = 1) -> None:
@@ -64,26 +64,26 @@ class PPO:
         guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
-        """Take ``num_epochs`` passes over the batch, one optimizer step for each minibatch.
+        """Make ``num_epochs`` passes over the batch, with one optimizer step per minibatch.
 
         Args:
             batch: ``B`` sequences.
             old: The policy's output before the update.
             targets: Advantages and returns; reference log-probabilities for a KL penalty.
             generator: Draws the minibatches.
-            guard: Asked before each optimizer step, with the minibatch's means over sampled tokens and its gradient's
-                norm, whether to take it. If not, parameters and optimizer state stay as they are.
-            should_stop: Asked after each backward pass; once it returns True the update ends, and the gradients of the
-                minibatch in progress are dropped.
+            guard: Called before each optimizer step with the minibatch's metrics (means over sampled tokens, and the
+                gradient norm); returns whether to take the step. If not, parameters and optimizer state are unchanged.
+            should_stop: Called after each backward pass; once it returns True, the update ends, and the gradients of
+                the minibatch in progress are dropped.
 
         Returns:
-            Means over the sampled tokens of all minibatches whose step was taken, the mean of the gradients' norms, and
-            ``num_updates``, how many were taken; where none was, only the latter. None if the update was stopped.
+            Means over the sampled tokens of all minibatches whose step was taken, the mean gradient norm, and
+            ``num_updates``, the number of steps taken; only the latter if it is 0. None if the update was stopped.
         """
         totals: dict[str, float] = defaultdict(float)
         norms = []
         for index in self._minibatches(len(batch), generator):
-            # gradient
+            # forward and backward
             part = batch.rows(index), old.rows(index), targets.rows(index)
             summed = self.accumulate(*part, should_stop=should_stop)
             if summed is None:
@@ -91,7 +91,7 @@ class PPO:
             count, metrics = summed
             # clip
             norm = self._clip()
-            # step
+            # optimizer step, unless the guard rejects it
             if not guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
                 self.optimizer.zero_grad(set_to_none=True)
                 continue
@@ -121,7 +121,7 @@ class PPO:
         """Set the parameters' gradients to those of the minibatch's loss.
 
         Returns:
-            The number of sampled tokens, and metrics summed over them; None if it was stopped.
+            The number of sampled tokens, and metrics summed over them; None if the update was stopped.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.train()
@@ -189,7 +189,7 @@ class PPO:
             yield from order.chunk(self.config.num_minibatches)
 
     def _clip(self) -> float:
-        """Clip the gradient, a critic's own apart; return its norm, and where a critic's is no number, that."""
+        """Clip each parameter group's gradient; return the policy's norm, or the first that is not finite."""
         norms = [
             float(whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)))
             for group in self.optimizer.param_groups

@@ -1,6 +1,6 @@
 """One update: from a step's trajectories to new weights.
 
-batch -> old output -> importance weights -> advantages -> PPO
+trajectories -> batch -> old output -> importance weights -> advantages -> PPO
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def update(
 
     Args:
         ppo: The policy with its optimizer.
-        trajectories: Whole groups; at least one of them in the loss.
-        in_loss: For each trajectory whether its tokens are trained on; all of their rewards count.
-        seed: The run's.
+        trajectories: Whole groups, with at least one trajectory in the loss.
+        in_loss: For each trajectory, whether its tokens enter the loss; every reward enters the baseline.
+        seed: The run's seed.
         step: Number of the training step, from 0.
-        reference: What a KL penalty measures the distance from.
+        reference: The reference policy of a KL penalty.
         guard: As for :meth:`agents.learning.ppo.PPO.update`.
-        should_stop: Asked after each forward and each backward pass; once it returns True the update ends.
+        should_stop: Called after each forward and backward pass; once it returns True, the update ends.
 
     Returns:
         Metrics of the update; None if it was stopped.
@@ -49,19 +49,19 @@ def update(
     batch = collate(trajectories, in_loss=in_loss)
 
     # the policy before the update, without gradients
-    torch.manual_seed(seed_of(seed, 3, step))  # for dropout, where a model has any
+    torch.manual_seed(seed_of(seed, 3, step))  # for dropout, if the model has any
     old = policy.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
     if old is None:
         return None
 
-    # importance weights: what the engine sampled differently
+    # importance weights: correct for the mismatch between engine and trainer
     weights = correction(batch, old, config)
     metrics = describe_mismatch(batch, old, weights)
 
     # advantages
     targets = estimate_advantages(batch, old, config, weights)
 
-    # reference of a KL penalty
+    # reference log-probabilities for a KL penalty
     if reference is not None:
         output = reference.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
         if output is None:
@@ -70,7 +70,7 @@ def update(
 
     # epochs x minibatches: losses -> clip -> step
     generator = torch.Generator().manual_seed(seed_of(seed, 2, step))
-    acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without an action would step on nothing
+    acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without actions would have no gradient
     parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
     updated = ppo.update(*parts, generator=generator, guard=guard, should_stop=should_stop)
     return None if updated is None else metrics | updated

@@ -1,1 +1,1 @@
-"""From episode specifications to trajectories, for training and for evaluation alike."""
+"""From episode specifications to trajectories, for training and for evaluation."""

@@ -1,4 +1,4 @@
-"""How the interaction budget changes during a run: by a schedule of steps, or by competence."""
+"""The interaction budget that grows with competence; `agents.config.schedules` has the fixed schedules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from agents.config.schedules import CompetenceConfig
 
 
 class ByCompetence:
-    """Grows by one when the policy uses its budget up and is right often enough.
+    """Raises the budget by one when enough episodes exhaust it and enough are correct.
 
-    A fixed schedule raises the budget whether or not the policy is ready; the paper's accuracy drops right after each
-    rise (its figure of test accuracy by step).
+    A fixed schedule raises the budget whether or not the policy is ready: in the paper's plot of test accuracy by
+    step, accuracy drops right after each raise.
 
     Args:
-        config: Where it begins and ends, and what it takes.
+        config: First and last budget, window and thresholds.
     """
 
     def __init__(self, config: CompetenceConfig) -> None:
@@ -27,13 +27,13 @@ class ByCompetence:
 
     @property
     def budget(self) -> int:
-        """What the steps so far have earned."""
+        """The current budget."""
         return self._budget
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Grow if the means of the last ``window`` steps at this budget pass both thresholds."""
+        """Raise the budget if the means over the last ``window`` steps at this budget reach both thresholds."""
         if metrics.get("interaction_budget", self._budget) != self._budget:
-            return  # sampled before the last rise
+            return  # sampled before the last raise
         self._recent.append((metrics["tools/budget_exhausted_ratio"], metrics.get("accuracy", 0.0)))
         config = self._config
         if len(self._recent) < config.window or self._budget >= config.last:
@@ -44,11 +44,11 @@ class ByCompetence:
             self._recent.clear()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the budget, and the recent metrics that decide the next one."""
+        """Return the budget and the recent metrics that decide the next raise."""
         return {"budget": self._budget, "recent": list(self._recent)}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Continue from what was earned."""
+        """Restore the state that :meth:`as_json` returned."""
         self._budget = int(data["budget"])
         self._recent.clear()
         self._recent.extend((float(exhausted), float(accuracy)) for exhausted, accuracy in data["recent"])

@@ -1,9 +1,9 @@
-"""Collect trajectories: environments and engine run side by side, and no episode waits for another.
+"""Collect trajectories: environments and engine run concurrently, and no episode waits for another.
 
-The loop hands finished completions to their environments and finished steps to the engine, whichever comes first.
-Sampled token ids are kept as they were sampled; see `agents.rollout.episode.keep_tokens` for the one exception. What is
-returned never depends on who was faster: groups come whole and in the order in which they were asked for, and an
-episode that goes on in the next collection is cut by a number of tokens, not by a clock.
+The loop passes finished completions to their environments and finished environment steps to the engine, whichever
+comes first. Sampled token ids are kept as they were sampled; `agents.rollout.episode.keep_tokens` has the one
+exception. Results never depend on timing: groups are returned whole, in the order of the request, and an episode that
+continues in the next collection is paused by token count, not by time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOG = logging.getLogger("agents")
 
 @dataclass(kw_only=True, slots=True)
 class _Clock:
-    """Where the time of one collection went, in seconds."""
+    """How the time of one collection was spent, in seconds."""
 
     begin: float = field(default_factory=time.perf_counter)
     sampling: float = 0.0
@@ -40,7 +40,7 @@ class _Clock:
     gradings: list[float] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """Return mean seconds of executions and of last steps, and how the time of the whole collection was used."""
+        """Return mean seconds of executions and of last steps, and how the collection's time was spent."""
         whole = time.perf_counter() - self.begin
         return {
             "tools/execution_s": _mean(self.executions),
@@ -56,11 +56,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class Collector:
-    """Plays episodes with an engine; between two collections it holds those that go on in the next.
+    """Plays episodes with an engine, and keeps paused episodes between collections.
 
-    Each episode draws from random streams of its own, so that neither order nor timing changes what is sampled, up to
-    the engine's arithmetic. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``;
-    one in which neither policy nor environment has written anything in a turn is cut off.
+    Each episode has its own random streams, so that neither order nor timing changes what is sampled, up to the
+    engine's numerics. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``. An episode
+    is truncated after a turn in which neither the policy nor the environment wrote anything.
 
     Args:
         envs: Copies of the environment; their number bounds the episodes in flight.
@@ -74,14 +74,14 @@ class Collector:
         self._rules = rules or TurnRules()
         self._free = deque(range(len(envs)))
         self._waiting: deque[ActiveEpisode] = deque()
-        self._in_env: dict[int, ActiveEpisode | None] = {}  # None: of an episode that was cancelled
+        self._in_env: dict[int, ActiveEpisode | None] = {}  # None: the episode was cancelled
         self._in_engine: dict[int, tuple[int, ActiveEpisode]] = {}
         self._paused: list[tuple[int, ActiveEpisode]] = []
-        self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not ended
+        self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not finished
         self._too_long: set[int] = set()
         self._count = 0
         self._is_abandoned = False
-        envs.drain()  # of what another collector may have abandoned
+        envs.drain()  # another collector may have abandoned episodes
 
     def collect(
         self,
@@ -93,22 +93,22 @@ class Collector:
         max_new_tokens: int | None = None,
         enough: Callable[[Sequence[Sequence[Trajectory]]], bool] = lambda _: False,
     ) -> Collected | None:
-        """Play these episodes, and those left over from the last collection, and return the groups that have ended.
+        """Play these episodes and the paused ones, and return the groups that are complete.
 
         Args:
-            episodes: What to begin; all episodes of a group at once.
+            episodes: The episodes to start, in whole groups.
             sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
                 seed is not used.
             on_end: Called with each trajectory as it ends.
-            should_stop: Asked before each of the engine's steps; once it returns True every episode is abandoned.
-            max_new_tokens: How many tokens of an episode may be sampled in this collection. An episode that needs more
-                is left over for the next one, with all that was sampled. None: every episode is played to its end.
-            enough: Told the first group when it is complete, the first two when both are, and so on; once it returns
-                True these are returned, and everything behind them is cancelled.
+            should_stop: Called before each engine step; once it returns True, every episode is abandoned.
+            max_new_tokens: Tokens that may be sampled per episode in this collection. An episode that needs more is
+                paused, and continues in the next collection. None: every episode is played to its end.
+            enough: Called with the first group when it is complete, with the first two when both are, and so on; once
+                it returns True, these groups are returned and all others are cancelled.
 
         Returns:
-            The trajectories of whole groups, in the order in which they were asked for, with what was measured; None
-            if the collection was stopped.
+            The trajectories of whole groups, in the order of the request, with metrics; None if the collection was
+            stopped.
         """
         self._clock, self._sampling, self._on_end = _Clock(), sampling, on_end
         self._leading: list[list[Trajectory]] = []
@@ -129,7 +129,7 @@ class Collector:
         return Collected(trajectories=tuple(self._take_groups()), metrics=self._clock.metrics())
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is left over for the next collection, ready for JSON."""
+        """Return the unfinished groups and paused episodes as JSON data."""
         groups = {
             group_id: {n: None if t is None else asdict(t) for n, t in members.items()}
             for group_id, members in self._groups.items()
@@ -138,7 +138,7 @@ class Collector:
         return {"count": self._count, "groups": groups, "plays": plays}
 
     def restore(self, data: Mapping[str, Any]) -> None:
-        """Take over what another collector left: its environments' episodes are stepped again, as they were."""
+        """Restore the state of another collector; paused episodes are replayed in their environments."""
         self._count = int(data["count"])
         self._groups = {
             int(group_id): {int(n): None if t is None else Trajectory.from_json(t) for n, t in members.items()}
@@ -159,7 +159,7 @@ class Collector:
             (result,) = self._envs.recv(wait=True)
             if result.terminated or result.truncated or result.observation != turn.feedback:
                 _LOG.warning(
-                    "Playing an episode of problem %s anew: its code came to something else",
+                    "Restarting an episode of problem %s: replaying its code gave a different result",
                     turn.info.get("problem_id"),
                 )
                 self._free.append(env_id)
@@ -169,7 +169,7 @@ class Collector:
         self._paused.append((env_id, play))
 
     def abandon(self) -> None:
-        """Forget every episode; the next collection waits for environments that still run."""
+        """Drop every episode; the next collection first waits for environments that are still running."""
         self._cancel(list(self._groups))
         self._is_abandoned = True
 
@@ -178,7 +178,7 @@ class Collector:
             self._envs.drain()
             self._in_env.clear()
             self._free, self._is_abandoned = deque(range(len(self._envs))), False
-        self._free = deque(sorted(self._free))  # a resumed run fills them in the same order
+        self._free = deque(sorted(self._free))  # so that a resumed run fills them in the same order
         # queue new episodes
         for episode in episodes:
             play = ActiveEpisode(number=self._count, episode=episode)
@@ -195,7 +195,7 @@ class Collector:
         self._fill()
 
     def _fill(self) -> None:
-        """Begin waiting episodes in free environments."""
+        """Start waiting episodes in free environments."""
         while self._free and self._waiting:
             env_id, play = self._free.popleft(), self._waiting.popleft()
             self._in_env[env_id] = play
@@ -207,7 +207,7 @@ class Collector:
         return bool(in_env or self._in_engine or (self._waiting and self._in_env))
 
     def _take_results(self) -> None:
-        """Go on with the episodes whose environments are done; wait for one if there is nothing to sample."""
+        """Advance the episodes whose environments are done; wait for one if there is nothing to sample."""
         wait = not self._engine.busy
         begin = time.perf_counter()
         results = self._envs.recv(wait=wait)
@@ -219,7 +219,7 @@ class Collector:
         self._fill()
 
     def _take_result(self, play: ActiveEpisode, result: EnvResult) -> bool:
-        """Go on with an episode whose environment is done; return whether it has ended."""
+        """Advance an episode whose environment is done; return whether it has ended."""
         if not play.token_ids:
             play.insert(self._chat.encode_prompt(result.observation, result.info.get("messages")))
             play.prompt_length = len(play.token_ids)
@@ -229,7 +229,7 @@ class Collector:
         return False
 
     def _take_step(self, play: ActiveEpisode, result: EnvResult) -> bool:
-        """Go on with an episode whose action was stepped; return whether it has ended."""
+        """Advance an episode after a step of its environment; return whether it has ended."""
         ended = play.end_turn(result, self._chat.encode_feedback, self._rules)
         seconds = self._clock.gradings if ended else self._clock.executions
         seconds.append(time.perf_counter() - play.acted_at)
@@ -241,7 +241,7 @@ class Collector:
         return ended
 
     def _ask(self, play: ActiveEpisode, result: EnvResult) -> None:
-        """Prepare the next turn, or end the episode where no token is left for it."""
+        """Prepare the next turn, or end the episode if no token is left for it."""
         feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
         play.scanner, play.completion = result.scanner, None
         is_stuck = bool(play.turns) and not play.turns[-1].text and not feedback_ids
@@ -251,7 +251,7 @@ class Collector:
                 self._too_long.add(play.episode.group_id)
                 name, limit = result.info.get("problem_id"), self._engine.max_model_len
                 _LOG.warning(
-                    "Leaving out problem %s: its prompt has %d tokens of at most %d", name, len(play.token_ids), limit
+                    "Dropping problem %s: its prompt has %d tokens of at most %d", name, len(play.token_ids), limit
                 )
             self._act(result.env_id, play)
             return
@@ -259,12 +259,12 @@ class Collector:
         self._sample(result.env_id, play)
 
     def _room(self, play: ActiveEpisode, more: int = 0) -> int:
-        """Return how many tokens may follow."""
+        """Return how many more tokens the episode may have."""
         length = len(play.token_ids) + more + play.begun
         return min(self._sampling.max_tokens - (length - play.prompt_length), self._engine.max_model_len - length)
 
     def _sample(self, env_id: int, play: ActiveEpisode) -> None:
-        """Let the engine go on with a turn, or lay it aside where this collection allows no more tokens."""
+        """Submit a turn to the engine, or pause the episode if this collection allows it no more tokens."""
         room = self._room(play)
         max_tokens = room if play.allowance is None else min(room, play.allowance)
         if max_tokens < 1:
@@ -279,7 +279,7 @@ class Collector:
         self._clock.sampling += time.perf_counter() - begin
 
     def _poll(self) -> list[Completion]:
-        """Let the engine take a step."""
+        """Run one step of the engine."""
         begin = time.perf_counter()
         completions = self._engine.poll()
         self._clock.sampling += time.perf_counter() - begin
@@ -291,7 +291,7 @@ class Collector:
             play.allowance -= len(completion.token_ids) - play.begun
         play.completion = self._rules.completed(completion)
         if completion.finish_reason == "length" and self._room(play) > 0:
-            self._engine.release(play.number)  # new weights will make its cache worthless
+            self._engine.release(play.number)  # new weights invalidate its cache
             self._paused.append((env_id, play))
         else:
             self._act(env_id, play)
@@ -302,7 +302,7 @@ class Collector:
         self._envs.send(env_id, play.completion.text if play.completion is not None else "")
 
     def _has_enough(self, enough: Callable[[Sequence[Sequence[Trajectory]]], bool]) -> bool:
-        """Ask for each leading group that is new whether it was the last one; if so, cancel what is behind it."""
+        """Ask ``enough`` about each newly complete leading group; once it agrees, cancel all later groups."""
         for members in islice(self._groups.values(), len(self._leading), None):
             ended = [trajectory for trajectory in members.values() if trajectory is not None]
             if len(ended) < len(members):
@@ -314,13 +314,13 @@ class Collector:
         return False
 
     def _take_groups(self) -> list[Trajectory]:
-        """Hand over the groups that are complete."""
+        """Remove and return the complete groups, as trajectories."""
         whole = [g for g, members in self._groups.items() if None not in members.values()]
         taken = [self._groups.pop(group_id) for group_id in whole]
         return [trajectory for members in taken for trajectory in members.values() if trajectory is not None]
 
     def _cancel(self, group_ids: Collection[int]) -> None:
-        """Forget these groups; an environment that still runs is free again when it is done."""
+        """Drop these groups; an environment that is still running becomes free when it is done."""
         numbers = {number for group_id in group_ids for number in self._groups.pop(group_id)}
         for number in numbers:
             self._engine.release(number)
@@ -344,6 +344,6 @@ def collect(
     *,
     on_end: Callable[[Trajectory], None] = lambda _: None,
 ) -> list[Trajectory]:
-    """Play every episode to its end, once; return the trajectories, group after group, in the order of ``episodes``."""
+    """Play every episode to its end; return the trajectories, group by group, in the order of ``episodes``."""
     collected = Collector(envs, engine, chat).collect(episodes, sampling, on_end=on_end)
     return [] if collected is None else list(collected.trajectories)

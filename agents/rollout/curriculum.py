@@ -1,4 +1,4 @@
-"""Which problems a training step takes."""
+"""Which problems each training step uses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class _Phase:
-    """Steps that take their problems from the same ones."""
+    """Consecutive steps that draw from the same problems."""
 
     number: int
     start: int
@@ -36,20 +36,20 @@ class _Phase:
 class ProblemOrder:
     """The order of training problems: a function of the seed and the step alone, so that a run resumes exactly.
 
-    Every problem comes once before any comes again, shuffled for each pass. With a schedule of subjects each of its
-    phases does so with the problems of its subjects. With levels, the problems that the first steps would take anyhow
-    are sorted.
+    Every problem is used once before any is repeated, and each pass is shuffled anew. With a schedule of subjects, this
+    holds within each phase, for the problems of its subjects. With levels, the problems of the first steps are sorted
+    from easy to hard.
 
     Args:
         config: The curriculum.
         seed: The run's.
-        per_step: How many problems a step takes.
-        size: How many problems there are.
-        subjects: Of each problem; needed for a schedule of subjects.
-        levels: Of each problem; needed for ``easy_first_steps``. The first number in a level counts.
+        per_step: Problems per step.
+        size: Number of problems.
+        subjects: The subject of each problem; needed for a schedule of subjects.
+        levels: The level of each problem; needed for ``easy_first_steps``. The first number in a level is used.
 
     Raises:
-        ConfigError: A subject is that of no problem, or a level has no number.
+        ConfigError: No problem has one of the scheduled subjects, or a level has no number.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ProblemOrder:
         """Return the order for a run; None if its environment has no problem set.
 
         Raises:
-            ConfigError: The problems do not have what the curriculum needs.
+            ConfigError: The problems lack the subjects or levels that the curriculum needs.
         """
         curriculum, size = config.curriculum, envs.num_problems
         if size is None:
@@ -95,7 +95,7 @@ class ProblemOrder:
         )
 
     def indices(self, step: int) -> list[int]:
-        """Return the problems of a step.
+        """Return the problem indices of a step.
 
         >>> order = ProblemOrder(CurriculumConfig(), seed=0, per_step=2, size=4)
         >>> sorted(order.indices(0) + order.indices(1))
@@ -116,7 +116,7 @@ class ProblemOrder:
         return int(self._last[1][offset])
 
     def _sorted(self, levels: NDArray[np.float64], count: int, window: float) -> list[int]:
-        """Return the first problems by level; none is further than the window from its place by level."""
+        """Return the first problems sorted by level, each moved by at most the window."""
         first = np.array([self._shuffled(self._phases[0], place) for place in range(count)])
         by_level = first[np.argsort(levels[first], kind="stable")]
         jitter = np.random.default_rng([self._seed, 0, 0, 1]).random(count)
@@ -125,7 +125,7 @@ class ProblemOrder:
 
 
 def _indices_of(named: str, subjects: Sequence[str], size: int) -> NDArray[np.int64]:
-    """Return the problems whose subject is one of ``named``, which are separated by bars; capitals do not matter."""
+    """Return the problems whose subject is one of ``named``, separated by ``|``; case is ignored."""
     if named == _ALL:
         return np.arange(size)
     wanted = {name.strip().casefold() for name in named.split("|")}
@@ -143,6 +143,6 @@ def _numbers(levels: Sequence[str]) -> NDArray[np.float64]:
     if missing := found.count(None):
         raise ConfigError(
             f"Expect a level with a number for every problem to sort by, got {missing:,} of {len(levels):,} without. "
-            "Name their field, as in PATH?level=difficulty, or leave out curriculum.easy_first_steps."
+            "Name their field, as in PATH?level=difficulty, or do not set curriculum.easy_first_steps."
         )
     return np.array([float(match[0]) for match in found if match])

@@ -1,6 +1,7 @@
-"""Copies of one Gymnasium environment that are stepped side by side.
+"""Copies of one Gymnasium environment that are stepped concurrently.
 
-``send`` hands an action to one copy and returns at once; ``recv`` returns the copies that are done, first come first.
+``send`` passes an action to one copy and returns at once; ``recv`` returns the copies that are done, in the order in
+which they finished.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ class EnvResult:
     info: Mapping[str, Any]
     """The environment's info."""
     scanner: Scanner | None
-    """Where the environment will end the next action, if it can say so; see ``action_scanner`` in its docs."""
+    """Finds where the environment ends the next action, if it has a scanner; see :class:`EnvPool`."""
 
 
 class EnvPool(ABC):
-    """Copies of a text environment, numbered from 0; `open_pool` makes one.
+    """Copies of a text environment, numbered from 0; `open_pool` creates one.
 
-    An environment may have a method ``action_scanner() -> Scanner | None``: what it returns tells an engine where to
-    stop sampling. Environments without it get whole completions.
+    An environment may have a method ``action_scanner() -> Scanner | None``: the scanner tells an engine where to stop
+    sampling. Environments without one get whole completions.
     """
 
     envs: Sequence[gymnasium.Env[str, str]]
@@ -62,7 +63,7 @@ class EnvPool(ABC):
 
     @property
     def num_problems(self) -> int | None:
-        """How many problems ``problem_index`` may choose from; None if the environment has no problem set."""
+        """Size of the problem set that ``problem_index`` selects from; None if the environment has none."""
         env = self.envs[0]
         return len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else None
 
@@ -72,7 +73,7 @@ class EnvPool(ABC):
 
     @property
     def data_summary(self) -> str | None:
-        """What the environment says of its problems in one line, for the log; None if it says nothing."""
+        """The environment's one-line summary of its problems, for the log; None if it has none."""
         env = self.envs[0]
         return str(env.get_wrapper_attr("data_summary")) if env.has_wrapper_attr("data_summary") else None
 
@@ -82,23 +83,23 @@ class EnvPool(ABC):
 
     @abstractmethod
     def send(self, env_id: int, action: str) -> None:
-        """Hand an action to one copy."""
+        """Send an action to one copy."""
 
     @abstractmethod
     def recv(self, *, wait: bool) -> list[EnvResult]:
         """Return the copies that are done; with ``wait``, at least one.
 
         Raises:
-            RuntimeError: ``wait`` though nothing was sent. What an environment raises is raised here.
+            RuntimeError: ``wait`` is set, but nothing is in flight. Errors of an environment are raised here, too.
         """
 
     @abstractmethod
     def drain(self) -> None:
-        """Wait for everything in flight and forget it, errors included."""
+        """Wait for everything in flight and discard it, errors included."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close every copy, and forget what is in flight."""
+        """Close every copy, and discard what is in flight."""
 
     def _scanner(self, env_id: int, *, over: bool) -> Scanner | None:
         env = self.envs[env_id]
@@ -109,13 +110,13 @@ class EnvPool(ABC):
 def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
     """Return ``num_envs`` copies of a registered environment.
 
-    One whose own vector environment has EnvPool's asynchronous convention (``send``, ``recv``, and ``send_reset``
-    beside them) is stepped by that; any other by a thread for each copy.
+    If its vector environment follows EnvPool's asynchronous convention (``send``, ``recv`` and ``send_reset``), the
+    vector environment steps the copies; otherwise each copy has a thread.
 
     Args:
         env_id: As for ``gymnasium.make``.
-        num_envs: How many.
-        kwargs: Arguments of the environment.
+        num_envs: Number of copies.
+        kwargs: Keyword arguments of the environment.
     """
     name, spec = find_spec(env_id)
     if spec.vector_entry_point is not None and hasattr(_load(spec.vector_entry_point), "send_reset"):
@@ -124,26 +125,26 @@ def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:
 
 
 def open_split(config: EnvArguments, num_envs: int, *, split: str, **overrides: Any) -> EnvPool:
-    """Return copies of the configured environment that set the problems of one split.
+    """Return copies of the configured environment with the problems of one split.
 
     Args:
         config: Which environment.
-        num_envs: How many.
+        num_envs: Number of copies.
         split: ``train`` or ``test``.
-        overrides: Arguments other than the configuration's.
+        overrides: Arguments that replace the configuration's.
 
     Raises:
-        ConfigError: There is no such environment, its actions are no texts, or as for `accepted`.
+        ConfigError: There is no such environment, its actions are not text, or as for `accepted`.
     """
     envs = open_pool(config.id, num_envs, **accepted(config, {**config.kwargs(split=split), **overrides}))
     if not isinstance(envs.envs[0].action_space, gymnasium.spaces.Text):
         envs.close()
-        raise ConfigError(f"Expect `env.id` of an environment whose actions are texts, got {config.id!r}.")
+        raise ConfigError(f"Expect `env.id` of an environment whose actions are text, got {config.id!r}.")
     return envs
 
 
 def find_spec(env_id: str) -> tuple[str, EnvSpec]:
-    """Return the name and the spec of an environment; a module before a colon is imported, as by gymnasium.make.
+    """Return the name and spec of an environment; as in gymnasium.make, a module before a colon is imported.
 
     Raises:
         ConfigError: There is no such environment, or no such module.
@@ -161,22 +162,22 @@ def find_spec(env_id: str) -> tuple[str, EnvSpec]:
 
 
 def accepted(config: EnvArguments, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of ``arguments`` that the environment's constructor has: a text environment need not have all.
+    """Return those ``arguments`` that the environment's constructor accepts; it need not accept all of them.
 
     Raises:
-        ConfigError: There is no such environment, or the configuration sets an argument that its constructor lacks.
+        ConfigError: There is no such environment, or the configuration sets an argument that it does not accept.
     """
-    left_out = lacking(config.id, arguments)
+    missing = lacking(config.id, arguments)
     defaults = type(config)().kwargs(split="train")
     changed = {name for name, value in config.kwargs(split="train").items() if value != defaults[name]}
-    if ignored := [f"`env.{name}`" for name in arguments if name in changed & left_out]:
+    if ignored := [f"`env.{name}`" for name in arguments if name in changed & missing]:
         names = ", ".join(ignored)
-        raise ConfigError(f"Expect only arguments that the environment {config.id!r} has, got {names}, which it lacks.")
-    return {name: value for name, value in arguments.items() if name not in left_out}
+        raise ConfigError(f"Expect only arguments that the environment {config.id!r} accepts, got {names}.")
+    return {name: value for name, value in arguments.items() if name not in missing}
 
 
 def lacking(env_id: str, names: Iterable[str]) -> set[str]:
-    """Return those of ``names`` that an environment's constructor does not have as arguments."""
+    """Return those ``names`` that an environment's constructor does not accept as arguments."""
     entry_point = find_spec(env_id)[1].entry_point
     parameters = inspect.signature(_load(entry_point)).parameters if entry_point is not None else {}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -184,7 +185,7 @@ def lacking(env_id: str, names: Iterable[str]) -> set[str]:
 
 
 def without_presets_arguments(config: EnvConfig, preset: EnvConfig) -> EnvConfig:
-    """Return a configuration of another environment than the preset's: what that one lacks is no more the preset's."""
+    """Return the configuration with defaults in place of preset values that its environment does not accept."""
     names = lacking(config.id, config.kwargs(split="train")) & config.kwargs(split="train").keys()
     defaults = type(config)()
     unset = {name for name in names if hasattr(preset, name) and getattr(config, name) == getattr(preset, name)}
@@ -196,7 +197,7 @@ def _load(entry_point: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 class VectorPool(EnvPool):
-    """The copies of one vector environment, without a thread of their own."""
+    """The copies of one vector environment; no threads are started."""
 
     def __init__(self, vector: Any) -> None:
         self._vector = vector
@@ -207,7 +208,7 @@ class VectorPool(EnvPool):
         self._vector.send_reset([env_id], [seed], [options or None])
 
     def send(self, env_id: int, action: str) -> None:
-        """Hand an action to one copy."""
+        """Send an action to one copy."""
         self._vector.send([action], [env_id])
 
     def recv(self, *, wait: bool) -> list[EnvResult]:
@@ -228,22 +229,22 @@ class VectorPool(EnvPool):
         ]
 
     def drain(self) -> None:
-        """Wait for everything in flight and forget it, errors included."""
+        """Wait for everything in flight and discard it, errors included."""
         while self._vector.in_flight:
             with suppress(Exception):
                 self._vector.recv()
 
     def close(self) -> None:
-        """Close every copy, and forget what is in flight."""
+        """Close every copy, and discard what is in flight."""
         self._vector.close()
 
 
 class ThreadedPool(EnvPool):
-    """Copies of any environment; a thread for each overlaps what their steps wait for.
+    """Copies of any environment, with one thread per copy, so that waiting steps overlap.
 
     Args:
-        make_env: Makes one copy.
-        num_envs: How many.
+        make_env: Creates one copy.
+        num_envs: Number of copies.
     """
 
     def __init__(self, make_env: Callable[[], gymnasium.Env[str, str]], num_envs: int) -> None:
@@ -259,7 +260,7 @@ class ThreadedPool(EnvPool):
         self._submit(self._reset, env_id, seed, dict(options))
 
     def send(self, env_id: int, action: str) -> None:
-        """Hand an action to one copy."""
+        """Send an action to one copy."""
         self._submit(self._step, env_id, action)
 
     def recv(self, *, wait: bool) -> list[EnvResult]:
@@ -276,13 +277,13 @@ class ThreadedPool(EnvPool):
             results.append(future.result())
 
     def drain(self) -> None:
-        """Wait for everything in flight and forget it, errors included."""
+        """Wait for everything in flight and discard it, errors included."""
         while self._pending:
             self._done.get()
             self._pending -= 1
 
     def close(self) -> None:
-        """Wait for the steps that have begun, and close every copy."""
+        """Wait for the steps in progress, and close every copy."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for env in self.envs:
             env.close()

@@ -1,4 +1,4 @@
-"""An episode in progress: its tokens so far, and which tokens of a completion stay in its context."""
+"""An episode in progress: its tokens so far, and the rules for which tokens of a completion stay."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str],
     """Return the tokens that hold the first ``kept_chars`` characters of a completion's text.
 
     A token that holds both kept and later text is replaced by the encoding of its kept part, which is masked: the
-    policy did not sample it. An end-of-sequence token holds no text; it goes if the episode goes on.
+    policy did not sample it. An end-of-sequence token holds no text; it is dropped if the episode continues.
 
     Args:
         completion: What the engine sampled.
-        kept_chars: How much of its text the environment keeps.
-        encode: Turns text to token ids.
+        kept_chars: How many characters of its text the environment keeps.
+        encode: Converts text to token ids.
     """
     sampled = len(completion.token_ids) - (completion.finish_reason == "stop")
     ends = (0, *completion.text_ends)
     whole = bisect_right(ends, kept_chars, hi=sampled + 1) - 1
     while 0 < whole < sampled and ends[whole] == ends[whole - 1]:
-        whole -= 1  # the first bytes of a character that comes later
+        whole -= 1  # the first bytes of a character that a later token completes
     token_ids = list(completion.token_ids[:whole])
     rest = encode(completion.text[ends[whole] : kept_chars]) if ends[whole] < kept_chars else []
     return KeptTokens(
@@ -61,16 +61,16 @@ def keep_tokens(completion: Completion, kept_chars: int, encode: Callable[[str],
 class TurnRules:
     """Where a turn ends, which of its tokens stay, and which are trained on.
 
-    These are the rules of the paper: exact block boundaries, sampled tokens kept as they are, feedback masked. An
+    These are the paper's rules: exact block boundaries, sampled tokens kept as they are, feedback masked. An
     experiment that breaks one on purpose overrides a method; see ``experiments/ablations.py``.
     """
 
     def scanner(self, scanner: Scanner | None) -> Scanner | None:
-        """Return what ends the next turn, given the environment's scanner, which must stay as it is."""
+        """Return the scanner that ends the next turn; the environment's own must not be modified."""
         return deepcopy(scanner)
 
     def completed(self, completion: Completion) -> Completion:
-        """Return what a completion's text is for the environment."""
+        """Return the completion whose text the environment gets."""
         return completion
 
     def keep(
@@ -80,9 +80,9 @@ class TurnRules:
 
         Args:
             completion: What the engine sampled.
-            kept_chars: How much of its text the environment keeps.
-            encode: Turns text to token ids.
-            ended: Whether the episode ends here; then every token stays.
+            kept_chars: How many characters of its text the environment keeps.
+            encode: Converts text to token ids.
+            ended: Whether the episode ends here; if so, every token stays.
         """
         if not ended:
             return keep_tokens(completion, kept_chars, encode)
@@ -104,13 +104,13 @@ class ActiveEpisode:
     """An episode in progress."""
 
     number: int
-    """Its number among all that its collector plays."""
+    """Its number among all episodes of its collector."""
     episode: EpisodeSpec
-    """What is played."""
+    """Its specification."""
     prompt_length: int = 0
-    """Tokens of the prompt; 0 before it is known."""
+    """Tokens of the prompt; 0 until it is encoded."""
     token_ids: list[int] = field(default_factory=list)
-    """Prompt, and what the turns that are over have come to."""
+    """The prompt and the finished turns."""
     action_mask: list[bool] = field(default_factory=list)
     """True on tokens that the policy sampled."""
     logprobs: list[float] = field(default_factory=list)
@@ -118,7 +118,7 @@ class ActiveEpisode:
     policy_versions: list[int] = field(default_factory=list)
     """-1 where the mask is False."""
     turns: list[Turn] = field(default_factory=list)
-    """Those that are over."""
+    """The finished turns."""
     reward: float = 0.0
     """The sum so far."""
     cuts: int = 0
@@ -126,22 +126,22 @@ class ActiveEpisode:
     too_long: bool = False
     """Whether the prompt leaves no room for a token."""
     completion: Completion | None = None
-    """The turn in progress, as far as it was sampled."""
+    """What is sampled so far of the turn in progress."""
     scanner: Scanner | None = None
-    """Finds the end of the turn in progress; as new."""
+    """Finds the end of the turn in progress; in its initial state."""
     allowance: int | None = None
-    """How many tokens may be sampled in this collection; None: all."""
+    """Tokens that may still be sampled in this collection; None: no limit."""
     acted_at: float = 0.0
-    """When the environment got the last action."""
+    """When the last action was sent to the environment."""
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the last completion ended; without one no token was left."""
+        """Why the last completion ended; ``length`` without one: no token was left."""
         return self.completion.finish_reason if self.completion is not None else "length"
 
     @property
     def begun(self) -> int:
-        """How many tokens of the turn in progress are sampled."""
+        """Number of tokens sampled so far in the turn in progress."""
         return 0 if self.completion is None else len(self.completion.token_ids)
 
     def insert(self, token_ids: Sequence[int]) -> None:
@@ -152,7 +152,7 @@ class ActiveEpisode:
         self.policy_versions += [-1] * len(token_ids)
 
     def end_turn(self, result: EnvResult, encode: Callable[[str], list[int]], rules: TurnRules) -> bool:
-        """Keep what the environment keeps of the action that it has stepped; return whether the episode has ended."""
+        """Append the part of the action that the environment kept; return whether the episode has ended."""
         completion = self.completion
         ended = result.terminated or result.truncated or completion is None
         text = completion.text if completion is not None else ""
@@ -172,7 +172,7 @@ class ActiveEpisode:
         return ended
 
     def trajectory(self, *, truncated: bool) -> Trajectory:
-        """Return the episode, which has ended."""
+        """Return the trajectory of an episode that has ended."""
         info = self.turns[-1].info
         return Trajectory(
             problem_id=str(info.get("problem_id", self.episode.env_seed)),
@@ -192,7 +192,7 @@ class ActiveEpisode:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the play, ready for JSON; the scanner is left out."""
+        """Return the episode as JSON data, without its scanner."""
         values = {name: copy(getattr(self, name)) for name in self.__slots__ if name not in _NOT_SAVED}
         completion = None if self.completion is None else asdict(self.completion)
         return values | {
@@ -203,10 +203,10 @@ class ActiveEpisode:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Return the play that :meth:`as_json` was asked of."""
+        """Return the episode that :meth:`as_json` returned as ``data``."""
         completion = None if data["completion"] is None else Completion.from_json(data["completion"])
         turns = [Turn(**turn) for turn in data["turns"]]
-        saved = {name: value for name, value in data.items() if name in cls.__slots__}  # older ones have more
+        saved = {name: value for name, value in data.items() if name in cls.__slots__}  # older versions saved more
         return cls(**{**saved, "episode": EpisodeSpec(**data["episode"]), "turns": turns, "completion": completion})
 
 

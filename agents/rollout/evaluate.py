@@ -1,4 +1,4 @@
-"""Accuracy of a policy on a set of problems: every problem gets the same number of episodes."""
+"""Accuracy of a policy on a set of problems, with the same number of episodes for each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Evaluation:
     """The outcome of :func:`evaluate`."""
 
     trajectories: tuple[Trajectory, ...]
-    """All of them, problem by problem."""
+    """All trajectories, problem by problem."""
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of :func:`agents.rollout.metrics.describe`."""
@@ -58,19 +58,19 @@ def evaluate(
     """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
 
     Args:
-        envs: Copies of the environment. If it has a problem set, problem i is ``problem_index`` i; else it is what
-            ``reset(seed=i)`` sets.
+        envs: Copies of the environment. If it has a problem set, problem i is ``problem_index`` i; otherwise it is
+            that of ``reset(seed=i)``.
         engine: Samples the tokens.
         chat: Encodes prompts and feedback.
         sampling: As for :func:`agents.rollout.collector.collect`.
         num_problems: At most as many as the environment has.
-        num_samples: Episodes of each problem.
+        num_samples: Episodes per problem.
         seed: Seed of the sampling.
         options: More reset options, such as ``interaction_budget``.
-        wanted: Asked with (problem, number of the episode) whether to play it. What an episode samples depends on no
-            other.
+        wanted: Called with (problem, number of the episode); returns whether to play it. An episode's samples do not
+            depend on which others are played.
         on_end: Called with each trajectory as it ends.
-        should_stop: Asked before each of the engine's steps; once it returns True the evaluation ends.
+        should_stop: Called before each engine step; once it returns True, the evaluation ends.
         rules: Where turns end and which tokens stay.
 
     Returns:

@@ -1,6 +1,6 @@
 """Metrics of a step's trajectories.
 
-Names are TRL's where it has one. Lengths are in tokens. docs/training.md has the table of all metrics.
+Names follow TRL where it has the metric. Lengths are in tokens. docs/training.md lists all metrics.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from agents.core.types import Trajectory
 
 
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return metrics of the trajectories; rewards and accuracy are of those with a valid reward.
+    """Return metrics of the trajectories; reward and accuracy metrics use only those with a valid reward.
 
-    ``tools/*`` read the environment's ``n_code_blocks`` and ``execution_status`` where it reports them.
+    ``tools/*`` use the environment's ``n_code_blocks`` and ``execution_status`` where it reports them.
     """
     valid = [t for t in trajectories if t.reward_valid]
     lengths = [sum(t.action_mask) for t in trajectories]
@@ -53,7 +53,7 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def describe_staleness(trajectories: Sequence[Trajectory], version: int) -> dict[str, float]:
-    """Return by how many updates the weights that sampled are older than those of ``version``, per sampled token."""
+    """Return how many updates the sampling weights lag behind ``version``: mean and maximum over sampled tokens."""
     ages = [
         version - v for t in trajectories for v, acted in zip(t.policy_versions, t.action_mask, strict=True) if acted
     ]

@@ -1,4 +1,4 @@
-"""The trajectories of each training step: played now, or beside the update before."""
+"""The trajectories of each training step: collected on demand, or during the previous update."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Groups = Sequence[Sequence[Trajectory]]
 
 
 def _on_the_same_gpu() -> Callable[[], None] | None:
-    """Return what gives another thread this thread's GPU: a new one begins on the first."""
+    """Return an initializer that selects this thread's GPU in another thread, which would start on GPU 0."""
     return partial(torch.cuda.set_device, torch.cuda.current_device()) if torch.cuda.is_initialized() else None
 
 
 class Sampler:
-    """Gives each training step its trajectories, and with ``rollout.overlap`` plays the next step's beside the update.
+    """Provides the trajectories of each step; with ``rollout.overlap`` it collects the next step's during the update.
 
     Args:
         envs: Copies of the training environment.
@@ -61,9 +61,9 @@ class Sampler:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler", initializer=_on_the_same_gpu())
         self._is_closed = False
         self._pending: Future[Collected | None] | None = None
-        self._ahead: Collected | None = None  # played beside the last update
-        self._before: dict[str, Any] | None = None  # the state that the step in progress began with
-        self._next: dict[str, Any] = {}  # the state that the collection beside it began with
+        self._ahead: Collected | None = None  # collected during the last update
+        self._before: dict[str, Any] | None = None  # the state at the start of the step in progress
+        self._next: dict[str, Any] = {}  # the state at the start of the overlapping collection
 
     def take(
         self,
@@ -73,19 +73,20 @@ class Sampler:
         on_end: Callable[[Trajectory], None],
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Collected | None:
-        """Return the trajectories that a step is trained on, from all processes.
+        """Return the training trajectories of a step, from all processes.
 
-        Without ``rollout.overlap`` they are played now, with the policy's weights. With it they were played during the
-        update before, with weights that are one step old, and those of the next step begin here, up to :meth:`finish`.
+        Without ``rollout.overlap`` they are collected now, with the policy's weights. With it they were collected
+        during the previous update, with weights one step old; this call starts the next step's collection, and
+        :meth:`finish` waits for it.
 
         Args:
             step: Number of the step, from 0.
-            sync: Gives the engine the policy's weights; called while the engine is idle. Returns metrics.
-            on_end: Called with each trajectory that is played now.
-            should_stop: Asked all the time; once it returns True the collection ends.
+            sync: Copies the policy's weights to the engine; called while the engine is idle. Returns metrics.
+            on_end: Called with each trajectory that is collected now.
+            should_stop: Called before each engine step; once it returns True, the collection ends.
 
         Returns:
-            The trajectories, and metrics of all episodes that were played for the step; None if a process was stopped.
+            The trajectories, and metrics of all episodes of the step, chosen or not; None if a process was stopped.
         """
         self._before = self._state()
         mine, self._ahead = self._ahead, None
@@ -100,7 +101,7 @@ class Sampler:
         if mine is None or trajectories is None:
             return None
         collected = self._choose(trajectories, mine.metrics)
-        # the engine is free: play the next step's episodes, or make room for the update
+        # the engine is free: collect for the next step, or free memory for the update
         if self._config.rollout.overlap and step + 1 < self._config.max_steps:
             metrics |= {} if synced else sync()
             self._next = self._state()
@@ -110,22 +111,22 @@ class Sampler:
         return replace(collected, metrics={**metrics, **collected.metrics})
 
     def finish(self) -> None:
-        """End a step: wait for what is played beside it."""
+        """End a step: wait for the overlapping collection."""
         if self._pending is not None:
             pending, self._pending, self._before = self._pending, None, self._next
             self._ahead = pending.result()
         self._before = None
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Return what each process has sampled and not trained on, ready for JSON; in mid-step, as it began with it."""
+        """Return the state of each process as JSON data; during a step, the state at its start."""
         state = self._before or self._state()
         ahead: Collected | None = state["ahead"]
         played = None if ahead is None else [asdict(each) for each in ahead.trajectories]
         return gather([state | {"ahead": played, "metrics": {} if ahead is None else dict(ahead.metrics)}])
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Take over what the samplers of as many or another number of processes had sampled."""
-        data = states[rank()] if len(states) == size() else _dealt(states)
+        """Restore the states of a run, which may have had another number of processes."""
+        data = states[rank()] if len(states) == size() else _share_of(states)
         if data["ahead"] is not None:
             trajectories = tuple(Trajectory.from_json(each) for each in data["ahead"])
             self._ahead = Collected(trajectories=trajectories, metrics=_metrics_of(data))
@@ -134,7 +135,7 @@ class Sampler:
         self._collector.restore(data["collector"])
 
     def close(self) -> None:
-        """Break off what is played beside the update, and end the thread."""
+        """Stop the overlapping collection, and end its thread."""
         self._is_closed = True
         self._threads.shutdown()
 
@@ -143,7 +144,7 @@ class Sampler:
         return {"ahead": self._ahead, "budget": budget, "collector": self._collector.as_json()}
 
     def _choose(self, trajectories: Sequence[Trajectory], metrics: Mapping[str, float]) -> Collected:
-        """Describe all trajectories of a step, and choose those that are trained on."""
+        """Compute the metrics of all trajectories of a step, and choose those to train on."""
         played = sorted(trajectories, key=lambda t: t.group_id)
         rollout = self._config.rollout
         count = rollout.num_problems if rollout.num_extra_problems else len(played)
@@ -161,7 +162,7 @@ class Sampler:
     def _collect(
         self, step: int, on_end: Callable[[Trajectory], None], should_stop: Callable[[], bool]
     ) -> Collected | None:
-        """Play this process's episodes of a step, up to the end of at least one group."""
+        """Play this process's episodes of a step until at least one group is complete."""
         rollout = self._config.rollout
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
 
@@ -185,10 +186,10 @@ class Sampler:
             seconds += collected.metrics["time/sampling_s"]
             if collected.trajectories:
                 return replace(collected, metrics={**collected.metrics, "time/sampling_s": seconds})
-            episodes = []  # no group has ended: continue with what is left over
+            episodes = []  # no group is complete: continue with the paused episodes
 
     def _episodes(self, step: int) -> list[EpisodeSpec]:
-        """Return this process's episodes of a step: its problems by `ProblemOrder`, each for a whole group."""
+        """Return this process's episodes of a step: a group per problem, by `ProblemOrder`."""
         rollout, seed = self._config.rollout, self._config.seed
         if self._competence is not None:
             budget = self._competence.budget
@@ -214,8 +215,8 @@ class Sampler:
         return episodes
 
 
-def _dealt(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return this process's share of what other processes had left: group by group, under numbers of its own."""
+def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return this process's share of the states of other processes, by group, with episodes renumbered."""
     ahead: list[Any] = []
     groups: dict[str, dict[int, Any]] = {}
     plays: list[Any] = []
@@ -244,5 +245,5 @@ def _dealt(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _metrics_of(state: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of what was played ahead; earlier versions kept them with the collector."""
+    """Return the metrics of what was collected ahead; earlier versions kept them with the collector."""
     return dict(state["metrics"] if "metrics" in state else state["collector"]["figures"])

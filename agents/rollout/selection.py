@@ -1,4 +1,4 @@
-"""Which of a step's trajectories are trained on: pure functions of trajectories."""
+"""Selects the trajectories to train on: pure functions of trajectories."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Group = Sequence[Trajectory]
 
 
 def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConfig) -> list[Trajectory]:
-    """Return the first ``count`` groups that teach something, each thinned out.
+    """Return the first ``count`` groups that pass the filters, each thinned out.
 
     Args:
         trajectories: Whole groups, one after the other.
         count: How many groups.
-        config: What teaches, and how many of a group stay.
+        config: The filters, and how many episodes of a group stay.
     """
     groups: dict[int, list[Trajectory]] = {}
     for trajectory in trajectories:
@@ -30,7 +30,7 @@ def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConf
 
 
 def teaches(group: Group, config: SelectionConfig) -> bool:
-    """Return whether a group's valid rewards differ, if that is asked for, and its accuracy is within the range.
+    """Return whether a group's accuracy is within the range and, if configured, its valid rewards differ.
 
     (Dynamic sampling: DAPO, arXiv 2503.14476, section 3.2.)
     """
@@ -41,10 +41,11 @@ def teaches(group: Group, config: SelectionConfig) -> bool:
 
 
 def thin_out(group: Group, count: int | None) -> list[Trajectory]:
-    """Keep ``count`` episodes of a group: right and wrong ones in their shares, of the right ones the cleanest.
+    """Keep ``count`` episodes of a group, right and wrong ones in their original proportion.
 
-    Clean is what had few failed blocks, then few blocks. Wrong ones are kept as they come, so that all kinds of failure
-    stay (resampling on correct: rStar2-Agent, arXiv 2508.20722, section 3.2). Those without a valid reward go first.
+    The cleanest right ones are kept: first those with the lowest share of failed blocks, then those with few blocks.
+    Wrong ones are kept in their order, so that all kinds of failure stay (resampling on correct: rStar2-Agent, arXiv
+    2508.20722, section 3.2). Episodes without a valid reward are dropped first.
 
     Args:
         group: The episodes of one problem.
@@ -52,7 +53,7 @@ def thin_out(group: Group, count: int | None) -> list[Trajectory]:
     """
     if count is None or len(group) <= count:
         return list(group)
-    right = sorted((t for t in group if t.reward_valid and t.is_correct), key=_dirt)
+    right = sorted((t for t in group if t.reward_valid and t.is_correct), key=_messiness)
     wrong = [t for t in group if t.reward_valid and not t.is_correct]
     num_right = round(count * len(right) / max(1, len(right) + len(wrong)))
     num_right = min(max(num_right, count - len(wrong), min(1, len(right))), len(right))
@@ -61,7 +62,7 @@ def thin_out(group: Group, count: int | None) -> list[Trajectory]:
 
 
 def is_in_loss(trajectory: Trajectory, config: SelectionConfig) -> bool:
-    """Return whether an episode is trained on; one that is not still counts in its group's baseline.
+    """Return whether an episode enters the loss; otherwise it still counts in its group's baseline.
 
     (Overlong filtering: DAPO, section 3.4; void turns: SimpleTIR, arXiv 2509.02479.)
     """
@@ -69,7 +70,7 @@ def is_in_loss(trajectory: Trajectory, config: SelectionConfig) -> bool:
     return not too_long and not (config.mask_void_turns and trajectory.is_void)
 
 
-def _dirt(trajectory: Trajectory) -> tuple[float, int]:
-    """Return the share of an episode's blocks that failed, and how many there are."""
+def _messiness(trajectory: Trajectory) -> tuple[float, int]:
+    """Return the share of an episode's blocks that failed, and their number."""
     statuses = [s for turn in trajectory.turns if (s := turn.info.get("execution_status"))]
     return (fmean(s != "ok" for s in statuses) if statuses else 0.0), len(statuses)

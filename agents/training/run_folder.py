@@ -1,4 +1,4 @@
-"""A run's output folder: whose it is, and which checkpoint the run goes on from."""
+"""A run's output folder: which run owns it, and the checkpoint that the run resumes from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAY_CHANGE = (
 
 
 def claim(config: TrainConfig) -> Path | None:
-    """Return the checkpoint to go on from, if any; refuse to write over a run, and tidy up after one that was killed.
+    """Return the checkpoint to resume from, if any; reject another run's folder, and clean up after a killed run.
 
     Raises:
         ConfigError: The folder holds a run that is not to be resumed, nothing to resume, or one of other settings; or
@@ -38,11 +38,13 @@ def claim(config: TrainConfig) -> Path | None:
     found = checkpoint.checkpoints(folder)
     if not config.resume:
         if found:
-            raise ConfigError(f"{folder} holds a run already: add --resume to go on, or choose another --output-dir.")
+            raise ConfigError(
+                f"{folder} holds a run already: add --resume to continue it, or choose another --output-dir."
+            )
         checkpoint.remove_leftovers(folder)
         return None
     if not found:
-        raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: leave out --resume.")
+        raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: drop --resume.")
     before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
     if changed := changes(before, config):
         raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")

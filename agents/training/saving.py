@@ -1,4 +1,4 @@
-"""What of a run is saved, when it is the best, and how a run takes it up again."""
+"""Saves runs, keeps the best checkpoint, and restores runs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Saver:
         return path
 
     def save_or_warn(self) -> bool:
-        """Save; where that fails, say so and return False."""
+        """Save; on failure, log a warning and return False."""
         try:
             self.save()
         except CheckpointError as error:
@@ -111,7 +111,7 @@ class Saver:
                 self._best = before
 
     def restore(self, path: Path) -> int:
-        """Take up the run that is saved in a checkpoint; return its number of whole steps."""
+        """Restore the run from a checkpoint; return its number of whole steps."""
         state = checkpoint.read_json(path / checkpoint.STATE)
         self._validator.last_step, self._best = state["validated"], state["best"]
         self._run.health.restore(state["health"])

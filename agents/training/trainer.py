@@ -43,7 +43,7 @@ class Trainer:
 
     A run that is asked to stop abandons the step in progress at once, as long as the step has changed no weight: a
     resumed run repeats it, with the same outcome. After the first optimizer step of an update it finishes the step
-    instead, since going back would take a copy of weights and optimizer state, three times the model's size.
+    instead, since undoing it would need a copy of weights and optimizer state, three times the model's size.
 
     Args:
         config: The run.
@@ -208,7 +208,7 @@ class Trainer:
         return True
 
     def _update(self, collected: Collected) -> dict[str, float] | None:
-        """Train on the trajectories with valid rewards; where none of them is in the loss, do nothing."""
+        """Train on the trajectories with valid rewards; do nothing if none of them is in the loss."""
         begin = time.perf_counter()
         valid = [self._rules.trained(t) for t in collected.trajectories if t.reward_valid and any(t.action_mask)]
         in_loss = [is_in_loss(t, self.config.selection) for t in valid]

@@ -57,8 +57,8 @@ def test_runs_are_made_once_and_go_on_where_they_were_stopped_and_are_reported(
     assert table.strip() in capsys.readouterr().out
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["recipe", "text"]
     assert (tmp_path / "recipe.png").stat().st_size > 10_000
-    figures = json.loads((tmp_path / "recipe.json").read_text())["runs"]
-    assert figures["text"]["text-seed0"].keys() == recipe.COLUMNS.keys()
+    metrics = json.loads((tmp_path / "recipe.json").read_text())["runs"]
+    assert metrics["text"]["text-seed0"].keys() == recipe.COLUMNS.keys()
 
     monkeypatch.delattr("agents.training.trainer.Trainer")
     (tmp_path / "recipe.md").unlink()

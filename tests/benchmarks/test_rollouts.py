@@ -1,4 +1,4 @@
-"""The benchmark of rollouts: everybody plays the same episodes, and the figures have their places."""
+"""The benchmark of rollouts: everybody plays the same episodes, and the metrics are reported."""
 
 import json
 import math
@@ -95,7 +95,7 @@ def test_another_model_plays_the_same_episodes_without_trl(
     config = replace(TINY, loads=("single",), contenders=("ours", "TRL"))
     found = [rollouts.main(replace(config, model=name, dtype="bfloat16"))[0] for name in ("tiny", str(tmp_path))]
     assert found[0]["rewards"] == found[1]["rewards"]
-    assert capsys.readouterr().out.count("TRL: left out, it plays with --model tiny") == 2
+    assert capsys.readouterr().out.count("TRL: excluded, it supports only --model tiny") == 2
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

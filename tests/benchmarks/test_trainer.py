@@ -1,4 +1,4 @@
-"""The benchmark of the update: everybody computes the same losses and gradients, and the figures have their places."""
+"""The benchmark of the update: everybody computes the same losses and gradients, and the metrics are reported."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def test_a_contender_that_computes_something_else_makes_the_comparison_void() ->
     same = {"losses": [0.5, 0.25], "gradient_norms": [1.0, 2.0]}
     other = same | {"gradient_norms": [1.0, 2.01]}
     trainer.check_agreement([{"contender": "a"} | same, {"contender": "b"} | same], 1e-3)
-    with pytest.raises(RuntimeError, match="same gradient_norms of everybody in optimiser step 1"):
+    with pytest.raises(RuntimeError, match="same gradient_norms of everybody in optimizer step 1"):
         trainer.check_agreement([{"contender": "a"} | same, {"contender": "b"} | other], 1e-3)
 
 
@@ -48,7 +48,7 @@ def test_a_row_tells_rates_memory_and_the_share_of_the_limit(
     assert json.loads(output.read_text())["results"] == rows
     printed = capsys.readouterr().out
     assert "| ours " in printed
-    assert "TRL: left out" in printed
+    assert "TRL: excluded" in printed
 
 
 def test_ratios_are_to_trl() -> None:

@@ -138,7 +138,7 @@ def write_at_random(request_id: int, turn: int, seed: int) -> str:
 
 
 def scripted(*turns: str) -> Write:
-    """The same turns in every episode; the last one goes on for ever."""
+    """The same turns in every episode; the last one never ends."""
     return lambda request_id, turn, seed: turns[min(turn, len(turns) - 1)]
 
 

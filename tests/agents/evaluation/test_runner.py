@@ -351,7 +351,7 @@ def test_an_environment_without_a_problem_set_plays_one_problem_for_each_seed(pl
         ),
         (
             {"env": {"stateful": True}},
-            "Expect only arguments that the environment 'Call-v0' has, got `env.stateful`, which it lacks.",
+            "Expect only arguments that the environment 'Call-v0' accepts, got `env.stateful`.",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Advantages: cases worked by hand."""
+"""Advantages, compared with calculations by hand."""
 
 from typing import Any
 
@@ -29,17 +29,17 @@ def mask(*rows: str) -> torch.Tensor:
     return torch.tensor([[mark == "x" for mark in row] for row in rows])
 
 
-def test_whitening_is_worked_by_hand() -> None:
+def test_whitening_equals_a_calculation_by_hand() -> None:
     values = torch.tensor([1.0, 2.0, 3.0, 99.0])
     out = whiten(values, torch.tensor([True, True, True, False]))
     assert out.tolist() == pytest.approx([-1.2247449, 0.0, 1.2247449, 0.0])
 
 
-def test_whitening_of_nothing_is_nothing() -> None:
+def test_whitening_with_an_empty_mask_gives_zeros() -> None:
     assert whiten(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_equal_rewards_give_exactly_nothing() -> None:
+def test_equal_rewards_give_advantages_of_exactly_zero() -> None:
     rewards, groups = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([4, 4, 9, 9])
     out = reinforce_plus_plus_baseline(rewards, groups, mask("xx", "x.", "xx", ".x"))
     assert out.advantages.abs().max() == 0
@@ -57,13 +57,13 @@ def test_the_whitening_counts_tokens_and_not_sequences() -> None:
     assert out.advantages[1].tolist() == pytest.approx([-0.5 / 0.75**0.5] * 3)
 
 
-def test_a_group_is_its_number_wherever_it_stands() -> None:
+def test_a_group_is_defined_by_its_number_not_by_its_position() -> None:
     rewards = torch.tensor([1.0, 5.0, -1.0, 7.0])
     out = reinforce_plus_plus_baseline(rewards, torch.tensor([12, 3, 12, 3]), mask("x", "x", "x", "x"))
     assert out.advantages.flatten().tolist() == pytest.approx([1, -1, -1, 1])
 
 
-def test_the_spread_of_a_group_does_not_divide_its_advantages() -> None:
+def test_advantages_are_not_divided_by_the_spread_of_their_group() -> None:
     rewards = torch.tensor([3.0, -3.0, 1.0, -1.0])
     out = reinforce_plus_plus_baseline(rewards, torch.tensor([0, 0, 1, 1]), mask("x", "x", "x", "x"))
     assert out.advantages.flatten().tolist() == pytest.approx([v / 5**0.5 for v in (3, -3, 1, -1)])
@@ -88,12 +88,12 @@ ONES = torch.ones(6, 1, dtype=torch.bool)
         (reinforce_plus_plus_baseline, [a / (10 / 6) ** 0.5 for a in (2, 0, -2, 1, -1, 0)]),
     ],
 )
-def test_the_estimators_are_worked_by_hand(estimate: Any, expected: list[float]) -> None:
+def test_the_estimators_equal_a_calculation_by_hand(estimate: Any, expected: list[float]) -> None:
     assert estimate(REWARDS, GROUPS, ONES).advantages.flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_estimator_leaves_unsampled_tokens_alone_and_gives_a_sequence_one_value(name: str) -> None:
+def test_every_estimator_is_zero_off_the_mask_and_gives_a_sequence_one_value(name: str) -> None:
     out = ESTIMATORS[name](torch.tensor([2.0, -1.0]), torch.tensor([0, 0]), mask(".x.x", "xx.."))
     for row, drawn in zip(out.advantages, mask(".x.x", "xx.."), strict=True):
         assert row[~drawn].tolist() == [0.0, 0.0]
@@ -111,7 +111,7 @@ def test_gae_of_one_step_is_reward_minus_value() -> None:
     assert out.returns.tolist() == [[0.0, 1.0]]
 
 
-def test_gae_is_worked_by_hand() -> None:
+def test_gae_equals_a_calculation_by_hand() -> None:
     # Three steps, reward 2 at the last, gamma 1/2, lambda 1/2: deltas 0.5*2-1=0, 0.5*4-2=0, 2-4=-2.
     out = gae(torch.tensor([2.0]), torch.tensor([[1.0, 2.0, 4.0]]), mask("xxx"), gamma=0.5, lam=0.5, whitened=False)
     assert out.advantages.tolist() == [[-0.125, -0.5, -2.0]]
@@ -130,18 +130,18 @@ def test_gae_with_lambda_zero_is_the_one_step_error() -> None:
     assert out.advantages.tolist() == [[-0.25, 0.75]]
 
 
-def test_gae_without_discount_is_the_reward_minus_the_value() -> None:
+def test_gae_without_a_discount_is_the_reward_minus_the_value() -> None:
     out = gae(torch.tensor([1.0]), torch.tensor([[0.5, 0.25, -2.0]]), mask("xxx"), whitened=False)
     assert out.advantages.tolist() == [[0.5, 0.75, 3.0]]
     assert out.returns.tolist() == [[1.0, 1.0, 1.0]]
 
 
-def test_a_row_without_actions_gets_nothing() -> None:
+def test_a_row_without_actions_has_advantages_of_zero() -> None:
     out = gae(torch.tensor([1.0, 1.0]), torch.ones(2, 2), mask("..", "xx"), whitened=False)
     assert out.advantages[0].tolist() == out.returns[0].tolist() == [0, 0]
 
 
-def test_whitening_leaves_the_returns_of_gae_alone() -> None:
+def test_whitening_does_not_change_the_returns_of_gae() -> None:
     arguments = torch.tensor([1.0, -1.0]), torch.rand(2, 3), mask("xx.", "xxx")
     plain, whitened = gae(*arguments, whitened=False), gae(*arguments)
     assert torch.equal(plain.returns, whitened.returns)
@@ -167,13 +167,13 @@ def test_weighted_samples_of_the_engine_have_the_trainers_mean() -> None:
     assert (engine * weights * advantages).sum().item() == pytest.approx((trainer * advantages).sum().item())
 
 
-def test_an_engine_far_off_is_capped_or_left_out_and_never_gives_nonsense() -> None:
+def test_a_large_ratio_is_capped_or_masked_and_stays_finite() -> None:
     ratio = importance_ratio(torch.tensor([[0.0, -90.0]]), torch.tensor([[-90.0, 0.0]]), mask("xx"), level="token")
     assert importance_weights(ratio, bound="truncate", cap=2.0).tolist() == [[2.0, pytest.approx(0.0)]]
     assert importance_weights(ratio, bound="mask", cap=2.0).tolist() == [[0.0, 0.0]]
 
 
-def test_weighing_the_advantages_weighs_the_loss_of_each_token() -> None:
+def test_weighting_the_advantages_weights_the_loss_of_each_token() -> None:
     logprobs, advantages = torch.randn(3, 4), torch.randn(3, 4)
     weights, everyone = torch.rand(3, 4) * 2, torch.ones(3, 4, dtype=torch.bool)
     for row in range(3):
@@ -189,7 +189,7 @@ def test_weighing_the_advantages_weighs_the_loss_of_each_token() -> None:
 
 @pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
 @pytest.mark.parametrize("bound", ["truncate", "mask"])
-def test_a_ratio_beyond_all_numbers_leaves_every_weight_a_number(level: Any, bound: Any) -> None:
+def test_an_infinite_ratio_leaves_every_weight_finite(level: Any, bound: Any) -> None:
     drawn = mask(".xxx.")
     ratio = importance_ratio(torch.full((1, 5), -1.0), torch.full((1, 5), -90.0), drawn, level=level)
     weights = importance_weights(ratio, bound=bound, cap=2.0)
@@ -198,7 +198,7 @@ def test_a_ratio_beyond_all_numbers_leaves_every_weight_a_number(level: Any, bou
 
 
 def off_policy() -> tuple[Batch, PolicyOutput]:
-    """Two sequences of one token; the trainer finds the first four times as likely as the engine did."""
+    """Two sequences of one token; the first is four times as likely under the trainer as under the engine."""
     acts, zeros = mask(".x", ".x"), torch.zeros(2, 2)
     batch = Batch(
         token_ids=torch.zeros(2, 2, dtype=torch.long),
@@ -226,6 +226,6 @@ def test_the_configuration_chooses_the_correction(config: PPOConfig, advantages:
     assert targets.advantages[:, 1].tolist() == pytest.approx(advantages)
 
 
-def test_gae_without_values_is_refused() -> None:
+def test_gae_without_values_is_rejected() -> None:
     with pytest.raises(ValueError, match="got a policy without a value head"):
         estimate_advantages(*off_policy(), PPOConfig(advantage="gae"), torch.ones(2, 2))

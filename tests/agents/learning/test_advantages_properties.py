@@ -28,7 +28,7 @@ def drawn(seed: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def defined(reward: float, values: list[float], gamma: float, lam: float) -> list[float]:
-    """Generalised advantages as equation 16 of arXiv 1506.02438 has them: a sum over all later errors."""
+    """Generalised advantages by equation 16 of arXiv 1506.02438: a sum over all later errors."""
     steps = len(values)
     errors = [(reward if t == steps - 1 else gamma * values[t + 1]) - values[t] for t in range(steps)]
     return [sum((gamma * lam) ** k * errors[t + k] for k in range(steps - t)) for t in range(steps)]
@@ -47,7 +47,9 @@ def test_whitened_values_have_mean_zero_and_variance_one(seed: int, size: tuple[
 
 @FAST
 @given(seeds, sizes, st.floats(0.1, 10), st.floats(-10, 10))
-def test_whitening_forgets_scale_and_shift(seed: int, size: tuple[int, int], scale: float, shift: float) -> None:
+def test_whitening_is_invariant_to_scale_and_shift(
+    seed: int, size: tuple[int, int], scale: float, shift: float
+) -> None:
     _, _, values, mask = drawn(seed, size)
     if mask.sum() > 1 and values[mask].std() > 0.1:
         assert torch.allclose(whiten(values * scale + shift, mask), whiten(values, mask), atol=1e-3)
@@ -109,7 +111,7 @@ def test_gae_equals_its_definition(seed: int, size: tuple[int, int], gamma: floa
 
 @FAST
 @given(seeds, sizes)
-def test_values_of_feedback_never_enter(seed: int, size: tuple[int, int]) -> None:
+def test_values_at_feedback_tokens_have_no_influence(seed: int, size: tuple[int, int]) -> None:
     rewards, _, values, mask = drawn(seed, size)
     one = gae(rewards, values, mask, gamma=0.9, lam=0.9)
     other = gae(rewards, torch.where(mask, values, 1e6), mask, gamma=0.9, lam=0.9)

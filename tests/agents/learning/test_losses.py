@@ -1,4 +1,4 @@
-"""Losses on numbers worked by hand."""
+"""Losses, compared with calculations by hand."""
 
 import math
 from typing import Any
@@ -28,7 +28,7 @@ def surrogate(ratio: float, advantage: float, **arguments: Any) -> tuple[float, 
         (1.25, 2.0, -2.5, -2.5),
         (1.3, 2.0, -2.56, 0.0),  # 2 * 1.28
         (9.0, 2.0, -2.56, 0.0),
-        (0.5, 2.0, -1.0, -1.0),  # a good token that became unlikely is pushed up without bound
+        (0.5, 2.0, -1.0, -1.0),  # a good token that became unlikely is pushed up without a bound
         (1.0, -2.0, 2.0, 2.0),
         (0.85, -2.0, 1.7, 1.7),
         (0.7, -2.0, 1.6, 0.0),  # 2 * 0.8
@@ -44,7 +44,7 @@ def test_the_clipped_loss_of_a_token(ratio: float, advantage: float, loss: float
     assert surrogate(ratio, advantage) == pytest.approx((loss, slope), rel=1e-5, abs=1e-7)
 
 
-def test_the_dual_clip_can_be_left_out() -> None:
+def test_the_dual_clip_can_be_disabled() -> None:
     assert surrogate(50.0, -2.0, dual_clip=None) == pytest.approx((100.0, 100.0))
 
 
@@ -121,18 +121,18 @@ RAGGED = torch.tensor([[True, True, True, True], [True, False, True, False], [Fa
         ("constant", [[1 / 20] * 4, [1 / 20, 0, 1 / 20, 0], [0] * 4]),
     ],
 )
-def test_what_a_token_counts_is_worked_by_hand(aggregation: Any, expected: list[list[float]]) -> None:
+def test_token_weights_equal_a_calculation_by_hand(aggregation: Any, expected: list[list[float]]) -> None:
     weights = AGGREGATIONS[aggregation](RAGGED, 10)
     for row, wanted in zip(weights.tolist(), expected, strict=True):
         assert row == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_without_actions_nothing_counts(aggregation: Any) -> None:
+def test_without_actions_all_weights_are_zero(aggregation: Any) -> None:
     assert AGGREGATIONS[aggregation](torch.zeros(2, 3, dtype=torch.bool), 10).tolist() == [[0.0] * 3] * 2
 
 
-def test_the_weights_weigh_the_loss_and_not_the_metrics() -> None:
+def test_the_weights_apply_to_the_loss_and_not_to_the_metrics() -> None:
     mask = torch.ones(1, 2, dtype=torch.bool)
     loss = policy_loss(
         torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]), mask, torch.tensor([[3.0, 5.0]])
@@ -141,7 +141,7 @@ def test_the_weights_weigh_the_loss_and_not_the_metrics() -> None:
     assert loss.metrics["policy_loss"] == -3.0
 
 
-def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens_and_moves_them_alike() -> None:
+def test_a_sequence_ratio_is_the_geometric_mean_and_gives_all_tokens_the_same_gradient() -> None:
     mask = torch.tensor([[True, True, False]])
     logprobs = torch.tensor([[math.log(4.0), math.log(0.25) + math.log(1.21), 7.0]], requires_grad=True)
     arguments = torch.zeros(1, 3), torch.ones(1, 3), mask, mask / 2

@@ -1,4 +1,4 @@
-"""The policy: what it says of each token, by whatever path it computes it."""
+"""The policy: its outputs for each token, on every path that computes them."""
 
 import shutil
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from agents.learning import logprobs
 from agents.learning.policy import Policy
 
 V = 40
-SHORT, LONG = 4, 20  # a prompt that is too short to be computed once for all rows, and one that is not
+SHORT, LONG = 4, 20  # prompt lengths: too short to be shared by all rows, and long enough
 
 both_models = pytest.mark.parametrize("make", list(MODELS.values()), ids=list(MODELS))
 
@@ -83,7 +83,7 @@ def test_the_shared_prefix_gives_each_token_the_same_logprob(make: Callable[...,
     assert torch.allclose(together, apart, atol=1e-5)
 
 
-def test_many_tokens_are_like_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tokens_give_the_same_output_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny_qwen2(V), random_batch(V, rows=9, length=120)
     monkeypatch.setattr(logprobs, "_LOGITS_BYTES", {"cpu": 4 * V * 50})
     assert batch.action_mask.sum() > 256
@@ -102,7 +102,7 @@ def test_a_batch_without_actions_has_a_loss_of_zero() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_neither_padding_nor_what_rows_share_is_computed_again(checkpointing: bool) -> None:
+def test_neither_padding_nor_shared_prefixes_are_computed_again(checkpointing: bool) -> None:
     model = tiny_qwen2(V)
     batch = random_batch(V, rows=5, prompt=LONG, length=30)
     own = int(batch.attention_mask.sum()) - 4 * LONG
@@ -110,7 +110,7 @@ def test_neither_padding_nor_what_rows_share_is_computed_again(checkpointing: bo
     assert computed(model, lambda: policy(batch)) == own
 
 
-def test_rows_look_back_no_further_than_the_model_does() -> None:
+def test_rows_attend_no_further_back_than_the_models_window() -> None:
     model = tiny_qwen2(V, use_sliding_window=True, sliding_window=32, max_window_layers=1)
     policy = Policy(model)
     expected = naive(twin(model), short := random_batch(V, prompt=LONG, length=30))
@@ -119,21 +119,21 @@ def test_rows_look_back_no_further_than_the_model_does() -> None:
         policy(random_batch(V, rows=2, prompt=LONG, length=40, padding=False))
 
 
-def test_a_model_that_bends_its_logits_is_refused() -> None:
+def test_a_model_that_transforms_its_logits_is_rejected() -> None:
     model = tiny_qwen2(V)
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(ModelError, match=r"got one with `final_logit_softcapping`\.$"):
         Policy(model)
 
 
-def test_a_model_whose_layers_do_not_hear_of_the_layout_is_refused() -> None:
+def test_a_model_that_does_not_pass_the_layout_to_its_layers_is_rejected() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
     model = StableLmForCausalLM(StableLmConfig(vocab_size=V, initializer_range=0.2, **sizes))
-    with pytest.raises(ModelError, match=r"^Expect a model in which tokens meet in attention alone, got StableLm"):
+    with pytest.raises(ModelError, match=r"^Expect a model that mixes tokens only in standard attention, got StableLm"):
         Policy(model)
 
 
-def test_a_model_with_attention_sinks_is_refused() -> None:
+def test_a_model_with_attention_sinks_is_rejected() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
     model = GptOssForCausalLM(
         GptOssConfig(vocab_size=V, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, **sizes)
@@ -186,7 +186,7 @@ def test_padding_changes_nothing() -> None:
     assert torch.allclose(policy(wide).logprobs[:, :-9], expected, atol=1e-5)
 
 
-def test_a_token_is_not_told_by_itself_or_what_follows() -> None:
+def test_a_logprob_depends_on_neither_later_tokens_nor_the_token_itself() -> None:
     policy, batch = Policy(tiny_qwen2(V)), random_batch(V, rows=1, prompt=LONG, padding=False)
     batch = replace(batch, action_mask=torch.arange(batch.token_ids.shape[1])[None] == LONG)
     later = batch.token_ids.clone()
@@ -209,7 +209,7 @@ def test_probabilities_over_the_vocabulary_sum_to_one_at_any_temperature(tempera
     assert output.entropy[0, LONG].item() == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-4)
 
 
-def test_a_lower_temperature_sharpens() -> None:
+def test_a_lower_temperature_sharpens_the_distribution() -> None:
     model, batch = tiny_qwen2(V), random_batch(V)
     entropies = [Policy(model, temperature=t)(batch).entropy.sum().item() for t in (0.5, 1.0, 2.0)]
     assert entropies == sorted(entropies)
@@ -234,7 +234,7 @@ def test_there_are_no_values_without_a_value_head() -> None:
     assert Policy(tiny_qwen2(V))(random_batch(V)).values is None
 
 
-def test_the_value_head_begins_at_zero_and_learns() -> None:
+def test_the_value_head_starts_at_zero_and_learns() -> None:
     policy, batch = Policy(tiny_qwen2(V), value_head=True), random_batch(V)
     values = policy(batch).values
     assert values is not None
@@ -245,7 +245,7 @@ def test_the_value_head_begins_at_zero_and_learns() -> None:
 
 
 @pytest.mark.parametrize("prompt", [SHORT, LONG])
-def test_a_value_sees_what_stands_before_its_token_and_not_the_token(prompt: int) -> None:
+def test_a_value_depends_on_the_tokens_before_its_token_only(prompt: int) -> None:
     policy = Policy(tiny_qwen2(V), value_head=True)
     assert policy.value_head is not None
     torch.nn.init.normal_(policy.value_head.weight)
@@ -271,7 +271,7 @@ def test_evaluation_equals_the_forward_pass_for_every_size_of_micro_batches(size
     assert output.values is not None
 
 
-def test_evaluation_takes_no_values_from_a_policy_without_them() -> None:
+def test_evaluation_of_a_policy_without_a_value_head_returns_no_values() -> None:
     assert Policy(tiny_qwen2(V)).evaluate(random_batch(V), 2).values is None
 
 
@@ -309,7 +309,7 @@ def test_the_output_layer_of_a_critic_is_not_trained_unless_it_embeds_its_tokens
         assert [name for name, p in policy.named_parameters() if p is head and p.requires_grad] == trained
 
 
-def test_a_row_must_not_begin_with_an_action() -> None:
+def test_a_row_that_starts_with_an_action_is_rejected() -> None:
     batch = random_batch(V, rows=2)
     acts = batch.action_mask.clone()
     acts[1, 0] = True
@@ -322,8 +322,8 @@ def test_a_row_must_not_begin_with_an_action() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-@pytest.mark.filterwarnings("ignore")  # the compiler has some of its own
-def test_a_compiled_policy_says_the_same() -> None:
+@pytest.mark.filterwarnings("ignore")  # the compiler emits its own warnings
+def test_a_compiled_policy_gives_the_same_output() -> None:
     model, batch = tiny_qwen2(V), random_batch(V, prompt=LONG)
     plain = Policy(twin(model))(batch).logprobs
     policy = Policy(model, compile_layers=True)

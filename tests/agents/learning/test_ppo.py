@@ -1,4 +1,4 @@
-"""The update: the same gradient however it is cut, and the right one."""
+"""The update: a correct gradient that does not depend on the split into micro-batches."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -18,7 +18,7 @@ V = 40
 
 
 def ppo(*, value_head: bool = False, llama: bool = False, **changes: Any) -> PPO:
-    """An optimiser of a tiny policy; the value head, if there is one, does not say 0."""
+    """PPO on a tiny policy, whose value head, if any, does not return 0."""
     policy = Policy(tiny_llama(V) if llama else tiny_qwen2(V), value_head=value_head)
     if policy.value_head is not None:
         torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
@@ -36,7 +36,7 @@ def gradients(of: PPO) -> list[torch.Tensor]:
 
 
 def moved(old: PolicyOutput, batch: Batch) -> PolicyOutput:
-    """An old policy that was elsewhere, so that some ratios are clipped."""
+    """The output of a different old policy, so that some ratios are clipped."""
     random = torch.Generator().manual_seed(2)
     noise = 0.4 * torch.randn(batch.action_mask.shape, generator=random) * batch.action_mask
     return replace(old, logprobs=old.logprobs + noise)
@@ -74,7 +74,7 @@ def test_in_float64_the_gradients_are_equal_to_the_last_digits() -> None:
         assert all(torch.allclose(a, b, atol=1e-6, rtol=0) for a, b in zip(each, found[0], strict=True))
 
 
-def test_before_any_update_it_is_the_policy_gradient_averaged_over_tokens() -> None:
+def test_before_any_update_the_gradient_is_the_policy_gradient_averaged_over_tokens() -> None:
     agent, batch = ppo(micro_batch_tokens=2), random_batch(V)
     aims = targets(batch)
     agent.accumulate(batch, agent.policy.evaluate(batch, 2), aims)
@@ -85,7 +85,7 @@ def test_before_any_update_it_is_the_policy_gradient_averaged_over_tokens() -> N
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients(agent), expected, strict=True))
 
 
-def test_a_long_sequence_weighs_by_its_tokens() -> None:
+def test_a_sequence_is_weighted_by_its_number_of_tokens() -> None:
     # Two equal rows, one of which counts only its first token: the mean is over tokens, not over rows.
     batch = random_batch(V, rows=1, padding=False).rows(torch.tensor([0, 0]))
     acts = batch.action_mask.clone()
@@ -107,7 +107,7 @@ def test_a_long_sequence_weighs_by_its_tokens() -> None:
         assert torch.allclose(total * (many + one), a * many + b * one, atol=1e-3)
 
 
-def test_what_is_said_of_feedback_has_no_influence() -> None:
+def test_values_at_feedback_tokens_have_no_influence() -> None:
     batch = random_batch(V)
     outcomes = []
     for filler in (0.0, -7.5):
@@ -121,7 +121,7 @@ def test_what_is_said_of_feedback_has_no_influence() -> None:
     assert all(torch.equal(a, b) for a, b in zip(outcomes[0][1], outcomes[1][1], strict=True))
 
 
-def test_a_token_that_is_clipped_has_no_gradient() -> None:
+def test_a_clipped_token_has_no_gradient() -> None:
     agent, batch = ppo(), random_batch(V)
     ones = batch.action_mask.float()
     old = agent.policy.evaluate(batch, 8)
@@ -130,7 +130,7 @@ def test_a_token_that_is_clipped_has_no_gradient() -> None:
     assert all(g.abs().max() == 0 for g in gradients(agent))
 
 
-def test_gradients_of_the_step_before_are_forgotten() -> None:
+def test_gradients_of_the_previous_step_are_dropped() -> None:
     agent, batch = ppo(), random_batch(V)
     old, aims = agent.policy.evaluate(batch, 8), targets(batch)
     agent.accumulate(batch, old, aims)
@@ -144,7 +144,7 @@ def run_update(agent: PPO, batch: Batch, aims: Advantages, *, seed: int = 0) -> 
     return agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
 
 
-def test_an_update_makes_good_tokens_likelier_and_bad_ones_less_likely() -> None:
+def test_an_update_makes_good_tokens_more_likely_and_bad_ones_less_likely() -> None:
     agent, batch = ppo(num_epochs=3), random_batch(V)
     signs = torch.where(torch.arange(len(batch)) % 2 == 0, 1.0, -1.0)[:, None] * batch.action_mask
     before = agent.policy.evaluate(batch, 8).logprobs
@@ -156,7 +156,7 @@ def test_an_update_makes_good_tokens_likelier_and_bad_ones_less_likely() -> None
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
-def test_the_gradient_is_the_same_however_it_is_cut_whatever_the_loss(aggregation: str, ratio: str) -> None:
+def test_the_gradient_does_not_depend_on_micro_batches_for_any_loss(aggregation: str, ratio: str) -> None:
     batch, found = random_batch(V, rows=6), []
     for tokens in (9999, 60, 1):
         agent = ppo(
@@ -199,8 +199,8 @@ def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int
     batch = random_batch(V, rows=rows)
     norms: list[float] = []
 
-    def guard(figures: Mapping[str, float], _: object) -> bool:
-        norms.append(figures["grad_norm"])
+    def guard(metrics: Mapping[str, float], _: object) -> bool:
+        norms.append(metrics["grad_norm"])
         return True
 
     metrics = agent.update(
@@ -276,7 +276,7 @@ def test_the_gradient_is_clipped_to_its_norm() -> None:
     assert metrics["grad_norm"] > 1e-2
 
 
-def test_the_value_head_comes_closer_to_the_returns() -> None:
+def test_the_value_head_moves_towards_the_returns() -> None:
     agent, batch = ppo(value_head=True, num_epochs=4), random_batch(V)
     aims = Advantages(advantages=torch.zeros(batch.action_mask.shape), returns=3.0 * batch.action_mask)
     losses = [run_update(agent, batch, aims)["value_loss"] for _ in range(3)]
@@ -285,9 +285,9 @@ def test_the_value_head_comes_closer_to_the_returns() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_whose_gradient_is_no_number_is_skipped_and_changes_nothing(bad: float) -> None:
+def test_a_step_with_a_non_finite_gradient_is_skipped_and_changes_nothing(bad: float) -> None:
     agent, batch = ppo(num_minibatches=1), random_batch(V)
-    run_update(agent, batch, targets(batch))  # there are moments now
+    run_update(agent, batch, targets(batch))  # there is optimizer state now
     before = deepcopy(agent.policy.state_dict()), deepcopy(agent.optimizer.state_dict()["state"])
     broken = torch.where(batch.action_mask, bad, 0.0)
     assert run_update(agent, batch, Advantages(advantages=broken, returns=broken)) == {"num_updates": 0}
@@ -297,7 +297,7 @@ def test_a_step_whose_gradient_is_no_number_is_skipped_and_changes_nothing(bad: 
     assert run_update(agent, batch, targets(batch))["num_updates"] == 1
 
 
-def test_a_critic_of_its_own_learns_at_its_own_rate_and_leaves_the_policy_alone() -> None:
+def test_a_separate_critic_has_its_own_learning_rate_and_does_not_change_the_policy() -> None:
     batch = random_batch(V)
     config = PPOConfig(advantage="gae", critic="separate", learning_rate=1e-9, critic_learning_rate=1e-2, num_epochs=8)
     policy = Policy(tiny_qwen2(V), value_head=True, critic=tiny_qwen2(V, seed=1))
@@ -313,14 +313,14 @@ def test_a_critic_of_its_own_learns_at_its_own_rate_and_leaves_the_policy_alone(
     assert [len(group) for group in policy.parameter_groups()] == [len(list(policy.model.parameters())), 28]
 
 
-def test_figures_are_of_the_steps_that_were_taken() -> None:
+def test_metrics_cover_only_the_steps_that_were_taken() -> None:
     batch, aims = random_batch(V, rows=6), []
     agent = ppo(num_minibatches=2, num_epochs=2)
     answers = iter([True, False, False, True])
 
-    def guard(figures: Mapping[str, float], part: tuple[Batch, PolicyOutput, Advantages]) -> bool:
+    def guard(metrics: Mapping[str, float], part: tuple[Batch, PolicyOutput, Advantages]) -> bool:
         taken = next(answers)
-        aims.append((taken, figures["policy_loss"], int(part[0].action_mask.sum())))
+        aims.append((taken, metrics["policy_loss"], int(part[0].action_mask.sum())))
         return taken
 
     metrics = agent.update(

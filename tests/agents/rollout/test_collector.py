@@ -1,4 +1,4 @@
-"""A collector over several collections: what goes on, what is cancelled, and what a clock cannot change."""
+"""A collector over several collections: what continues, what is cancelled, and independence of timing."""
 
 import json
 import threading
@@ -46,7 +46,7 @@ def content(made: Sequence[Trajectory]) -> list[Any]:
 
 
 def play_on(collector: Collector, engine: FakeEngine, allowance: int) -> list[list[Trajectory]]:
-    """Collect until nothing is left over, with new weights each time."""
+    """Collect until no episode is paused, with new weights each time."""
     calls = []
     while collector.as_json()["groups"]:
         engine.load_weights(engine.version + 1, {})
@@ -57,7 +57,7 @@ def play_on(collector: Collector, engine: FakeEngine, allowance: int) -> list[li
 # ------------------------------------------------------------------------------------------------- the next collection
 
 
-def test_an_episode_that_has_sampled_its_share_goes_on_in_the_next_collection() -> None:
+def test_an_episode_that_has_sampled_its_allowance_continues_in_the_next_collection() -> None:
     engine = FakeEngine(WORDY, scripted("a`\n", "zzzzzzzz"))
     with pool() as envs:
         collector = Collector(envs, engine, WORDY)
@@ -72,7 +72,7 @@ def test_an_episode_that_has_sampled_its_share_goes_on_in_the_next_collection() 
 
 
 @pytest.mark.parametrize("allowance", [1, 3, 7])
-def test_no_episode_samples_more_than_its_share_in_one_collection(allowance: int) -> None:
+def test_no_episode_samples_more_than_its_allowance_in_one_collection(allowance: int) -> None:
     engine = FakeEngine(WORDY)
     with pool(num_envs=24) as envs:
         collector = Collector(envs, engine, WORDY)
@@ -87,7 +87,7 @@ def test_no_episode_samples_more_than_its_share_in_one_collection(allowance: int
         assert all(shares[version] for version in range(last))
 
 
-def test_a_group_comes_whole_though_one_of_it_is_longer() -> None:
+def test_a_group_is_returned_whole_though_one_episode_is_longer() -> None:
     engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (30 if request_id == 1 else 2))
     with pool(num_envs=6) as envs:
         collector = Collector(envs, engine, WORDY)
@@ -108,7 +108,7 @@ def test_characters_and_calls_that_are_cut_by_the_end_of_a_collection_are_whole_
     assert len(calls) == sum(made.action_mask)
 
 
-def test_what_is_left_over_and_how_it_goes_on_does_not_depend_on_the_clock() -> None:
+def test_what_is_paused_and_how_it_continues_does_not_depend_on_timing() -> None:
     outcomes = []
     for make_env, rows in ((ScannedCallEnv, 24), (fast_and_slow, 3), (fast_and_slow, 7)):
         engine = FakeEngine(WORDY, write_at_random, max_num_seqs=rows)
@@ -123,7 +123,7 @@ def test_what_is_left_over_and_how_it_goes_on_does_not_depend_on_the_clock() -> 
     assert len(outcomes[0]) > 3
 
 
-def test_what_goes_on_has_a_random_stream_of_its_own_and_holds_nothing_in_the_engine() -> None:
+def test_a_paused_episode_has_its_own_random_stream_and_holds_nothing_in_the_engine() -> None:
     engine = FakeEngine(WORDY, scripted("zzzzzz"))
     with pool() as envs:
         collector = Collector(envs, engine, WORDY)
@@ -133,7 +133,7 @@ def test_what_goes_on_has_a_random_stream_of_its_own_and_holds_nothing_in_the_en
     assert len({sampling.seed for sampling in engine.samplings}) == len(engine.samplings) == 8
 
 
-def test_episodes_go_on_in_the_order_of_their_numbers_whoever_was_faster() -> None:
+def test_episodes_resume_in_the_order_of_their_numbers_whichever_was_faster() -> None:
     engine = FakeEngine(WORDY, scripted("zzzzzz"))
     with pool(fast_and_slow, 12) as envs:
         collector = Collector(envs, engine, WORDY)
@@ -143,7 +143,7 @@ def test_episodes_go_on_in_the_order_of_their_numbers_whoever_was_faster() -> No
     assert list(engine.contexts) == list(range(12))
 
 
-def test_an_episode_whose_code_comes_to_something_else_is_played_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_episode_whose_replay_gives_a_different_result_is_restarted(caplog: pytest.LogCaptureFixture) -> None:
     class Other(ScannedCallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
             observation, *rest = super().step(action)
@@ -156,10 +156,10 @@ def test_an_episode_whose_code_comes_to_something_else_is_played_anew(caplog: py
         again.restore(json.loads(json.dumps(collector.as_json())))
         made = played(again.collect([], SAMPLING))
     assert [each.text for each in made] == ["a`\n<1]\nzzzzzz"] * 2
-    assert caplog.messages == ["Playing an episode of problem 0 anew: its code came to something else"] * 2
+    assert caplog.messages == ["Restarting an episode of problem 0: replaying its code gave a different result"] * 2
 
 
-def test_the_trainers_logprobs_equal_the_engines_over_episodes_that_went_on() -> None:
+def test_the_trainers_logprobs_equal_the_engines_over_resumed_episodes() -> None:
     model = tiny_qwen2(len(CHAT.tokenizer))
     engine = transformers_engine(model, CHAT, max_num_seqs=5)
     made: list[Trajectory] = []
@@ -177,7 +177,7 @@ def test_the_trainers_logprobs_equal_the_engines_over_episodes_that_went_on() ->
 
 
 @pytest.mark.parametrize("allowance", [2, 9])
-def test_another_collector_goes_on_exactly_from_what_was_written_down(allowance: int) -> None:
+def test_another_collector_resumes_exactly_from_the_saved_state(allowance: int) -> None:
     def begin(envs: EnvPool) -> tuple[Collector, FakeEngine, list[Trajectory]]:
         engine = FakeEngine(WORDY)
         collector = Collector(envs, engine, WORDY)
@@ -197,7 +197,7 @@ def test_another_collector_goes_on_exactly_from_what_was_written_down(allowance:
 # ---------------------------------------------------------------------------------------------- enough is enough
 
 
-def test_the_groups_behind_those_that_are_enough_are_cancelled() -> None:
+def test_the_groups_after_those_that_are_enough_are_cancelled() -> None:
     engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (1 if request_id < 4 else 50))
     seen: list[list[int]] = []
 
@@ -216,7 +216,7 @@ def test_the_groups_behind_those_that_are_enough_are_cancelled() -> None:
     assert group_ids(again) == [n // 2 for n in range(10)]
 
 
-def test_a_group_that_was_faster_does_not_count_before_those_that_stand_before_it() -> None:
+def test_a_faster_group_does_not_count_before_earlier_groups() -> None:
     engine = FakeEngine(WORDY, lambda request_id, turn, seed: "z" * (50 if request_id < 2 else 1))
     with pool(num_envs=10) as envs:
         made = played(
@@ -226,7 +226,7 @@ def test_a_group_that_was_faster_does_not_count_before_those_that_stand_before_i
     assert len(made[0].text) == 50
 
 
-def test_a_step_that_is_still_running_when_its_episode_is_cancelled_holds_nobody_up() -> None:
+def test_a_running_step_of_a_cancelled_episode_blocks_no_other() -> None:
     go_on, reached = threading.Event(), threading.Barrier(3)
 
     class Stuck(ScannedCallEnv):
@@ -238,7 +238,7 @@ def test_a_step_that_is_still_running_when_its_episode_is_cancelled_holds_nobody
 
     def two(groups: Sequence[Sequence[Trajectory]]) -> bool:
         if len(groups) == 2:
-            reached.wait(60)  # both of the third group are at it
+            reached.wait(60)  # both of the third group are running
         return len(groups) == 2
 
     engine = FakeEngine(WORDY, scripted("z"), max_num_seqs=6)
@@ -251,7 +251,7 @@ def test_a_step_that_is_still_running_when_its_episode_is_cancelled_holds_nobody
         assert group_ids(played(collector.collect(episodes(6), SAMPLING))) == [0, 0, 1, 1, 2, 2]
 
 
-def test_more_episodes_than_environments_wait_for_those_of_the_cancelled() -> None:
+def test_episodes_beyond_the_environments_wait_for_those_of_cancelled_ones() -> None:
     engine = FakeEngine(WORDY, scripted("z"))
     with pool(fast_and_slow, 2) as envs:
         collector = Collector(envs, engine, WORDY)
@@ -262,7 +262,7 @@ def test_more_episodes_than_environments_wait_for_those_of_the_cancelled() -> No
 # --------------------------------------------------------------------------------------------------------- metrics
 
 
-def test_the_metrics_say_where_the_time_went() -> None:
+def test_the_metrics_report_how_the_time_was_spent() -> None:
     with pool(lambda: CallEnv(delay_s=0.02)) as envs:
         collector = Collector(envs, FakeEngine(WORDY, scripted("a`\n", "z")), WORDY)
         collected = collector.collect(episodes(8), SAMPLING)
@@ -273,7 +273,7 @@ def test_the_metrics_say_where_the_time_went() -> None:
     assert collected.metrics["engine/waiting_s"] > 0
 
 
-def test_a_collection_that_is_stopped_abandons_its_episodes_and_the_next_one_is_whole() -> None:
+def test_a_stopped_collection_abandons_its_episodes_and_the_next_one_is_complete() -> None:
     answers = iter([False, False, True])
     engine = FakeEngine(WORDY, scripted("a`\n", "z"))
     with pool(CallEnv, 4) as envs:

@@ -41,7 +41,7 @@ def test_every_pass_takes_every_problem_once(size: int, per_step: int, seed: int
         assert sorted(indices[begin : begin + size]) == list(range(size))
 
 
-def test_the_order_without_a_curriculum_is_as_it_ever_was() -> None:
+def test_the_order_without_a_curriculum_is_unchanged() -> None:
     expected = [np.random.default_rng([7, epoch]).permutation(10) for epoch in range(3)]
     assert taken(order(10, seed=7), 10) == np.concatenate(expected).tolist()
 
@@ -67,7 +67,7 @@ def test_a_phase_takes_all_problems_of_its_subjects_in_turn() -> None:
     assert sorted(made.indices(5) + made.indices(6)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_first_steps_take_what_they_would_have_taken_by_level() -> None:
+def test_the_first_steps_take_the_same_problems_sorted_by_level() -> None:
     levels = [str(index % 10) for index in range(100)]
     plain, easy = order(100), order(100, easy_first_steps=10, window=0, levels=levels)
     assert sorted(taken(easy, 10)) == sorted(taken(plain, 10))
@@ -92,7 +92,7 @@ def test_no_problem_is_further_than_the_window_from_its_place(window: float, see
         (
             {"easy_first_steps": 1, "levels": ["1", "hard", ""]},
             "Expect a level with a number for every problem to sort by, got 2 of 3 without. Name their field, as in "
-            "PATH?level=difficulty, or leave out curriculum.easy_first_steps.",
+            "PATH?level=difficulty, or do not set curriculum.easy_first_steps.",
         ),
         (
             {"subjects": "5:algebra"},
@@ -107,7 +107,7 @@ def test_no_problem_is_further_than_the_window_from_its_place(window: float, see
         ),
     ],
 )
-def test_a_curriculum_that_can_not_be_followed_says_why(settings: dict[str, Any], message: str) -> None:
+def test_a_curriculum_that_the_problems_do_not_fit_is_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         order(6, **settings)
     assert str(error.value) == message
@@ -147,6 +147,6 @@ def test_an_environment_without_a_problem_set_has_no_order() -> None:
             ProblemOrder.of(envs, config)
 
 
-def test_the_benchmarks_are_left_out_of_training_alone() -> None:
+def test_benchmark_problems_are_excluded_from_training_only() -> None:
     env = EnvConfig(decontaminate="benchmarks")
     assert [env.kwargs(split=split)["decontaminate"] for split in ("train", "test")] == ["benchmarks", None]

@@ -1,4 +1,4 @@
-"""Copies of an environment, stepped side by side."""
+"""Copies of an environment, stepped concurrently."""
 
 import threading
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def test_a_reset_returns_the_prompt() -> None:
     assert (result.reward, result.terminated, result.truncated) == (0.0, False, False)
 
 
-def test_a_step_returns_what_the_environment_says() -> None:
+def test_a_step_returns_what_the_environment_returns() -> None:
     with pool(CallEnv, 1) as envs:
         begun(envs).send(0, "call `\n\nmore")
         (call,) = envs.recv(wait=True)
@@ -96,7 +96,7 @@ def test_sending_returns_at_once_and_steps_overlap() -> None:
         assert received(envs, 3).keys() == {0, 1, 2}
 
 
-def test_who_is_done_first_comes_first() -> None:
+def test_results_come_in_the_order_in_which_copies_finish() -> None:
     turn = threading.Event()
 
     class Slow(CallEnv):
@@ -115,7 +115,7 @@ def test_who_is_done_first_comes_first() -> None:
         assert [result.env_id for result in envs.recv(wait=True)] == [0]
 
 
-def test_all_that_are_done_come_together() -> None:
+def test_all_finished_results_are_received_together() -> None:
     barrier = threading.Barrier(4, timeout=20)
 
     class Meeting(CallEnv):
@@ -138,12 +138,12 @@ def test_waiting_for_nothing_is_an_error() -> None:
         envs.recv(wait=True)
 
 
-def test_asking_without_waiting_may_give_nothing() -> None:
+def test_receiving_without_waiting_may_return_nothing() -> None:
     with pool(CallEnv, 1) as envs:
         assert envs.recv(wait=False) == []
 
 
-def test_what_an_environment_raises_is_raised_to_the_receiver() -> None:
+def test_an_error_of_an_environment_is_raised_by_recv() -> None:
     with pool(lambda: CallEnv(fail_at=1), 1) as envs:
         begun(envs).send(0, "a")
         with pytest.raises(OSError, match="the environment broke"):
@@ -188,7 +188,7 @@ def test_after_the_end_no_scanner_is_asked_for() -> None:
     assert over.scanner is None
 
 
-def test_each_action_has_a_scanner_of_its_own() -> None:
+def test_each_action_has_its_own_scanner() -> None:
     with pool(ScannedCallEnv, 2) as envs:
         for env_id in range(2):
             envs.reset(env_id, seed=0, options={})
@@ -225,7 +225,7 @@ def test_closing_waits_for_the_steps_and_closes_every_copy() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("env")]
 
 
-def test_a_copy_that_can_not_be_made_closes_those_before_it() -> None:
+def test_if_a_copy_cannot_be_created_the_earlier_ones_are_closed() -> None:
     made: list[CallEnv] = []
 
     def make_env() -> CallEnv:
@@ -239,7 +239,7 @@ def test_a_copy_that_can_not_be_made_closes_those_before_it() -> None:
     assert [env.closed for env in made] == [True, True]
 
 
-# ----------------------------------------------------------------------------------- vector environments of their own
+# -------------------------------------------------------------------------------------------------- vector environments
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_any_other_environment_is_stepped_by_threads() -> None:
     del gymnasium.registry["Calls-v0"]
 
 
-def test_a_vector_pool_says_what_its_copies_say(vector_pool: EnvPool) -> None:
+def test_a_vector_pool_returns_what_its_copies_return(vector_pool: EnvPool) -> None:
     begun(vector_pool, problem_index=0).send(1, CODE)
     vector_pool.send(2, "\\boxed{6}")
     results = received(vector_pool, 2)
@@ -290,7 +290,7 @@ def test_a_vector_pool_closes_without_waiting_for_its_blocks() -> None:
         assert envs.recv(wait=False) == []
 
 
-def test_a_vector_pool_forgets_what_is_drained(vector_pool: EnvPool) -> None:
+def test_a_vector_pool_discards_what_is_drained(vector_pool: EnvPool) -> None:
     begun(vector_pool).send(0, CODE)
     vector_pool.drain()
     assert vector_pool.recv(wait=False) == []
@@ -303,10 +303,10 @@ def test_a_vector_pool_forgets_what_is_drained(vector_pool: EnvPool) -> None:
     [
         ("Nope-v0", "Expect `env.id` of an environment that Gymnasium knows, .*, got 'Nope-v0': .*"),
         ("no_such_module:Nope-v0", ".*No module named 'no_such_module'."),
-        ("CartPole-v1", "Expect `env.id` of an environment whose actions are texts, got 'CartPole-v1'."),
+        ("CartPole-v1", "Expect `env.id` of an environment whose actions are text, got 'CartPole-v1'."),
     ],
 )
-def test_what_is_no_text_environment_is_refused(env_id: str, message: str) -> None:
+def test_an_environment_without_text_actions_is_rejected(env_id: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}$"):
         open_split(EnvConfig(id=env_id), 1, split="train")
 
@@ -327,7 +327,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> str:
     return "Plain-v0"
 
 
-def test_another_environment_gets_the_arguments_that_it_has(plain: str) -> None:
+def test_another_environment_gets_only_the_arguments_that_it_accepts(plain: str) -> None:
     with closing(open_split(EnvConfig(id=plain, problems="ours"), 1, split="train", prompt="text")) as envs:
         assert envs.envs[0].get_wrapper_attr("chosen") == "ours"
 
@@ -336,17 +336,15 @@ def test_another_environment_gets_the_arguments_that_it_has(plain: str) -> None:
     ("changes", "names"),
     [({"stateful": True}, "`env.stateful`"), ({"prompt": "text", "packages": ("x",)}, "`env.prompt`, `env.packages`")],
 )
-def test_an_argument_that_is_set_but_that_the_environment_lacks_is_refused(
+def test_a_set_argument_that_the_environment_does_not_accept_is_rejected(
     plain: str, changes: dict[str, Any], names: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         open_split(EnvConfig(id=plain, **changes), 1, split="train")
-    assert str(caught.value) == (
-        f"Expect only arguments that the environment 'Plain-v0' has, got {names}, which it lacks."
-    )
+    assert str(caught.value) == (f"Expect only arguments that the environment 'Plain-v0' accepts, got {names}.")
 
 
-def test_what_a_preset_sets_for_its_environment_is_not_asked_of_another(plain: str) -> None:
+def test_arguments_of_a_preset_are_not_passed_to_another_environment(plain: str) -> None:
     preset = EnvConfig(problems="arithmetic", prompt="question")
     config = without_presets_arguments(EnvConfig(id=plain, problems="arithmetic", prompt="question"), preset)
     assert config == EnvConfig(id=plain, problems="arithmetic")

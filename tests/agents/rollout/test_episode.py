@@ -48,7 +48,7 @@ def test_the_kept_tokens_decode_to_the_kept_text_whatever_bytes_they_hold(
 
 @FAST
 @given(tokens, reasons)
-def test_who_keeps_all_keeps_every_token_as_it_was_sampled(token_ids: list[int], reason: FinishReason) -> None:
+def test_keeping_all_text_keeps_every_token_as_it_was_sampled(token_ids: list[int], reason: FinishReason) -> None:
     done = completion(WORDY, token_ids, reason)
     kept = keep_tokens(done, len(done.text), WORDY.encode_feedback)
     assert (list(kept.token_ids), kept.cuts) == (token_ids, 0)
@@ -64,7 +64,7 @@ def test_a_token_that_holds_the_boundary_and_more_is_replaced_and_masked() -> No
     assert kept.cuts == 1
 
 
-def test_the_bytes_of_a_character_behind_the_boundary_go_with_it() -> None:
+def test_the_bytes_of_a_character_after_the_boundary_are_dropped() -> None:
     done = completion(BYTES, BYTES.encode_feedback("`\n∑"))
     kept = keep_tokens(done, 2, BYTES.encode_feedback)
     assert list(kept.token_ids) == BYTES.encode_feedback("`\n")

@@ -1,4 +1,4 @@
-"""Figures of a step."""
+"""Metrics of a step."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ def turn(feedback: str = "", **info: Any) -> Turn:
 
 
 def called(*statuses: str, **changes: Any) -> Trajectory:
-    """An episode with executions that ended so, and an answer."""
+    """An episode with executions of these statuses, and an answer."""
     turns = [turn("4\n", execution_status=status, n_code_blocks=n) for n, status in enumerate(statuses, 1)]
     return trajectory(turns=(*turns, turn(n_code_blocks=len(statuses), execution_status=None)), **changes)
 
 
-def test_the_figures_have_these_names() -> None:
+def test_the_metrics_have_these_names() -> None:
     assert set(describe([trajectory()])) == {
         "accuracy",
         "completions/clipped_ratio",
@@ -42,66 +42,66 @@ def test_the_figures_have_these_names() -> None:
 
 
 def test_lengths_count_sampled_tokens_and_feedback_apart() -> None:
-    figures = describe([trajectory("P P s f f f s s"), trajectory("P s", truncated=True, terminated=False)])
-    assert figures["completions/mean_length"] == 2
-    assert figures["completions/max_length"] == 3
-    assert figures["completions/mean_feedback_length"] == 1.5
-    assert figures["completions/clipped_ratio"] == 0.5
+    metrics = describe([trajectory("P P s f f f s s"), trajectory("P s", truncated=True, terminated=False)])
+    assert metrics["completions/mean_length"] == 2
+    assert metrics["completions/max_length"] == 3
+    assert metrics["completions/mean_feedback_length"] == 1.5
+    assert metrics["completions/clipped_ratio"] == 0.5
 
 
-def test_rewards_are_worked_by_hand() -> None:
-    figures = describe([trajectory(reward=r, group_id=g) for r, g in ((1.0, 0), (1.0, 0), (1.0, 1), (-1.0, 1))])
-    assert figures["reward"] == 0.5
-    assert figures["reward_std"] == pytest.approx(0.75**0.5)
-    assert figures["frac_reward_zero_std"] == 0.5
-    assert figures["accuracy"] == 0.75
+def test_reward_metrics_equal_a_calculation_by_hand() -> None:
+    metrics = describe([trajectory(reward=r, group_id=g) for r, g in ((1.0, 0), (1.0, 0), (1.0, 1), (-1.0, 1))])
+    assert metrics["reward"] == 0.5
+    assert metrics["reward_std"] == pytest.approx(0.75**0.5)
+    assert metrics["frac_reward_zero_std"] == 0.5
+    assert metrics["accuracy"] == 0.75
 
 
-def test_code_use_is_worked_by_hand() -> None:
-    figures = describe([called("ok", "error"), called("timeout"), called(), called()])
-    assert figures["tools/call_frequency"] == 0.75
-    assert figures["tools/use_ratio"] == 0.5
-    assert figures["tools/failure_frequency"] == pytest.approx(2 / 3)
-    assert figures["tools/timeout_frequency"] == pytest.approx(1 / 3)
+def test_code_metrics_equal_a_calculation_by_hand() -> None:
+    metrics = describe([called("ok", "error"), called("timeout"), called(), called()])
+    assert metrics["tools/call_frequency"] == 0.75
+    assert metrics["tools/use_ratio"] == 0.5
+    assert metrics["tools/failure_frequency"] == pytest.approx(2 / 3)
+    assert metrics["tools/timeout_frequency"] == pytest.approx(1 / 3)
 
 
-def test_an_answer_that_is_none_is_a_void_turn_unless_a_fault_of_ours_took_it() -> None:
+def test_a_missing_answer_is_a_void_turn_unless_the_episode_is_invalid() -> None:
     void, answered = trajectory(turns=(turn(predicted=None),)), trajectory(turns=(turn(predicted="4"),))
-    spoilt = trajectory(turns=(turn(predicted=None),), reward_valid=False)
-    assert describe([void, answered, spoilt, trajectory(turns=(turn(),))])["episodes/void_ratio"] == 0.25
+    invalid = trajectory(turns=(turn(predicted=None),), reward_valid=False)
+    assert describe([void, answered, invalid, trajectory(turns=(turn(),))])["episodes/void_ratio"] == 0.25
 
 
 def test_a_budget_is_used_up_if_there_was_one_and_nothing_is_left() -> None:
     left = [trajectory(turns=(turn(interaction_budget=b, interactions_left=n),)) for b, n in ((2, 0), (2, 1), (0, 0))]
-    figures = describe([*left, trajectory(turns=(turn(),))])
-    assert figures["tools/budget_exhausted_ratio"] == 0.25
-    assert figures["interaction_budget"] == 1
+    metrics = describe([*left, trajectory(turns=(turn(),))])
+    assert metrics["tools/budget_exhausted_ratio"] == 0.25
+    assert metrics["interaction_budget"] == 1
 
 
 def test_staleness_counts_updates_per_sampled_token() -> None:
-    figures = describe_staleness([trajectory("P s s", policy_versions=(-1, 3, 5)), trajectory("P s")], 5)
-    assert figures == {"sampling/staleness_mean": pytest.approx(7 / 3), "sampling/staleness_max": 5.0}
+    metrics = describe_staleness([trajectory("P s s", policy_versions=(-1, 3, 5)), trajectory("P s")], 5)
+    assert metrics == {"sampling/staleness_mean": pytest.approx(7 / 3), "sampling/staleness_max": 5.0}
 
 
-def test_without_executions_none_has_failed() -> None:
+def test_without_executions_the_failure_frequency_is_zero() -> None:
     assert describe([called()])["tools/failure_frequency"] == 0
 
 
-def test_an_environment_without_code_has_figures_too() -> None:
-    figures = describe([trajectory(turns=(turn(),))])
-    assert figures["tools/call_frequency"] == figures["tools/use_ratio"] == 0
+def test_an_environment_without_code_has_metrics_too() -> None:
+    metrics = describe([trajectory(turns=(turn(),))])
+    assert metrics["tools/call_frequency"] == metrics["tools/use_ratio"] == 0
 
 
-def test_episodes_that_a_fault_of_ours_spoilt_are_left_out_of_rewards() -> None:
-    figures = describe([trajectory(reward=1.0), trajectory(reward=0.0, reward_valid=False)])
-    assert figures["reward"] == figures["accuracy"] == 1
-    assert figures["episodes/invalid_ratio"] == 0.5
+def test_invalid_episodes_are_excluded_from_rewards() -> None:
+    metrics = describe([trajectory(reward=1.0), trajectory(reward=0.0, reward_valid=False)])
+    assert metrics["reward"] == metrics["accuracy"] == 1
+    assert metrics["episodes/invalid_ratio"] == 0.5
 
 
-def test_where_nothing_is_valid_there_is_no_reward() -> None:
-    figures = describe([trajectory(reward_valid=False)])
-    assert figures["episodes/invalid_ratio"] == 1
-    assert not {"reward", "reward_std", "accuracy", "frac_reward_zero_std"} & set(figures)
+def test_without_valid_episodes_there_are_no_reward_metrics() -> None:
+    metrics = describe([trajectory(reward_valid=False)])
+    assert metrics["episodes/invalid_ratio"] == 1
+    assert not {"reward", "reward_std", "accuracy", "frac_reward_zero_std"} & set(metrics)
 
 
 def test_cut_tokens_are_counted() -> None:
@@ -112,7 +112,7 @@ def test_cut_tokens_are_counted() -> None:
     ("info", "reward", "correct"),
     [({"correct": True}, -1.0, True), ({"correct": False}, 1.0, False), ({}, 0.5, True), ({}, 0.0, False)],
 )
-def test_the_environment_says_what_is_correct_and_else_the_reward(
+def test_correctness_comes_from_the_environment_or_else_from_the_reward(
     info: dict[str, Any], reward: float, correct: bool
 ) -> None:
     assert trajectory(reward=reward, turns=(turn(**info),)).is_correct is correct

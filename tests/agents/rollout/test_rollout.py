@@ -1,4 +1,4 @@
-"""Collecting trajectories: which tokens stay, who waits for whom, and what a fault leaves behind."""
+"""Collecting trajectories: which tokens stay, order and concurrency, and recovery from errors."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -127,7 +127,7 @@ def test_a_cut_token_is_counted_and_not_trained() -> None:
     ]
 
 
-def test_an_end_of_sequence_behind_a_call_is_dropped_if_the_episode_goes_on() -> None:
+def test_an_end_of_sequence_behind_a_call_is_dropped_if_the_episode_continues() -> None:
     (made,), _ = play(scripted("a`\n", "z"), make_env=CallEnv)
     assert made.turns[0].finish_reason == "stop"
     assert made.token_ids.count(END) == 1
@@ -168,7 +168,7 @@ def test_feedback_counts_towards_the_limit() -> None:
     assert made.truncated
 
 
-def test_the_models_length_is_a_limit_too() -> None:
+def test_the_models_context_length_is_a_limit_too() -> None:
     (made,), engine = play(scripted("z" * 50), max_tokens=60, max_model_len=20)
     assert len(made.token_ids) == 20
     assert engine.samplings[0].max_tokens == 16
@@ -185,9 +185,9 @@ def test_feedback_that_leaves_no_room_ends_the_episode(spare: int) -> None:
     assert len(engine.samplings) == 1
 
 
-def test_a_prompt_that_leaves_no_room_spoils_the_episode_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_prompt_that_leaves_no_room_invalidates_the_episode_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     (made,), engine = play(scripted("z"), max_model_len=4)
-    assert caplog.messages == ["Leaving out problem 0: its prompt has 4 tokens of at most 4"]
+    assert caplog.messages == ["Dropping problem 0: its prompt has 4 tokens of at most 4"]
     assert not made.reward_valid
     assert (made.truncated, made.terminated) == (True, False)
     assert list(made.token_ids) == ids("Q0: ")
@@ -210,7 +210,7 @@ def test_an_environment_that_never_ends_is_ended_by_the_limit() -> None:
     assert (made.truncated, made.terminated) == (True, False)
 
 
-def test_a_prompt_that_leaves_no_room_spoils_the_episode_whatever_the_environment_answers() -> None:
+def test_a_prompt_that_leaves_no_room_invalidates_the_episode_whatever_the_environment_returns() -> None:
     class AsksTwice(CallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
             first = not self.actions
@@ -253,7 +253,7 @@ def test_trajectories_come_in_order_whatever_the_delays(num_envs: int, rows: int
     assert engine.held == set()
 
 
-def test_what_is_sampled_depends_on_the_episode_alone() -> None:
+def test_what_is_sampled_depends_only_on_the_episode() -> None:
     asked = episodes(12)
     outcomes = []
     for chosen, num_envs in ((asked, 2), (asked[::-1], 7)):
@@ -263,13 +263,13 @@ def test_what_is_sampled_depends_on_the_episode_alone() -> None:
     assert outcomes[0] == outcomes[1][::-1]
 
 
-def test_every_turn_of_every_episode_has_a_stream_of_its_own() -> None:
+def test_every_turn_of_every_episode_has_its_own_random_stream() -> None:
     _, engine = play(scripted("a`\n", "b`\n", "z"), 10)
     seeds = [sampling.seed for sampling in engine.samplings]
     assert len(set(seeds)) == len(seeds) == 30
 
 
-def test_temperature_and_nucleus_reach_the_engine() -> None:
+def test_temperature_and_top_p_reach_the_engine() -> None:
     engine = FakeEngine(WORDY, scripted("z"))
     with pool() as envs:
         collect(envs, engine, WORDY, episodes(1), Sampling(temperature=0.25, top_p=0.5, max_tokens=9))
@@ -277,7 +277,7 @@ def test_temperature_and_nucleus_reach_the_engine() -> None:
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.25, 0.5, 9)
 
 
-def test_no_episodes_are_no_trajectories() -> None:
+def test_no_episodes_give_no_trajectories() -> None:
     assert play(scripted("z"), 0)[0] == []
 
 
@@ -294,7 +294,7 @@ def test_every_token_names_the_weights_that_sampled_it() -> None:
     assert made.policy_versions == (*[-1] * 4, *[1] * first, *[-1] * feedback, 2, 2)
 
 
-def test_an_environment_need_not_say_what_it_keeps_nor_name_its_problems() -> None:
+def test_an_environment_need_not_report_kept_chars_or_problem_ids() -> None:
     class Terse(CallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
             observation, _, terminated, _, _ = super().step(action)
@@ -305,7 +305,7 @@ def test_an_environment_need_not_say_what_it_keeps_nor_name_its_problems() -> No
     assert (made.reward, made.problem_id) == (0.5, "0")
 
 
-# ------------------------------------------------------------------------------------------------------------- faults
+# ------------------------------------------------------------------------------------------------------------- errors
 
 
 class Mute(CallEnv):
@@ -326,7 +326,7 @@ class Mute(CallEnv):
     ],
     ids=["at the first step", "at the second step", "unreadable"],
 )
-def test_an_environment_that_breaks_leaves_engine_and_pool_usable(make_env: Callable[[], CallEnv]) -> None:
+def test_after_an_environment_error_engine_and_pool_are_usable(make_env: Callable[[], CallEnv]) -> None:
     engine = FakeEngine(WORDY, scripted("a`\n", "z"), max_num_seqs=3)
     sampling = Sampling(max_tokens=60)
     healthy = [each for each in episodes(16) if each.options["problem_index"] != 2]
@@ -338,7 +338,7 @@ def test_an_environment_that_breaks_leaves_engine_and_pool_usable(make_env: Call
     assert engine.held == set()
 
 
-def test_a_caller_that_breaks_off_leaves_engine_and_pool_usable() -> None:
+def test_after_an_interrupted_collection_engine_and_pool_are_usable() -> None:
     class Enough(Exception):
         pass
 
@@ -353,7 +353,7 @@ def test_a_caller_that_breaks_off_leaves_engine_and_pool_usable() -> None:
         assert len(collect(envs, engine, WORDY, episodes(9), Sampling(max_tokens=60))) == 9
 
 
-def test_breaking_off_waits_for_no_environment_but_the_next_collection_does() -> None:
+def test_an_interruption_does_not_wait_for_environments_but_the_next_collection_does() -> None:
     held, gate, late, sampling = *(threading.Event() for _ in range(3)), Sampling(max_tokens=60)
 
     class Held(ScannedCallEnv):
@@ -380,7 +380,7 @@ def test_breaking_off_waits_for_no_environment_but_the_next_collection_does() ->
         assert len(collect(envs, engine, WORDY, episodes(4), sampling)) == 4
 
 
-def test_an_episode_in_which_nothing_is_written_is_cut_off() -> None:
+def test_an_episode_in_which_nothing_is_written_is_truncated() -> None:
     class Silent(CallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
             return "", 0.0, False, False, {}
@@ -389,7 +389,7 @@ def test_an_episode_in_which_nothing_is_written_is_cut_off() -> None:
     assert (made.truncated, len(made.turns)) == (True, 2)
 
 
-def test_an_empty_prompt_is_refused_by_the_engine() -> None:
+def test_the_engine_rejects_an_empty_prompt() -> None:
     class Silent(CallEnv):
         problems = ("",)
 

@@ -1,4 +1,4 @@
-"""What each step is trained on: whole groups, chosen by order, perhaps sampled beside the update before."""
+"""The trajectories of each step: whole groups, chosen in order, optionally sampled during the previous update."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def is_ahead(made: Sampler) -> bool:
 
 
 def beside(engine: FakeEngine, act: Callable[[], None]) -> None:
-    """Let something happen in each of the engine's steps that is taken beside an update."""
+    """Call ``act`` in each engine step that runs during an update."""
     poll = engine.poll
 
     def acting() -> Any:
@@ -52,7 +52,7 @@ def break_down() -> None:
 
 @contextmanager
 def sampler(write: Any = None, **rollout: Any) -> Iterator[tuple[Sampler, FakeEngine]]:
-    """A sampler of 3 problems and 2 episodes each, and its engine."""
+    """A sampler of 3 problems with 2 episodes each, and its engine."""
     settings = {"num_problems": 3, "num_generations": 2, "max_completion_length": 60, "max_model_len": 96} | rollout
     config = TrainConfig(rollout=RolloutConfig(**settings), ppo=PPOConfig(importance_sampling="token"))
     engine = FakeEngine(WORDY, *([] if write is None else [write]))
@@ -70,7 +70,7 @@ def group_ids(made: Sequence[Trajectory]) -> list[int]:
     return [each.group_id for each in made]
 
 
-def test_a_step_is_its_problems_in_whole_groups() -> None:
+def test_a_step_has_its_problems_in_whole_groups() -> None:
     with sampler() as (made, _):
         steps = [take(made, step) for step in range(2)]
     assert [group_ids(step.trajectories) for step in steps] == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
@@ -78,19 +78,19 @@ def test_a_step_is_its_problems_in_whole_groups() -> None:
     assert steps[0].metrics["selection/kept_ratio"] == 1
 
 
-def test_extra_problems_replace_those_that_teach_nothing() -> None:
+def test_extra_problems_replace_those_with_equal_rewards() -> None:
     def write(request_id: int, turn: int, seed: int) -> str:
-        return "a" if request_id < 4 or request_id % 2 else "z"  # the first two groups are right as a whole
+        return "a" if request_id < 4 or request_id % 2 else "z"  # all of the first two groups are right
 
     with sampler(write, num_extra_problems=4) as (made, engine):
         first = take(made, 0)
         assert group_ids(first.trajectories) == [2, 2, 3, 3, 4, 4]
-        assert first.metrics["selection/kept_ratio"] == 6 / 10  # and two groups were not even ended
+        assert first.metrics["selection/kept_ratio"] == 6 / 10  # and two groups were not finished
         assert group_ids(take(made, 1).trajectories) == [7, 7, 8, 8, 9, 9]
     assert engine.held == set()
 
 
-def test_a_step_that_is_begun_ahead_is_the_step_that_would_have_been_taken() -> None:
+def test_a_step_collected_ahead_equals_the_same_step_collected_on_demand() -> None:
     with sampler() as (made, _):
         take(made, 0)
         expected = content(take(made, 1).trajectories)
@@ -102,7 +102,7 @@ def test_a_step_that_is_begun_ahead_is_the_step_that_would_have_been_taken() -> 
         made.finish()
 
 
-def test_the_engine_gets_new_weights_once_a_step_and_only_while_it_is_idle() -> None:
+def test_the_engine_gets_new_weights_once_per_step_and_only_while_it_is_idle() -> None:
     for overlap in (False, True):
         with sampler(overlap=overlap) as (made, engine):
             busy: list[bool] = []
@@ -117,7 +117,7 @@ def test_the_engine_gets_new_weights_once_a_step_and_only_while_it_is_idle() -> 
         assert busy == [False] * 3
 
 
-def test_a_fault_beside_the_update_is_raised_when_it_is_waited_for() -> None:
+def test_an_error_during_the_update_is_raised_by_finish() -> None:
     with sampler(overlap=True) as (made, engine):
         beside(engine, break_down)
         take(made, 0)
@@ -127,7 +127,7 @@ def test_a_fault_beside_the_update_is_raised_when_it_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"max_new_tokens": 5}, {"overlap": True}])
-def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str, Any]) -> None:
+def test_trajectories_not_yet_trained_on_survive_a_stop(settings: dict[str, Any]) -> None:
     def play(made: Sampler, steps: Sequence[int]) -> list[Any]:
         taken = []
         for step in steps:
@@ -145,7 +145,7 @@ def test_what_was_sampled_and_not_trained_on_survives_a_stop(settings: dict[str,
         assert first + play(made, range(2, 5)) == expected
 
 
-def test_a_budget_that_is_earned_is_used_and_survives_a_stop() -> None:
+def test_a_budget_by_competence_is_used_and_survives_a_stop() -> None:
     class Budgeted(ScannedCallEnv):
         def _info(self, kept_chars: int) -> dict[str, Any]:
             left = {"interaction_budget": self._budget, "interactions_left": self._budget - self._made}
@@ -169,7 +169,7 @@ def test_a_budget_that_is_earned_is_used_and_survives_a_stop() -> None:
     assert budgets == [1, 2, 3, 3]
 
 
-def test_closing_breaks_off_what_is_collected_beside() -> None:
+def test_closing_stops_the_overlapping_collection() -> None:
     with sampler(overlap=True) as (made, engine):
         started = threading.Event()
 
@@ -190,7 +190,7 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize("settings", [{"max_new_tokens": 5}, {"overlap": True}, {}])
-def test_a_step_that_is_broken_off_is_written_down_as_it_began(settings: dict[str, Any]) -> None:
+def test_an_interrupted_step_is_saved_as_it_was_at_its_start(settings: dict[str, Any]) -> None:
     def stop(_: Trajectory) -> None:
         raise Enough
 
@@ -199,14 +199,14 @@ def test_a_step_that_is_broken_off_is_written_down_as_it_began(settings: dict[st
         made.finish()
         whole = json.dumps(made.as_json())
         if is_ahead(made):
-            take(made, 1)  # the step is broken off later
+            take(made, 1)  # the step is interrupted later
         else:
             with pytest.raises(Enough):
                 made.take(1, sync=dict, on_end=stop)
         assert json.dumps(made.as_json()) == whole
 
 
-def test_a_fault_beside_the_update_leaves_what_its_collection_began_with() -> None:
+def test_an_error_during_the_update_keeps_the_state_at_the_start_of_its_collection() -> None:
     with sampler(max_new_tokens=5, overlap=True) as (made, engine):
         take(made, 0)
         made.finish()
@@ -218,7 +218,7 @@ def test_a_fault_beside_the_update_leaves_what_its_collection_began_with() -> No
         assert json.dumps(made.as_json()[0]["collector"]) == collector
 
 
-def test_older_weights_may_sample_only_where_the_ratio_is_corrected() -> None:
+def test_sampling_with_older_weights_requires_importance_sampling() -> None:
     for settings in ({"overlap": True}, {"max_new_tokens": 9}):
         rollout = dataclasses.replace(RolloutConfig(), **settings)
         with pytest.raises(ValueError, match=r"^Expect `ppo\.importance_sampling` other than none where older weights"):
@@ -226,7 +226,7 @@ def test_older_weights_may_sample_only_where_the_ratio_is_corrected() -> None:
         assert TrainConfig(rollout=rollout, ppo=PPOConfig(importance_sampling="token"))
 
 
-def test_what_an_earlier_version_has_sampled_ahead_is_taken_up() -> None:
+def test_trajectories_sampled_ahead_by_an_earlier_version_are_restored() -> None:
     with sampler(overlap=True) as (made, _):
         take(made, 0)
         made.finish()
