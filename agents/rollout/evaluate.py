@@ -13,7 +13,7 @@ from agents.engines.base import Sampling
 from agents.rollout.collector import Collector
 from agents.rollout.envs import EnvPool
 from agents.rollout.episode import TurnRules
-from agents.rollout.metrics import describe
+from agents.rollout.selection import describe
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -28,7 +28,7 @@ class Evaluation:
     """All trajectories, problem by problem."""
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics of :func:`agents.rollout.metrics.describe`."""
+        """Return the metrics of :func:`agents.rollout.selection.describe`."""
         return describe(self.trajectories)
 
     def accuracy_by(self, key: str) -> dict[str, float]:

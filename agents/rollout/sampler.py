@@ -18,8 +18,7 @@ from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import Collector
 from agents.rollout.curriculum import ProblemOrder
-from agents.rollout.metrics import describe
-from agents.rollout.selection import choose, teaches
+from agents.rollout.selection import choose, describe, teaches
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat

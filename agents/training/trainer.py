@@ -23,9 +23,8 @@ from agents.models.find import resolve_model
 from agents.models.load import load_tokenizer
 from agents.rollout.envs import open_split
 from agents.rollout.episode import TurnRules
-from agents.rollout.metrics import describe_staleness
 from agents.rollout.sampler import Sampler
-from agents.rollout.selection import is_in_loss
+from agents.rollout.selection import describe_staleness, is_in_loss
 from agents.tracking.callbacks import Callback
 from agents.tracking.trackers import MetricsLog, check_installed, open_log
 from agents.training import run_folder

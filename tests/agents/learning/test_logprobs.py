@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from agents.learning import logprobs
-from agents.learning.logprobs import token_logprobs
+from agents.learning.policy import token_logprobs
 
 N, H, V = 11, 6, 9
 
@@ -21,7 +20,7 @@ def inputs(*, bias: bool) -> list[torch.Tensor]:
 def test_values_and_gradients_equal_those_of_full_logits(
     monkeypatch: pytest.MonkeyPatch, bias: bool, temperature: float, weights: tuple[float, float]
 ) -> None:
-    monkeypatch.setattr(logprobs, "_LOGITS_BYTES", {"cpu": 4 * V * 4})  # four tokens at a time
+    monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"cpu": 4 * V * 4})  # four tokens at a time
     parts, chosen = inputs(bias=bias), torch.arange(N) % V
     everything = torch.log_softmax(
         torch.nn.functional.linear(parts[0], parts[1], parts[2] if bias else None) / temperature, -1

@@ -11,7 +11,6 @@ from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel, Stabl
 
 from agents.core.errors import ModelError
 from agents.core.types import Batch, PolicyOutput
-from agents.learning import logprobs
 from agents.learning.policy import Policy
 
 V = 40
@@ -85,7 +84,7 @@ def test_the_shared_prefix_gives_each_token_the_same_logprob(make: Callable[...,
 
 def test_many_tokens_give_the_same_output_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny_qwen2(V), random_batch(V, rows=9, length=120)
-    monkeypatch.setattr(logprobs, "_LOGITS_BYTES", {"cpu": 4 * V * 50})
+    monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"cpu": 4 * V * 50})
     assert batch.action_mask.sum() > 256
     expected = naive(model, batch)
     policy = Policy(twin(model))

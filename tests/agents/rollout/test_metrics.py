@@ -6,7 +6,7 @@ import pytest
 from agents_fakes import trajectory
 
 from agents.core.types import Trajectory, Turn
-from agents.rollout.metrics import describe, describe_staleness
+from agents.rollout.selection import describe, describe_staleness
 
 
 def turn(feedback: str = "", **info: Any) -> Turn:
