@@ -1,4 +1,4 @@
-"""The configuration: what is refused, and with which words."""
+"""The configuration: which values are rejected, and the messages."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def test_a_schedule_gives_the_budget_of_every_step(schedule: str, budgets: dict[
     "schedule",
     ["", "two", "-1", "1.5", "2,3", "0:2,100", "0:", ":2", "0:2:3", "0:2,", "1:2", "0:-1", "0:2,5:-1"],
 )
-def test_a_schedule_that_can_not_be_read_is_refused(schedule: str) -> None:
+def test_a_malformed_schedule_is_rejected(schedule: str) -> None:
     with pytest.raises(ConfigError) as caught:
         EnvConfig(interaction_budget=schedule)
     assert (
@@ -124,7 +124,7 @@ def test_a_value_of_the_validation_is_named_as_such(name: str, value: float, exp
         (TrainConfig, {"max_steps": 0, "save_every": 1, "save_total_limit": 1}),
     ],
 )
-def test_values_at_the_edge_are_taken(make: Make, values: dict[str, Any]) -> None:
+def test_values_at_the_edge_are_accepted(make: Make, values: dict[str, Any]) -> None:
     config = make(**values)
     assert {name: getattr(config, name) for name in values} == values
 
@@ -174,7 +174,7 @@ def test_the_presets_are_these() -> None:
     assert next(iter(presets)) == "quickstart"
 
 
-def test_presets_write_to_folders_of_their_own() -> None:
+def test_presets_write_to_separate_folders() -> None:
     assert len({preset().output_dir for preset in presets.values()}) == len(presets)
 
 

@@ -1,4 +1,4 @@
-"""Estimators, aggregations, trackers and engines that a user brings along."""
+"""Estimators, aggregations, trackers and engines that a user provides."""
 
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,13 @@ def test_the_names_in_the_configuration_are_those_that_there_are() -> None:
         (lambda: load_plugin("ppo.advantage", "torch:__version__", "advantages"), "Expect `ppo.advantage` to be a fun"),
     ],
 )
-def test_a_name_that_stands_for_nothing_is_refused_in_one_line(make: Any, message: str) -> None:
+def test_an_unknown_name_is_rejected_in_one_line(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_engine_is_refused() -> None:
+def test_an_unknown_engine_is_rejected() -> None:
     with pytest.raises(EngineError, match=r"Expect an engine to be auto, transformers, vllm, HOST:PORT or module"):
         open_engine(
             "sglang",

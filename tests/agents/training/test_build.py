@@ -1,4 +1,4 @@
-"""What a run begins with: models that it cannot train are refused before the first step."""
+"""Building a run: models that cannot be trained are rejected before the first step."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ def build(config: TrainConfig, folder: Path) -> list[str]:
     return lines
 
 
-def test_episodes_that_are_longer_than_the_model_looks_back_are_refused(tmp_path: Path) -> None:
+def test_episodes_longer_than_the_models_window_are_rejected(tmp_path: Path) -> None:
     config = presets["tiny"]()
     tiny_qwen2(40, use_sliding_window=True, sliding_window=64, max_window_layers=1).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"^Expect `max_model_len` within the model's window \(64\), got 256\.$"):
@@ -32,7 +32,7 @@ def test_a_window_that_no_layer_uses_is_none(tmp_path: Path) -> None:
     build(presets["tiny"](), tmp_path)
 
 
-def test_episodes_that_are_longer_than_the_model_was_made_for_are_warned_of(tmp_path: Path) -> None:
+def test_episodes_longer_than_the_model_supports_cause_a_warning(tmp_path: Path) -> None:
     warning = "Warning: episodes may have 256 tokens, though the model was made for 200."
     for made_for, said in ((200, [warning]), (256, [])):
         tiny_qwen2(40, max_position_embeddings=made_for).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The loop around a step: what a fault leaves behind, who sleeps when, and what a penalty is measured from."""
+"""The loop around a step: recovery from errors, when the engine sleeps, and the reference of a KL penalty."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from agents.training import checkpoint
 from agents.training.checkpoint import STATE, checkpoints, read_json
 
 
-def test_a_fault_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
+def test_an_error_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with trainer(tmp_path) as made:
@@ -41,7 +41,7 @@ def test_a_fault_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
 
 
-def test_a_fault_in_the_middle_of_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_during_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with trainer(tmp_path) as made:
         accumulate = made.ppo.accumulate
         calls = count(1)
@@ -57,7 +57,7 @@ def test_a_fault_in_the_middle_of_an_update_is_not_saved(tmp_path: Path, monkeyp
     assert checkpoints(tmp_path) == []
 
 
-def test_the_engine_sleeps_during_the_update_unless_it_samples_beside_it(
+def test_the_engine_sleeps_during_the_update_unless_it_samples_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, overlap, expected in (("alone", False, [0, 1]), ("beside", True, [1])):  # nothing is beside the last
@@ -102,7 +102,7 @@ def test_an_invalid_episode_is_in_neither_baseline_nor_whitening_nor_loss(tmp_pa
 
 
 @pytest.mark.parametrize(("in_training", "expected"), [("0", [0, 0]), ("0:1,9:4", [3, 0]), ("competence", [3, 0])])
-def test_a_validation_has_a_budget_of_its_own_and_none_where_training_has_none(
+def test_a_validation_has_its_own_budget_and_none_if_training_has_none(
     in_training: str, expected: list[int], tmp_path: Path
 ) -> None:
     budgets = []
@@ -191,7 +191,9 @@ def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, mo
     assert list(accuracies) == []  # the last step of the first run was not validated twice
 
 
-def test_a_best_one_that_could_not_be_saved_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_best_checkpoint_that_could_not_be_saved_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with trainer(tmp_path, max_steps=1) as made:
         save = checkpoint.save_shards
 
