@@ -1,16 +1,16 @@
 """Measure how well language models solve mathematics by writing Python.
 
-$ python evaluate.py --model M                                 a first look: held-out problems of a generator
-$ python evaluate.py paper --model M --benchmarks DIR          the paper's table: five benchmarks, 16 samples
-$ python evaluate.py --model BASE RL --arms code text neutral  two models in three arms
-$ python evaluate.py compare A B                               two runs (folders), paired by problem
-$ python evaluate.py report FOLDER ... --k 1 4 16              runs that are done, shards put together
-$ python evaluate.py report FOLDER ... --output report.html    the same as a page, with every transcript
-$ python evaluate.py regrade SAMPLES                           today's grader on samples of any day
-$ python evaluate.py import FILE                               others' transcripts, for regrade
-$ python evaluate.py --config FILE                             flags from a file; later flags override them
+$ python evaluate.py --model M              a first look: held-out problems
+$ python evaluate.py paper --model M        the paper's table: five benchmarks
+$ python evaluate.py --model A B --arms code text   two models, two arms
+$ python evaluate.py compare A B            two runs (folders), by problem
+$ python evaluate.py report FOLDER ...      tables of finished runs
+$ python evaluate.py regrade SAMPLES        judge stored samples again
+$ python evaluate.py import FILE            other programs' samples
+$ python evaluate.py --config FILE          flags from a file
+$ python evaluate.py quick --help           all flags
 
-The same command resumes a run that was stopped or killed. All flags: python evaluate.py quick --help
+The same command resumes a run that was stopped or killed.
 """
 
 from __future__ import annotations

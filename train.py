@@ -1,11 +1,11 @@
 """Train a language model to solve mathematics by writing Python.
 
-python train.py                     the quickstart: a small model on 2 CPU cores
-python train.py tiny                the same without any download, in two minutes
-python train.py tiny --max-steps 5  any field of the configuration is a flag
-python train.py quickstart --help   all flags, with the preset's values
-python train.py --config run.yaml   flags from a file; later flags override them
-python train.py --dry-run           print the resolved configuration and stop
+$ python train.py                     the quickstart: a small model, 2 CPU cores
+$ python train.py tiny                no download: two minutes
+$ python train.py tiny --max-steps 5  any field of the configuration is a flag
+$ python train.py quickstart --help   all flags, with the preset's values
+$ python train.py --config run.yaml   flags from a file
+$ python train.py --dry-run           print the configuration and stop
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 
 from agents.config.evaluation import EvalConfig, protocols
-from agents.config.files import parse_with_files
+from agents.config.files import first_paragraph, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
 from agents.evaluation.comparison import compare, comparison_as_json
@@ -88,7 +88,7 @@ def parse(args: Sequence[str], description: str) -> Command:
     What cannot be read is told on stderr, and ends the program with code 2.
     """
     commands: list[Any] = [
-        Annotated[EvalConfig, tyro.conf.subcommand(name, default=make(tyro.MISSING), description=make.__doc__)]
+        Annotated[EvalConfig, tyro.conf.subcommand(name, default=make(tyro.MISSING), description=first_paragraph(make))]
         for name, make in protocols.items()
     ]
     commands += [Annotated[made, tyro.conf.subcommand(name)] for name, made in _WITHOUT_A_MODEL.items()]
@@ -111,9 +111,7 @@ def execute_on_runs(command: RunsCommand) -> None:
 
     Raises:
         ConfigError: Training runs are reported on without a page or beside evaluations, or no set has ``k`` samples.
-        RunError, RunError: A folder holds no whole run.
-        RunError: The runs are not on the same problems.
-        RunError: The page cannot be made.
+        RunError: A folder holds no whole run, the runs are not on the same problems, or the page cannot be made.
     """
     if isinstance(command, Compare):
         one, other = map(read_run, command.runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -34,6 +35,15 @@ class _Setting:
     @property
     def flag(self) -> str:
         return self.args[0].partition("=")[0]
+
+
+def first_paragraph(documented: object) -> str:
+    """Return the first paragraph of a docstring, for a command's help.
+
+    >>> first_paragraph(first_paragraph)
+    "Return the first paragraph of a docstring, for a command's help."
+    """
+    return (inspect.getdoc(documented) or "").partition("\n\n")[0]
 
 
 def parse_with_files(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import tyro
 
-from agents.config.files import parse_with_files
+from agents.config.files import first_paragraph, parse_with_files
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 
 
@@ -112,11 +112,10 @@ presets: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
 
 def from_flags(args: Sequence[str], description: str) -> tuple[TrainConfig, TrainConfig]:
     """Return the preset that the arguments of ``train.py`` name, the first one by default, and what they make of it."""
-    choices = {name: ((preset.__doc__ or "").strip(), preset()) for name, preset in presets.items()}
-    paragraphs = "\n\n".join(filter(None, description.splitlines()))  # else tyro runs the lines together
+    choices = {name: (first_paragraph(preset), preset()) for name, preset in presets.items()}
 
     def parse(args: list[str]) -> tuple[TrainConfig, TrainConfig]:
-        config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=paragraphs, args=args)
+        config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=description, args=args)
         return presets[args[0]](), config
 
     return parse_with_files(args, parse, config=TrainConfig, commands=tuple(presets), name="preset")
