@@ -71,7 +71,7 @@ def test_help_imports_no_heavy_library() -> None:
     code += "print(sorted({'torch', 'transformers', 'cir_env', 'sympy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "python train.py tiny --max-steps 5  any field of the configuration is a flag" in done.stdout.splitlines()
+    assert "$ python train.py tiny --max-steps 5  any field of the configuration is a flag" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
