@@ -1,6 +1,8 @@
 """Updates of a tiny policy, by as many processes as torchrun starts; the first one writes what came of them.
 
-torchrun --nproc-per-node 2 tests/support/distributed_update.py FOLDER
+torchrun --nproc-per-node 2 tests/support/distributed_update.py FOLDER [RUNS]
+
+RUNS is a JSON list of the arguments of train.py, for runs that follow: a start of the processes takes longer than a run.
 """
 
 import json
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from agents_fakes import random_batch, small_chat, tiny_qwen2
 
+import train
 from agents.config.training import LoraConfig, PPOConfig
 from agents.core import distributed
 from agents.core.distributed import whole
@@ -114,4 +117,9 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     distributed.start(torch.device("cpu"))
     main(Path(sys.argv[1]))
-    distributed.stop()
+    stop, distributed.stop = distributed.stop, lambda: None  # one process group for all
+    for arguments in json.loads("".join(sys.argv[2:]) or "[]"):
+        sys.argv = ["train.py", *arguments]  # what the model card shows
+        if code := train.main(arguments):
+            sys.exit(code)
+    stop()

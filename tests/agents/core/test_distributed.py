@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,30 +20,48 @@ from agents.core.files import read_metrics
 SUPPORT = ROOT / "tests" / "support"
 
 
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a program in several processes that can import the packages and the tests' fakes."""
-    path = os.pathsep.join([str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*command, *arguments],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+ARGS = [
+    *(*SMALL, "--rollout.max-completion-length", "24", "--device", "cpu", "--save-every", "1"),
+    *("--ppo.num-minibatches", "1", "--max-steps"),
+]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("outcomes")
-    done = torchrun(str(SUPPORT / "distributed_update.py"), str(folder))
-    assert done.returncode == 0, done.stderr
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    assert train.main([*ARGS, "2", "--output-dir", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def outcomes(folder: Path) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]:
-    loaded: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]] = torch.load(folder / "outcomes.pt")
+def torchrun(one: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What two processes wrote and printed: updates, two steps in the folder two, and a third step after `one`."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    shutil.copytree(one, folder / "one")
+    runs = [
+        [*ARGS, "2", "--output-dir", str(folder / "two")],
+        [*ARGS, "3", "--output-dir", str(folder / "one"), "--resume"],
+    ]
+    path = os.pathsep.join([str(ROOT), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(str(SUPPORT / "distributed_update.py"), str(folder), json.dumps(runs)),
+        ],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def outcomes(torchrun: tuple[Path, str]) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]]:
+    loaded: dict[str, tuple[dict[str, torch.Tensor], dict[str, float]]] = torch.load(torchrun[0] / "outcomes.pt")
     return loaded
 
 
@@ -60,15 +79,15 @@ def test_two_processes_take_the_same_steps_as_one(
 
 
 @pytest.mark.slow
-def test_each_process_checks_all_engines(folder: Path) -> None:
-    said = json.loads((folder / "said.json").read_text())
+def test_each_process_checks_all_engines(torchrun: tuple[Path, str]) -> None:
+    said = json.loads((torchrun[0] / "said.json").read_text())
     assert [passed for passed, *_ in said] == ["passed", "passed"]
     assert all(fault.startswith("Expect the engine to sample from the trainer's weights") for _, fault, _ in said)
 
 
 @pytest.mark.slow
-def test_a_failed_write_of_adapters_is_an_error_in_all_processes(folder: Path) -> None:
-    said = json.loads((folder / "said.json").read_text())
+def test_a_failed_write_of_adapters_is_an_error_in_all_processes(torchrun: tuple[Path, str]) -> None:
+    said = json.loads((torchrun[0] / "said.json").read_text())
     assert all("adapter" in error for *_, error in said)
 
 
@@ -79,31 +98,16 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_and_resume_each_others_checkpoints(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    args = [
-        *SMALL,
-        "--rollout.max-completion-length",
-        "24",
-        "--device",
-        "cpu",
-        "--save-every",
-        "1",
-        "--ppo.num-minibatches",
-        "1",
-    ]
-    assert train.main([*args, "--max-steps", "2", "--output-dir", str(one)]) == 0
-    done = torchrun("train.py", *args, "--max-steps", "2", "--output-dir", str(two))
-    assert done.returncode == 0, done.stderr
-    assert [done.stdout.count(f"{said} after step 2") for said in ("Held-out accuracy", "Checkpoint")] == [1, 1]
+def test_two_processes_train_like_one_and_resume_each_others_checkpoints(one: Path, torchrun: tuple[Path, str]) -> None:
+    folder, printed = torchrun
+    two = folder / "two"
+    assert [printed.count(f"{said} after step 2") for said in ("Held-out accuracy", "Checkpoint")] == [1, 1]
     assert "```bash\ntorchrun --nproc-per-node 2 train.py tiny " in (two / "checkpoint-2" / "README.md").read_text()
     assert [sorted(row) for row in metrics(two)] == [sorted(row) for row in metrics(one)]
     for row, expected in zip(metrics(two), metrics(one), strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert train.main([*args, "--max-steps", "3", "--output-dir", str(two), "--resume"]) == 0
-    done = torchrun("train.py", *args, "--max-steps", "3", "--output-dir", str(one), "--resume")
-    assert done.returncode == 0, done.stderr
-    assert metrics(two)[-1] == pytest.approx(metrics(one)[-1], rel=1e-3, abs=1e-5)
+    assert train.main([*ARGS, "3", "--output-dir", str(two), "--resume"]) == 0
+    assert metrics(two)[-1] == pytest.approx(metrics(folder / "one")[-1], rel=1e-3, abs=1e-5)
 
 
 def test_idle_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
