@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from paths import ROOT
-from runs import SMALL, run, wait_for
+from runs import SMALL, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
 from agents import presets
 from agents.core.files import read_metrics
+from agents.tracking.trackers import MetricsLog
 
 
 def main(*args: str | Path) -> int:
@@ -129,7 +130,7 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "older", [["--rollout.overlap"], ["--rollout.max-new-tokens", "60"]], ids=["overlap", "paused episodes"]
+    "older", [["--rollout.overlap"], ["--rollout.max-new-tokens", "12"]], ids=["overlap", "paused episodes"]
 )
 def test_so_it_does_where_older_weights_sample(older: list[str], tmp_path: Path) -> None:
     args = [*SMALL, *older, "--ppo.importance-sampling", "token", "--max-steps", "4", "--save-every", "2"]
@@ -175,20 +176,23 @@ def test_an_output_folder_that_is_none_is_bad_input(tmp_path: Path, capsys: pyte
     assert f"train.py: Expect `output_dir` to be a folder, got {tmp_path / 'file'}: " in capsys.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
-    args = [*SMALL, "--max-steps", "500", "--output-dir", str(tmp_path)]
-    command = [sys.executable, str(ROOT / "train.py"), *args]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as process:
-        wait_for(lambda: len(read_metrics(tmp_path / "metrics.jsonl")) >= 2)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
-    assert output.splitlines()[-1] == f"Resume with: python train.py {' '.join(args)} --resume"
-    checkpoint = max(tmp_path.glob("checkpoint-*"))
-    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row]
-    assert int(checkpoint.name.removeprefix("checkpoint-")) == rows[-1]["step"]
+def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = MetricsLog.write
+
+    def write_and_stop(log: MetricsLog, step: int, *arguments: Any) -> None:
+        write(log, step, *arguments)
+        if step == 1:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(MetricsLog, "write", write_and_stop)
+    args = [*SMALL, "--max-steps", "3", "--output-dir", str(tmp_path)]
+    assert main(*args) == 128 + number
+    assert capsys.readouterr().out.splitlines()[-1] == f"Resume with: python train.py {' '.join(args)} --resume"
+    assert (tmp_path / "checkpoint-1" / "trainer_state.json").exists()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row] == [1]
 
 
 def test_ctrl_c_while_libraries_load_ends_in_one_line(

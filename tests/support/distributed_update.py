@@ -2,7 +2,7 @@
 
 torchrun --nproc-per-node 2 tests/support/distributed_update.py FOLDER [RUNS]
 
-RUNS is a JSON list of the arguments of train.py, for runs that follow: a start of the processes takes longer than a run.
+RUNS is a JSON list of arguments of train.py, for runs that follow: starting the processes takes longer than a run.
 """
 
 import json

@@ -17,7 +17,8 @@ from agents.rollout.episode import TurnRules
 
 SMALL = [
     *("tiny", "--rollout.num-problems", "2", "--rollout.num-generations", "2", "--rollout.max-num-seqs", "4"),
-    *("--validation.num-problems", "4", "--validation.every", "0", "--warm-up-steps", "1"),
+    *("--validation.num-problems", "2", "--validation.every", "0", "--warm-up-steps", "1"),
+    *("--rollout.max-completion-length", "24"),
 ]
 
 

@@ -21,8 +21,7 @@ SUPPORT = ROOT / "tests" / "support"
 
 
 ARGS = [
-    *(*SMALL, "--rollout.max-completion-length", "24", "--device", "cpu", "--save-every", "1"),
-    *("--ppo.num-minibatches", "1", "--max-steps"),
+    *(*SMALL, "--device", "cpu", "--save-every", "1", "--ppo.num-minibatches", "1", "--max-steps"),
 ]
 
 
