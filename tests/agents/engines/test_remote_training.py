@@ -2,24 +2,28 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from paths import ROOT
-from runs import SMALL, wait_for
+from runs import SMALL
+from serving import served
 
 import train
+from agents.core.chat import Chat
 from agents.core.files import read_metrics
+from agents.engines import open_engine
 from agents.engines.__main__ import main as serve
 from agents.engines.remote import KEY
+from agents.models.find import resolve_model
+from agents.models.load import load_tokenizer
+from agents.tracking.trackers import MetricsLog
 
 SERVE = ("--model", "tiny", "--dtype", "float32", "--max-num-seqs", "4")
 
@@ -34,9 +38,9 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, "secret")
 
 
-@contextmanager
-def serving() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Serve the tiny model in a process; yield the address and the process, which is killed at the end."""
+@pytest.fixture(scope="module")
+def engine() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Serve the tiny model in a process; yield the address and the process, which the last test kills."""
     address = free_address()
     command = [sys.executable, "-m", "agents.engines", "--address", address, *SERVE]
     env = os.environ | {KEY: "secret", "OMP_NUM_THREADS": str(torch.get_num_threads())}  # last bits depend on it
@@ -47,13 +51,6 @@ def serving() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
             yield address, process
         finally:
             process.kill()
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """One that serves all runs of this file, one after another."""
-    with serving() as served:
-        yield served
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -83,23 +80,37 @@ def test_a_run_with_a_served_engine_equals_one_with_a_local_engine(
 
 @pytest.mark.slow
 def test_a_run_whose_engine_is_killed_ends_with_one_line_and_resumes_with_another(
-    tmp_path: Path, engine: tuple[str, "subprocess.Popen[str]"]
+    tmp_path: Path,
+    engine: tuple[str, "subprocess.Popen[str]"],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    args = [*SMALL, "--output-dir", str(tmp_path)]
-    with serving() as (address, process):
-        command = [sys.executable, str(ROOT / "train.py"), *args, "--max-steps", "500", "--rollout.engine", address]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as training:
-            wait_for(lambda: len(read_metrics(tmp_path / "metrics.jsonl")) >= 3)
-            process.send_signal(signal.SIGKILL)
-            output, errors = training.communicate(timeout=120)
-    assert training.returncode == 1
+    address, process = engine
+    write = MetricsLog.write
+
+    def write_and_kill(log: MetricsLog, step: int, *arguments: Any) -> None:
+        write(log, step, *arguments)
+        if step == 2:
+            process.kill()
+            process.wait()
+
+    args = [*SMALL, "--output-dir", str(tmp_path), "--max-steps", "3", "--rollout.engine"]
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", write_and_kill)
+        assert train.main([*args, address]) == 1
+    output, errors = capsys.readouterr()
     assert errors.splitlines()[-1].startswith(f"train.py: Expect an engine at {address}, got none (")
     assert "Traceback" not in errors
     assert "Continue with --resume" in output
-    step = rows(tmp_path)[-1]["step"]
-    assert (tmp_path / f"checkpoint-{step}" / "trainer_state.json").exists()
-    assert train.main([*args, "--max-steps", str(step + 1), "--rollout.engine", engine[0], "--resume"]) == 0
-    assert [row["step"] for row in rows(tmp_path)] == list(range(1, step + 2))
+    assert (tmp_path / "checkpoint-2" / "trainer_state.json").exists()
+    path = resolve_model("tiny")
+    sizes = {"max_num_seqs": 4, "max_model_len": 512}
+    another = open_engine(
+        "transformers", path, Chat(load_tokenizer(path), "raw"), dtype="float32", device=torch.device("cpu"), **sizes
+    )
+    with served(another) as address:
+        assert train.main([*args, address, "--resume"]) == 0
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
