@@ -19,7 +19,7 @@ from benchmarks.rollouts import CALL, Config, tool_turns
 from benchmarks.rollouts_load import Load, Script, TimedSandbox, qwen_7b, write_script
 from cir_env.sandbox import LocalSandbox, Sandbox, Status
 
-TINY = Config(episodes=(5,), rows=2, num_envs=3, longest_s=0.02)
+TINY = Config(episodes=(3,), rows=2, num_envs=2, longest_s=0.02)
 
 
 def code_of(script: Script) -> list[str]:
@@ -34,18 +34,18 @@ def scripts(count: int = 40, longest_s: float = 5.0) -> Sequence[Script]:
 @pytest.mark.slow
 @pytest.mark.parametrize("load", ["mixed", "single"])
 def test_ours_and_lock_step_play_the_same_episodes(load: Load) -> None:
-    found = {contender: rollouts.measure(TINY, contender, load, 5) for contender in ("ours", "lock-step", "rounds")}
+    found = {contender: rollouts.measure(TINY, contender, load, 3) for contender in ("ours", "lock-step", "rounds")}
     ours = found["ours"]
     assert ours["tokens"] > 0
     assert set(ours["rewards"]) == {-1.0, 1.0}
     for each in found.values():
         assert (each["tokens"], each["rewards"]) == (ours["tokens"], ours["rewards"])
-    assert [each["num_envs"] for each in found.values()] == [3, 5, 3]
+    assert [each["num_envs"] for each in found.values()] == [2, 3, 2]
 
 
 @pytest.mark.slow
 def test_the_engine_alone_samples_the_tokens_of_the_single_turns() -> None:
-    alone, ours = (rollouts.measure(TINY, contender, "single", 5) for contender in ("engine", "ours"))
+    alone, ours = (rollouts.measure(TINY, contender, "single", 3) for contender in ("engine", "ours"))
     assert alone["tokens"] == ours["tokens"]
 
 
@@ -54,14 +54,14 @@ def test_a_row_tells_rates_memory_and_idleness(tmp_path: Path, capsys: pytest.Ca
     output = tmp_path / "figures.json"
     rows = rollouts.main(replace(TINY, contenders=("ours",), loads=("mixed",), output=output))
     (row,) = rows
-    assert (row["load"], row["episodes"], row["contender"]) == ("mixed", 5, "ours")
+    assert (row["load"], row["episodes"], row["contender"]) == ("mixed", 3, "ours")
     assert math.isclose(row["tokens_per_s"] * row["seconds"], row["tokens"])
-    assert math.isclose(row["episodes_per_s"] * row["seconds"], 5)
+    assert math.isclose(row["episodes_per_s"] * row["seconds"], 3)
     assert 0 <= row["idle"] <= 1
     assert 0 < row["rows_used"] <= 1
     assert row["peak_mb"] > 50
     assert json.loads(output.read_text())["results"] == rows
-    assert "| mixed, 5, ours " in capsys.readouterr().out
+    assert "| mixed, 3, ours " in capsys.readouterr().out
 
 
 def test_ratios_are_within_a_load_and_a_number_of_episodes() -> None:
