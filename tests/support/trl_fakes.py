@@ -32,7 +32,8 @@ def tool_tokenizer(messages: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 def tool_model(made: PreTrainedTokenizerFast, messages: Sequence[str] = ()) -> PreTrainedModel:
     """Make a random Qwen2; with `messages`, each of its turns is one of them, with equal probability."""
-    model = tiny_qwen2(len(made), eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id)
+    small = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}  # prompts have many bytes
+    model = tiny_qwen2(len(made), eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id, **small)
     if messages:
         ids = made.convert_tokens_to_ids(list(messages))
         follows = torch.zeros(len(made), len(made))  # (last token, next token)

@@ -41,7 +41,7 @@ def step(folder: Path, messages: Sequence[str], **arguments: Any) -> tuple[GRPOT
         seen.extend(completions)
         return await codemath_reward(completions, **columns)
 
-    arguments = {"problems": products(1)} | arguments
+    arguments = {"problems": products(1), "prompt": "question"} | arguments
     trainer = GRPOTrainer(
         model=tool_model(tokenizer, messages),
         processing_class=tokenizer,
