@@ -1,5 +1,6 @@
 """Settings of all tests. Helpers lie in support/, which pyproject.toml puts on the import path."""
 
+import gc
 import os
 from collections import Counter
 
@@ -11,9 +12,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tensors of this size threads
 
 pytest.register_assert_rewrite("engine_contract")
 
+gc.disable()  # until all is imported, which makes millions of objects that stay
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # else xdist begins with the files of the most tests, not of the longest
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,6 @@ import torch
 from agents_fakes import tiny_qwen2, tokenizer
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from trl.chat_template_utils import qwen2_5_chat_template
 
 WARNINGS_OF_TRL = (
     "ignore:You are using 'environment_factory':UserWarning",
@@ -24,6 +23,8 @@ def call(arguments: Any, name: str = "python") -> str:
 
 def tool_tokenizer(messages: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Make a byte-level tokenizer with Qwen2.5's chat template and one token for each message."""
+    from trl.chat_template_utils import qwen2_5_chat_template  # heavy
+
     made = tokenizer(words=(), template=qwen2_5_chat_template)
     made.add_tokens([AddedToken(message, normalized=False) for message in messages])
     made.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": "<|pad|>"})

@@ -38,7 +38,7 @@ def defined(reward: float, values: list[float], gamma: float, lam: float) -> lis
 @given(seeds, sizes)
 def test_whitened_values_have_mean_zero_and_variance_one(seed: int, size: tuple[int, int]) -> None:
     _, _, values, mask = drawn(seed, size)
-    out = whiten(values, mask)
+    out = whiten(values.double(), mask)  # two values may be so close that float32 rounds away much of their difference
     assert out[~mask].abs().sum() == 0
     assert abs(float(out[mask].mean())) < 1e-5
     if mask.sum() > 1:

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from fakes import FakeGrader, FakeSandbox, fakes, products
 from transformers.utils.chat_template_utils import get_json_schema
-from trl import GRPOConfig, GRPOTrainer
 from trl_fakes import WARNINGS_OF_TRL, call, tool_model, tool_tokenizer
 
 from cir_env.adapters.trl import CodeMathTools, codemath_reward, make_dataset
 from cir_env.episode.prompts import EXHAUSTED
 from cir_env.errors import OptionError
 from cir_env.grading.grader import Verdict
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
 
 pytestmark = pytest.mark.filterwarnings(*WARNINGS_OF_TRL)
 
@@ -32,8 +34,10 @@ FENCED = f"print('''\n{TICKS}\n''')"
 FEEDBACK = f"{TICKS}output\n6\n{TICKS}\n"
 
 
-def step(folder: Path, messages: Sequence[str], **arguments: Any) -> tuple[GRPOTrainer, list[Messages]]:
+def step(folder: Path, messages: Sequence[str], **arguments: Any) -> "tuple[GRPOTrainer, list[Messages]]":
     """Run one step on 8 rollouts of the problem 2 * 3, in which every turn is one of `messages`."""
+    from trl import GRPOConfig, GRPOTrainer  # heavy
+
     tokenizer = tool_tokenizer(messages)
     seen: list[Messages] = []
 

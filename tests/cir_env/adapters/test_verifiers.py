@@ -8,14 +8,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import verifiers.v1 as vf
 from fakes import FakeGrader, FakeSandbox, PatientSandbox, products
 
 import cir_env
 from cir_env.episode.prompts import EXHAUSTED, render_messages
+
+if TYPE_CHECKING:
+    import verifiers.v1 as vf
 
 TICKS = "`" * 3
 CODE = "print(2 * 3)"
@@ -69,8 +71,10 @@ def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
 
 def play(
     turns: Sequence[Message], *, episodes: int = 1, agent: dict[str, Any] | None = None, **arguments: Any
-) -> tuple[list[vf.Trace], list[Message]]:
+) -> "tuple[list[vf.Trace], list[Message]]":
     """Play concurrent episodes of the problem 2 * 3; return their traces and the requests to the model."""
+    import verifiers.v1 as vf  # heavy
+
     arguments = {"problems": products(1)} | arguments
 
     async def main(url: str) -> list[vf.Trace]:
@@ -86,7 +90,7 @@ def play(
         return asyncio.run(main(url)), requests
 
 
-def contents(trace: vf.Trace) -> list[str]:
+def contents(trace: "vf.Trace") -> list[str]:
     return [message.content for message in trace.tool_messages]
 
 
