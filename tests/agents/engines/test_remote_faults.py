@@ -210,7 +210,7 @@ def test_a_server_that_disappears_during_a_transfer_is_a_lost_engine(parts: int)
 def test_a_server_that_no_longer_answers_is_a_lost_engine(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make(Halting(CHAT))
     monkeypatch.setattr(remote, "_ANSWER_WITHIN_S", 0.1)
-    monkeypatch.setattr(remote, "_REPLY_WITHIN_S", 2.0)
+    monkeypatch.setattr(remote, "_REPLY_WITHIN_S", 0.5)
     engine.submit(0, PROMPT, Sampling(max_tokens=12))
     with pytest.raises(EngineFault, match=r"got none \(no answer within 0\.1 s\)"):
         engine.poll()

@@ -343,17 +343,17 @@ def test_a_shared_prompt_is_computed_once() -> None:
 def test_previous_content_of_a_row_changes_no_bit_of_a_new_context(length: int) -> None:
     context = [3 + n % 40 for n in range(length)]
     alone = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
-    alone.submit(0, context, Sampling(seed=1, max_tokens=10))
+    alone.submit(0, context, Sampling(seed=1, max_tokens=6))
     expected = finish(alone, 1)[0]
     for same in (0, 5, 25, 64, 70, 90):
         used = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
         for request_id in (1, 2, 3):
             other = [*context[:same], *[50 + (n + request_id) % 7 for n in range(100 - same)]]
-            used.submit(request_id, other, Sampling(seed=request_id, max_tokens=6 * request_id))
+            used.submit(request_id, other, Sampling(seed=request_id, max_tokens=2 * request_id))
         finish(used, 3)
         for request_id in (1, 3):
             used.release(request_id)
-        used.submit(0, context, Sampling(seed=1, max_tokens=10))
+        used.submit(0, context, Sampling(seed=1, max_tokens=6))
         assert finish(used, 1)[0] == expected
 
 

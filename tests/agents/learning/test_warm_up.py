@@ -91,6 +91,7 @@ def test_only_the_policys_tokens_are_learned(chat):
     assert chat.tokenizer.decode(token_ids).endswith("assistant\nrun\nresult\ndone<|im_end|>")
 
 
+@pytest.mark.slow
 def test_a_warmed_up_policy_sometimes_writes_code_and_sometimes_guesses(folder, chat):
     model, lines = load_model(folder), []
     report = warm_up(model, chat, SUMS, steps=100, batch_size=8, code_fraction=0.4, log=lines.append)

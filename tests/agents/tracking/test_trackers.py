@@ -120,6 +120,7 @@ print(run.name, run.config["seed"], [(row["step"], row["reward"]) for row in row
 """
 
 
+@pytest.mark.slow
 def test_trackio_gets_metrics_and_configuration_and_resumes_the_same_run(tmp_path: Path) -> None:
     environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "TRACKIO_PROJECT": "of-a-test"}
     command = [sys.executable, "-c", TRACKIO, str(tmp_path / "run")]

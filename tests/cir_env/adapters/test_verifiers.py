@@ -19,6 +19,8 @@ from cir_env.episode.prompts import EXHAUSTED, render_messages
 if TYPE_CHECKING:
     import verifiers.v1 as vf
 
+pytestmark = pytest.mark.slow  # to import the library takes seconds
+
 TICKS = "`" * 3
 CODE = "print(2 * 3)"
 FEEDBACK = f"{TICKS}output\n6\n{TICKS}\n"

@@ -21,7 +21,7 @@ from cir_env.problems.problem_set import ProblemSet
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader() as grader:
+    with Grader(time_limit_s=1) as grader:
         yield grader
 
 
@@ -142,6 +142,7 @@ def test_no_answer_and_an_empty_one_are_wrong_for_every_type(grader: Grader, ans
     assert grader.grade(gold, "7" * 5_000, answer_type).reason == "longer than 1000 characters"
 
 
+@pytest.mark.slow
 def test_a_gold_of_ten_thousand_elements_is_graded_within_the_limits() -> None:
     gold = r"\{" + ", ".join(rf"\sqrt{{{k}}}" for k in range(2, 10_002)) + r"\}"
     backwards = ", ".join(rf"\sqrt{{{k}}}" for k in range(10_001, 1, -1))
@@ -157,7 +158,7 @@ def test_a_gold_of_ten_thousand_elements_is_graded_within_the_limits() -> None:
 
 def test_an_element_that_never_ends_makes_a_set_wrong(grader: Grader) -> None:
     verdict = grader.grade(r"\{\sqrt{7}, 1\}", "9^{9^{9}} + 1, 1", "set")
-    assert verdict == Verdict(correct=False, reason="takes more than 2 s to compare")
+    assert verdict == Verdict(correct=False, reason="takes more than 1 s to compare")
 
 
 def test_an_unreadable_part_of_the_gold_answer_makes_the_verdict_invalid(grader: Grader) -> None:

@@ -34,12 +34,12 @@ def run_program(code: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-def test_forty_runaway_answers_are_wrong_and_do_not_starve_forty_good_ones() -> None:
-    with Grader(time_limit_s=0.3) as grader:
-        bombs = [grader.submit(r"\sqrt{7}", f"{BOMB}{k}") for k in range(30)]
-        bombs += [grader.submit(r"\sqrt{7}", f"{k}00000000!") for k in range(1, 11)]
-        good = [grader.submit(rf"{k}\sqrt{{7}}", rf"\sqrt{{{7 * k * k}}}") for k in range(2, 42)]
-        assert [future.result() for future in good] == [Verdict(correct=True, reason="equal by algebra")] * 40
+def test_runaway_answers_are_wrong_and_do_not_starve_good_ones() -> None:
+    with Grader(time_limit_s=0.3, max_parallel=3) as grader:
+        bombs = [grader.submit(r"\sqrt{7}", f"{BOMB}{k}") for k in range(8)]
+        bombs += [grader.submit(r"\sqrt{7}", f"{k}00000000!") for k in range(1, 5)]
+        good = [grader.submit(rf"{k}\sqrt{{7}}", rf"\sqrt{{{7 * k * k}}}") for k in range(2, 14)]
+        assert [future.result() for future in good] == [Verdict(correct=True, reason="equal by algebra")] * 12
         assert bombs[0].result() == Verdict(correct=False, reason="takes more than 0.3 s to compare")
 
 

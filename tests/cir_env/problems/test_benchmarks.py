@@ -144,6 +144,7 @@ def test_the_patched_torus_problem_is_the_corrected_one() -> None:
     assert load_benchmark("AIME24", FOLDER)[28].statement == right.strip()
 
 
+@pytest.mark.slow
 @real_files
 def test_every_gold_answer_of_the_benchmarks_can_be_graded() -> None:
     with Grader() as grader:
