@@ -88,21 +88,17 @@ class Sampler:
             The trajectories, and metrics of all episodes of the step, chosen or not; None if a process was stopped.
         """
         self._before = self._state()
-        mine, self._ahead = self._ahead, None
-        metrics: dict[str, float] = {}
-        if mine is None:
-            metrics |= sync()
-            mine = self._collect(step, on_end, should_stop)
-            synced = True
-        else:
-            synced = False
+        ahead, self._ahead = self._ahead, None
+        metrics = dict(sync()) if ahead is None else {}
+        mine = self._collect(step, on_end, should_stop) if ahead is None else ahead
         trajectories = gather_unless_stopped(None if mine is None else mine.trajectories)
         if mine is None or trajectories is None:
             return None
         collected = self._choose(trajectories, mine.metrics)
         # the engine is free: collect for the next step, or free memory for the update
         if self._config.rollout.overlap and step + 1 < self._config.max_steps:
-            metrics |= {} if synced else sync()
+            if ahead is not None:
+                metrics |= sync()
             self._next = self._state()
             self._pending = self._threads.submit(self._collect, step + 1, lambda _: None, lambda: self._is_closed)
         else:
