@@ -19,22 +19,24 @@ if TYPE_CHECKING:
     from agents.config.training import PPOConfig
 
 
-def estimate_advantages(batch: Batch, old: PolicyOutput, config: PPOConfig, weights: torch.Tensor) -> Advantages:
+def estimate_advantages(
+    batch: Batch, old: PolicyOutput, config: PPOConfig, weights: torch.Tensor, estimate: Estimator | None
+) -> Advantages:
     """Return the targets of an update.
 
     Args:
         batch: ``B`` sequences.
         old: The policy's output before the update, with values for ``gae``.
-        config: Estimator, discount, and importance sampling.
+        config: Discount and importance sampling.
         weights: ``[B, T]``, from :func:`correction`.
+        estimate: From :func:`find_estimator`.
     """
     mask = batch.action_mask
-    if config.advantage == "gae":
+    if estimate is None:
         if old.values is None:
             raise ValueError("Expect values for `gae`, got a policy without a value head.")
         targets = gae(batch.rewards, old.values, mask, gamma=config.gamma, lam=config.lam)
     else:
-        estimate = ESTIMATORS.get(config.advantage) or load_plugin("ppo.advantage", config.advantage, "advantages")
         targets = estimate(batch.rewards, batch.group_ids, mask)
     if config.importance_sampling == "none":
         return targets
@@ -214,6 +216,15 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "rloo": rloo,
 }
 """Estimators that need no values, by name; ``--ppo.advantage module:function`` takes any other :data:`Estimator`."""
+
+
+def find_estimator(name: str) -> Estimator | None:
+    """Return one of :data:`ESTIMATORS`, or a user's own; None for ``gae``, which needs values.
+
+    Raises:
+        ConfigError: A user's own cannot be imported.
+    """
+    return None if name == "gae" else ESTIMATORS.get(name) or load_plugin("ppo.advantage", name, "advantages")
 
 
 def importance_ratio(

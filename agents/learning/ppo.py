@@ -15,6 +15,7 @@ import torch
 from agents.core.distributed import add_up_metrics, size, whole
 from agents.core.plugins import load_plugin
 from agents.core.types import Advantages, Batch, Loss, PolicyOutput
+from agents.learning.advantages import find_estimator
 from agents.learning.batching import deal, micro_batches
 from agents.learning.losses import AGGREGATIONS, Aggregation, entropy_loss, kl_loss, policy_loss, value_loss
 
@@ -45,6 +46,7 @@ class PPO:
         self.policy = policy
         self.config = config
         self._max_completion_length = max_completion_length
+        self.estimate = find_estimator(config.advantage)
         name = config.aggregation
         self._weigh: Aggregation = AGGREGATIONS.get(name) or load_plugin("ppo.aggregation", name, "aggregations")
         rates = (config.learning_rate, config.critic_learning_rate)

@@ -59,7 +59,7 @@ def update(
     metrics = describe_mismatch(batch, old, weights)
 
     # advantages
-    targets = estimate_advantages(batch, old, config, weights)
+    targets = estimate_advantages(batch, old, config, weights, ppo.estimate)
 
     # reference log-probabilities for a KL penalty
     if reference is not None:

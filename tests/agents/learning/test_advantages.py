@@ -12,6 +12,7 @@ from agents.learning.advantages import (
     correction,
     dr_grpo,
     estimate_advantages,
+    find_estimator,
     gae,
     grpo,
     importance_ratio,
@@ -222,10 +223,10 @@ def off_policy() -> tuple[Batch, PolicyOutput]:
 )
 def test_the_configuration_chooses_the_correction(config: PPOConfig, advantages: list[float]) -> None:
     batch, old = off_policy()
-    targets = estimate_advantages(batch, old, config, correction(batch, old, config))
+    targets = estimate_advantages(batch, old, config, correction(batch, old, config), find_estimator(config.advantage))
     assert targets.advantages[:, 1].tolist() == pytest.approx(advantages)
 
 
 def test_gae_without_values_is_rejected() -> None:
     with pytest.raises(ValueError, match="got a policy without a value head"):
-        estimate_advantages(*off_policy(), PPOConfig(advantage="gae"), torch.ones(2, 2))
+        estimate_advantages(*off_policy(), PPOConfig(advantage="gae"), torch.ones(2, 2), find_estimator("gae"))
