@@ -121,7 +121,7 @@ def _read(file: str) -> Mapping[str, Any]:
                 place = f"line {mark.line + 1}: " if mark else ""
                 raise ValueError(f"{place}{getattr(error, 'problem', None) or error}") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"Expect `config` to be a file that can be read, got {file!r}: {one_line(error)}") from error
+        raise ConfigError(f"Expect `config` to be a file that can be read, got {file!r}: {one_line(error)}.") from error
     if not isinstance(read, Mapping):
         raise ConfigError(f"{file}: Expect a mapping of flags to values, got {type(read).__name__}.")
     return read

@@ -70,7 +70,7 @@ class Chat:
         except TemplateError as error:
             roles = [message["role"] for message in messages or ()]
             raise ModelError(
-                f"Expect a chat template that takes messages of the roles {roles}, got: {one_line(error)} "
+                f"Expect a chat template that takes messages of the roles {roles}, got: {one_line(error)}. "
                 "Use `--template raw`, or a prompt without a system message."
             ) from error
         return self._encode(str(text))

@@ -63,10 +63,11 @@ def expect(condition: bool, name: str, expected: str, got: object) -> None:
         raise ConfigError(f"Expect `{name}` {expected}, got {got!r}.")
 
 
-def one_line(error: Exception) -> str:
-    """Return an error as one line that ends in a full stop.
+def one_line(error: BaseException) -> str:
+    """Return an error as one line without a full stop, at most 300 characters of it.
 
-    >>> one_line(OSError("no   network today"))
-    'no network today.'
+    >>> one_line(OSError("no   network today."))
+    'no network today'
     """
-    return (" ".join(str(error).split()) or type(error).__name__).removesuffix(".") + "."
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text[:300]} [...]" if len(text) > 300 else text.removesuffix(".")

@@ -63,7 +63,7 @@ def load_plugin(flag: str, name: str, group: str) -> Any:
         else:
             found = entry_points(group=f"agents.{group}")[name].load()
     except Exception as error:  # importing runs the user's code, which may raise anything
-        raise ConfigError(f"Expect `{flag}` to be importable, got {name!r}: {one_line(error)}") from error
+        raise ConfigError(f"Expect `{flag}` to be importable, got {name!r}: {one_line(error)}.") from error
     if not callable(found):
         raise ConfigError(f"Expect `{flag}` to be a function, got {name!r}, which is a {type(found).__name__}.")
     return found

@@ -218,7 +218,7 @@ class VllmEngine:
             yield
         except Exception as error:
             self._running.clear()
-            raise EngineFault(f"vLLM failed: {one_line(error)}") from error
+            raise EngineFault(f"vLLM failed: {one_line(error)}.") from error
 
     def release(self, request_id: int) -> None:
         """Discard a request; its prefix stays cached until vLLM needs the memory."""

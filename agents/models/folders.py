@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agents.core.errors import ModelError
+from agents.core.errors import ModelError, one_line
 
 Log = Callable[[str], Any]
 """Receives one line for the user."""
@@ -77,11 +77,5 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
     except OSError as error:
         if missing_part(target) is not None:  # otherwise another process was faster, with the same result
             raise ModelError(
-                f"Cannot create {target}: {first_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
+                f"Cannot create {target}: {one_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return an exception's class and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from agents.core.errors import ModelError
-from agents.models.folders import Log, first_line, missing_part
+from agents.core.errors import ModelError, one_line
+from agents.models.folders import Log, missing_part
 
 HUB_TIMEOUT_S = 3.0
 
@@ -39,7 +39,7 @@ def hub_problem(name: str) -> str | None:
             HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
             answer.append(None)
         except Exception as error:
-            answer.append(first_line(error))
+            answer.append(one_line(error))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -59,7 +59,7 @@ def hub_download(name: str, log: Log) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS)))
     except Exception as error:
-        raise ModelError(f"Downloading {name!r} from the hub failed, try again: {first_line(error)}") from error
+        raise ModelError(f"Downloading {name!r} from the hub failed, try again: {one_line(error)}") from error
     missing = missing_part(folder)
     if missing is not None:
         raise ModelError(f"Expect {name!r} on the hub to be a transformers model, but it has no {missing}")

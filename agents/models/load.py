@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.core.errors import ModelError
-from agents.models.folders import TOKENIZER_FILES, existing, first_line, has_tokenizer
+from agents.core.errors import ModelError, one_line
+from agents.models.folders import TOKENIZER_FILES, existing, has_tokenizer
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many classes for broken files
-        raise ModelError(f"Expect a tokenizer in {folder}, could not load one: {first_line(error)}") from error
+        raise ModelError(f"Expect a tokenizer in {folder}, could not load one: {one_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"Expect the tokenizer in {folder} to name an `eos_token`, which ends an answer; it has none")
     if tokenizer.pad_token_id is None:
@@ -61,7 +61,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> PreTrainedModel:
                 folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
             )
     except Exception as error:
-        raise ModelError(f"Expect a causal language model in {folder}: {first_line(error)}") from error
+        raise ModelError(f"Expect a causal language model in {folder}: {one_line(error)}") from error
     model: PreTrainedModel
     model, report = loaded
     missing = sorted(report["missing_keys"])

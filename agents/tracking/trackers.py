@@ -95,7 +95,7 @@ def open_tracker(name: str, folder: Path, config: Mapping[str, Any], *, run_id: 
         )
     except Exception as error:  # each library has classes of its own
         raise ServiceError(
-            f"Expect {name} to start a run, got: {one_line(error)} Remove it from --report-to to train without it."
+            f"Expect {name} to start a run, got: {one_line(error)}. Remove it from --report-to to train without it."
         ) from error
     return run
 
@@ -158,7 +158,7 @@ class MetricsLog:
             except Exception as error:  # a broken network must not end training
                 del self._trackers[name]
                 self._warn(
-                    f"Warning: {name} failed and gets no more metrics; metrics.jsonl has them all: {one_line(error)}"
+                    f"Warning: {name} failed and gets no more metrics; metrics.jsonl has them all: {one_line(error)}."
                 )
 
 

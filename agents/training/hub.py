@@ -39,11 +39,11 @@ class HubUpload(Callback):
             made = self._api.create_repo(name, private=config.hub_private_repo or None, exist_ok=True)
         except (HfHubHTTPError, HFValidationError) as error:
             raise ConfigError(
-                f"Expect a valid repository {name!r} and a token with write access to it, got: {one_line(error)}"
+                f"Expect a valid repository {name!r} and a token with write access to it, got: {one_line(error)}."
             ) from error
         except Exception as error:  # the HTTP library has its own classes
             raise ServiceError(
-                f"Expect to reach the hub for --push-to-hub, got: {one_line(error)} Drop the flag to push later."
+                f"Expect to reach the hub for --push-to-hub, got: {one_line(error)}. Drop the flag to push later."
             ) from error
         self.repo_id = made.repo_id
 
@@ -65,6 +65,6 @@ class HubUpload(Callback):
             excluded = [word for name in _NOT_UPLOADED for word in ("--exclude", name)]
             later = shlex.join(["hf", "upload", self.repo_id, str(path), ".", *excluded])
             raise ServiceError(
-                f"Could not push {path}: {one_line(error)} The run is saved; push it later with: {later}"
+                f"Could not push {path}: {one_line(error)}. The run is saved; push it later with: {later}"
             ) from error
         run.log(f"Pushed {path} to {commit.repo_url.url}.")

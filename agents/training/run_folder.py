@@ -34,7 +34,7 @@ def claim(config: TrainConfig) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"Expect `output_dir` to be a folder, got {folder}: {one_line(error)}") from error
+        raise ConfigError(f"Expect `output_dir` to be a folder, got {folder}: {one_line(error)}.") from error
     found = checkpoint.checkpoints(folder)
     if not config.resume:
         if found:
