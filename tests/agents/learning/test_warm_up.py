@@ -1,17 +1,14 @@
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import gymnasium
 import pytest
 import torch
 
-from agents.core.chat import Chat
 from agents.core.errors import ModelError
 from agents.learning.warm_up import Script, arithmetic_code, encode_script, scripted_solution, warm_up
-from agents.models.load import load_model, load_tokenizer
-from agents.models.tiny import build_tiny
+from agents.models.load import load_model
 from cir_env.problems.problem_set import ProblemSet
 
 SUMS = [(f"What is {a} + {b}?", str(a + b)) for a in range(10, 30) for b in range(10, 30)]
@@ -19,18 +16,6 @@ SUMS = [(f"What is {a} + {b}?", str(a + b)) for a in range(10, 30) for b in rang
 
 def quiet(line: str) -> None:
     """Discards log lines."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("tiny")
-    build_tiny(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def chat(folder: Path) -> Chat:
-    return Chat(load_tokenizer(folder))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,8 +77,8 @@ def test_only_the_policys_tokens_are_learned(chat):
 
 
 @pytest.mark.slow
-def test_a_warmed_up_policy_sometimes_writes_code_and_sometimes_guesses(folder, chat):
-    model, lines = load_model(folder), []
+def test_a_warmed_up_policy_sometimes_writes_code_and_sometimes_guesses(tiny, chat):
+    model, lines = load_model(tiny), []
     report = warm_up(model, chat, SUMS, steps=100, batch_size=8, code_fraction=0.4, log=lines.append)
     first = torch.tensor([chat.encode_prompt(prompt) for prompt, _ in SUMS[:20]])
     chances = model(first).logits[:, -1].softmax(-1).mean(0)
@@ -106,10 +91,10 @@ def test_a_warmed_up_policy_sometimes_writes_code_and_sometimes_guesses(folder, 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_same_seed_warms_up_to_the_same_weights(folder, chat):
+def test_the_same_seed_warms_up_to_the_same_weights(tiny, chat):
     weights = []
     for seed in (1, 1, 2):
-        model = load_model(folder)
+        model = load_model(tiny)
         warm_up(model, chat, SUMS, seed=seed, steps=2, batch_size=2, log=quiet)
         weights.append(model.get_input_embeddings().weight.detach())
     assert torch.equal(weights[0], weights[1])
@@ -132,18 +117,18 @@ def test_the_same_seed_warms_up_to_the_same_weights(folder, chat):
         ),
     ],
 )
-def test_problems_without_a_script_are_rejected(problems, message, folder, chat):
+def test_problems_without_a_script_are_rejected(problems, message, tiny, chat):
     with pytest.raises(ModelError) as caught:
-        warm_up(load_model(folder), chat, problems, log=quiet)
+        warm_up(load_model(tiny), chat, problems, log=quiet)
     assert str(caught.value) == message
 
 
-def test_a_model_that_is_not_float32_is_refused(folder, chat):
+def test_a_model_that_is_not_float32_is_refused(tiny, chat):
     with pytest.raises(ModelError, match=r"^Expect a float32 model to warm up, got torch\.bfloat16\.$"):
-        warm_up(load_model(folder, "bfloat16"), chat, SUMS, log=quiet)
+        warm_up(load_model(tiny, "bfloat16"), chat, SUMS, log=quiet)
 
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": 0}, {"code_fraction": 1.5}])
-def test_settings_out_of_range_are_refused(change, folder, chat):
+def test_settings_out_of_range_are_refused(change, tiny, chat):
     with pytest.raises(ModelError, match=r"^Expect `steps` and `batch_size` of at least 1 and `code_fraction` in "):
-        warm_up(load_model(folder), chat, SUMS, log=quiet, **change)
+        warm_up(load_model(tiny), chat, SUMS, log=quiet, **change)

@@ -1,16 +1,15 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from agents.models import find, smollm2
-from agents.models.tiny import build_tiny
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "made"
-    build_tiny(made)
-    return made
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's folder, to be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "made"))
 
 
 @pytest.fixture

@@ -1,27 +1,12 @@
 import unicodedata
-from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from agents.core.chat import Chat
 from agents.models.load import load_model, load_tokenizer
 from agents.models.tiny import build_tiny, byte_tokenizer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("tiny")
-    build_tiny(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def chat(folder: Path) -> Chat:
-    return Chat(load_tokenizer(folder))
 
 
 @given(st.text())
@@ -36,15 +21,15 @@ def test_every_text_round_trips_with_one_token_per_byte(text):
 TOKENIZER = byte_tokenizer()
 
 
-def test_a_loaded_tokenizer_encodes_like_the_saved_one(folder):
-    loaded = AutoTokenizer.from_pretrained(folder)
+def test_a_loaded_tokenizer_encodes_like_the_saved_one(tiny):
+    loaded = AutoTokenizer.from_pretrained(tiny)
     text = "Ünï 12 + 3 = \n```python\n\tprint('e\u0301')\r\n```\n<|im_end|>"
     assert loaded.encode(text) == TOKENIZER.encode(text)
     assert loaded.decode(loaded.encode("12  + 3 !\n\n")) == "12  + 3 !\n\n"
 
 
-def test_the_tokenizer_names_its_special_tokens(folder):
-    tokenizer = load_tokenizer(folder)
+def test_the_tokenizer_names_its_special_tokens(tiny):
+    tokenizer = load_tokenizer(tiny)
     assert len(tokenizer) == 256 + 3
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     assert tokenizer.encode("<|im_end|>") == [tokenizer.eos_token_id]
@@ -56,8 +41,8 @@ def test_the_chat_template_opens_the_assistants_turn(chat):
     assert chat.tokenizer.decode(ids) == expected
 
 
-def test_the_model_is_small_and_ties_its_embeddings(folder):
-    model = load_model(folder)
+def test_the_model_is_small_and_ties_its_embeddings(tiny):
+    model = load_model(tiny)
     assert 100_000 < model.num_parameters() < 400_000
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.generation_config.eos_token_id == TOKENIZER.eos_token_id
