@@ -33,6 +33,7 @@ from agents.core.errors import AgentsError, expect
 from agents.core.files import write_json
 from agents.core.tables import table
 from agents.rollout.episode import TurnRules
+from agents.tracking.curves import Curve, draw_curves, mark_budget_changes
 from agents.tracking.history import TrainingRun, load_training_run
 from agents.training.checkpoint import checkpoints
 from cir_env.errors import CirEnvError
@@ -237,15 +238,10 @@ def plot(runs: Mapping[Arm, Sequence[TrainingRun]], path: Path) -> None:
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = list(figure.subplots(2, 4, sharex=True, sharey=True).flat)
     for axis, (question, arms) in zip(axes, QUESTIONS.items(), strict=False):
-        for arm in arms:
-            _curve(axis, arm, runs.get(arm, ()))
-        for step, budget in runs["recipe"][0].budget_changes if "recipe" in runs else ():
-            axis.axvline(step, color="black", linestyle=":", linewidth=1)
-            axis.annotate(f"budget {budget:g}", (step, 1.0), rotation=90, va="top", ha="right", fontsize="x-small")
+        draw_curves(axis, [_mean(axis, arm, runs[arm]) for arm in arms if arm in runs], is_rate=True)
+        if "recipe" in runs:
+            mark_budget_changes(axis, runs["recipe"][0].budget_changes, color="black")
         axis.set_title(question, fontsize="medium")
-        axis.set_ylim(-0.03, 1.03)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
         axis.tick_params(labelbottom=True)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize="small", loc="lower right")
@@ -256,16 +252,15 @@ def plot(runs: Mapping[Arm, Sequence[TrainingRun]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _curve(axis: Axes, arm: Arm, runs: Sequence[TrainingRun]) -> None:
-    """Draw an arm's mean and band."""
+def _mean(axis: Axes, arm: Arm, runs: Sequence[TrainingRun]) -> Curve:
+    """Draw an arm's band, and return its mean."""
     series = [dict(run.series("accuracy")) for run in runs]
-    steps = sorted(set.intersection(*map(set, series))) if series else []
-    if not steps:
-        return
+    steps = sorted(set.intersection(*map(set, series)))
     values = [[each[step] for each in series] for step in steps]
     color = f"C{list(ARMS).index(arm)}"
-    axis.plot(steps, [fmean(v) for v in values], "o-", markersize=3, color=color, label=arm)
     axis.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.2, linewidth=0)
+    points = [(step, fmean(v)) for step, v in zip(steps, values, strict=True)]
+    return Curve(points=points, color=color, marker="o", label=arm)
 
 
 def write_report(config: Config, base: TrainConfig) -> str | None:
