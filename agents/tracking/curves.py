@@ -1,4 +1,4 @@
-"""Learning curves with matplotlib, for the model card, the HTML page and ``benchmarks/plot_training.py``."""
+"""Learning curves with matplotlib, for the model card, the HTML page, benchmarks and experiments."""
 
 from __future__ import annotations
 
