@@ -42,6 +42,7 @@ from cir_env.problems.contamination import decontaminate as drop_benchmark_probl
 from cir_env.problems.load import is_procedural, load_problems, with_answer_type
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
+from cir_env.problems.splits import TEST_SHARE, statement_keys
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
@@ -142,7 +143,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     - `problems` ("arithmetic"): a `ProblemSet`, or a string that `cir_env.problems.load` resolves: a generator, a data
       set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`.
-    - `split` ("train"): "train" or "test".
+    - `split` (None): "train" or "test". A single file is divided by a hash of the statements, so that equal statements
+      are in the same split; `ProblemSet`s and benchmarks have no splits. By default all problems of a file, and the
+      train split of anything else.
+    - `test_share` (0.05): share of a single file in its test split, from 0 (all for "train") to 1 (all for "test").
     - `decontaminate` (None): folder with benchmark files. Training problems that overlap with a benchmark, by the rules
       of `cir_env.problems.contamination`, are dropped. The attribute `data_summary` reports how many.
     - `answer_type` (None): how to compare answers, for all problems: "number?rel_tol=0.01", "choice", "set",
@@ -200,7 +204,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self,
         *,
         problems: ProblemSet | str | os.PathLike[str] = "arithmetic",
-        split: str = "train",
+        split: Literal["train", "test"] | None = None,
+        test_share: float = TEST_SHARE,
         decontaminate: str | os.PathLike[str] | None = None,
         answer_type: str | None = None,
         interaction_budget: int = 2,
@@ -230,10 +235,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             ProblemError: The problems cannot be found or read, or an answer does not fit `answer_type`.
         """
         self._template, self._system_prompt = find_prompt(prompt), find_system_prompt(system_prompt)
-        self.problems = load_problems(problems, split)
+        self.problems = load_problems(problems, split, test_share=test_share)
         if decontaminate is not None:
             self.problems = drop_benchmark_problems(self.problems, decontaminate)
-        unchecked = decontaminate is None and not is_procedural(problems)
+        unchecked = decontaminate is None and split != "test" and not is_procedural(problems)
         self.data_summary = self.problems.summary() + ("; not checked against benchmarks" if unchecked else "")
         if answer_type is not None:
             self.problems = with_answer_type(self.problems, answer_type)
@@ -394,6 +399,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """
         episode = self._episode
         return BlockScanner() if episode and not episode.over and self._block_ends_action(episode) else None
+
+    @property
+    def statement_keys(self) -> tuple[str, ...]:
+        """A hash of each problem's statement, the same for statements that differ only in layout."""
+        return statement_keys(self.problems)
 
     @property
     def in_progress(self) -> bool:

@@ -11,6 +11,9 @@
 | `dapo+still3+mixed` | the union of several sets, without repetitions |
 | `dapo*3+mixed` | a weighted mixture: of every four problems in a row, three of the first set and one of the second |
 
+Generators, data sets and folders have splits of their own. A single file is divided by a hash of the statements
+(`splits`), unless all of it is asked for. Benchmarks have no splits.
+
 Options follow a data set or a path like a query string, as in `hub:OWNER/NAME?statement=question&answer=gold`: the
 names of its `Fields`; `revision` and `config` of a data set; `fields=dapo` for a local copy of a named data set. Write
 a space as `%20` and a plus sign as `%2B`.
@@ -19,17 +22,18 @@ a space as `%20` and a plus sign as `%2B`.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from cir_env.errors import ProblemError, did_you_mean, parse_spec
+from cir_env.errors import OptionError, ProblemError, check_number, did_you_mean, parse_spec
 from cir_env.grading.answer_types import find_answer_type
 from cir_env.problems import generators
 from cir_env.problems.benchmarks import load_benchmark
 from cir_env.problems.families import GENERATORS
 from cir_env.problems.mixtures import mix, unite
 from cir_env.problems.problem_set import DEFAULT_SIZES, ProblemSet, check_split
+from cir_env.problems.splits import TEST_SHARE, divide
 
 _PART = re.compile(r"(?P<name>.*?)(?:\*(?P<weight>\d+))?", re.DOTALL)
 Options = tuple[tuple[str, str], ...]
@@ -57,49 +61,71 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 """Named data sets: their name on the hub, and their fields. Both wrap an instruction around the problem."""
 
 
-def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> ProblemSet:
-    """Load the problems that a spec names; the same spec gives the same object within a process.
+def load_problems(
+    spec: "ProblemSet | str | os.PathLike[str]", split: str | None = None, *, test_share: float = TEST_SHARE
+) -> ProblemSet:
+    """Load the problems that a spec names; the same arguments give the same object within a process.
 
     Args:
         spec: A problem set (returned as it is), a path, or a string as in the table above.
-        split: "train" or "test". Problem sets, benchmarks and single files have no splits: both give all problems.
+        split: "train" or "test"; problem sets and benchmarks have no splits, and give all problems. By default all
+            problems of a file, and the train split of anything else.
+        test_share: Share of a single file that is its test split, from 0 to 1.
 
     Raises:
-        ProblemError: Nothing has that name, or it cannot be read.
+        OptionError: `test_share` is out of range.
+        ProblemError: Nothing has that name, it cannot be read, or it is too small to be divided.
 
     >>> load_problems("products*3+arithmetic", "test").summary()
     "500 problems of 'products*3+arithmetic'; 375 of 375 of 'products/test'; 125 of 125 of 'arithmetic/test'"
     """
-    check_split(split)
+    if split is not None:
+        check_split(split)
+    if not 0 <= check_number("test_share", test_share) <= 1:
+        raise OptionError(f"Expect `test_share` to be from 0 to 1, got {test_share}.")
     if isinstance(spec, ProblemSet):
         return spec
+    wanted = _Wanted(split=split or "train", test_share=None if split is None else test_share)
     if isinstance(spec, os.PathLike):
-        return _load_path(os.fspath(spec), (), split)
+        return _load_path(os.fspath(spec), (), wanted)
     if not isinstance(spec, str):
         raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
     parts = _parts(spec)
     if any(weight is not None for _, weight in parts):
-        return _load_weighted([(name, int(weight or 1)) for name, weight in parts], split, spec)
+        return _load_weighted([(name, int(weight or 1)) for name, weight in parts], wanted, spec)
     if len(parts) == 1 or generators.is_name(spec):
-        return _load_one(spec, split)
-    return unite(tuple(_load_one(name, split) for name, _ in parts), spec)
+        return _load_one(spec, wanted)
+    return unite(tuple(_load_one(name, wanted) for name, _ in parts), spec)
 
 
-def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> dict[str, ProblemSet]:
-    """Load benchmarks and problem files for an evaluation.
+def load_sets(
+    names: Iterable[str],
+    folder: str | os.PathLike[str] | None,
+    *,
+    held_out: str | None = None,
+    test_share: float = TEST_SHARE,
+) -> dict[str, ProblemSet]:
+    """Load problem sets for an evaluation.
 
     Args:
-        names: Names of benchmarks, and paths that end in `.jsonl` or `.parquet`.
+        names: Names of benchmarks, and paths that end in `.jsonl` or `.parquet`: all problems of these files.
         folder: Folder of the benchmarks, as for `load_benchmark`.
+        held_out: Without any names, a spec as for `load_problems`, of which the test split is loaded.
+        test_share: As for `load_problems`.
 
     Returns:
         The problem sets by name.
 
     Raises:
-        ProblemError: Nothing has such a name, or it cannot be read.
+        OptionError, ProblemError: As for `load_problems`.
     """
-    are_files = {name: parse_spec(name)[0].endswith(tuple(_READERS)) for name in names}
-    return {n: load_problems(n, "test") if is_file else load_benchmark(n, folder) for n, is_file in are_files.items()}
+    sets = {
+        name: load_problems(name) if parse_spec(name)[0].endswith(tuple(_READERS)) else load_benchmark(name, folder)
+        for name in names
+    }
+    if sets or held_out is None:
+        return sets
+    return {held_out: load_problems(held_out, "test", test_share=test_share)}
 
 
 def is_procedural(spec: object) -> bool:
@@ -125,6 +151,16 @@ def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
     return _with_answer_type(problems, answer_type)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which problems of each source are wanted."""
+
+    split: str
+    """The split of sources that have splits of their own."""
+    test_share: float | None
+    """Share of a single file in its test split; None: all problems of a file are wanted."""
+
+
 def _parts(spec: str) -> list[tuple[str, str | None]]:
     """Split a mixture into its parts, each with its weight or None."""
     if os.path.exists(parse_spec(spec)[0]):  # a file name may contain "+" and "*"
@@ -132,34 +168,34 @@ def _parts(spec: str) -> list[tuple[str, str | None]]:
     return [(part["name"], part["weight"]) for text in spec.split("+") if (part := _PART.fullmatch(text))]
 
 
-def _load_weighted(parts: Sequence[tuple[str, int]], split: str, name: str) -> ProblemSet:
+def _load_weighted(parts: Sequence[tuple[str, int]], wanted: _Wanted, name: str) -> ProblemSet:
     """Load a weighted mixture; a generator gives as many problems as the other sets allow for."""
     weights = tuple(weight for _, weight in parts)
     if min(weights) < 1:
         raise ProblemError(f"Expect weights of at least 1 in `problems`, got {name!r}.")
-    found = {place: _load_one(part, split) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
+    found = {place: _load_one(part, wanted) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
     rounds = min((len(there) // weights[place] for place, there in found.items()), default=0)
-    rounds = rounds or max(1, DEFAULT_SIZES[split] // sum(weights))  # `mix` reports a set that is too small
+    rounds = rounds or max(1, DEFAULT_SIZES[wanted.split] // sum(weights))  # `mix` reports a set that is too small
     sets = (
-        found[place] if place in found else ProblemSet.generate(part, split=split, size=rounds * weight)
+        found[place] if place in found else ProblemSet.generate(part, split=wanted.split, size=rounds * weight)
         for place, (part, weight) in enumerate(parts)
     )
     return mix(tuple(sets), weights, name)
 
 
-def _load_one(spec: str, split: str) -> ProblemSet:
+def _load_one(spec: str, wanted: _Wanted) -> ProblemSet:
     if generators.is_name(spec):
-        return ProblemSet.generate(spec, split=split)
+        return ProblemSet.generate(spec, split=wanted.split)
     name, options = parse_spec(spec)
     kind, _, rest = name.partition(":")
     if kind == "benchmark":
         return _load_benchmark(rest, options)
     if kind == "hub":
-        return _load_hub(rest, split, options)
+        return _load_hub(rest, wanted.split, options)
     if name in DATA_SETS:
         hub_name, fields = DATA_SETS[name]
-        return _load_hub(hub_name, split, (*fields.items(), *options))
-    return _load_path(name, options, split)
+        return _load_hub(hub_name, wanted.split, (*fields.items(), *options))
+    return _load_path(name, options, wanted)
 
 
 def _load_benchmark(name: str, options: Options) -> ProblemSet:
@@ -170,8 +206,9 @@ def _load_benchmark(name: str, options: Options) -> ProblemSet:
     return load_benchmark(name, folder)
 
 
-def _load_path(name: str, options: Options, split: str) -> ProblemSet:
-    path = _file_of_split(Path(name), split) if os.path.isdir(name) else Path(name)
+def _load_path(name: str, options: Options, wanted: _Wanted) -> ProblemSet:
+    has_splits = os.path.isdir(name)
+    path = _file_of_split(Path(name), wanted.split) if has_splits else Path(name)
     if path.suffix not in _READERS or not os.path.isfile(path):
         raise ProblemError(
             f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
@@ -179,7 +216,8 @@ def _load_path(name: str, options: Options, split: str) -> ProblemSet:
             f"{name!r}.{did_you_mean(name, [*GENERATORS, *DATA_SETS])}"
         )
     stat = path.stat()
-    return _load_file(path.resolve(), options, stat.st_mtime_ns, stat.st_size)
+    problems = _load_file(path.resolve(), options, stat.st_mtime_ns, stat.st_size)
+    return problems if has_splits or wanted.test_share is None else divide(problems, wanted.split, wanted.test_share)
 
 
 _READERS = {".jsonl": ProblemSet.from_jsonl, ".parquet": ProblemSet.from_parquet}

@@ -300,17 +300,21 @@ def test_a_name_is_loaded_once_per_process() -> None:
     assert (len(load_problems("products", "train")), len(load_problems("products", "test"))) == (10_000, 500)
 
 
-def test_sets_and_files_have_no_splits(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", ROW, ROW)
+def test_a_problem_set_has_no_splits() -> None:
     abc = problems("a")
-    assert load_problems(abc, "test") is abc
-    assert load_problems(str(path), "train") is load_problems(path, "test")
+    assert load_problems(abc, "test") is load_problems(abc, "train") is load_problems(abc) is abc
+
+
+def test_a_file_is_read_once_and_gives_all_problems_unless_a_split_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROW, OTHER)
+    assert load_problems(str(path)) is load_problems(path)
+    assert (load_problems(path).name, len(load_problems(path))) == ("a", 2)
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
-    load_problems(path, "train")
-    assert len(load_problems(write(path, ROW, OTHER), "train")) == 2
+    load_problems(path)
+    assert len(load_problems(write(path, ROW, OTHER))) == 2
 
 
 def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
@@ -346,7 +350,7 @@ def test_a_spec_of_another_type_is_an_error() -> None:
 def test_a_spec_may_name_its_fields(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "What is 1 + 1?", "gold": 2}\n')
-    (problem,) = load_problems(f"{path}?statement=question&answer=gold", "train")
+    (problem,) = load_problems(f"{path}?statement=question&answer=gold")
     assert (problem.statement, problem.answer) == ("What is 1 + 1?", "2")
 
 
