@@ -154,11 +154,19 @@ def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None =
 def decode_row(line: bytes) -> Any:
     """Decode one line of JSON; a malformed line gives an error for `problem_from_row` to raise."""
     try:
-        return json.loads(line.decode())
+        row = json.loads(line.decode())
     except UnicodeDecodeError as error:
         return BadRowError(f"Expect UTF-8, got {error.reason}.")
     except (ValueError, RecursionError) as error:
         return BadRowError(f"Expect a JSON object, got {first_line(error)}.")
+    if b"\\u" in line and isinstance(row, dict):  # only an escape can be half of a pair
+        for field in row.items():
+            try:
+                json.dumps(field, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                lone = error.object[error.start]
+                return BadRowError(f"Expect field {field[0]!r} to be Unicode text, got the lone surrogate {lone!r}.")
+    return row
 
 
 def first_line(error: BaseException) -> str:

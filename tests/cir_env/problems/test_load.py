@@ -83,11 +83,22 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends_are_ignored(tmp_path:
         ({"problem": "?", "answer": True}, "Expect field 'answer' to be text or a number, got bool."),
         ('{"problem": "?", "answer": NaN}', "Expect field 'answer' to be a finite number, got nan."),
         ({**OTHER, "id": "a"}, "Expect distinct ids, got 'a' again."),
+        (
+            r'{"problem": "bad \ud800", "answer": "2"}',
+            r"Expect field 'problem' to be Unicode text, got the lone surrogate '\ud800'.",
+        ),
+        ({**OTHER, "tags": [{"of": "\udc00x"}]}, r"Expect field 'tags' to be Unicode text, got the lone surrogate"),
+        ({**OTHER, "\ud83d": 1}, r"Expect field '\ud83d' to be Unicode text, got the lone surrogate '\ud83d'."),
     ],
 )
 def test_a_bad_row_is_reported_by_file_and_line(tmp_path: Path, row: Any, expected: str) -> None:
     path = write(tmp_path / "a.jsonl", {**ROW, "id": "a"}, "", row)
     assert message(lambda: ProblemSet.from_jsonl(path)).startswith(f"{path}, line 3: {expected}")
+
+
+def test_an_escaped_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", r'{"problem": "\ud83d\ude42 + 1?", "answer": "2"}')
+    assert ProblemSet.from_jsonl(path)[0].statement == "🙂 + 1?"
 
 
 def test_bytes_that_are_not_utf8_are_a_bad_row(tmp_path: Path) -> None:
