@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from agents import cli
-from agents.config.evaluation import PAPER_SETS, EvalConfig
+from agents.config.evaluation import EvalConfig
 from agents.core.errors import AgentsError
 
 
@@ -43,8 +43,7 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
         from cir_env.fingerprint import fingerprint
         from cir_env.problems.load import load_sets
 
-        env, names = config.env, config.names or (PAPER_SETS if config.benchmarks else ())
-        whole = load_sets(names, config.benchmarks, held_out=env.problems, test_share=env.test_share)
+        whole = load_sets(config.set_names, config.benchmarks, held_out=config.env.problems, **config.env.reading)
         print(*(f"Problems: {problems.summary()}." for problems in whole.values()), sep="\n")
         sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
         folders = run(config, sets, about=partial(fingerprint, sets), command=command)

@@ -39,7 +39,7 @@ from cir_env.errors import (
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
-from cir_env.problems.load import is_procedural, load_problems, with_answer_type
+from cir_env.problems.load import is_procedural, load_problems
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
 from cir_env.problems.splits import TEST_SHARE, statement_keys
@@ -152,6 +152,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `answer_type` (None): how to compare answers, for all problems: "number?rel_tol=0.01", "choice", "set",
       "interval", "module:function" (your own verifier) and others; see `cir_env.grading.answer_types`. By default each
       problem has its own type, usually "math", which follows the paper.
+    - `unreadable` ("error"): what to do about a problem whose gold answer cannot be read as its answer type. "error":
+      an error that names file and line. "exclude": drop the problem; a warning says which ones were dropped and why.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
     - `observation` ("transcript"): "transcript" or "feedback".
     - `prompt` ("cir"): a key of `cir_env.PROMPTS`; a path that ends in .txt or .md, to a template that contains
@@ -208,6 +210,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         test_share: float = TEST_SHARE,
         decontaminate: str | os.PathLike[str] | None = None,
         answer_type: str | None = None,
+        unreadable: Literal["error", "exclude"] = "error",
         interaction_budget: int = 2,
         observation: Literal["transcript", "feedback"] = "transcript",
         prompt: Prompt = "cir",
@@ -235,13 +238,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             ProblemError: The problems cannot be found or read, or an answer does not fit `answer_type`.
         """
         self._template, self._system_prompt = find_prompt(prompt), find_system_prompt(system_prompt)
-        self.problems = load_problems(problems, split, test_share=test_share)
+        self.problems = load_problems(
+            problems, split, test_share=test_share, answer_type=answer_type, unreadable=unreadable
+        )
         if decontaminate is not None:
             self.problems = drop_benchmark_problems(self.problems, decontaminate)
         unchecked = decontaminate is None and split != "test" and not is_procedural(problems)
         self.data_summary = self.problems.summary() + ("; not checked against benchmarks" if unchecked else "")
-        if answer_type is not None:
-            self.problems = with_answer_type(self.problems, answer_type)
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
         self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
         self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)

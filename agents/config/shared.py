@@ -24,6 +24,8 @@ class EnvArguments:
     """Share of a single file's problems that is held out from training: its test split. 0: none, 1: all."""
     answer_type: str | None = None
     """How all answers are compared, such as number?rel_tol=0.01, choice or module:function. None: as problems say."""
+    unreadable: Literal["error", "exclude"] = "error"
+    """Refuse problems whose right answer cannot be read, or exclude them with a warning."""
     prompt: str = "cir"
     """Prompt: a template's name, a .txt or .md file with {problem} in it, or module:function."""
     system_prompt: str | None = None
@@ -62,6 +64,11 @@ class EnvArguments:
     def is_code_math(self) -> bool:
         """Whether it is this repository's environment."""
         return self.id in ("cir_env:CodeMath-v0", "CodeMath-v0")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the environment reads problems: some of its keyword arguments."""
+        return {name: getattr(self, name) for name in ("test_share", "answer_type", "unreadable")}
 
     def kwargs(self, *, split: str) -> dict[str, Any]:
         """Return the keyword arguments of ``gymnasium.make``."""

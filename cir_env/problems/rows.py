@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cir_env.errors import ProblemError
+from cir_env.errors import OptionError, ProblemError
+from cir_env.grading.answer_types import check_gold, find_answer_type
 from cir_env.parsing import last_boxed
 from cir_env.problems.problem import Problem
 
@@ -59,7 +60,13 @@ class BadRowError(Exception):
     """A row is not a valid problem."""
 
 
-def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -> Problem:
+class UnreadableAnswerError(BadRowError):
+    """The gold answer of a row is not of its answer type."""
+
+
+def problem_from_row(
+    row: Any, names: Fields, *, source: str, default_id: str, answer_type: str | None = None
+) -> Problem:
     """Convert a row to a problem.
 
     Args:
@@ -67,10 +74,11 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
         names: The names of its fields.
         source: The source of the problem.
         default_id: The id if the row has none.
+        answer_type: The answer type; None: that of the row.
 
     Raises:
-        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, or an answer that does not
-            fit its answer type.
+        UnreadableAnswerError: The answer does not fit its answer type.
+        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, or an unknown answer type.
     """
     if isinstance(row, BadRowError):
         raise row
@@ -82,24 +90,32 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
         if boxed is None or not boxed.strip():
             raise BadRowError(f"Expect an answer in \\boxed{{}} in field {names.answer!r}, got none.")
         answer = boxed.strip()
-    answer_type = _text(row, names.answer_type, role="answer_type", default="math")
-    if ":" in answer_type:  # a data set must not choose which function is called on this machine
-        raise BadRowError(
-            f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {answer_type!r}. Pass "
-            "'module:function' as `answer_type` to the environment."
-        )
+    origin = ""
+    if answer_type is None:
+        answer_type = _text(row, names.answer_type, role="answer_type", default="math")
+        origin = f" The type comes from field {names.answer_type!r}." if _find(row, names.answer_type) else ""
+        if ":" in answer_type:  # a data set must not choose which function is called on this machine
+            raise BadRowError(
+                f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {answer_type!r}. Pass "
+                "'module:function' as `answer_type` to the environment."
+            )
     try:
-        return Problem(
-            id=_text(row, names.id, role="id", default=default_id),
-            statement=_unwrap(_text(row, names.statement, role="statement"), names),
-            answer=answer,
-            source=source,
-            subject=_text(row, names.subject, role="subject", default=""),
-            level=_text(row, names.level, role="level", default=""),
-            answer_type=answer_type,
-        )
-    except ProblemError as error:
-        raise BadRowError(f"{error} The type comes from field {names.answer_type!r}.") from None
+        find_answer_type(answer_type)
+    except OptionError as error:
+        raise BadRowError(f"{error}{origin}") from None
+    try:
+        check_gold(answer_type, answer)
+    except OptionError as error:
+        raise UnreadableAnswerError(f"{error}{origin}") from None
+    return Problem(
+        id=_text(row, names.id, role="id", default=default_id),
+        statement=_unwrap(_text(row, names.statement, role="statement"), names),
+        answer=answer,
+        source=source,
+        subject=_text(row, names.subject, role="subject", default=""),
+        level=_text(row, names.level, role="level", default=""),
+        answer_type=answer_type,
+    )
 
 
 def _unwrap(text: str, names: Fields) -> str:

@@ -262,7 +262,8 @@ def test_a_parquet_file_may_set_the_answer_type(tmp_path: Path) -> None:
     [
         (
             {"problem": "?", "answer": "42", "answer_type": "choice"},
-            "Expect a right answer of type 'choice', got '42'. The type comes from field 'answer_type'.",
+            "Expect a right answer of type 'choice', got '42'. The type comes from field 'answer_type'. Correct it, or "
+            "drop such rows: set `unreadable` to 'exclude'.",
         ),
         (
             {"problem": "?", "answer": "42", "answer_type": "sett"},
