@@ -96,6 +96,19 @@ def behave(gold, answer):
     return gold == answer
 """
 
+SWAPPED = [
+    *("answer, gold", "prediction, target", "response, ground_truth", "solution_str, ground_truth", "a, reference"),
+    *("completion, b", "model_output, expected_output", "answers, labels", "y_pred, y_true", "predLabel, goldLabel"),
+    *("solution, right_answer", "answer, x, tolerance=0", "response, answer", "answer, solution", "x, gold, /"),
+]
+ORDERED = [
+    *("gold, answer", "a, b", "x, y, /", "left, right", "*args", "gold, *args", "a, b=1, *, answer=2", "gold, target"),
+    *("expected, actual", "target, solution_str", "y_true, y_pred", "reference_answer, answer", "answer, response"),
+    *("ground_truth, output, strict=True", "label, a, **kwargs"),
+]
+for _kind, _parameters in (("swapped", SWAPPED), ("ordered", ORDERED)):
+    MODULE += "".join(f"def {_kind}_{n}({text}): return True\n" for n, text in enumerate(_parameters))
+
 
 @pytest.fixture(scope="module", autouse=True)
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -199,6 +212,23 @@ def test_an_unusable_verifier_is_rejected_before_grading(spec: str, message: str
     assert str(caught.value).endswith(message)
     with pytest.raises(ProblemError):
         Problem(id="p", statement="?", answer="1", answer_type=spec)
+
+
+@pytest.mark.parametrize("number", range(len(SWAPPED)), ids=SWAPPED)
+def test_a_verifier_whose_parameters_are_swapped_is_rejected(number: int) -> None:
+    with pytest.raises(OptionError) as caught:
+        find_answer_type(f"users_verifiers:swapped_{number}")
+    first, second = SWAPPED[number].split(", ")[:2]
+    assert str(caught.value) == (
+        f"Expect the verifier 'users_verifiers:swapped_{number}' to take (gold, answer), the right answer first, got "
+        f"({first}, {second}): swap its parameters, or call them gold and answer if they are in this order."
+    )
+
+
+@pytest.mark.parametrize("number", range(len(ORDERED)), ids=ORDERED)
+def test_a_verifier_whose_parameters_have_other_names_is_accepted(number: int) -> None:
+    answer_type = f"users_verifiers:ordered_{number}"
+    assert find_answer_type(answer_type).compare == answer_type
 
 
 def test_two_distributions_with_the_same_verifier_name_are_reported(
