@@ -125,6 +125,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `messages` (`tuple` of `dict`): the prompt as a chat for models with a chat template; each message has a `role`
       and a `content`. The transcript starts with the contents, separated by blank lines.
     - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): fields of the problem.
+    - `metadata` (`Mapping`): the other fields of the problem's row, as JSON values; empty for generated problems. It is
+      immutable, and `dict(info["metadata"])` is a dict. It may contain a solution, so do not show it to the policy.
     - `problem_index` (`int`): index of the problem in the problem set.
     - `interaction_budget`, `interactions_left` (`int`): how many blocks the episode may execute in total, and how many
       it still may.

@@ -140,6 +140,10 @@ def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: s
     assert list(figures["by_subject"]) == ["products", "sums"]
     assert list(figures["by_level"]) == ["1", "2"]
     assert {row["answer"] for row in rows} == {"2", "6"}
+    assert [row["metadata"] for row in rows[::2]] == [
+        {"subject": "sums", "level": 1},
+        {"subject": "products", "level": 2},
+    ]
 
 
 def test_a_file_that_is_trained_on_is_evaluated_on_its_held_out_problems(

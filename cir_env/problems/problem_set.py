@@ -4,6 +4,7 @@ import hashlib
 import logging
 import operator
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
@@ -19,7 +20,8 @@ from cir_env.problems.rows import (
     UnreadableAnswerError,
     decode_row,
     first_line,
-    problem_from_row,
+    metadata_of,
+    read_row,
 )
 
 _LOG: Final = logging.getLogger("cir_env")
@@ -298,7 +300,7 @@ def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
     return made
 
 
-def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int, notes: tuple[str, ...]) -> ProblemSet:
+def _from_columns(columns: Sequence[Sequence[Any]], name: str, skipped: int, notes: tuple[str, ...]) -> ProblemSet:
     names = [f.name for f in fields(Problem)]
     problems = (Problem(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
     return ProblemSet(problems, name=name, skipped=skipped, notes=notes)
@@ -327,16 +329,17 @@ def _from_rows(
     ids: set[str] = set()
     skipped = repeated = 0
     excluded: list[str] = []
+    dropped: Counter[str] = Counter()
     for number, (place, row) in enumerate(rows, 1):
         try:
             default_id = f"{name}-{number}"
-            problem = problem_from_row(row, names, source=name, default_id=default_id, answer_type=answer_type)
-            content = problem.statement, problem.answer, problem.answer_type
+            parts = read_row(row, names, source=name, default_id=default_id, answer_type=answer_type)
+            content = parts["statement"], parts["answer"], parts["answer_type"]
             if content in problems:
                 repeated += 1
                 continue
-            if problem.id in ids:
-                raise BadRowError(f"Expect distinct ids, got {problem.id!r} again.")
+            if parts["id"] in ids:
+                raise BadRowError(f"Expect distinct ids, got {parts['id']!r} again.")
         except BadRowError as error:
             is_unreadable = isinstance(error, UnreadableAnswerError)
             if is_unreadable and unreadable == "exclude":
@@ -347,8 +350,8 @@ def _from_rows(
             else:
                 skipped += 1
         else:
-            problems[content] = problem
-            ids.add(problem.id)
+            problems[content] = Problem(**parts, metadata=metadata_of(row, names, dropped))
+            ids.add(parts["id"])
     warn_excluded(excluded, name)
     counts = {
         "exact repetitions dropped": repeated,
@@ -357,6 +360,7 @@ def _from_rows(
         "questions repeated with another answer": len(problems)
         - len({problem.statement for problem in problems.values()}),
     }
+    counts |= {f"values of {name!r} missing in the metadata": count for name, count in sorted(dropped.items())}
     notes = [f"{what}: {count:,}" for what, count in counts.items() if count]
     return ProblemSet(problems.values(), name=name, skipped=skipped + len(excluded), notes=notes)
 

@@ -1,15 +1,19 @@
-"""Converts rows of files and data sets to problems."""
+"""Reads the parts of problems from rows of files and data sets."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from cir_env.errors import OptionError, ProblemError
 from cir_env.grading.answer_types import check_gold, find_answer_type
 from cir_env.parsing import last_boxed
-from cir_env.problems.problem import Problem
+from cir_env.problems.problem import Metadata
+
+MAX_METADATA_CHARS: Final = 10_000
+"""Maximum size of a field in the metadata of a problem, in characters of JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class Fields:
     """The question starts after the first occurrence of this text in its field, such as an instruction."""
     before: str = ""
     """The question ends before the last occurrence of this text."""
+    metadata: str = "*"
+    """Which other fields are kept as the metadata of a problem: names separated by commas, or ``*`` for all."""
 
     @classmethod
     def of(cls, value: "Fields | Mapping[str, Any] | None") -> "Fields":
@@ -64,10 +70,10 @@ class UnreadableAnswerError(BadRowError):
     """The gold answer of a row is not of its answer type."""
 
 
-def problem_from_row(
+def read_row(
     row: Any, names: Fields, *, source: str, default_id: str, answer_type: str | None = None
-) -> Problem:
-    """Convert a row to a problem.
+) -> dict[str, str]:
+    """Return the arguments of a `Problem` that a row holds, without its metadata.
 
     Args:
         row: The row, or the error from `decode_row`, which is raised here.
@@ -90,15 +96,14 @@ def problem_from_row(
         if boxed is None or not boxed.strip():
             raise BadRowError(f"Expect an answer in \\boxed{{}} in field {names.answer!r}, got none.")
         answer = boxed.strip()
-    origin = ""
-    if answer_type is None:
-        answer_type = _text(row, names.answer_type, role="answer_type", default="math")
-        origin = f" The type comes from field {names.answer_type!r}." if _find(row, names.answer_type) else ""
-        if ":" in answer_type:  # a data set must not choose which function is called on this machine
-            raise BadRowError(
-                f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {answer_type!r}. Pass "
-                "'module:function' as `answer_type` to the environment."
-            )
+    own_type = "" if answer_type is not None else _text(row, names.answer_type, role="answer_type", default="")
+    if ":" in own_type:  # a data set must not choose which function is called on this machine
+        raise BadRowError(
+            f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {own_type!r}. Pass "
+            "'module:function' as `answer_type` to the environment."
+        )
+    answer_type = answer_type or own_type or "math"
+    origin = f" The type comes from field {names.answer_type!r}." if own_type else ""
     try:
         find_answer_type(answer_type)
     except OptionError as error:
@@ -107,15 +112,45 @@ def problem_from_row(
         check_gold(answer_type, answer)
     except OptionError as error:
         raise UnreadableAnswerError(f"{error}{origin}") from None
-    return Problem(
-        id=_text(row, names.id, role="id", default=default_id),
-        statement=_unwrap(_text(row, names.statement, role="statement"), names),
-        answer=answer,
-        source=source,
-        subject=_text(row, names.subject, role="subject", default=""),
-        level=_text(row, names.level, role="level", default=""),
-        answer_type=answer_type,
-    )
+    return {
+        "id": _text(row, names.id, role="id", default=default_id),
+        "statement": _unwrap(_text(row, names.statement, role="statement"), names),
+        "answer": answer,
+        "source": source,
+        "subject": _text(row, names.subject, role="subject", default=""),
+        "level": _text(row, names.level, role="level", default=""),
+        "answer_type": answer_type,
+    }
+
+
+def metadata_of(row: Mapping[str, Any], names: Fields, dropped: Counter[str]) -> Metadata:
+    """Return the metadata of a problem: the fields of its row other than those with the statement and the answer.
+
+    Args:
+        row: A valid row.
+        names: The names of its fields.
+        dropped: Counts by name the values that are left out: those that are not JSON, and those with more than
+            `MAX_METADATA_CHARS` characters of it.
+    """
+    used = {name if name in row else name.partition(".")[0] for name in (names.statement, names.answer)}
+    fields = {name: value for name, value in row.items() if name not in used}
+    if names.metadata != "*":
+        fields = {name: fields[name] for name in fields.keys() & names.metadata.split(",")}
+    metadata = _as_small(fields)
+    if metadata is None:
+        small = {name: value for name, value in fields.items() if _as_small({name: value}) is not None}
+        dropped.update(fields.keys() - small)
+        metadata = Metadata(small)
+    return metadata
+
+
+def _as_small(fields: Mapping[str, Any]) -> Metadata | None:
+    """Return fields as metadata; None if they are too large or not JSON, such as an image in Parquet."""
+    try:
+        metadata = Metadata(fields)
+    except (TypeError, ValueError):
+        return None
+    return metadata if metadata.n_chars <= MAX_METADATA_CHARS else None
 
 
 def _unwrap(text: str, names: Fields) -> str:
@@ -168,7 +203,7 @@ def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None =
 
 
 def decode_row(line: bytes) -> Any:
-    """Decode one line of JSON; a malformed line gives an error for `problem_from_row` to raise."""
+    """Decode one line of JSON; a malformed line gives an error for `read_row` to raise."""
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:

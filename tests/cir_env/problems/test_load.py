@@ -43,7 +43,13 @@ def problems(*ids: str) -> ProblemSet:
 def test_a_jsonl_row_becomes_a_problem(tmp_path: Path) -> None:
     path = write(tmp_path / "sums.jsonl", {**ROW, "id": 7, "subject": "addition", "level": 3})
     assert ProblemSet.from_jsonl(path)[0] == Problem(
-        id="7", statement="What is 1 + 1?", answer="2", source="sums", subject="addition", level="3"
+        id="7",
+        statement="What is 1 + 1?",
+        answer="2",
+        source="sums",
+        subject="addition",
+        level="3",
+        metadata={"id": 7, "subject": "addition", "level": 3},
     )
 
 
@@ -185,7 +191,7 @@ def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
         "Expect the keys of `fields` to be among ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', "
-        "'boxed', 'after', 'before'], got ['question']."
+        "'boxed', 'after', 'before', 'metadata'], got ['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
