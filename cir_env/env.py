@@ -36,6 +36,7 @@ from cir_env.errors import (
     check_reset_options,
     import_function,
 )
+from cir_env.grading.answer_types import find_answer_type
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
@@ -496,7 +497,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Grade an answer; an unavailable grader gives a verdict that is not valid."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
-            future = grader.submit(problem.answer, answer, problem.answer_type)
+            kind = find_answer_type(problem.answer_type)
+            more = {"metadata": problem.metadata} if kind.takes_metadata else {}
+            future = grader.submit(problem.answer, answer, problem.answer_type, **more)
             yield future
             verdict = future.result()
         except GraderUnavailable as error:
