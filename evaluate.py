@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from agents import cli
-from agents.config.evaluation import PAPER_SETS, EvalConfig
+from agents.config.evaluation import EvalConfig
 from agents.core.errors import AgentsError
 
 
@@ -41,10 +41,10 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
     command = shlex.join(["python", "evaluate.py", *args])
     if config.env.is_code_math:
         from cir_env.fingerprint import fingerprint
-        from cir_env.problems.load import load_problems, load_sets
+        from cir_env.problems.load import load_sets
 
-        named = load_sets(config.names or (PAPER_SETS if config.benchmarks else ()), config.benchmarks)
-        whole = named or {config.env.problems: load_problems(config.env.problems, "test")}
+        whole = load_sets(config.set_names, config.benchmarks, held_out=config.env.problems, **config.env.reading)
+        print(*(f"Problems: {problems.summary()}." for problems in whole.values()), sep="\n")
         sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
         folders = run(config, sets, about=partial(fingerprint, sets), command=command)
     else:

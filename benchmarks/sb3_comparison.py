@@ -83,9 +83,9 @@ def train_ours(
     advantage: Literal["reinforce_plus_plus_baseline", "gae"], model: Path, folder: Path, episodes: int, seed: int
 ) -> float:
     """Train with `agents`; return the last tenth's mean reward."""
-    problems = folder / "sums.jsonl"
-    rows = ({"problem": problem.statement, "answer": problem.answer} for problem in sums())
-    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split in ("train", "test"):  # on the same sums: the reward is of training
+        rows = ({"problem": problem.statement, "answer": problem.answer} for problem in sums())
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = TrainConfig(
         model=str(model),
         template="raw",
@@ -95,7 +95,7 @@ def train_ours(
         seed=seed,
         device="cpu",
         autocast=False,
-        env=EnvConfig(problems=str(problems), prompt="question"),
+        env=EnvConfig(problems=str(folder), prompt="question"),
         rollout=RolloutConfig(
             num_problems=GROUPS,
             num_generations=GROUP_SIZE,
@@ -105,7 +105,7 @@ def train_ours(
             dtype="float32",
         ),
         ppo=PPOConfig(**asdict(COMMON) | {"advantage": advantage}),
-        validation=ValidationConfig(every=0, num_problems=1),
+        validation=ValidationConfig(every=0, num_problems=1, max_overlap=1),
     )
     trainer = Trainer(config, log=lambda _: None)
     try:

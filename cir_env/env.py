@@ -36,12 +36,14 @@ from cir_env.errors import (
     check_reset_options,
     import_function,
 )
+from cir_env.grading.answer_types import find_answer_type
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
-from cir_env.problems.load import is_procedural, load_problems, with_answer_type
+from cir_env.problems.load import is_procedural, load_problems
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
+from cir_env.problems.splits import TEST_SHARE, statement_keys
 from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
@@ -124,6 +126,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `messages` (`tuple` of `dict`): the prompt as a chat for models with a chat template; each message has a `role`
       and a `content`. The transcript starts with the contents, separated by blank lines.
     - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): fields of the problem.
+    - `metadata` (`Mapping`): the other fields of the problem's row, as JSON values; empty for generated problems. It is
+      immutable, and `dict(info["metadata"])` is a dict. It may contain a solution, so do not show it to the policy.
     - `problem_index` (`int`): index of the problem in the problem set.
     - `interaction_budget`, `interactions_left` (`int`): how many blocks the episode may execute in total, and how many
       it still may.
@@ -142,12 +146,17 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     - `problems` ("arithmetic"): a `ProblemSet`, or a string that `cir_env.problems.load` resolves: a generator, a data
       set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`.
-    - `split` ("train"): "train" or "test".
+    - `split` (None): "train" or "test". A single file is divided by a hash of the statements, so that equal statements
+      are in the same split; `ProblemSet`s and benchmarks have no splits. By default all problems of a file, and the
+      train split of anything else.
+    - `test_share` (0.05): share of a single file in its test split, from 0 (all for "train") to 1 (all for "test").
     - `decontaminate` (None): folder with benchmark files. Training problems that overlap with a benchmark, by the rules
       of `cir_env.problems.contamination`, are dropped. The attribute `data_summary` reports how many.
     - `answer_type` (None): how to compare answers, for all problems: "number?rel_tol=0.01", "choice", "set",
       "interval", "module:function" (your own verifier) and others; see `cir_env.grading.answer_types`. By default each
       problem has its own type, usually "math", which follows the paper.
+    - `unreadable` ("error"): what to do about a problem whose gold answer cannot be read as its answer type. "error":
+      an error that names file and line. "exclude": drop the problem; a warning says which ones were dropped and why.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
     - `observation` ("transcript"): "transcript" or "feedback".
     - `prompt` ("cir"): a key of `cir_env.PROMPTS`; a path that ends in .txt or .md, to a template that contains
@@ -200,9 +209,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self,
         *,
         problems: ProblemSet | str | os.PathLike[str] = "arithmetic",
-        split: str = "train",
+        split: Literal["train", "test"] | None = None,
+        test_share: float = TEST_SHARE,
         decontaminate: str | os.PathLike[str] | None = None,
         answer_type: str | None = None,
+        unreadable: Literal["error", "exclude"] = "error",
         interaction_budget: int = 2,
         observation: Literal["transcript", "feedback"] = "transcript",
         prompt: Prompt = "cir",
@@ -230,13 +241,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             ProblemError: The problems cannot be found or read, or an answer does not fit `answer_type`.
         """
         self._template, self._system_prompt = find_prompt(prompt), find_system_prompt(system_prompt)
-        self.problems = load_problems(problems, split)
+        self.problems = load_problems(
+            problems, split, test_share=test_share, answer_type=answer_type, unreadable=unreadable
+        )
         if decontaminate is not None:
             self.problems = drop_benchmark_problems(self.problems, decontaminate)
-        unchecked = decontaminate is None and not is_procedural(problems)
+        unchecked = decontaminate is None and split != "test" and not is_procedural(problems)
         self.data_summary = self.problems.summary() + ("; not checked against benchmarks" if unchecked else "")
-        if answer_type is not None:
-            self.problems = with_answer_type(self.problems, answer_type)
         self.interaction_budget = check_integer("interaction_budget", interaction_budget, 0)
         self.max_output_chars = check_integer("max_output_chars", max_output_chars, 1)
         self.max_transcript_chars = check_integer("max_transcript_chars", max_transcript_chars, 1)
@@ -396,6 +407,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         return BlockScanner() if episode and not episode.over and self._block_ends_action(episode) else None
 
     @property
+    def statement_keys(self) -> tuple[str, ...]:
+        """A hash of each problem's statement, the same for statements that differ only in layout."""
+        return statement_keys(self.problems)
+
+    @property
     def in_progress(self) -> bool:
         """Whether an episode has begun and is not over."""
         return self._episode is not None and not self._episode.over and not self._closed
@@ -481,7 +497,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Grade an answer; an unavailable grader gives a verdict that is not valid."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
-            future = grader.submit(problem.answer, answer, problem.answer_type)
+            kind = find_answer_type(problem.answer_type)
+            more = {"metadata": problem.metadata} if kind.takes_metadata else {}
+            future = grader.submit(problem.answer, answer, problem.answer_type, **more)
             yield future
             verdict = future.result()
         except GraderUnavailable as error:

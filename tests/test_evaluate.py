@@ -125,18 +125,35 @@ def test_a_model_without_a_chat_template_takes_prompts_as_they_are(tmp_path: Pat
     assert summary["sets"]["products"]["unjudged"] == 0
 
 
-@pytest.mark.parametrize("flag", ["--env.problems", "--names"])
-def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: str, flag: str) -> None:
+TWO_PROBLEMS = (
+    '{"problem": "What is 1 + 1?", "answer": "2", "subject": "sums", "level": 1}\n'
+    '{"problem": "What is 2 * 3?", "answer": "6", "subject": "products", "level": 2}\n'
+)
+
+
+@pytest.mark.parametrize("flags", [["--names"], ["--env.test-share", "1", "--env.problems"]])
+def test_a_file_of_problems_is_evaluated_under_its_name(tmp_path: Path, model: str, flags: list[str]) -> None:
     problems = tmp_path / "mine.jsonl"
-    problems.write_text(
-        '{"problem": "What is 1 + 1?", "answer": "2", "subject": "sums", "level": 1}\n'
-        '{"problem": "What is 2 * 3?", "answer": "6", "subject": "products", "level": 2}\n'
-    )
-    summary, rows = evaluated(tmp_path / "runs", model, flag, str(problems))
+    problems.write_text(TWO_PROBLEMS)
+    summary, rows = evaluated(tmp_path / "runs", model, *flags, str(problems))
     figures = summary["sets"][str(problems)]
     assert list(figures["by_subject"]) == ["products", "sums"]
     assert list(figures["by_level"]) == ["1", "2"]
     assert {row["answer"] for row in rows} == {"2", "6"}
+    assert [row["metadata"] for row in rows[::2]] == [
+        {"subject": "sums", "level": 1},
+        {"subject": "products", "level": 2},
+    ]
+
+
+def test_a_file_that_is_trained_on_is_evaluated_on_its_held_out_problems(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = tmp_path / "mine.jsonl"
+    problems.write_text(TWO_PROBLEMS)
+    _, rows = evaluated(tmp_path / "runs", model, "--env.problems", str(problems))
+    assert {row["answer"] for row in rows} == {"6"}
+    assert "Problems: 1 problems of 'mine/test'; held out of 2.\n" in capsys.readouterr().out
 
 
 def test_another_environment_is_evaluated_without_problems_of_ours(

@@ -104,6 +104,11 @@ class EvalConfig(EngineArguments, _Subject):
         _ = self.shard_of
 
     @property
+    def set_names(self) -> tuple[str, ...]:
+        """The sets that are evaluated; none: the held-out problems of the environment."""
+        return self.names or (PAPER_SETS if self.benchmarks else ())
+
+    @property
     def shard_of(self) -> tuple[int, int]:
         """Which shard of how many."""
         match = re.fullmatch(r"(\d+)/(\d+)", self.shard)

@@ -20,8 +20,12 @@ class EnvArguments:
     """Gymnasium id of a text environment, or MODULE:ID. It gets the arguments that it accepts."""
     problems: str = "products"
     """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
+    test_share: float = 0.05
+    """Share of a single file's problems that is held out from training: its test split. 0: none, 1: all."""
     answer_type: str | None = None
     """How all answers are compared, such as number?rel_tol=0.01, choice or module:function. None: as problems say."""
+    unreadable: Literal["error", "exclude"] = "error"
+    """Refuse problems whose right answer cannot be read, or exclude them with a warning."""
     prompt: str = "cir"
     """Prompt: a template's name, a .txt or .md file with {problem} in it, or module:function."""
     system_prompt: str | None = None
@@ -48,6 +52,7 @@ class EnvArguments:
     """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
 
     def __post_init__(self) -> None:
+        expect(0 <= self.test_share <= 1, "env.test_share", "in [0, 1]", self.test_share)
         expect(0 < self.time_limit_s < float("inf"), "env.time_limit_s", "above 0 and finite", self.time_limit_s)
         for name in ("memory_limit_mb", "max_output_chars"):
             expect(getattr(self, name) >= 1, f"env.{name}", "of at least 1", getattr(self, name))
@@ -59,6 +64,11 @@ class EnvArguments:
     def is_code_math(self) -> bool:
         """Whether it is this repository's environment."""
         return self.id in ("cir_env:CodeMath-v0", "CodeMath-v0")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the environment reads problems: some of its keyword arguments."""
+        return {name: getattr(self, name) for name in ("test_share", "answer_type", "unreadable")}
 
     def kwargs(self, *, split: str) -> dict[str, Any]:
         """Return the keyword arguments of ``gymnasium.make``."""

@@ -239,7 +239,10 @@ class ValidationConfig:
     every: int = 10
     """Steps between validations; there is always one before the first and one after the last step. 0: only these."""
     problems: tuple[str, ...] = ()
-    """Problem sets, named as for env.problems; none: their test split. The arms below use the first set."""
+    """Problem sets, named as for env.problems, other files completely; none: the test split of env.problems. The arms
+    below use the first set."""
+    max_overlap: float = 0.1
+    """Refuse to train if a larger share of a set's problems is trained on; a smaller one is a warning."""
     num_problems: int | tuple[int, ...] = 64
     """Maximum problems of one validation: one number for all sets, or one for each."""
     interaction_budget: int = 2
@@ -261,6 +264,7 @@ class ValidationConfig:
         expect(one_each, "validation.num_problems", f"as one number or as {count}, one for each set", sizes)
         names = [short_name(problems) for problems in self.problems]
         expect(len(set(names)) == len(names), "validation.problems", "of different names", tuple(names))
+        expect(0 <= self.max_overlap <= 1, "validation.max_overlap", "in [0, 1]", self.max_overlap)
         expect(0 < self.top_p <= 1, "validation.top_p", "in (0, 1]", self.top_p)
 
     def sets(self) -> dict[str, tuple[str | None, int]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -31,7 +32,14 @@ class SampleTurn(TypedDict):
     """Why the engine stopped sampling."""
 
 
-class Sample(TypedDict):
+class _Later(TypedDict, total=False):
+    """Fields that files of earlier versions lack."""
+
+    metadata: dict[str, Any]
+    """The other fields of the problem's row."""
+
+
+class Sample(_Later):
     """One episode. Fields that the environment does not report are None or empty."""
 
     set: str
@@ -98,6 +106,7 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
         "problem_id": trajectory.problem_id,
         "subject": info.get("subject") or None,
         "level": info.get("level") or None,
+        "metadata": _metadata(info),
         "problem": str(info.get("statement") or ""),
         "turns": turns,
         "predicted": info.get("predicted"),
@@ -114,6 +123,19 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
         "feedback_tokens": len(trajectory.token_ids) - trajectory.prompt_length - sampled,
         "boundary_cuts": trajectory.boundary_cuts,
     }
+
+
+def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata in an environment's info; empty if it has none, or if it is not JSON."""
+    metadata = info.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return {}
+    plain = dict(metadata)
+    try:
+        json.dumps(plain)
+    except (TypeError, ValueError):
+        return {}
+    return plain
 
 
 def read_samples(path: Path) -> tuple[list[Sample], int]:

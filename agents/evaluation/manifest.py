@@ -17,7 +17,8 @@ from agents.models.folders import WEIGHT_FILES
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "gymnasium")
 _CHUNK = 1 << 24
-_ELSEWHERE = ("sandbox", "split", "problems")  # arguments that say nothing, or are described by `sets` and `about`
+# arguments that say nothing, or are described by `sets` and `about`
+_ELSEWHERE = ("sandbox", "split", "test_share", "unreadable", "problems")
 
 
 def describe_run(

@@ -73,9 +73,22 @@ class EnvPool(ABC):
 
     @property
     def data_summary(self) -> str | None:
-        """The environment's one-line summary of its problems, for the log; None if it has none."""
+        """A summary of the problem set in one line, for the log; None if the environment has none."""
         env = self.envs[0]
-        return str(env.get_wrapper_attr("data_summary")) if env.has_wrapper_attr("data_summary") else None
+        if env.has_wrapper_attr("data_summary"):
+            return str(env.get_wrapper_attr("data_summary"))
+        return None if self.num_problems is None else f"{self.num_problems:,} problems"
+
+    def statement_keys(self) -> list[str] | None:
+        """Return a key for each problem's statement; equal keys mean equal problems. None without a problem set.
+
+        The keys are the environment's ``statement_keys`` if it has any, else the statements themselves.
+        """
+        env = self.envs[0]
+        if env.has_wrapper_attr("statement_keys"):
+            return list(env.get_wrapper_attr("statement_keys"))
+        statements = [] if self.num_problems is None else self.traits("statement")
+        return statements if statements and all(statements) else None
 
     @abstractmethod
     def reset(self, env_id: int, *, seed: int, options: Mapping[str, Any]) -> None:

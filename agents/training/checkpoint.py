@@ -221,6 +221,8 @@ def _to_disk(path: Path) -> None:
 
 def _plain(value: object) -> object:
     """Convert a value of an environment's info for JSON."""
+    if isinstance(value, Mapping):
+        return dict(value)
     return value.item() if isinstance(value, np.generic) else str(value)
 
 

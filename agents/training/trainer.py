@@ -33,7 +33,14 @@ from agents.training.health import Health
 from agents.training.progress import Progress
 from agents.training.saving import Saver
 from agents.training.stop_request import StopRequest
-from agents.training.validation import Validator, in_words, metrics_of
+from agents.training.validation import (
+    Validator,
+    check_held_out,
+    describe_held_out,
+    in_words,
+    metrics_of,
+    open_held_out,
+)
 from agents.training.weight_sync import WeightSync
 
 
@@ -84,6 +91,10 @@ class Trainer:
         self.data_summary = self.train_envs.data_summary
         if self.data_summary:
             log(f"Training on {self.data_summary}.")
+        held_out = open_held_out(config)
+        for line in describe_held_out(held_out):
+            log(line)
+        check_held_out(self.train_envs, held_out, config.validation.max_overlap, warn=log)
         dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
         self.chat = Chat(load_tokenizer(path), config.template)
@@ -94,7 +105,7 @@ class Trainer:
         # what the loop works with
         self._sync = WeightSync(self.policy, self.engine, self.chat, dtype)
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config, rules=self._rules)
-        self.validator = Validator(config, self.engine, self.chat, self._rules)
+        self.validator = Validator(config, held_out, self.engine, self.chat, self._rules)
         self._saver = Saver(
             self,
             ppo=self.ppo,

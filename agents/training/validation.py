@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from agents.core.errors import ConfigError
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling
 from agents.rollout.envs import EnvPool, open_split
@@ -18,7 +19,54 @@ if TYPE_CHECKING:
     from agents.engines.base import Engine
     from agents.rollout.episode import TurnRules
 
+HeldOut = Mapping[str, tuple[EnvPool, int]]
+"""Environments with held-out problems and how many of these are played, by what stands before the metrics."""
+
+_NAMED = 3
 _OF_ARM = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
+
+
+def open_held_out(config: TrainConfig) -> HeldOut:
+    """Return the environments of the validation's problem sets."""
+    sets = config.validation.sets()
+    pools = {key: _open(config, problems) for key, (problems, _) in sets.items()}
+    return {key: (envs, min(sets[key][1], envs.num_problems or sets[key][1])) for key, envs in pools.items()}
+
+
+def describe_held_out(sets: HeldOut) -> list[str]:
+    """Return a line for the log about each set: how many problems are played, and of how many."""
+    played = [(envs.data_summary, f"{size:,}") for envs, size in sets.values()]
+    return [
+        f"Validating on {size} of {whole}." if whole else f"Validating on {size} problems." for whole, size in played
+    ]
+
+
+def check_held_out(train: EnvPool, sets: HeldOut, max_overlap: float, *, warn: Callable[[str], Any]) -> None:
+    """Compare the problems that a validation plays with the training problems.
+
+    Args:
+        train: The training environments.
+        sets: The environments of the validation.
+        max_overlap: Which share of a set's problems may be training problems as well.
+        warn: Called with a warning about each set with training problems.
+
+    Raises:
+        ConfigError: The share of a set is larger.
+    """
+    trained = frozenset(train.statement_keys() or ())
+    for key, (envs, size) in sets.items():
+        found = [n for n, statement in enumerate((envs.statement_keys() or [])[:size]) if statement in trained]
+        if not found:
+            continue
+        ids, statements = envs.traits("id"), envs.traits("statement")
+        named = [f"{ids[n]} ({statements[n][:60]!r})" for n in found[:_NAMED]]
+        listed = ", ".join(named) + ", ..." * (len(found) > _NAMED)
+        if len(found) > max_overlap * size:
+            raise ConfigError(
+                f"Expect problems for {key!r} that are not trained on, got {len(found):,} of {size:,} that are: "
+                f"{listed}. Name other problems with --validation.problems, or raise --validation.max-overlap."
+            )
+        warn(f"Warning: {len(found):,} of {size:,} problems for {key!r} are training problems, too: {listed}.")
 
 
 class Validator:
@@ -26,6 +74,7 @@ class Validator:
 
     Args:
         config: The run.
+        sets: The environments, from `open_held_out`.
         engine: Samples the tokens; it gets its weights from the caller.
         chat: Encodes prompts and feedback.
         rules: Where turns end and which tokens stay.
@@ -34,9 +83,11 @@ class Validator:
         last_step: The step of the last validation, set by the caller; None before the first.
     """
 
-    def __init__(self, config: TrainConfig, engine: Engine, chat: Chat, rules: TurnRules | None = None) -> None:
-        self._config, self._engine, self._chat, self._rules = config, engine, chat, rules
-        self._sets = {key: (self._open(problems), size) for key, (problems, size) in config.validation.sets().items()}
+    def __init__(
+        self, config: TrainConfig, sets: HeldOut, engine: Engine, chat: Chat, rules: TurnRules | None = None
+    ) -> None:
+        self._config, self._sets = config, sets
+        self._engine, self._chat, self._rules = engine, chat, rules
         self.last_step: int | None = None
 
     def is_due(self, step: int) -> bool:
@@ -77,8 +128,8 @@ class Validator:
                 return None
             outcomes[arm] = outcome
         if config.text_prompt is not None and self._is_at_an_end(step):
-            problems, size = config.sets()["validation"]
-            with closing(self._open(problems, prompt=config.text_prompt, interaction_budget=0)) as envs:
+            problems, size = config.sets()["validation"][0], self._sets["validation"][1]
+            with closing(_open(self._config, problems, prompt=config.text_prompt, interaction_budget=0)) as envs:
                 outcome = self._play(envs, sampled, size, on_end("validation_text"), should_stop)
             if outcome is None:
                 return None
@@ -106,18 +157,23 @@ class Validator:
             self._engine,
             self._chat,
             sampling,
-            num_problems=min(size, envs.num_problems or size),
+            num_problems=size,
             seed=self._config.seed,
             on_end=on_end,
             should_stop=should_stop,
             rules=self._rules,
         )
 
-    def _open(self, problems: str | None, **overrides: str | int) -> EnvPool:
-        env, named = self._config.env, {} if problems is None else {"problems": problems}
-        budget = 0 if env.interaction_budget == "0" else self._config.validation.interaction_budget
-        arguments = {"interaction_budget": budget, **named, **overrides}
-        return open_split(env, self._config.rollout.max_num_seqs, split="test", **arguments)
+
+def _open(config: TrainConfig, problems: str | None, **overrides: Any) -> EnvPool:
+    """Open the test split of the training problems, or problems that are named."""
+    env = config.env
+    named: dict[str, Any] = {} if problems is None else {"problems": problems}
+    if problems not in (None, env.problems):
+        named["test_share"] = 1.0  # nobody trains on the rest of such a file
+    budget = 0 if env.interaction_budget == "0" else config.validation.interaction_budget
+    arguments = {"interaction_budget": budget, **named, **overrides}
+    return open_split(env, config.rollout.max_num_seqs, split="test", **arguments)
 
 
 def metrics_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:

@@ -73,8 +73,8 @@ class Words:
 def sums() -> ProblemSet:
     """Return the sums of two digits from 0 to 4.
 
-    >>> sums()[0]
-    Problem(id='0+0', statement='0 + 0 = ', answer='0', source='small', subject='sums', level='', answer_type='math')
+    >>> len(sums()), sums()[7].statement, sums()[7].answer
+    (25, '1 + 2 = ', '3')
     """
     pairs = [(a, b) for a in range(5) for b in range(5)]
     return ProblemSet(

@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from cir_env.env import CodeMathEnv, Stages, StepResult
 from cir_env.episode.prompts import EXHAUSTED
@@ -93,11 +93,11 @@ class ToolEpisode:
             self._reward = reward
 
 
-def rows(split: str = "train", **arguments: Any) -> Iterator[dict[str, Any]]:
+def rows(split: Literal["train", "test"] | None = None, **arguments: Any) -> Iterator[dict[str, Any]]:
     """Yield the data set row of each problem, in order, without the right answer.
 
     Args:
-        split: "train" or "test".
+        split: As for `CodeMathEnv`.
         arguments: The other arguments of `CodeMathEnv`, the same as for the episodes.
 
     Yields:

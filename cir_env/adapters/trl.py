@@ -25,7 +25,7 @@ gradings are concurrent.
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cir_env.adapters.tools import ToolEpisode, rows
 from cir_env.errors import OptionError
@@ -98,11 +98,12 @@ async def codemath_reward(
     return list(await asyncio.gather(*finishing))
 
 
-def make_dataset(**arguments: Any) -> "Dataset":
+def make_dataset(split: Literal["train", "test"] = "train", **arguments: Any) -> "Dataset":
     """Return the `datasets.Dataset` of a problem set: each prompt as a chat, and the index of its problem.
 
     Args:
-        arguments: Those of `CodeMathEnv`, the same as for `CodeMathTools` except for the split.
+        split: "train" or "test".
+        arguments: The other arguments of `CodeMathEnv`, the same as for `CodeMathTools`.
 
     Raises:
         ImportError: The library datasets is not installed.
@@ -115,4 +116,4 @@ def make_dataset(**arguments: Any) -> "Dataset":
         from datasets import Dataset
     except ImportError:
         raise ImportError('The adapter for TRL needs the library datasets: pip install "cir-env[trl]".') from None
-    return Dataset.from_list(list(rows(**arguments)))
+    return Dataset.from_list(list(rows(split, **arguments)))

@@ -24,7 +24,7 @@ class EpisodeRecord:
     """A finished and graded episode."""
 
     problem: Problem
-    """The problem."""
+    """The problem; the other fields of its row are in `problem.metadata`."""
     segments: tuple[str, ...]
     """The kept part of each action, in order."""
     statuses: tuple[Status, ...]

@@ -103,6 +103,7 @@ class Episode:
             "source": self.problem.source,
             "subject": self.problem.subject,
             "level": self.problem.level,
+            "metadata": self.problem.metadata,
             "interaction_budget": self.budget,
             "interactions_left": self.interactions_left,
             "n_code_blocks": self.n_code_blocks,

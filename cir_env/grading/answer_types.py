@@ -16,21 +16,25 @@ A type is a name, optionally followed by options:
 - ``module:function``: the verifier itself. Rows of a file or data set cannot use this form, so that a data set cannot
   choose what runs on this machine.
 
-A verifier receives both strings unchanged. Each call runs in its own fork of the grading process, within the limits of
-the `cir_env.Grader`: 2 s of CPU time, 24 s by the clock, and 256 MB in addition to its imports. Its module is imported
-once, with the import path of the trainer but a clean environment: only the variables PATH, HOME, TMPDIR, LANG, LC_ALL
-and LD_LIBRARY_PATH. It may read files but not write any, and may be called twice for the same answer. A verifier that
-raises, exceeds a limit, ends its process or returns anything but a bool is an infrastructure error, not a wrong answer:
-the verdict is not valid.
+A verifier receives both strings unchanged, the right answer first; one whose parameters are named the other way round,
+such as ``(answer, gold)`` or ``(prediction, target)``, is rejected. A verifier with a parameter ``metadata`` also
+receives the metadata of the problem, a dict, by this name.
+
+Each call of a verifier runs in its own fork of the grading process, within the limits of the `cir_env.Grader`: 2 s of
+CPU time, 24 s by the clock, and 256 MB in addition to its imports. Its module is imported once, with the import path of
+the trainer but a clean environment: only the variables PATH, HOME, TMPDIR, LANG, LC_ALL and LD_LIBRARY_PATH. It may
+read files but not write any, and may be called twice for the same answer. A verifier that raises, exceeds a limit, ends
+its process or returns anything but a bool is an infrastructure error, not a wrong answer: the verdict is not valid.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from cir_env.errors import OptionError, did_you_mean, import_function, parse_spec
 from cir_env.grading.judge import judge_text, judge_trivial, read_number
@@ -64,6 +68,8 @@ class AnswerType:
     """Whether a gold answer is of this type."""
     judge: Callable[[str, str], Judged | None] = _undecided
     """Judges an answer by its text, gold answer first; None if the text does not decide."""
+    takes_metadata: bool = False
+    """Whether it compares by the metadata of the problem, too."""
 
 
 def find_answer_type(spec: str) -> AnswerType:
@@ -109,7 +115,7 @@ def _find(spec: str) -> AnswerType:
             )
     if len(options) < len(pairs):
         raise OptionError(f"Expect each option only once, got {spec!r}.")
-    return _number(options) if name == "number" else _TYPES.get(name) or AnswerType(compare=_find_verifier(name))
+    return _number(options) if name == "number" else _TYPES.get(name) or _find_verifier(name)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------
@@ -204,8 +210,8 @@ _OPTIONS: Final = {"number": ("rel_tol", "abs_tol")}
 # --- verifiers -------------------------------------------------------------------------------------------------
 
 
-def _find_verifier(name: str) -> str:
-    """Return a verifier as ``module:function``; import it here first, where an error can still be reported."""
+def _find_verifier(name: str) -> AnswerType:
+    """Return the type of a verifier; import it here first, where an error can still be reported."""
     if ":" in name:
         found = {name}
     else:
@@ -222,14 +228,59 @@ def _find_verifier(name: str) -> str:
     (value,) = found
     if value.partition(":")[0] == "__main__":
         raise OptionError(f"Expect a verifier in a module that the grading process can import, got {value!r}.")
-    _check_verifier(value, import_function("verifier", value))
-    return value
+    takes_metadata = _check_verifier(value, import_function("verifier", value))
+    return AnswerType(compare=value, takes_metadata=takes_metadata)
 
 
-def _check_verifier(value: str, verifier: Any) -> None:
+def _check_verifier(value: str, verifier: Any) -> bool:
+    """Check the parameters of a verifier; return whether ``metadata`` is one of them."""
     try:
-        inspect.signature(verifier).bind("gold", "answer")
+        signature = inspect.signature(verifier)
+        parameter = signature.parameters.get("metadata")
+        takes_metadata = parameter is not None and parameter.kind in _BY_NAME
+        signature.bind("gold", "answer", **{"metadata": {}} if takes_metadata else {})
     except TypeError:
         raise OptionError(f"Expect the verifier {value!r} to take (gold, answer), got other parameters.") from None
     except ValueError:  # a C function may have no signature
-        pass
+        return False
+    names = [name for name, parameter in signature.parameters.items() if parameter.kind in _POSITIONAL][:2]
+    if _are_swapped(*names, *[""] * (2 - len(names))):
+        raise OptionError(
+            f"Expect the verifier {value!r} to take (gold, answer), the right answer first, got ({', '.join(names)}): "
+            "swap its parameters, or call them gold and answer if they are in this order."
+        )
+    return takes_metadata
+
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_Role = Literal["gold", "given", "either"]
+_ROLES: Final[tuple[tuple[_Role, frozenset[str]], ...]] = (  # the first that a name has a word of
+    ("given", frozenset({"pred", "predicted", "prediction", "generated"})),
+    ("gold", frozenset({"gold", "golden", "truth", "groundtruth", "gt", "true", "correct", "expected"})),
+    ("gold", frozenset({"reference", "ref", "target", "label"})),
+    ("given", frozenset({"response", "reply", "completion", "generation", "output"})),
+    ("either", frozenset({"answer", "solution"})),
+)
+
+
+def _are_swapped(first: str, second: str) -> bool:
+    """Whether the names of two parameters say that the right answer is not the first.
+
+    >>> [_are_swapped(*names.split()) for names in ("answer gold", "solution_str groundTruth", "x target", "output y")]
+    [True, True, True, True]
+    >>> [_are_swapped(*names.split()) for names in ("gold target", "expected_output output", "answer response", "a b")]
+    [False, False, False, False]
+    """
+    one, other = _role(first), _role(second)
+    if one is None:
+        return other == "gold"
+    return one == "given" or (one == "either" and other != "given")
+
+
+def _role(name: str) -> _Role | None:
+    """Return which answer the name of a parameter stands for; "answer" and "solution" may stand for either."""
+    words = {word.lower().removesuffix("s") for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)}
+    if "right" in words and len(words) > 1:  # else of (left, right)
+        return "gold"
+    return next((role for role, of_role in _ROLES if words & of_role), None)

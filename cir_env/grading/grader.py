@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class Verdict:
     """False after an infrastructure error (a broken gold answer, verifier or grader): `correct` is then meaningless."""
 
 
-_Key = tuple[str, str, str]  # how to compare, gold, answer
+_Key = tuple[str, str, str, str]  # how to compare, gold, answer, metadata as JSON or ""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -53,17 +54,22 @@ class _Job:
     tries: int = 0
 
     def line(self) -> bytes:
-        request = dict(zip(("compare", "gold", "answer"), self.key, strict=True), id=self.id)
-        if ":" in self.key[0]:
+        compare, gold, answer, metadata = self.key
+        request: dict[str, Any] = {"compare": compare, "gold": gold, "answer": answer, "id": self.id}
+        if ":" in compare:
             request["path"] = _path()
+        if metadata:
+            request["metadata"] = json.loads(metadata)
         return json.dumps(request).encode() + b"\n"
 
 
 class AnswerGrader(Protocol):
     """What an environment needs of a grader; `Grader` implements it."""
 
-    def submit(self, gold: str, answer: str, answer_type: str = "math") -> Future[Verdict]:
-        """Begin to grade an answer; see `Grader.submit`."""
+    def submit(
+        self, gold: str, answer: str, answer_type: str = "math", metadata: Mapping[str, Any] | None = None
+    ) -> Future[Verdict]:
+        """Begin to grade an answer; see `Grader.submit`. `metadata` is given only if the answer type takes it."""
 
 
 class Grader:
@@ -112,20 +118,23 @@ class Grader:
         """Return the grader itself: Gymnasium deep-copies the arguments of `make`, which must share the process."""
         return self
 
-    def submit(self, gold: str, answer: str | None, answer_type: str = "math") -> Future[Verdict]:
+    def submit(
+        self, gold: str, answer: str | None, answer_type: str = "math", metadata: Mapping[str, Any] | None = None
+    ) -> Future[Verdict]:
         """Begin to grade an answer.
 
         Args:
             gold: The right answer, LaTeX or plain text.
             answer: The policy's answer; None if it gave none.
             answer_type: How to compare them; see `cir_env.grading.answer_types`.
+            metadata: The metadata of the problem, JSON values, for a verifier that takes it.
 
         Returns:
             A future of the verdict. The only exception it can hold is `GraderUnavailable`.
 
         Raises:
             GraderUnavailable: The grader is closed, belongs to another process, or cannot start.
-            OptionError: An argument is not a string, or the answer type is unknown.
+            OptionError: An argument is not a string, the answer type is unknown, or the metadata is not JSON.
         """
         if not isinstance(gold, str) or not isinstance(answer, str | None):
             raise OptionError(
@@ -139,14 +148,16 @@ class Grader:
         if decided is not None:
             future.set_result(decided)
         elif kind.compare == "math":
-            self._enqueue(("math", for_algebra(gold), for_algebra(answer or "")), future)
+            self._enqueue(("math", for_algebra(gold), for_algebra(answer or ""), ""), future)
         else:
-            self._enqueue((kind.compare, gold, answer or ""), future)
+            self._enqueue((kind.compare, gold, answer or "", _as_json(metadata) if kind.takes_metadata else ""), future)
         return future
 
-    def grade(self, gold: str, answer: str | None, answer_type: str = "math") -> Verdict:
+    def grade(
+        self, gold: str, answer: str | None, answer_type: str = "math", metadata: Mapping[str, Any] | None = None
+    ) -> Verdict:
         """Grade an answer and wait for the verdict; arguments and errors as in `submit`."""
-        return self.submit(gold, answer, answer_type).result()
+        return self.submit(gold, answer, answer_type, metadata).result()
 
     def close(self) -> None:
         """Stop the grading process. Pending verdicts become invalid. Closing twice is fine."""
@@ -315,6 +326,13 @@ class Grader:
         self._jobs.clear()
         self._by_key.clear()
         return jobs
+
+
+def _as_json(metadata: Mapping[str, Any] | None) -> str:
+    try:
+        return json.dumps(dict(metadata or {}), sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"Expect `metadata` as a JSON object, got: {error}.") from None
 
 
 def _path() -> list[str]:

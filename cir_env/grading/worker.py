@@ -4,7 +4,7 @@
 program reads JSON lines from stdin, ``{"id", "compare", "gold", "answer"}``, and writes JSON lines to stdout, in any
 order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` if it cannot work at all. It exits at the end of
 stdin, or when its parent has ended. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by a
-user's verifier ("module:function", with the "path" to import it from).
+user's verifier ("module:function", with the "path" to import it from, and the "metadata" that it takes).
 
 Importing sympy takes half a second, so sympy and verifiers are imported only once, here; a fork per answer then takes a
 millisecond. A child first runs for at most an eighth of the time limit. Those that need longer are requeued behind all
@@ -90,7 +90,7 @@ def _same_magnitude(gold: Any, answer: Any) -> bool:
     return bool(abs(sizes[0] - sizes[1]) <= max(sizes) / 1000)
 
 
-Comparison = Callable[[str, str], dict[str, Any]]
+Comparison = Callable[..., dict[str, Any]]
 
 
 def load_comparison(compare: str, path: list[str]) -> Comparison:
@@ -115,9 +115,9 @@ def load_comparison(compare: str, path: list[str]) -> Comparison:
     return partial(_verify, verifier)
 
 
-def _verify(verifier: Callable[[str, str], object], gold: str, answer: str) -> dict[str, Any]:
+def _verify(verifier: Callable[..., object], gold: str, answer: str, **metadata: Any) -> dict[str, Any]:
     try:
-        correct = verifier(gold, answer)
+        correct = verifier(gold, answer, **metadata)
     except BaseException as error:
         return _invalid("the verifier raises", error)
     if not isinstance(correct, bool):
@@ -226,7 +226,7 @@ class _Server:
                 self.comparisons[compare] = load_comparison(compare, request.get("path", []))
             except BaseException as error:
                 invalid = _invalid(f"{compare} cannot be imported for grading:", error)
-                self.comparisons[compare] = lambda gold, answer: invalid
+                self.comparisons[compare] = lambda *_, **__: invalid
             finally:
                 signal.alarm(0)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -312,7 +312,8 @@ def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
 
 def _judge_safely(job: _Job, comparison: Comparison) -> dict[str, Any]:
     try:
-        return comparison(job.request["gold"], job.request["answer"])
+        more = {"metadata": job.request["metadata"]} if "metadata" in job.request else {}
+        return comparison(job.request["gold"], job.request["answer"], **more)
     except MemoryError:
         return {"correct": False, "reason": "needs too much memory to compare", "valid": True}
     except Exception as error:

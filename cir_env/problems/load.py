@@ -11,6 +11,9 @@
 | `dapo+still3+mixed` | the union of several sets, without repetitions |
 | `dapo*3+mixed` | a weighted mixture: of every four problems in a row, three of the first set and one of the second |
 
+Generators, data sets and folders have splits of their own. A single file is divided by a hash of the statements
+(`splits`), unless all of it is asked for. Benchmarks have no splits.
+
 Options follow a data set or a path like a query string, as in `hub:OWNER/NAME?statement=question&answer=gold`: the
 names of its `Fields`; `revision` and `config` of a data set; `fields=dapo` for a local copy of a named data set. Write
 a space as `%20` and a plus sign as `%2B`.
@@ -19,17 +22,27 @@ a space as `%20` and a plus sign as `%2B`.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from cir_env.errors import ProblemError, did_you_mean, parse_spec
+from cir_env.errors import OptionError, ProblemError, check_choice, check_number, did_you_mean, parse_spec
 from cir_env.grading.answer_types import find_answer_type
 from cir_env.problems import generators
 from cir_env.problems.benchmarks import load_benchmark
 from cir_env.problems.families import GENERATORS
 from cir_env.problems.mixtures import mix, unite
-from cir_env.problems.problem_set import DEFAULT_SIZES, ProblemSet, check_split
+from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import (
+    DEFAULT_SIZES,
+    UNREADABLE,
+    OnUnreadable,
+    ProblemSet,
+    check_split,
+    warn_excluded,
+)
+from cir_env.problems.splits import TEST_SHARE, divide
 
 _PART = re.compile(r"(?P<name>.*?)(?:\*(?P<weight>\d+))?", re.DOTALL)
 Options = tuple[tuple[str, str], ...]
@@ -57,49 +70,91 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 """Named data sets: their name on the hub, and their fields. Both wrap an instruction around the problem."""
 
 
-def load_problems(spec: "ProblemSet | str | os.PathLike[str]", split: str) -> ProblemSet:
-    """Load the problems that a spec names; the same spec gives the same object within a process.
+def load_problems(
+    spec: "ProblemSet | str | os.PathLike[str]",
+    split: str | None = None,
+    *,
+    test_share: float = TEST_SHARE,
+    answer_type: str | None = None,
+    unreadable: OnUnreadable = "error",
+) -> ProblemSet:
+    """Load the problems that a spec names; the same arguments give the same object within a process.
 
     Args:
         spec: A problem set (returned as it is), a path, or a string as in the table above.
-        split: "train" or "test". Problem sets, benchmarks and single files have no splits: both give all problems.
+        split: "train" or "test"; problem sets and benchmarks have no splits, and give all problems. By default all
+            problems of a file, and the train split of anything else.
+        test_share: Share of a single file that is its test split, from 0 to 1.
+        answer_type: How to compare answers, for all problems; None: each problem has its own type.
+        unreadable: "error" if a gold answer that is not of its type is an error; "exclude" to drop the problem, with a
+            warning.
 
     Raises:
-        ProblemError: Nothing has that name, or it cannot be read.
+        OptionError: `test_share` is out of range, or `answer_type` or `unreadable` is unknown.
+        ProblemError: Nothing has that name, it cannot be read, it is too small to be divided, or a gold answer is not
+            of its type.
 
     >>> load_problems("products*3+arithmetic", "test").summary()
     "500 problems of 'products*3+arithmetic'; 375 of 375 of 'products/test'; 125 of 125 of 'arithmetic/test'"
     """
-    check_split(split)
-    if isinstance(spec, ProblemSet):
-        return spec
+    if split is not None:
+        check_split(split)
+    if not 0 <= check_number("test_share", test_share) <= 1:
+        raise OptionError(f"Expect `test_share` to be from 0 to 1, got {test_share}.")
+    check_choice("unreadable", unreadable, ("error", "exclude"))
+    if answer_type is not None:
+        find_answer_type(answer_type)
+    wanted = _Wanted(
+        split=split or "train",
+        test_share=None if split is None else test_share,
+        answer_type=answer_type,
+        unreadable=unreadable,
+    )
+    problems = spec if isinstance(spec, ProblemSet) else _load(spec, wanted)
+    return problems if answer_type is None else with_answer_type(problems, answer_type, unreadable)
+
+
+def _load(spec: object, wanted: "_Wanted") -> ProblemSet:
     if isinstance(spec, os.PathLike):
-        return _load_path(os.fspath(spec), (), split)
+        return _load_path(os.fspath(spec), (), wanted)
     if not isinstance(spec, str):
         raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
     parts = _parts(spec)
     if any(weight is not None for _, weight in parts):
-        return _load_weighted([(name, int(weight or 1)) for name, weight in parts], split, spec)
+        return _load_weighted([(name, int(weight or 1)) for name, weight in parts], wanted, spec)
     if len(parts) == 1 or generators.is_name(spec):
-        return _load_one(spec, split)
-    return unite(tuple(_load_one(name, split) for name, _ in parts), spec)
+        return _load_one(spec, wanted)
+    return unite(tuple(_load_one(name, wanted) for name, _ in parts), spec)
 
 
-def load_sets(names: Iterable[str], folder: str | os.PathLike[str] | None) -> dict[str, ProblemSet]:
-    """Load benchmarks and problem files for an evaluation.
+def load_sets(
+    names: Iterable[str],
+    folder: str | os.PathLike[str] | None,
+    *,
+    held_out: str | None = None,
+    **arguments: Any,
+) -> dict[str, ProblemSet]:
+    """Load problem sets for an evaluation.
 
     Args:
-        names: Names of benchmarks, and paths that end in `.jsonl` or `.parquet`.
+        names: Names of benchmarks, and paths that end in `.jsonl` or `.parquet`: all problems of these files.
         folder: Folder of the benchmarks, as for `load_benchmark`.
+        held_out: Without any names, a spec as for `load_problems`, of which the test split is loaded.
+        arguments: `test_share`, `answer_type` and `unreadable`, as for `load_problems`.
 
     Returns:
         The problem sets by name.
 
     Raises:
-        ProblemError: Nothing has such a name, or it cannot be read.
+        OptionError, ProblemError: As for `load_problems`.
     """
     are_files = {name: parse_spec(name)[0].endswith(tuple(_READERS)) for name in names}
-    return {n: load_problems(n, "test") if is_file else load_benchmark(n, folder) for n, is_file in are_files.items()}
+    if not are_files and held_out is not None:
+        return {held_out: load_problems(held_out, "test", **arguments)}
+    return {
+        name: load_problems(name if is_file else load_benchmark(name, folder), **arguments)
+        for name, is_file in are_files.items()
+    }
 
 
 def is_procedural(spec: object) -> bool:
@@ -111,18 +166,32 @@ def is_procedural(spec: object) -> bool:
     return isinstance(spec, str) and all(generators.is_name(name) for name, _ in _parts(spec))
 
 
-def with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
-    """Return a copy of the problems with another answer type; the same arguments give the same object within a process.
+def with_answer_type(problems: ProblemSet, answer_type: str, unreadable: OnUnreadable = "error") -> ProblemSet:
+    """Return the problems with another answer type; the same arguments give the same object within a process.
 
     Raises:
         OptionError: The answer type is unknown.
-        ProblemError: A gold answer is not of that type.
+        ProblemError: A gold answer is not of that type, unless `unreadable` is "exclude", or none is.
 
     >>> with_answer_type(ProblemSet.generate("products", size=1), "number?rel_tol=0.01")[0].answer_type
     'number?rel_tol=0.01'
     """
     find_answer_type(answer_type)
-    return _with_answer_type(problems, answer_type)
+    return _with_answer_type(problems, answer_type, unreadable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which problems of each source are wanted."""
+
+    split: str
+    """The split of sources that have splits of their own."""
+    test_share: float | None
+    """Share of a single file in its test split; None: all problems of a file are wanted."""
+    answer_type: str | None
+    """The answer type of all problems; None: each has its own."""
+    unreadable: OnUnreadable
+    """What to do about answers that are not of their type."""
 
 
 def _parts(spec: str) -> list[tuple[str, str | None]]:
@@ -132,34 +201,34 @@ def _parts(spec: str) -> list[tuple[str, str | None]]:
     return [(part["name"], part["weight"]) for text in spec.split("+") if (part := _PART.fullmatch(text))]
 
 
-def _load_weighted(parts: Sequence[tuple[str, int]], split: str, name: str) -> ProblemSet:
+def _load_weighted(parts: Sequence[tuple[str, int]], wanted: _Wanted, name: str) -> ProblemSet:
     """Load a weighted mixture; a generator gives as many problems as the other sets allow for."""
     weights = tuple(weight for _, weight in parts)
     if min(weights) < 1:
         raise ProblemError(f"Expect weights of at least 1 in `problems`, got {name!r}.")
-    found = {place: _load_one(part, split) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
+    found = {place: _load_one(part, wanted) for place, (part, _) in enumerate(parts) if not generators.is_name(part)}
     rounds = min((len(there) // weights[place] for place, there in found.items()), default=0)
-    rounds = rounds or max(1, DEFAULT_SIZES[split] // sum(weights))  # `mix` reports a set that is too small
+    rounds = rounds or max(1, DEFAULT_SIZES[wanted.split] // sum(weights))  # `mix` reports a set that is too small
     sets = (
-        found[place] if place in found else ProblemSet.generate(part, split=split, size=rounds * weight)
+        found[place] if place in found else ProblemSet.generate(part, split=wanted.split, size=rounds * weight)
         for place, (part, weight) in enumerate(parts)
     )
     return mix(tuple(sets), weights, name)
 
 
-def _load_one(spec: str, split: str) -> ProblemSet:
+def _load_one(spec: str, wanted: _Wanted) -> ProblemSet:
     if generators.is_name(spec):
-        return ProblemSet.generate(spec, split=split)
+        return ProblemSet.generate(spec, split=wanted.split)
     name, options = parse_spec(spec)
     kind, _, rest = name.partition(":")
     if kind == "benchmark":
         return _load_benchmark(rest, options)
-    if kind == "hub":
-        return _load_hub(rest, split, options)
     if name in DATA_SETS:
-        hub_name, fields = DATA_SETS[name]
-        return _load_hub(hub_name, split, (*fields.items(), *options))
-    return _load_path(name, options, split)
+        kind, (rest, fields) = "hub", DATA_SETS[name]
+        options = (*fields.items(), *options)
+    if kind == "hub":
+        return _load_hub(rest, wanted.split, options, wanted.answer_type, wanted.unreadable)
+    return _load_path(name, options, wanted)
 
 
 def _load_benchmark(name: str, options: Options) -> ProblemSet:
@@ -170,8 +239,9 @@ def _load_benchmark(name: str, options: Options) -> ProblemSet:
     return load_benchmark(name, folder)
 
 
-def _load_path(name: str, options: Options, split: str) -> ProblemSet:
-    path = _file_of_split(Path(name), split) if os.path.isdir(name) else Path(name)
+def _load_path(name: str, options: Options, wanted: _Wanted) -> ProblemSet:
+    has_splits = os.path.isdir(name)
+    path = _file_of_split(Path(name), wanted.split) if has_splits else Path(name)
     if path.suffix not in _READERS or not os.path.isfile(path):
         raise ProblemError(
             f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
@@ -179,7 +249,9 @@ def _load_path(name: str, options: Options, split: str) -> ProblemSet:
             f"{name!r}.{did_you_mean(name, [*GENERATORS, *DATA_SETS])}"
         )
     stat = path.stat()
-    return _load_file(path.resolve(), options, stat.st_mtime_ns, stat.st_size)
+    changed = stat.st_mtime_ns, stat.st_size
+    problems = _load_file(path.resolve(), options, changed, wanted.answer_type, wanted.unreadable)
+    return problems if has_splits or wanted.test_share is None else divide(problems, wanted.split, wanted.test_share)
 
 
 _READERS = {".jsonl": ProblemSet.from_jsonl, ".parquet": ProblemSet.from_parquet}
@@ -193,30 +265,52 @@ def _file_of_split(folder: Path, split: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _load_file(path: Path, options: Options, mtime_ns: int, size: int) -> ProblemSet:
+def _load_file(
+    path: Path, options: Options, changed: tuple[int, int], answer_type: str | None, unreadable: OnUnreadable
+) -> ProblemSet:
     """Read a file once per process; a file that changed is read again."""
     fields = dict(options)
     if (data_set := fields.pop("fields", None)) is not None:
         if data_set not in DATA_SETS:
             raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {data_set!r}.")
         fields = {**DATA_SETS[data_set][1], **fields}
-    return _READERS[path.suffix](path, fields=fields)
+    return _READERS[path.suffix](path, fields=fields, answer_type=answer_type, unreadable=unreadable)
 
 
 @lru_cache(maxsize=32)
-def _load_hub(name: str, split: str, options: Options) -> ProblemSet:
+def _load_hub(name: str, split: str, options: Options, answer_type: str | None, unreadable: OnUnreadable) -> ProblemSet:
     fields = dict(options)
     config, revision = fields.pop("config", None), fields.pop("revision", None)
-    return ProblemSet.from_hub(name, split=split, config=config, revision=revision, fields=fields)
+    return ProblemSet.from_hub(
+        name,
+        split=split,
+        config=config,
+        revision=revision,
+        fields=fields,
+        answer_type=answer_type,
+        unreadable=unreadable,
+    )
 
 
 @lru_cache(maxsize=32)
-def _with_answer_type(problems: ProblemSet, answer_type: str) -> ProblemSet:
+def _with_answer_type(problems: ProblemSet, answer_type: str, unreadable: OnUnreadable) -> ProblemSet:
+    if all(problem.answer_type == answer_type for problem in problems):
+        return problems
+    kept: list[Problem] = []
+    excluded: list[str] = []
+    for problem in problems:
+        try:
+            kept.append(replace(problem, answer_type=answer_type))
+        except ProblemError as error:
+            if unreadable == "error":
+                raise
+            excluded.append(str(error))
+    warn_excluded(excluded, problems.name)
     typed = ProblemSet(
-        (replace(problem, answer_type=answer_type) for problem in problems),
+        kept,
         name=problems.name,
-        skipped=problems.skipped,
-        notes=problems.notes,
+        skipped=problems.skipped + len(excluded),
+        notes=(*problems.notes, *[f"{UNREADABLE}: {len(excluded):,}"] * bool(excluded)),
     )
-    typed._recipe = (with_answer_type, (problems, answer_type))
+    typed._recipe = (with_answer_type, (problems, answer_type, unreadable))
     return typed

@@ -1,9 +1,68 @@
-"""`Problem`, one question and its answer."""
+"""`Problem`, one question and its answer, and its `Metadata`."""
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from cir_env.errors import OptionError, ProblemError
 from cir_env.grading.answer_types import check_gold
+
+_encode: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True).encode
+
+
+class Metadata(Mapping[str, Any]):
+    """An immutable JSON object; ``dict(metadata)`` is a copy of it.
+
+    It is not a `dict`, since Gymnasium's vector environments would merge dicts of different problems into arrays of
+    one type per field. Each access decodes a new value, so that no two users share one.
+
+    Raises:
+        TypeError, ValueError: A value is not JSON.
+
+    >>> tests = Metadata({"tests": [1, 2]})
+    >>> tests["tests"].append(3)
+    >>> tests, tests == {"tests": [1, 2]}
+    (Metadata({'tests': [1, 2]}), True)
+    """
+
+    __slots__ = ("_json",)
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._json = _encode(dict(values)) if values else "{}"
+
+    @property
+    def n_chars(self) -> int:
+        """Number of characters of the JSON."""
+        return len(self._json)
+
+    def _decoded(self) -> dict[str, Any]:
+        decoded: dict[str, Any] = json.loads(self._json)
+        return decoded
+
+    def __getitem__(self, name: str) -> Any:
+        return self._decoded()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded())
+
+    def __len__(self) -> int:
+        return len(self._decoded())
+
+    def __bool__(self) -> bool:
+        return self._json != "{}"
+
+    def __eq__(self, other: object) -> bool:
+        return self._json == other._json if isinstance(other, Metadata) else self._decoded() == other
+
+    def __hash__(self) -> int:
+        return hash(self._json)
+
+    def __repr__(self) -> str:
+        return f"Metadata({self._decoded()})"
+
+
+_NO_METADATA: Final = Metadata({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +70,7 @@ class Problem:
     """One question with one right answer.
 
     Raises:
-        ProblemError: The answer type is unknown, or the answer is not of that type.
+        ProblemError: The answer type is unknown, the answer is not of that type, or the metadata is not JSON.
     """
 
     id: str
@@ -29,7 +88,16 @@ class Problem:
     answer_type: str = "math"
     """How to compare answers with the gold answer, such as "number?rel_tol=0.01" (`cir_env.grading.answer_types`)."""
 
+    metadata: Mapping[str, Any] = _NO_METADATA
+    """Anything else about it, such as the other fields of its row: a JSON object, converted to `Metadata`."""
+
     def __post_init__(self) -> None:
+        if not isinstance(self.metadata, Metadata):
+            try:
+                metadata = Metadata(self.metadata)
+            except (TypeError, ValueError) as error:
+                raise ProblemError(f"Problem {self.id!r}: Expect `metadata` as a JSON object, got: {error}.") from None
+            object.__setattr__(self, "metadata", metadata)
         if self.answer_type == "math":
             return
         try:

@@ -1,20 +1,33 @@
 """`ProblemSet`, an immutable set of problems, and its constructors: files, data sets, generators."""
 
 import hashlib
+import logging
 import operator
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Any, Final, Literal, Self, overload
 
-from cir_env.errors import ProblemError
+from cir_env.errors import ProblemError, check_choice
 from cir_env.problems import generators
 from cir_env.problems.problem import Problem
-from cir_env.problems.rows import BadRowError, Fields, decode_row, first_line, problem_from_row
+from cir_env.problems.rows import (
+    BadRowError,
+    Fields,
+    UnreadableAnswerError,
+    decode_row,
+    first_line,
+    metadata_of,
+    read_row,
+)
+
+_LOG: Final = logging.getLogger("cir_env")
 
 OnBadRow = Literal["raise", "skip"]
+OnUnreadable = Literal["error", "exclude"]
 DEFAULT_SIZES = {"train": 10_000, "test": 500}
 """How many problems to generate for each split when no size is given."""
 
@@ -128,6 +141,8 @@ class ProblemSet(Sequence[Problem]):
         *,
         fields: Fields | Mapping[str, Any] | None = None,
         on_bad_row: OnBadRow = "raise",
+        answer_type: str | None = None,
+        unreadable: OnUnreadable = "error",
         name: str | None = None,
     ) -> "ProblemSet":
         """Read a JSON Lines file; blank lines are ignored.
@@ -139,6 +154,9 @@ class ProblemSet(Sequence[Problem]):
             fields: Which fields hold the parts of a problem.
             on_bad_row: "raise" reports the first bad row by file and line; "skip" drops bad rows and counts them in
                 `skipped`.
+            answer_type: The answer type of all problems; None: that of each row.
+            unreadable: What to do about an answer that is not of its type: "error" makes it a bad row; "exclude" drops
+                the row, and logs a warning with file, line and reason.
             name: Name of the set and source of its problems; by default the stem of the file.
 
         Raises:
@@ -147,7 +165,14 @@ class ProblemSet(Sequence[Problem]):
         path = Path(path)
         lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         rows = ((f"{path}, line {n}", decode_row(line)) for n, line in enumerate(lines, 1) if line.strip())
-        return _from_rows(rows, name=name or path.stem, fields=fields, on_bad_row=on_bad_row)
+        return _from_rows(
+            rows,
+            name=name or path.stem,
+            fields=fields,
+            on_bad_row=on_bad_row,
+            answer_type=answer_type,
+            unreadable=unreadable,
+        )
 
     @classmethod
     def from_parquet(
@@ -156,6 +181,8 @@ class ProblemSet(Sequence[Problem]):
         *,
         fields: Fields | Mapping[str, Any] | None = None,
         on_bad_row: OnBadRow = "raise",
+        answer_type: str | None = None,
+        unreadable: OnUnreadable = "error",
     ) -> "ProblemSet":
         """Read a Parquet file (needs the extra ``parquet``); arguments and errors as in `from_jsonl`."""
         path = Path(path)
@@ -170,7 +197,9 @@ class ProblemSet(Sequence[Problem]):
             raise ProblemError(f"Expect a Parquet file, got {str(path)!r}: {first_line(error)}") from None
         batches = table.to_batches(max_chunksize=_BATCH)
         rows = ((f"{path}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
-        return _from_rows(rows, name=path.stem, fields=fields, on_bad_row=on_bad_row)
+        return _from_rows(
+            rows, name=path.stem, fields=fields, on_bad_row=on_bad_row, answer_type=answer_type, unreadable=unreadable
+        )
 
     @classmethod
     def from_hub(
@@ -182,6 +211,8 @@ class ProblemSet(Sequence[Problem]):
         revision: str | None = None,
         fields: Fields | Mapping[str, Any] | None = None,
         on_bad_row: OnBadRow = "raise",
+        answer_type: str | None = None,
+        unreadable: OnUnreadable = "error",
     ) -> "ProblemSet":
         """Load a data set from the Hugging Face hub (needs the extra ``hub``, and a network or a filled cache).
 
@@ -192,6 +223,8 @@ class ProblemSet(Sequence[Problem]):
             revision: Commit to pin, for reproducibility.
             fields: Which fields hold the parts of a problem.
             on_bad_row: As in `from_jsonl`.
+            answer_type: As in `from_jsonl`.
+            unreadable: As in `from_jsonl`.
 
         Raises:
             ProblemError: The library is missing, the data set cannot be loaded, or a row is bad.
@@ -209,7 +242,9 @@ class ProblemSet(Sequence[Problem]):
             ) from None
         batches = table.with_format("arrow").iter(_BATCH)  # five times as fast as row by row
         rows = ((f"{name}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
-        return _from_rows(rows, name=name, fields=fields, on_bad_row=on_bad_row)
+        return _from_rows(
+            rows, name=name, fields=fields, on_bad_row=on_bad_row, answer_type=answer_type, unreadable=unreadable
+        )
 
     @classmethod
     def generate(cls, name: str, *, split: str = "train", seed: int = 0, size: int | None = None) -> "ProblemSet":
@@ -265,7 +300,7 @@ def _generate(name: str, split: str, seed: int, size: int) -> ProblemSet:
     return made
 
 
-def _from_columns(columns: Sequence[Sequence[str]], name: str, skipped: int, notes: tuple[str, ...]) -> ProblemSet:
+def _from_columns(columns: Sequence[Sequence[Any]], name: str, skipped: int, notes: tuple[str, ...]) -> ProblemSet:
     names = [f.name for f in fields(Problem)]
     problems = (Problem(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
     return ProblemSet(problems, name=name, skipped=skipped, notes=notes)
@@ -283,37 +318,68 @@ def _from_rows(
     name: str,
     fields: Fields | Mapping[str, Any] | None,
     on_bad_row: OnBadRow,
+    answer_type: str | None,
+    unreadable: OnUnreadable,
 ) -> ProblemSet:
     if on_bad_row not in ("raise", "skip"):
         raise ProblemError(f"Expect `on_bad_row` to be 'raise' or 'skip', got {on_bad_row!r}.")
+    check_choice("unreadable", unreadable, ("error", "exclude"))
     names = Fields.of(fields)
     problems: dict[tuple[str, ...], Problem] = {}
     ids: set[str] = set()
     skipped = repeated = 0
+    excluded: list[str] = []
+    dropped: Counter[str] = Counter()
     for number, (place, row) in enumerate(rows, 1):
         try:
-            problem = problem_from_row(row, names, source=name, default_id=f"{name}-{number}")
-            content = problem.statement, problem.answer, problem.answer_type
+            default_id = f"{name}-{number}"
+            parts = read_row(row, names, source=name, default_id=default_id, answer_type=answer_type)
+            content = parts["statement"], parts["answer"], parts["answer_type"]
             if content in problems:
                 repeated += 1
                 continue
-            if problem.id in ids:
-                raise BadRowError(f"Expect distinct ids, got {problem.id!r} again.")
+            if parts["id"] in ids:
+                raise BadRowError(f"Expect distinct ids, got {parts['id']!r} again.")
         except BadRowError as error:
-            if on_bad_row == "raise":
-                raise ProblemError(f"{place}: {error}") from None
-            skipped += 1
+            is_unreadable = isinstance(error, UnreadableAnswerError)
+            if is_unreadable and unreadable == "exclude":
+                excluded.append(f"{place}: {error}")
+            elif on_bad_row == "raise":
+                hint = " Correct it, or drop such rows: set `unreadable` to 'exclude'." if is_unreadable else ""
+                raise ProblemError(f"{place}: {error}{hint}") from None
+            else:
+                skipped += 1
         else:
-            problems[content] = problem
-            ids.add(problem.id)
+            problems[content] = Problem(**parts, metadata=metadata_of(row, names, dropped))
+            ids.add(parts["id"])
+    warn_excluded(excluded, name)
     counts = {
         "exact repetitions dropped": repeated,
         "bad rows dropped": skipped,
+        UNREADABLE: len(excluded),
         "questions repeated with another answer": len(problems)
         - len({problem.statement for problem in problems.values()}),
     }
+    counts |= {f"values of {name!r} missing in the metadata": count for name, count in sorted(dropped.items())}
     notes = [f"{what}: {count:,}" for what, count in counts.items() if count]
-    return ProblemSet(problems.values(), name=name, skipped=skipped, notes=notes)
+    return ProblemSet(problems.values(), name=name, skipped=skipped + len(excluded), notes=notes)
+
+
+UNREADABLE: Final = "unreadable answers excluded"
+_MAX_NAMED: Final = 20
+
+
+def warn_excluded(excluded: Sequence[str], name: str) -> None:
+    """Log a warning about problems whose answers cannot be read, if there are any.
+
+    Args:
+        excluded: For each problem its place and the reason.
+        name: Name of the problem set.
+    """
+    if excluded:
+        more = [f"... and {len(excluded) - _MAX_NAMED:,} more"] * (len(excluded) > _MAX_NAMED)
+        listed = "\n  ".join([*excluded[:_MAX_NAMED], *more])
+        _LOG.warning("Excluding %d problems of %r, whose answers cannot be read:\n  %s", len(excluded), name, listed)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,14 +1,19 @@
-"""Converts rows of files and data sets to problems."""
+"""Reads the parts of problems from rows of files and data sets."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
-from cir_env.errors import ProblemError
+from cir_env.errors import OptionError, ProblemError
+from cir_env.grading.answer_types import check_gold, find_answer_type
 from cir_env.parsing import last_boxed
-from cir_env.problems.problem import Problem
+from cir_env.problems.problem import Metadata
+
+MAX_METADATA_CHARS: Final = 10_000
+"""Maximum size of a field in the metadata of a problem, in characters of JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,8 @@ class Fields:
     """The question starts after the first occurrence of this text in its field, such as an instruction."""
     before: str = ""
     """The question ends before the last occurrence of this text."""
+    metadata: str = "*"
+    """Which other fields are kept as the metadata of a problem: names separated by commas, or ``*`` for all."""
 
     @classmethod
     def of(cls, value: "Fields | Mapping[str, Any] | None") -> "Fields":
@@ -59,18 +66,25 @@ class BadRowError(Exception):
     """A row is not a valid problem."""
 
 
-def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -> Problem:
-    """Convert a row to a problem.
+class UnreadableAnswerError(BadRowError):
+    """The gold answer of a row is not of its answer type."""
+
+
+def read_row(
+    row: Any, names: Fields, *, source: str, default_id: str, answer_type: str | None = None
+) -> dict[str, str]:
+    """Return the arguments of a `Problem` that a row holds, without its metadata.
 
     Args:
         row: The row, or the error from `decode_row`, which is raised here.
         names: The names of its fields.
         source: The source of the problem.
         default_id: The id if the row has none.
+        answer_type: The answer type; None: that of the row.
 
     Raises:
-        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, or an answer that does not
-            fit its answer type.
+        UnreadableAnswerError: The answer does not fit its answer type.
+        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, or an unknown answer type.
     """
     if isinstance(row, BadRowError):
         raise row
@@ -82,24 +96,61 @@ def problem_from_row(row: Any, names: Fields, *, source: str, default_id: str) -
         if boxed is None or not boxed.strip():
             raise BadRowError(f"Expect an answer in \\boxed{{}} in field {names.answer!r}, got none.")
         answer = boxed.strip()
-    answer_type = _text(row, names.answer_type, role="answer_type", default="math")
-    if ":" in answer_type:  # a data set must not choose which function is called on this machine
+    own_type = "" if answer_type is not None else _text(row, names.answer_type, role="answer_type", default="")
+    if ":" in own_type:  # a data set must not choose which function is called on this machine
         raise BadRowError(
-            f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {answer_type!r}. Pass "
+            f"Expect the name of a type or a verifier in field {names.answer_type!r}, got {own_type!r}. Pass "
             "'module:function' as `answer_type` to the environment."
         )
+    answer_type = answer_type or own_type or "math"
+    origin = f" The type comes from field {names.answer_type!r}." if own_type else ""
     try:
-        return Problem(
-            id=_text(row, names.id, role="id", default=default_id),
-            statement=_unwrap(_text(row, names.statement, role="statement"), names),
-            answer=answer,
-            source=source,
-            subject=_text(row, names.subject, role="subject", default=""),
-            level=_text(row, names.level, role="level", default=""),
-            answer_type=answer_type,
-        )
-    except ProblemError as error:
-        raise BadRowError(f"{error} The type comes from field {names.answer_type!r}.") from None
+        find_answer_type(answer_type)
+    except OptionError as error:
+        raise BadRowError(f"{error}{origin}") from None
+    try:
+        check_gold(answer_type, answer)
+    except OptionError as error:
+        raise UnreadableAnswerError(f"{error}{origin}") from None
+    return {
+        "id": _text(row, names.id, role="id", default=default_id),
+        "statement": _unwrap(_text(row, names.statement, role="statement"), names),
+        "answer": answer,
+        "source": source,
+        "subject": _text(row, names.subject, role="subject", default=""),
+        "level": _text(row, names.level, role="level", default=""),
+        "answer_type": answer_type,
+    }
+
+
+def metadata_of(row: Mapping[str, Any], names: Fields, dropped: Counter[str]) -> Metadata:
+    """Return the metadata of a problem: the fields of its row other than those with the statement and the answer.
+
+    Args:
+        row: A valid row.
+        names: The names of its fields.
+        dropped: Counts by name the values that are left out: those that are not JSON, and those with more than
+            `MAX_METADATA_CHARS` characters of it.
+    """
+    used = {name if name in row else name.partition(".")[0] for name in (names.statement, names.answer)}
+    fields = {name: value for name, value in row.items() if name not in used}
+    if names.metadata != "*":
+        fields = {name: fields[name] for name in fields.keys() & names.metadata.split(",")}
+    metadata = _as_small(fields)
+    if metadata is None:
+        small = {name: value for name, value in fields.items() if _as_small({name: value}) is not None}
+        dropped.update(fields.keys() - small)
+        metadata = Metadata(small)
+    return metadata
+
+
+def _as_small(fields: Mapping[str, Any]) -> Metadata | None:
+    """Return fields as metadata; None if they are too large or not JSON, such as an image in Parquet."""
+    try:
+        metadata = Metadata(fields)
+    except (TypeError, ValueError):
+        return None
+    return metadata if metadata.n_chars <= MAX_METADATA_CHARS else None
 
 
 def _unwrap(text: str, names: Fields) -> str:
@@ -152,13 +203,21 @@ def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None =
 
 
 def decode_row(line: bytes) -> Any:
-    """Decode one line of JSON; a malformed line gives an error for `problem_from_row` to raise."""
+    """Decode one line of JSON; a malformed line gives an error for `read_row` to raise."""
     try:
-        return json.loads(line.decode())
+        row = json.loads(line.decode())
     except UnicodeDecodeError as error:
         return BadRowError(f"Expect UTF-8, got {error.reason}.")
     except (ValueError, RecursionError) as error:
         return BadRowError(f"Expect a JSON object, got {first_line(error)}.")
+    if b"\\u" in line and isinstance(row, dict):  # only an escape can be half of a pair
+        for field in row.items():
+            try:
+                json.dumps(field, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                lone = error.object[error.start]
+                return BadRowError(f"Expect field {field[0]!r} to be Unicode text, got the lone surrogate {lone!r}.")
+    return row
 
 
 def first_line(error: BaseException) -> str:

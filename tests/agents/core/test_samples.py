@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
+from agents_fakes import trajectory
 from eval_fakes import row
 
 from agents.core.errors import RunError
-from agents.core.samples import SampleFile, read_samples
+from agents.core.samples import SampleFile, read_samples, transcript
+from agents.core.types import Turn
 from agents.evaluation.run_folder import find_runs, read_run
 
 
@@ -17,6 +21,28 @@ def test_rows_round_trip_whatever_they_contain(tmp_path: Path) -> None:
         for each in rows:
             file.append(each)
     assert read_samples(tmp_path / "new" / "samples.jsonl")[0] == rows
+
+
+@pytest.mark.parametrize(
+    ("metadata", "kept"),
+    [
+        (MappingProxyType({"level": 3, "tests": [1]}), {"level": 3, "tests": [1]}),
+        ({}, {}),
+        (None, {}),
+        ("text", {}),
+        ({"at": object()}, {}),
+    ],
+)
+def test_a_sample_has_the_metadata_of_its_problem_if_it_is_json(metadata: Any, kept: dict[str, Any]) -> None:
+    info = {} if metadata is None else {"metadata": metadata}
+    made = trajectory(turns=(Turn(text="", feedback="", finish_reason="stop", info=info),))
+    assert json.loads(json.dumps(transcript(made)))["metadata"] == kept
+
+
+def test_samples_of_an_earlier_version_without_metadata_are_read(tmp_path: Path) -> None:
+    earlier = {name: value for name, value in row().items() if name != "metadata"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(earlier) + "\n")
+    assert read_samples(tmp_path / "samples.jsonl")[0] == [earlier]
 
 
 @pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '{"set": "a"'])

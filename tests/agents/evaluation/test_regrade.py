@@ -49,6 +49,16 @@ def judged(rows: Sequence[Sample]) -> Any:
     return regrade(rows, shared_grader().submit, final_answer)
 
 
+def test_a_verifier_sees_the_metadata_of_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_regrading.py").write_text(
+        "def check(gold, answer, metadata): return answer in metadata['also']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [sample("7", r"\boxed{8}", metadata={"also": also}) for also in (["8"], ["9"])]
+    regrading = regrade(rows, shared_grader().submit, final_answer, answer_type="users_regrading:check")
+    assert [row["correct"] for row in regrading.rows] == [True, False]
+
+
 def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     code = evaluate.main([str(arg) for arg in args])
     captured = capsys.readouterr()

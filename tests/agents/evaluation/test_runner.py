@@ -187,6 +187,7 @@ def test_each_sample_is_written_with_all_fields(play: Play) -> None:
             "problem_id": "product-2",
             "subject": "products",
             "level": None,
+            "metadata": {},
             "problem": "What is 2 * 3?",
             "turns": [
                 {"text": CODE, "feedback": FEEDBACK, "status": "ok", "finish_reason": "boundary"},

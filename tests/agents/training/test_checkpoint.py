@@ -7,8 +7,10 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from agents_fakes import byte_tokenizer, random_batch, tiny_qwen2
@@ -21,7 +23,7 @@ from agents.learning.policy import Policy
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters
 from agents.training import checkpoint
-from agents.training.checkpoint import STATE, checkpoints, load_training_state, read_json, save
+from agents.training.checkpoint import ROLLOUTS, STATE, checkpoints, load_training_state, read_json, save
 
 V = 40
 TOKENIZER = byte_tokenizer()
@@ -60,6 +62,14 @@ def test_a_checkpoint_loads_with_transformers(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(path)
     assert torch.equal(model(ids).logits, ppo.policy.model(ids).logits)
     assert AutoTokenizer.from_pretrained(path).encode("a∑") == TOKENIZER.encode("a∑")
+
+
+def test_the_infos_of_rollouts_are_kept_as_json(tmp_path: Path) -> None:
+    ppo = trained()
+    info = {"metadata": MappingProxyType({"level": 3}), "length": np.int64(4), "at": Path("a")}
+    settings: dict[str, Any] = {"policy": ppo.policy, "tokenizer": TOKENIZER, "optimizer": ppo.optimizer, "keep": 9}
+    path = save(tmp_path, state={"step": 1}, rollouts=[info], **settings)
+    assert read_json(path / ROLLOUTS) == [{"metadata": {"level": 3}, "length": 4, "at": "a"}]
 
 
 @pytest.mark.parametrize("value_head", [False, True])

@@ -238,7 +238,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def test_a_row_may_set_its_answer_type(tmp_path: Path) -> None:
-    problems = load_problems(write(tmp_path / "a.jsonl", ROWS), "train")
+    problems = load_problems(write(tmp_path / "a.jsonl", ROWS))
     assert [problem.answer_type for problem in problems] == ["math", "number?rel_tol=0.01", "choice"]
     assert pickle.loads(pickle.dumps(problems)) == problems
     assert copy.deepcopy(problems) is problems
@@ -246,7 +246,7 @@ def test_a_row_may_set_its_answer_type(tmp_path: Path) -> None:
 
 def test_the_field_of_the_answer_type_may_have_another_name(tmp_path: Path) -> None:
     rows = [{"problem": "3?", "answer": "C", "kind": "choice", "answer_type": "Categorical"}]
-    (problem,) = load_problems(f"{write(tmp_path / 'a.jsonl', rows)}?answer_type=kind", "train")
+    (problem,) = load_problems(f"{write(tmp_path / 'a.jsonl', rows)}?answer_type=kind")
     assert problem.answer_type == "choice"
 
 
@@ -254,7 +254,7 @@ def test_a_parquet_file_may_set_the_answer_type(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist(list(reversed(ROWS))), tmp_path / "a.parquet")
-    problems = load_problems(tmp_path / "a.parquet", "train")
+    problems = load_problems(tmp_path / "a.parquet")
     assert [problem.answer_type for problem in problems] == ["choice", "number?rel_tol=0.01", "math"]
 
 
@@ -263,7 +263,8 @@ def test_a_parquet_file_may_set_the_answer_type(tmp_path: Path) -> None:
     [
         (
             {"problem": "?", "answer": "42", "answer_type": "choice"},
-            "Expect a right answer of type 'choice', got '42'. The type comes from field 'answer_type'.",
+            "Expect a right answer of type 'choice', got '42'. The type comes from field 'answer_type'. Correct it, or "
+            "drop such rows: set `unreadable` to 'exclude'.",
         ),
         (
             {"problem": "?", "answer": "42", "answer_type": "sett"},

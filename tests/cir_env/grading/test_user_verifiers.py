@@ -15,6 +15,7 @@ from cir_env.errors import OptionError, ProblemError
 from cir_env.grading.answer_types import find_answer_type
 from cir_env.grading.grader import Grader, Verdict
 from cir_env.problems.problem import Problem
+from cir_env.problems.problem_set import ProblemSet
 
 MODULE = """
 import os
@@ -39,6 +40,18 @@ def exact(gold, answer):
 
 
 def one(gold):
+    return True
+
+
+def by_level(gold, answer, metadata):
+    return answer == gold * metadata["level"]
+
+
+def listed(gold, answer, *, strict=True, metadata=None):
+    return strict and answer in metadata.get("accepted", [gold])
+
+
+def no_place(gold, metadata):
     return True
 
 
@@ -95,6 +108,19 @@ def behave(gold, answer):
         return COUNT == 1
     return gold == answer
 """
+
+SWAPPED = [
+    *("answer, gold", "prediction, target", "response, ground_truth", "solution_str, ground_truth", "a, reference"),
+    *("completion, b", "model_output, expected_output", "answers, labels", "y_pred, y_true", "predLabel, goldLabel"),
+    *("solution, right_answer", "answer, x, tolerance=0", "response, answer", "answer, solution", "x, gold, /"),
+]
+ORDERED = [
+    *("gold, answer", "a, b", "x, y, /", "left, right", "*args", "gold, *args", "a, b=1, *, answer=2", "gold, target"),
+    *("expected, actual", "target, solution_str", "y_true, y_pred", "reference_answer, answer", "answer, response"),
+    *("ground_truth, output, strict=True", "label, a, **kwargs", "gold, answer, *metadata", "a, b, metadata=None, /"),
+]
+for _kind, _parameters in (("swapped", SWAPPED), ("ordered", ORDERED)):
+    MODULE += "".join(f"def {_kind}_{n}({text}): return True\n" for n, text in enumerate(_parameters))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,6 +191,26 @@ def test_a_verifier_decides_the_reward(grader: Grader) -> None:
     assert env.step(r"\boxed{6.0}")[1] == -1.0
 
 
+def test_a_verifier_gets_the_metadata_that_it_asks_for(grader: Grader) -> None:
+    assert grader.grade("a", "aa", "users_verifiers:by_level", {"level": 2}).correct
+    assert not grader.grade("a", "aa", "users_verifiers:by_level", {"level": 3}).correct  # not the cached verdict
+    assert grader.grade("a", "b", "users_verifiers:listed", {"accepted": ["b", "c"]}).correct
+    assert grader.grade("a", "a", "users_verifiers:listed").correct
+    assert grader.grade("a", "a", "users_exact", {"level": 2}).correct
+    assert grader.grade("a", "a", "users_verifiers:by_level") == invalid("the verifier raises KeyError: 'level'")
+    with pytest.raises(OptionError, match=r"^Expect `metadata` as a JSON object, got: "):
+        grader.grade("a", "b", "users_verifiers:listed", {"accepted": {"b"}})
+
+
+def test_a_verifier_gets_the_metadata_of_the_problem(grader: Grader) -> None:
+    problems = ProblemSet([Problem(id="p", statement="?", answer="a", metadata={"level": 2})])
+    for answer, reward in (("aa", 1.0), ("a", -1.0)):
+        more = {"problems": problems, "grader": grader, "answer_type": "users_verifiers:by_level"}
+        env = CodeMathEnv(**fakes() | more)
+        env.reset()
+        assert env.step(rf"\boxed{{{answer}}}")[1] == reward
+
+
 def test_a_failing_verifier_drops_the_episode(grader: Grader) -> None:
     env = CodeMathEnv(**fakes() | {"grader": grader, "answer_type": BEHAVE})
     env.reset(options={"problem_index": 0})
@@ -187,6 +233,10 @@ def test_a_failing_verifier_drops_the_episode(grader: Grader) -> None:
             "users_verifiers:one",
             "Expect the verifier 'users_verifiers:one' to take (gold, answer), got other parameters.",
         ),
+        (
+            "users_verifiers:no_place",
+            "Expect the verifier 'users_verifiers:no_place' to take (gold, answer), got other parameters.",
+        ),
         ("users_verifiers:", "Expect a verifier as 'module:function', got 'users_verifiers:'."),
         ("os; import x:f", "Expect a verifier as 'module:function', got 'os; import x:f'."),
         ("__main__:f", "Expect a verifier in a module that the grading process can import, got '__main__:f'."),
@@ -199,6 +249,23 @@ def test_an_unusable_verifier_is_rejected_before_grading(spec: str, message: str
     assert str(caught.value).endswith(message)
     with pytest.raises(ProblemError):
         Problem(id="p", statement="?", answer="1", answer_type=spec)
+
+
+@pytest.mark.parametrize("number", range(len(SWAPPED)), ids=SWAPPED)
+def test_a_verifier_whose_parameters_are_swapped_is_rejected(number: int) -> None:
+    with pytest.raises(OptionError) as caught:
+        find_answer_type(f"users_verifiers:swapped_{number}")
+    first, second = SWAPPED[number].split(", ")[:2]
+    assert str(caught.value) == (
+        f"Expect the verifier 'users_verifiers:swapped_{number}' to take (gold, answer), the right answer first, got "
+        f"({first}, {second}): swap its parameters, or call them gold and answer if they are in this order."
+    )
+
+
+@pytest.mark.parametrize("number", range(len(ORDERED)), ids=ORDERED)
+def test_a_verifier_whose_parameters_have_other_names_is_accepted(number: int) -> None:
+    answer_type = f"users_verifiers:ordered_{number}"
+    assert find_answer_type(answer_type).compare == answer_type
 
 
 def test_two_distributions_with_the_same_verifier_name_are_reported(

@@ -43,7 +43,13 @@ def problems(*ids: str) -> ProblemSet:
 def test_a_jsonl_row_becomes_a_problem(tmp_path: Path) -> None:
     path = write(tmp_path / "sums.jsonl", {**ROW, "id": 7, "subject": "addition", "level": 3})
     assert ProblemSet.from_jsonl(path)[0] == Problem(
-        id="7", statement="What is 1 + 1?", answer="2", source="sums", subject="addition", level="3"
+        id="7",
+        statement="What is 1 + 1?",
+        answer="2",
+        source="sums",
+        subject="addition",
+        level="3",
+        metadata={"id": 7, "subject": "addition", "level": 3},
     )
 
 
@@ -83,11 +89,22 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends_are_ignored(tmp_path:
         ({"problem": "?", "answer": True}, "Expect field 'answer' to be text or a number, got bool."),
         ('{"problem": "?", "answer": NaN}', "Expect field 'answer' to be a finite number, got nan."),
         ({**OTHER, "id": "a"}, "Expect distinct ids, got 'a' again."),
+        (
+            r'{"problem": "bad \ud800", "answer": "2"}',
+            r"Expect field 'problem' to be Unicode text, got the lone surrogate '\ud800'.",
+        ),
+        ({**OTHER, "tags": [{"of": "\udc00x"}]}, r"Expect field 'tags' to be Unicode text, got the lone surrogate"),
+        ({**OTHER, "\ud83d": 1}, r"Expect field '\ud83d' to be Unicode text, got the lone surrogate '\ud83d'."),
     ],
 )
 def test_a_bad_row_is_reported_by_file_and_line(tmp_path: Path, row: Any, expected: str) -> None:
     path = write(tmp_path / "a.jsonl", {**ROW, "id": "a"}, "", row)
     assert message(lambda: ProblemSet.from_jsonl(path)).startswith(f"{path}, line 3: {expected}")
+
+
+def test_an_escaped_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", r'{"problem": "\ud83d\ude42 + 1?", "answer": "2"}')
+    assert ProblemSet.from_jsonl(path)[0].statement == "🙂 + 1?"
 
 
 def test_bytes_that_are_not_utf8_are_a_bad_row(tmp_path: Path) -> None:
@@ -174,7 +191,7 @@ def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
         "Expect the keys of `fields` to be among ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', "
-        "'boxed', 'after', 'before'], got ['question']."
+        "'boxed', 'after', 'before', 'metadata'], got ['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
@@ -300,17 +317,21 @@ def test_a_name_is_loaded_once_per_process() -> None:
     assert (len(load_problems("products", "train")), len(load_problems("products", "test"))) == (10_000, 500)
 
 
-def test_sets_and_files_have_no_splits(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", ROW, ROW)
+def test_a_problem_set_has_no_splits() -> None:
     abc = problems("a")
-    assert load_problems(abc, "test") is abc
-    assert load_problems(str(path), "train") is load_problems(path, "test")
+    assert load_problems(abc, "test") is load_problems(abc, "train") is load_problems(abc) is abc
+
+
+def test_a_file_is_read_once_and_gives_all_problems_unless_a_split_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROW, OTHER)
+    assert load_problems(str(path)) is load_problems(path)
+    assert (load_problems(path).name, len(load_problems(path))) == ("a", 2)
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
-    load_problems(path, "train")
-    assert len(load_problems(write(path, ROW, OTHER), "train")) == 2
+    load_problems(path)
+    assert len(load_problems(write(path, ROW, OTHER))) == 2
 
 
 def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
@@ -346,7 +367,7 @@ def test_a_spec_of_another_type_is_an_error() -> None:
 def test_a_spec_may_name_its_fields(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "What is 1 + 1?", "gold": 2}\n')
-    (problem,) = load_problems(f"{path}?statement=question&answer=gold", "train")
+    (problem,) = load_problems(f"{path}?statement=question&answer=gold")
     assert (problem.statement, problem.answer) == ("What is 1 + 1?", "2")
 
 

@@ -52,25 +52,26 @@ def test_a_union_has_every_problem_once_with_a_distinct_id() -> None:
 
 def test_files_and_generators_are_mixed_by_weight(tmp_path: Path) -> None:
     spec = f"{file(tmp_path / 'a.jsonl', 7)}*2+products+{file(tmp_path / 'b.jsonl', 50)}*3"
-    mixed = load_problems(spec, "train")
-    assert load_problems(spec, "train") is mixed
+    mixed = load_problems(spec)
+    assert load_problems(spec) is mixed
     assert [p.source for p in mixed[:6]] == ["a", "a", "products", "b", "b", "b"]
     assert mixed.notes == ("6 of 7 of 'a'", "3 of 3 of 'products/train'", "9 of 50 of 'b'")
 
 
 def test_a_sum_without_weights_has_everything(tmp_path: Path) -> None:
     spec = f"{file(tmp_path / 'a.jsonl', 7)}+products"
-    assert len(load_problems(spec, "test")) == 507
+    assert len(load_problems(spec)) == 10_007
+    assert (len(load_problems(spec, "train")), len(load_problems(spec, "test"))) == (10_006, 501)
 
 
 def test_a_mixture_keeps_the_notes_of_its_sets(tmp_path: Path) -> None:
     path = file(tmp_path / "a.jsonl", 3)
     path.write_text(path.read_text() * 2)
-    assert load_problems(f"{path}*3+products", "test").notes[0] == "3 of 3 of 'a' (exact repetitions dropped: 3)"
+    assert load_problems(f"{path}*3+products").notes[0] == "3 of 3 of 'a' (exact repetitions dropped: 3)"
 
 
 def test_a_file_name_may_contain_plus_and_star(tmp_path: Path) -> None:
-    assert len(load_problems(str(file(tmp_path / "a+b*2.jsonl", 7)), "train")) == 7
+    assert len(load_problems(str(file(tmp_path / "a+b*2.jsonl", 7)))) == 7
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_spec_that_cannot_be_loaded_is_reported(
 ) -> None:
     monkeypatch.delenv("CIR_BENCHMARKS", raising=False)
     with pytest.raises(ProblemError) as error:
-        load_problems(spec.replace("FILE", str(file(tmp_path / "a.jsonl", 7))), "train")
+        load_problems(spec.replace("FILE", str(file(tmp_path / "a.jsonl", 7))))
     assert expected in str(error.value)
 
 
@@ -161,5 +162,5 @@ def test_a_named_data_set_is_loaded_from_the_hub(name: str, monkeypatch: pytest.
 def test_a_local_copy_of_a_named_data_set_is_read_with_its_fields(name: str, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows(name)), tmp_path / "a.parquet")
-    loaded = load_problems(f"{tmp_path / 'a.parquet'}?fields={name}", "train")
+    loaded = load_problems(f"{tmp_path / 'a.parquet'}?fields={name}")
     assert as_pairs(loaded) == [("What is 1 + 1?", "2"), ("What is 1 + 2?", "3")]
