@@ -85,8 +85,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - If the action contains a complete, non-blank Python block (see `cir_env.parsing`) and interactions are left, the
       environment keeps the action up to the block's closing fence and the whitespace after it, and discards the rest.
       It executes the block and appends the feedback: ```` ```output ````, the result and ```` ``` ````, each on its own
-      line. The result is what the block printed, followed by the last line of the traceback if the block failed. If it
-      is longer than `max_output_chars`, its middle is replaced by `...`.
+      line. The result is all that the block printed (to stdout and stderr, in the order in which it was written) until
+      it ended, crashed or was stopped, whether it was flushed or not. If the block failed, the last line of the
+      traceback, or a line about what stopped it, follows. If the result is longer than `max_output_chars`, its middle
+      is replaced by `...`.
     - Otherwise the action is the final answer. Once the budget is used up, code blocks are treated as plain text,
       unless `on_exhausted` says otherwise.
 
