@@ -38,6 +38,7 @@ TASKS = {
     "print": "print(1)",
     "sympy": "from sympy import symbols, solve\nx = symbols('x')\nprint(solve(x**2 - 3*x + 2, x))",
     "numpy": "import numpy as np\nprint(np.linalg.det(np.arange(9).reshape(3, 3) + np.eye(3)))",
+    "lines": "for i in range(100_000):\n    print(i)",
     "loop": "s = 0\nfor i in range(10**6):\n    s += i\nprint(s)",
 }
 RARE_TASKS = {

@@ -87,8 +87,10 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - If the action contains a complete, non-blank Python block (see `cir_env.parsing`) and interactions are left, the
       environment keeps the action up to the block's closing fence and the whitespace after it, and discards the rest.
       It executes the block and appends the feedback: ```` ```output ````, the result and ```` ``` ````, each on its own
-      line. The result is what the block printed, followed by the last line of the traceback if the block failed. If it
-      is longer than `max_output_chars`, its middle is replaced by `...`.
+      line. The result is all that the block printed (to stdout and stderr, in the order in which it was written) until
+      it ended, crashed or was stopped, whether it was flushed or not. If the block failed, the last line of the
+      traceback, or a line about what stopped it, follows. If the result is longer than `max_output_chars`, its middle
+      is replaced by `...`.
     - Otherwise the action is the final answer. Once the budget is used up, code blocks are treated as plain text,
       unless `on_exhausted` says otherwise.
 
@@ -102,8 +104,12 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     ## Rewards
     The reward is 0.0 until the last step of the episode, which gives `reward_correct` (1.0) or `reward_incorrect`
-    (-1.0). The answer is the last balanced `\boxed{}` that the policy wrote outside code blocks, in any of its turns;
-    program output never counts. An episode without a box is incorrect.
+    (-1.0). The answer is the content of the last `\boxed{}` that the policy wrote outside code, in any of its turns;
+    program output never counts. An episode without an answer is incorrect.
+
+    - `\fbox{42}` and `\boxed 42` count as well; an empty box does not.
+    - Code is a closed fence with a language other than text (such as `text`, `markdown`, `latex` or `math`). A fence of
+      text, one without a language, and one that is never closed hide no box. `cir_env.parsing` has the details.
 
     Infrastructure errors, such as a broken sandbox or grader, are never blamed on the policy: the reward is 0.0 and
     `info["reward_valid"]` is False. Drop such episodes.
@@ -135,9 +141,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `execution_status` (`str` or `None`): how the block of this step ended, a value of `cir_env.sandbox.Status`.
     - `feedback` (`str`): text that this step appended after the action.
     - `kept_chars` (`int`): number of characters of the action that the transcript keeps.
-    - `predicted` (`str` or `None`): the graded answer; `None` before the end, or without a box.
+    - `predicted` (`str` or `None`): the graded answer; `None` before the end, or without one.
     - `correct` (`bool`): whether the answer is right; `False` before the end.
-    - `reason` (`str`): short reason for the verdict; empty before the end, or without a box.
+    - `reason` (`str`): short reason for the verdict, or why there is no answer to judge; empty before the end only.
     - `reward_valid` (`bool`): `False` if an infrastructure error decided the reward.
     - `answer` (`str` or `None`): the right answer; `None` before the end.
 
@@ -380,7 +386,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
                 _LOG.warning(
                     "Dropping an episode of problem %s: the sandbox failed: %s", episode.problem.id, result.error
                 )
-                return (yield from self._end(episode, truncated=True, infrastructure_error=True))
+                return (yield from self._end(episode, truncated=True, failure=f"the sandbox failed: {result.error}"))
             episode.run_block(result.status)
             printed = render_result(result.stdout, self._error_text(result))
         elif self.on_exhausted == "tell":
@@ -472,15 +478,19 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         except SandboxUnavailable as error:
             return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=str(error), cpu_seconds=0.0)
 
-    def _end(self, episode: Episode, *, truncated: bool, infrastructure_error: bool = False) -> Stages:
-        """End the episode, and grade its answer unless an infrastructure error ended it."""
+    def _end(self, episode: Episode, *, truncated: bool, failure: str = "") -> Stages:
+        """End the episode, and grade its answer unless an infrastructure failure ended it."""
         episode.over = True
-        episode.reward_valid = not infrastructure_error
-        if not infrastructure_error and (answer := episode.answer()) is not None:
+        episode.reward_valid = not failure
+        if failure:
+            episode.reason = failure
+        elif (answer := episode.answer()) is None:
+            episode.reason = episode.why_no_answer()
+        else:
             episode.predicted = answer
             verdict = yield from self._grade(episode.problem, answer)
             episode.correct, episode.reward_valid = verdict.correct and verdict.valid, verdict.valid
-            episode.reason = verdict.reason
+            episode.reason = verdict.reason or ("judged right" if episode.correct else "judged wrong")
         reward = self._reward(episode, truncated=truncated) if episode.reward_valid else 0.0
         episode.outcome = f"\n[reward {reward:+g}: answer {episode.predicted!r}, right {episode.problem.answer!r}]\n"
         self._end_session()

@@ -21,7 +21,16 @@ They are more permissive than CommonMark where models deviate from it:
 Block quotes (``> ```python``) are not parsed. Lines end at ``\n``; a ``\r`` before it counts as whitespace.
 
 **Python blocks** are closed fences with a non-blank body whose info string starts with the word ``python``,
-``python3`` or ``py``, in any case. **Answers** are the contents of ``\boxed{}`` outside all fences.
+``python3`` or ``py``, in any case.
+
+**The answer** is the content of the last box outside code:
+
+- A box is ``\boxed`` or ``\fbox`` with balanced braces that are not empty. Without braces (``\boxed 42``), its content
+  is what follows on the line up to whitespace, ``$`` or the punctuation at its end, if this is a number, a formula or a
+  single letter. TeX would take one token, ``4``; models mean the number. A word does not count ("in \boxed as asked").
+- Code is a closed fence with a language (also ``output``), unless the language is one of text: ``text``, ``txt``,
+  ``plain``, ``plaintext``, ``none``, ``markdown``, ``md``, ``latex``, ``tex``, ``katex``, ``mathjax``, ``math``. So a
+  fence that is never closed hides no box, and neither does one without a language, such as a stray closing fence.
 """
 
 import enum
@@ -30,6 +39,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _PYTHON_WORDS = frozenset({"python", "python3", "py"})
+_TEXT_WORDS = frozenset(
+    {"text", "txt", "plain", "plaintext", "none", "markdown", "md", "latex", "tex", "katex", "mathjax", "math"}
+)
 _BLANKS = " \t\r\n"
 _TAB_WIDTH = 4
 # Possessive quantifiers keep every pattern linear.
@@ -37,7 +49,13 @@ _LEAD = re.compile(r"[ \t]*+(?:(?:[-+*]|[0-9]{1,9}[.)])[ \t]++)*+")
 _FENCE_AT = re.compile(r"`{3,}+|~{3,}+")
 _CLOSING = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t\r]*+")
 _LANGUAGE = re.compile(r"[A-Za-z][\w+#.-]*+[ \t\r]*+")
-_BOX_TOKEN = re.compile(r"\\\\(?!boxed)|\\boxed\s*+\{|\\[{}]|[{}]")
+_BOX_TOKEN = re.compile(
+    r"\\\\(?!boxed|fbox)|\\[{}]|[{}]|(?P<box>\\(?:boxed|fbox)(?:\s*+(?P<brace>\{)|(?![A-Za-z])[ \t]*+))"
+)
+_BLANK = re.compile(r"\s*+")
+_BARE_START = re.compile(r"[(\[|]?[-+−]?(?:[0-9√π∞]|\.[0-9]|\\(?!boxed|fbox)[A-Za-z]|[A-Za-z](?![A-Za-z]))")
+_BARE_PART = re.compile(r"\\(?!boxed|fbox|[()\[\]\\]).|[{(\[]|[])}]|[ \t]++|[^\\{}()\[\]$\s<]++|<(?!/)")
+_BARE_PUNCTUATION = ".,;:!?*_`'\""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +112,8 @@ class _Fence:
     """Columns of whitespace and list markers at the start of the line."""
     python: bool
     """Whether the block is python."""
+    code: bool
+    """Whether its language is one of code, python or other."""
     offset: int
     """Index of the fence within its line."""
 
@@ -219,7 +239,7 @@ class BlockScanner:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return the content of the last balanced ``\boxed{}``, or None.
+    r"""Return the content of the last box, or None.
 
     Whitespace may precede the brace; ``\{`` and ``\}`` are text. Of nested boxes, the innermost is the last.
 
@@ -229,28 +249,48 @@ def last_boxed(text: str) -> str | None:
     Example:
         >>> last_boxed(r"\boxed{3}, or rather \boxed{\frac{1}{2}}, not \boxed{5")
         '\\frac{1}{2}'
+        >>> last_boxed(r"It is $\boxed 42$."), last_boxed(r"\fbox{7} is my answer, in \boxed{} as asked.")
+        ('42', '7')
     """
     open_braces: list[int] = []  # start of the content of each open box; -1 for a plain brace
-    best: tuple[int, int] | None = None
+    begin = end = 0
     for token in _BOX_TOKEN.finditer(text):
-        mark = token.group()
-        if mark == "{":
-            open_braces.append(-1)
-        elif mark.startswith("\\boxed"):
+        if token["brace"]:
             open_braces.append(token.end())
-        elif mark == "}" and open_braces:
-            content = open_braces.pop()
-            if content >= 0 and (best is None or content > best[0]):
-                best = content, token.start()
-    return None if best is None else text[best[0] : best[1]]
+        elif token["box"]:
+            if content := _bare_content(text, token.end()):
+                begin, end = token.end(), token.end() + len(content)
+        elif token.group() == "{":
+            open_braces.append(-1)
+        elif token.group() == "}" and open_braces:
+            start = open_braces.pop()
+            if start > begin and not _BLANK.fullmatch(text, start, token.start()):
+                begin, end = start, token.start()
+    return text[begin:end] or None
+
+
+def _bare_content(text: str, start: int) -> str:
+    """Return the content of a box without braces, which begins at `start`; '' if there is none."""
+    if not _BARE_START.match(text, start):
+        return ""
+    end, depth = start, 0
+    while (part := _BARE_PART.match(text, end)) is not None:
+        if part.group() in ("{", "(", "["):
+            depth += 1
+        elif depth == 0 and (part.group() in ("}", ")", "]") or part.group().isspace()):
+            break
+        elif part.group() in ("}", ")", "]"):
+            depth -= 1
+        end = part.end()
+    return "" if depth else text[start:end].rstrip(_BARE_PUNCTUATION)
 
 
 def final_answer(segments: Sequence[str]) -> str | None:
-    r"""Return the answer of a policy: its last balanced box outside all fenced blocks.
+    r"""Return the answer of a policy: its last box outside code.
 
     Args:
-        segments: The policy's own text, turn by turn, without feedback. A box spans neither two segments nor a
-            fenced block.
+        segments: The policy's own text, turn by turn, without feedback. A box spans neither two segments nor a block of
+            code.
 
     Returns:
         The content of the box, or None.
@@ -260,11 +300,25 @@ def final_answer(segments: Sequence[str]) -> str | None:
         '4'
     """
     for segment in reversed(segments):
-        for piece in reversed(list(_outside_fences(segment))):
+        for piece in reversed(list(_outside_code(segment))):
             answer = last_boxed(piece)
             if answer is not None:
                 return answer
     return None
+
+
+def why_no_answer(segments: Sequence[str]) -> str:
+    r"""Return why `final_answer` finds no answer, in a few words.
+
+    Args:
+        segments: As for `final_answer`.
+
+    Example:
+        >>> why_no_answer(["It is 5."]), why_no_answer(["```python\nprint(r'\\boxed{5}')\n```\n"])
+        ('no \\boxed answer', 'no \\boxed answer outside code blocks')
+    """
+    in_code = any(last_boxed(segment) is not None for segment in segments)
+    return r"no \boxed answer" + (" outside code blocks" if in_code else "")
 
 
 def parse(text: str) -> Parsed:
@@ -285,17 +339,20 @@ def parse(text: str) -> Parsed:
     return Parsed(kind=kind, code=None, answer=answer, kept_chars=len(text))
 
 
-def _spans(text: str, start: int = 0) -> Iterator[_Span]:
-    """Yield the fenced blocks of all languages in order; only the last may be unclosed."""
+def _spans(text: str, start: int = 0, end: int | None = None, *, code_only: bool = False) -> Iterator[_Span]:
+    """Yield the fenced blocks in order, of all languages or of code only; only the last may be unclosed."""
+    stop = len(text) if end is None else end
     fence: _Fence | None = None
     fence_start = body_start = 0
     begin = start
-    while begin < len(text):
-        newline = text.find("\n", begin)
-        end, after = (len(text), len(text)) if newline < 0 else (newline, newline + 1)
-        line = text[begin:end]
+    while begin < stop:
+        newline = text.find("\n", begin, stop)
+        line_end, after = (stop, stop) if newline < 0 else (newline, newline + 1)
+        line = text[begin:line_end]
         if fence is None:
             fence = _opening(line)
+            if fence is not None and code_only and not fence.code:
+                fence = None
             if fence is not None:
                 fence_start, body_start = begin + fence.offset, after
         elif _closes(line, fence):
@@ -303,16 +360,25 @@ def _spans(text: str, start: int = 0) -> Iterator[_Span]:
             fence = None
         begin = after
     if fence is not None:
-        yield _Span(fence, fence_start, body_start, len(text), len(text), False)
+        yield _Span(fence, fence_start, body_start, stop, stop, False)
 
 
-def _outside_fences(text: str) -> Iterator[str]:
-    """Yield the pieces of the text outside all fenced blocks, closed or not."""
+def _outside_code(text: str) -> Iterator[str]:
+    """Yield the pieces of the text outside code."""
     begin = 0
-    for span in _spans(text):
+    for span in _code_spans(text):
         yield text[begin : span.start]
         begin = span.close
     yield text[begin:]
+
+
+def _code_spans(text: str) -> Iterator[_Span]:
+    """Yield the closed fences of code, also those within a fence of text or one that is never closed."""
+    for span in _spans(text):
+        if span.closed and span.fence.code:
+            yield span
+        else:
+            yield from (inner for inner in _spans(text, span.body_start, span.close, code_only=True) if inner.closed)
 
 
 def _opening(line: str) -> _Fence | None:
@@ -328,8 +394,15 @@ def _opening(line: str) -> _Fence | None:
         length=run.end() - lead_end,
         indent=_columns(line[:lead_end]),
         python=bool(words) and words[0].lower() in _PYTHON_WORDS,
+        code=bool(words) and _is_code(words[0]),
         offset=lead_end,
     )
+
+
+def _is_code(word: str) -> bool:
+    """Whether the first word of an info string names a language of code, as ``c`` and ``{.python}`` do."""
+    language = word.strip("{}.").lower()
+    return language[:1].isalpha() and language not in _TEXT_WORDS
 
 
 def _opening_behind_text(line: str, lead_end: int) -> _Fence | None:
@@ -347,7 +420,8 @@ def _opening_behind_text(line: str, lead_end: int) -> _Fence | None:
             continue
         equal_runs = sum(len(run.group()) == length for run in re.finditer(f"{char}++", before))
         if equal_runs % 2 == 0:  # else these backticks end an inline code span
-            return _Fence(char, length, _columns(line[:lead_end]), python, len(before))
+            code = python or _is_code(words[0])
+            return _Fence(char, length, _columns(line[:lead_end]), python, code, len(before))
     return None
 
 

@@ -60,7 +60,7 @@ class Sample(_Later):
     answer: Any
     """The right answer."""
     reason: str | None
-    """Why the answer is right or wrong, in a few words."""
+    """Why the answer is right, wrong or missing, in a few words."""
     reward: float
     reward_valid: bool
     """False if an infrastructure error made the episode invalid: it then counts neither as right nor as wrong."""

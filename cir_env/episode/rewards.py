@@ -30,7 +30,7 @@ class EpisodeRecord:
     statuses: tuple[Status, ...]
     """How each executed block ended, in order."""
     predicted: str | None
-    """The graded answer; None without a box."""
+    """The graded answer; None without one."""
     correct: bool
     """Whether the answer is right."""
     truncated: bool

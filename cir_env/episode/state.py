@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cir_env.episode.rewards import EpisodeRecord
-from cir_env.parsing import count_blocks, final_answer
+from cir_env.parsing import count_blocks, final_answer, why_no_answer
 from cir_env.problems.problem import Problem
 from cir_env.sandbox import Session, Status
 
@@ -54,7 +54,7 @@ class Episode:
     correct: bool = False
     """Whether it is right."""
     reason: str = ""
-    """The grader's reason."""
+    """The grader's reason, or why there was nothing to grade."""
     reward_valid: bool = True
     """False if an infrastructure error decided the reward."""
     outcome: str = ""
@@ -92,6 +92,10 @@ class Episode:
     def answer(self) -> str | None:
         """Return the last boxed answer so far; None without one."""
         return final_answer(self.segments)
+
+    def why_no_answer(self) -> str:
+        """Return why there is no answer, in a few words."""
+        return why_no_answer(self.segments)
 
     def info(self) -> dict[str, Any]:
         """Return the info of `reset` and `step`; it includes the right answer only at the end."""

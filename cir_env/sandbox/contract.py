@@ -56,9 +56,9 @@ class Limits:
     memory_limit_mb: int = 512
     """Memory in MB that the block may allocate, in addition to that of the preloaded modules."""
     output_limit_kb: int = 1024
-    """Size of stdout and stderr together, in KB; more ends the block."""
+    """Size of stdout and stderr together, in KB; more ends the block, and what exceeds the limit is cut off."""
     file_limit_mb: int = 16
-    """Size of a file that the block writes, in MB."""
+    """Size of a file that the block writes, in MB. A file may be as large as the output limit in any case."""
     process_limit: int = 64
     """Number of concurrent threads (a block cannot start processes)."""
 
@@ -83,7 +83,7 @@ class ExecutionResult:
     status: Status
     """How it ended."""
     stdout: str
-    """Its output (stdout and stderr interleaved), including output before an error."""
+    """All that it printed until it ended or was stopped, stdout and stderr in the order in which they were written."""
     error: str
     """The last line of the traceback, or one line about what ended the block; '' for `Status.OK`."""
     traceback: str = ""

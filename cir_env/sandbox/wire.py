@@ -1,7 +1,8 @@
 """The protocol between supervisor, zygote and child: fixed frames, no pickles. Both sides import this file.
 
 A child reads jobs from a packet socket and writes one status packet per job. The status repeats the nonce of the job,
-so that a packet written by generated code is not mistaken for one of the runner. (Code shares a process with its runner
+so that a packet written by generated code is not mistaken for one of the runner. What a block prints goes to a file in
+memory, the child's descriptors 1 and 2: see `LOG_OFFSET`. (Code shares a process with its runner
 and can, with effort, find the nonce. It can then misreport how its own block ended, as it could by printing something
 else; it can neither report an infrastructure error nor reach another block.)
 """
@@ -23,6 +24,15 @@ OK, ERROR, MEMORY, FILES, THREADS = KINDS = range(5)
 
 ONE_SHOT = 1
 """Flag of a job: it is the last one of the child."""
+
+LOG_OFFSET = 1 << 40
+"""Where the log begins in the output file, out of reach of the file limit: a header, and the text of Python's streams.
+
+The file begins with what was written to the descriptors directly; their common offset tells how much that is.
+"""
+
+_LOG_HEADER = struct.Struct("=QQ")
+LOG_HEADER_BYTES = _LOG_HEADER.size
 
 _JOB = struct.Struct("!16sIIIIIB")
 _STATUS = struct.Struct("!16sBH")
@@ -96,6 +106,28 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
         return None
     texts = packet[_STATUS.size :]
     return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
+
+
+def pack_log_header(taken: int, end: int) -> bytes:
+    """Encode the header of the log.
+
+    Args:
+        taken: How many of the bytes written to the descriptors directly were copied into the log.
+        end: Where the log ends, counted from its header; 0 while the block runs.
+    """
+    return _LOG_HEADER.pack(taken, end)
+
+
+def read_log_header(data: bytes) -> tuple[int, int]:
+    """Decode the header of the log to (taken, end); (0, 0) if it is cut.
+
+    >>> read_log_header(pack_log_header(3, 16))
+    (3, 16)
+    """
+    if len(data) != LOG_HEADER_BYTES:
+        return 0, 0
+    taken, end = _LOG_HEADER.unpack(data)
+    return int(taken), int(end)
 
 
 def pack_spawn(worker: int, *, warm_up: bool) -> bytes:

@@ -4,7 +4,16 @@ import time
 
 import pytest
 
-from cir_env.parsing import BlockScanner, ParsedKind, count_blocks, final_answer, find_block, last_boxed, parse
+from cir_env.parsing import (
+    BlockScanner,
+    ParsedKind,
+    count_blocks,
+    final_answer,
+    find_block,
+    last_boxed,
+    parse,
+    why_no_answer,
+)
 
 
 def code_of(text: str) -> str | None:
@@ -198,7 +207,12 @@ def test_the_scanner_returns_none_without_a_block() -> None:
         (r"\boxed {7}", "7"),
         (r"\boxed {7} and \boxed{3}", "3"),
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{}", ""),
+        (r"\boxed{5}. I have put it in \boxed{} as asked.", "5"),
+        (r"\boxed{5} in a \boxed{ }", "5"),
+        (r"\fbox{42}", "42"),
+        (r"\boxed{3}, that is \fbox {4}", "4"),
+        (r"\fbox{\boxed{5}}", "5"),
+        (r"x \\\fbox{5}", "5"),
         (r"\boxed{3} then \boxed{4", "3"),
         (r"\boxed{ \boxed{4}", "4"),
         (r"\boxed{a \boxed{b}}", "b"),
@@ -217,16 +231,131 @@ def test_the_last_balanced_box_is_found(text: str, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "7", r"\boxed", r"\boxed{", r"\boxed 7", r"\boxed{{7}", r"boxed{7}", r"\boxed}7{"]
+    "text",
+    [
+        "",
+        "7",
+        r"\boxed",
+        r"\boxed{",
+        r"\boxed{{7}",
+        r"boxed{7}",
+        r"\boxed}7{",
+        r"\boxed{}",
+        "\\boxed{ \n}",
+        r"\boxedx{7}",
+    ],
 )
-def test_an_unbalanced_box_has_no_content(text: str) -> None:
+def test_an_unbalanced_or_empty_box_has_no_content(text: str) -> None:
     assert last_boxed(text) is None
 
 
-@pytest.mark.parametrize("text", ["```python\n\\boxed{1}\n```\n", "```python\n\\boxed{1}", "~~~\n\\boxed{1}\n", "Hm."])
-def test_a_box_in_a_block_is_not_an_answer(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed 42", "42"),
+        (r"\boxed42", "42"),
+        (r"\fbox 42", "42"),
+        (r"It is $\boxed 42$.", "42"),
+        (r"It is \(\boxed 42\).", "42"),
+        (r"It is **\boxed 42**.", "42"),
+        (r"(so \boxed 42)", "42"),
+        (r"<answer>\boxed 42</answer>", "42"),
+        (r"\boxed 42. So 43", "42"),
+        (r"\boxed -4.5, I think", "-4.5"),
+        (r"\boxed .5", ".5"),
+        (r"\boxed 1,234!", "1,234"),
+        (r"\boxed \frac{1}{2}", r"\frac{1}{2}"),
+        (r"\boxed\frac{x + 1}{2}$ and", r"\frac{x + 1}{2}"),
+        (r"\boxed 2\sqrt{3}\pi", r"2\sqrt{3}\pi"),
+        (r"\boxed \text{six feet}", r"\text{six feet}"),
+        (r"\boxed (1, 2]", "(1, 2]"),
+        (r"\boxed \left(1,2\right)", r"\left(1,2\right)"),
+        (r"\boxed B", "B"),
+        (r"\boxed x=5", "x=5"),
+        (r"\boxed 4 and \boxed 5", "5"),
+        (r"\boxed{4}, no: \boxed 5", "5"),
+        (r"\boxed 4, no: \boxed{5}", "5"),
+        (r"\boxed 4\boxed 5", "5"),
+        (r"{\boxed 4}", "4"),
+        (r"\boxed{\boxed 4}", "4"),
+        (r"\boxed{42}, in \boxed as asked", "42"),
+        (r"\boxed{42} (see `\boxed`)", "42"),
+        (r"\boxed{42} with \boxed.", "42"),
+        ("\\boxed{42} in a \\boxed\n\n2. Then", "42"),
+    ],
+)
+def test_a_box_without_braces_contains_the_next_number_formula_or_letter(text: str, content: str) -> None:
+    assert last_boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed answer",
+        r"\boxed $5$",
+        r"\boxed ...",
+        r"\boxed - 5",
+        r"\boxed (1, 2",
+        r"\boxed{5 \boxed \\ 5",
+        r"\boxed \{1",
+    ],
+)
+def test_prose_and_pieces_are_no_content_of_a_box_without_braces(text: str) -> None:
+    assert last_boxed(text) is None
+
+
+CODE = "```python\nprint(r'\\boxed{1}')\n```\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CODE,
+        "~~~~c\n\\boxed{1}\n~~~~\n",
+        "So: ```js\n\\boxed{1}\n```\n",
+        "```{.python}\n\\boxed{1}\n```\n",
+        "```output\n\\boxed{1}\n```\n",
+        "```\nstray\n" + CODE,
+        "````markdown\n" + CODE + "````\n",
+        "~~~\nnever closed\n" + CODE,
+        "```\n~~~c\n```\n" + CODE,
+    ],
+)
+def test_a_box_in_a_closed_fence_of_code_is_not_an_answer(text: str) -> None:
     assert final_answer([text]) is None
     assert final_answer([r"\boxed{0}", text]) == "0"
+    assert final_answer(["\\boxed{0}\n" + text]) == "0"
+    assert final_answer([text + r"\boxed{0}"]) == "0"
+    assert why_no_answer([text]) == r"no \boxed answer outside code blocks"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\nSo the answer is \\boxed{42}",
+        CODE + "```\nSo the answer is \\boxed{42}\n" + CODE,
+        CODE + "```\n\nSo the answer is \\boxed{42}\n```\n",
+        "```\n\\boxed{42}\n```\n",
+        "```python\nprint(42)\nSo the answer is \\boxed{42}",
+        "```python\n\\boxed{42}",
+        "~~~\n\\boxed{42}\n```\n",
+        "``` \\boxed{42}\n```\n",
+        "~~~text\n```python\n~~~\n\\boxed{42}\n" + CODE,
+        *(
+            f"```{word}\n\\boxed{{42}}\n```\n"
+            for word in ("latex", "tex", "Markdown", "md", "text", "txt", "math", "none")
+        ),
+        "Answer: ```latex\n\\boxed{42}\n```\n",
+        "```latex title=answer\n\\boxed{42}\n```\n",
+    ],
+)
+def test_a_stray_an_unclosed_and_a_text_fence_hide_no_box(text: str) -> None:
+    assert final_answer([text]) == "42"
+    assert final_answer([r"\boxed{0}", text]) == "42"
+
+
+def test_a_text_without_a_box_says_so() -> None:
+    assert why_no_answer(["Hm."]) == why_no_answer([]) == why_no_answer([r"\boxed{}"]) == r"no \boxed answer"
 
 
 def test_a_box_spans_neither_two_segments_nor_a_block() -> None:
@@ -271,10 +400,17 @@ HUGE = 100_000
         "\t" * HUGE + "```python\nx\n```",
         "\\boxed{" * HUGE,
         "\\boxed" + " " * HUGE,
+        "\\boxed 1" * HUGE,
+        "\\boxed{ " * HUGE + "}" * HUGE,
+        "\\boxed 1" + "(" * HUGE,
+        "\\boxed 1" + "," * HUGE,
+        "\\boxed 1{ " * HUGE,
+        "```\n```python\n" * (HUGE // 10),
+        "~~~text\n```c\nx\n" * (HUGE // 10),
         "\\" * HUGE,
         "{" * HUGE + "}" * HUGE,
     ],
-    ids=range(12),
+    ids=range(19),
 )
 def test_hostile_texts_take_linear_time(text: str) -> None:
     begin = time.process_time()

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cir_env.parsing import BlockScanner, ParsedKind, final_answer, find_block, last_boxed, parse
+from cir_env.parsing import BlockScanner, ParsedKind, final_answer, find_block, last_boxed, parse, why_no_answer
 
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -26,7 +26,7 @@ PARTS = [
     "1. ",
     "x = 1",
 ]
-BOXES = ["\\boxed{", "{", "}", "\\{", "\\", "7"]
+BOXES = ["\\boxed{", "\\fbox{", "\\boxed ", "{", "}", "(", ")", "\\{", "\\", "7", "-", "$"]
 fence_texts = st.lists(st.sampled_from(PARTS), max_size=30).map("".join)
 mixed_texts = st.lists(st.one_of(st.sampled_from(PARTS + BOXES), st.text(max_size=3)), max_size=30).map("".join)
 likely_blocks = st.tuples(fence_texts, st.sampled_from(["```python\nx\n```", "~~~ py\ny\n~~~\n"]), fence_texts).map(
@@ -103,7 +103,8 @@ def test_parsing_never_raises_and_its_fields_agree(text: str) -> None:
 def test_a_box_is_balanced_and_part_of_the_text(text: str) -> None:
     content = last_boxed(text)
     if content is not None:
-        assert "{" + content + "}" in text
+        assert content.strip()
+        assert "{" + content + "}" in text or "boxed " + content in text.replace("boxed  ", "boxed ")
         assert last_boxed("\\boxed{" + content + "}") is not None
 
 
@@ -111,3 +112,19 @@ def test_a_box_is_balanced_and_part_of_the_text(text: str) -> None:
 @given(mixed_texts, st.integers(0, 10**6))
 def test_an_answer_in_a_separate_last_turn_is_found(text: str, number: int) -> None:
     assert final_answer([text, f"The answer is \\boxed{{{number}}}."]) == str(number)
+
+
+@FAST
+@given(mixed_texts, mixed_texts)
+def test_an_executed_block_contains_no_answer(before: str, after: str) -> None:
+    text = before + "\n```python\nprint(r'\\boxed{executed}')\n```\n"
+    block = find_block(text)
+    if block is not None and block.close == len(text) and "executed" in block.code:
+        assert final_answer([text]) == final_answer([text[: block.start]])
+        assert final_answer([text + after]) != "executed"
+
+
+@FAST
+@given(st.lists(mixed_texts, max_size=3))
+def test_there_is_an_answer_or_a_reason(segments: list[str]) -> None:
+    assert (final_answer(segments) or why_no_answer(segments)) != ""

@@ -111,10 +111,12 @@ class FakeGrader:
     Args:
         valid: Whether its verdicts are valid.
         unavailable: Every grading raises `GraderUnavailable`.
+        reason: The reason of its verdicts.
     """
 
-    def __init__(self, *, valid: bool = True, unavailable: bool = False) -> None:
+    def __init__(self, *, valid: bool = True, unavailable: bool = False, reason: str = "compared as strings") -> None:
         self.valid = valid
+        self.reason = reason
         self.unavailable = unavailable
         self.graded: list[tuple[str, str]] = []
         self.answer_types: list[str] = []
@@ -124,7 +126,7 @@ class FakeGrader:
             raise GraderUnavailable("Expect a grader, got an unavailable fake.")
         self.graded.append((gold, answer))
         self.answer_types.append(answer_type)
-        return Verdict(correct=gold == answer.strip(), reason="compared as strings", valid=self.valid)
+        return Verdict(correct=gold == answer.strip(), reason=self.reason, valid=self.valid)
 
     def submit(self, gold: str, answer: str, answer_type: str = "math") -> "Future[Verdict]":
         return _done(lambda: self.grade(gold, answer, answer_type))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from cir_env.sandbox import wire
 from cir_env.sandbox.contract import ExecutionResult, Limits, Status
 from cir_env.sandbox.host.launch import ZygoteHandle
+from cir_env.sandbox.host.output import Output
 
 KB = 1024
 STATUSES = {
@@ -41,6 +42,10 @@ def hide_addresses(text: str) -> str:
     '<object object at 0x...>'
     """
     return ADDRESS.sub("at 0x...", text)
+
+
+def _over_output_limit(limits: Limits) -> tuple[Status, str]:
+    return Status.OUTPUT_LIMIT, f"OutputLimitError: the code printed over {limits.output_limit_kb} KB"
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -101,15 +106,13 @@ class Worker:
         self.sock, self.child_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
         try:
-            self.out, self.child_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self.out = Output(Limits().output_limit_kb * KB)
         except OSError:
             self.sock.close()
             self.child_sock.close()
             raise
-        os.set_blocking(self.child_out, True)
         self._outgoing: deque[bytes] = deque()
         self._nonce = b""
-        self._output = bytearray()
         self._invalid_packets = 0
         self._start = self._last_check = self._cpu_start = self._cpu = self._idle = 0.0
         self._queued: dict[str, int] = {}
@@ -117,19 +120,12 @@ class Worker:
         self.asleep = False
 
     def on_forked(self, pidfd: int) -> None:
-        """Store the pidfd of the forked child, and close the child's ends of the descriptors."""
+        """Store the pidfd of the forked child, and close the child's end of the socket."""
         self._pidfd = pidfd
         with open(f"/proc/self/fdinfo/{pidfd}") as file:
             found = re.search(r"^Pid:\s*(-?\d+)", file.read(), re.MULTILINE)
         self.pid = int(found[1]) if found else 0
-        self.close_child_ends()
-
-    def close_child_ends(self) -> None:
-        """Close the child's ends of the socket and the pipe."""
-        if self.child_out >= 0:
-            self.child_sock.close()
-            os.close(self.child_out)
-            self.child_out = -1
+        self.child_sock.close()
 
     def read_ready(self) -> str | None:
         """Return '' if the child is ready, the reason if it cannot run code, and None if it has not answered yet."""
@@ -144,7 +140,7 @@ class Worker:
 
     def assign(self, task: Task) -> None:
         """Assign a job to the child, and start its clocks."""
-        self._discard_output()
+        self.out.make_room(task.limits.output_limit_kb * KB)
         self.task, self.session = task, task.session
         task.attempts += 1
         limits = task.limits
@@ -181,19 +177,6 @@ class Worker:
             self._outgoing.clear()  # The child has ended: its exit status decides.
         return False
 
-    def read_output(self) -> bool:
-        """Read the output of the child; return False at the end of the stream."""
-        limit = self.task.limits.output_limit_kb * KB if self.task else 0
-        while len(self._output) <= limit:
-            try:
-                piece = os.read(self.out, 64 * KB)
-            except BlockingIOError:
-                return True
-            if not piece:
-                return False
-            self._output += piece
-        return True
-
     def read_status(self) -> tuple[Status, str, str] | None:
         """Return the status that the runner reported, if any: status, last line of the error, traceback."""
         while self.task is not None and self._invalid_packets <= MAX_INVALID_PACKETS:
@@ -224,8 +207,6 @@ class Worker:
         if task is None:
             return None
         limits = task.limits
-        if len(self._output) > limits.output_limit_kb * KB:
-            return Status.OUTPUT_LIMIT, f"OutputLimitError: the code printed over {limits.output_limit_kb} KB"
         if self._invalid_packets > MAX_INVALID_PACKETS:
             return Status.ERROR, "OSError: the code wrote to a descriptor that is not its own"
         return None if now < self.next_check else self._check_clocks(limits, now, cores)
@@ -240,6 +221,8 @@ class Worker:
             self._idle += idle
             self.asleep = passed >= MIN_CHECK_INTERVAL_S and idle > 0.9 * passed
         self._last_check = now
+        if self.out.surely_exceeds(limits.output_limit_kb * KB):
+            return _over_output_limit(limits)
         if cpu >= limits.time_limit_s:
             return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"
         if self._idle >= limits.idle_limit_s and not self._runnable():
@@ -266,14 +249,21 @@ class Worker:
         code = os.WEXITSTATUS(wait_status)
         return (Status.OK, "") if code == 0 else (Status.ERROR, f"SystemExit: {code}")
 
-    def finish(self, status: Status, error: str, trace: str) -> Task | None:
+    def read_output(self) -> tuple[str, tuple[Status, str] | None]:
+        """Return what the job printed, and status and error if it is more than the output limit."""
+        if self.task is None:
+            return "", None
+        limits = self.task.limits
+        cut = limits.output_limit_kb * KB
+        printed = self.out.read(cut + 1)
+        over = _over_output_limit(limits) if len(printed) > cut else None
+        return printed[:cut].decode("utf-8", "replace"), over
+
+    def finish(self, status: Status, error: str, trace: str, stdout: str) -> Task | None:
         """Deliver the result of the job and return the job."""
         task, self.task = self.task, None
         if task is None:
             return None
-        cut = task.limits.output_limit_kb * KB
-        stdout = bytes(self._output[:cut]).decode("utf-8", "replace")
-        self._output.clear()
         task.finish(
             status,
             hide_addresses(error),
@@ -282,10 +272,6 @@ class Worker:
             cpu_seconds=round(self.cpu_seconds(), 6),
         )
         return task
-
-    def exceeds_output_limit(self) -> bool:
-        """Return whether the job printed more than its output limit."""
-        return self.task is not None and len(self._output) > self.task.limits.output_limit_kb * KB
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the job so far, in seconds."""
@@ -301,6 +287,7 @@ class Worker:
     def pause(self) -> None:
         """Stop the child between the blocks of a session, so that threads left running use no core."""
         self._signal(signal.SIGSTOP)
+        self.out.clear()
 
     def kill(self) -> None:
         """Kill the child."""
@@ -312,9 +299,9 @@ class Worker:
             return
         self.gone = True
         self.kill()
-        self.close_child_ends()
+        self.child_sock.close()
         self.sock.close()
-        os.close(self.out)
+        self.out.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -325,12 +312,6 @@ class Worker:
         if pidfd >= 0:
             os.close(pidfd)
         self.close()
-
-    def _discard_output(self) -> None:
-        with contextlib.suppress(OSError):
-            while os.read(self.out, 64 * KB):  # Until it would block, which raises an OSError too.
-                pass
-        self._output.clear()
 
     def _signal(self, number: int) -> None:
         if self._pidfd >= 0:

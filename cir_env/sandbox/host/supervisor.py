@@ -169,7 +169,6 @@ class Supervisor(ZygotePool):
             return
         worker.on_forked(fds[0])
         self.watch(worker.sock, partial(self._on_sock, worker))
-        self.watch(worker.out, partial(self._on_out, worker))
 
     def _on_ready(self, worker: Worker) -> None:
         error = worker.read_ready()
@@ -270,7 +269,7 @@ class Supervisor(ZygotePool):
         self.extend_deadline(zygote)
         with contextlib.suppress(OSError):  # The end of its socket tells that a zygote has ended.
             idle = not self._running and not self._queue
-            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.child_out, warm_up=idle)
+            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.out.fd, warm_up=idle)
 
     def _start_task(self, task: Task, worker: Worker) -> None:
         self._running.add(worker)
@@ -294,16 +293,11 @@ class Supervisor(ZygotePool):
             return
         self._watch_sending(worker, worker.send())
         if (said := worker.read_status()) is not None:
-            worker.read_output()
             self._finish_task(worker, *said)
         elif worker.socket_closed():
             self.unwatch(worker.sock)  # The exit report, which follows, decides.
         elif worker.task is None and worker in self._spare:
             self._remove_worker(worker)
-
-    def _on_out(self, worker: Worker) -> None:
-        if not worker.gone and not worker.read_output():
-            self.unwatch(worker.out)
 
     def _on_exit(self, worker: Worker, wait_status: int) -> None:
         if not worker.ready:
@@ -316,30 +310,28 @@ class Supervisor(ZygotePool):
             self._requeue(worker)
             return
         said = worker.read_status()
-        worker.read_output()
         self._finish_task(worker, *(said or worker.post_mortem(wait_status)), dead=True)
 
     def _finish_task(self, worker: Worker, status: Status, error: str, trace: str = "", *, dead: bool = False) -> None:
         """Deliver a result; keep the child only if its session may have more blocks."""
-        if worker.exceeds_output_limit() and status in (Status.OK, Status.ERROR, Status.KILLED):
-            verdict = worker.check_limits(time.monotonic(), self.slots)
-            if verdict is not None:
-                (status, error), trace = verdict, ""
-            dead = True
+        if dead:
+            worker.kill()  # Before its output is read, so that all that it printed until then is included.
+        stdout, over = worker.read_output()
+        if over is not None:
+            (status, error), trace, dead = over, "", True
         self._running.discard(worker)
         session = worker.task.session if worker.task else None
         keep = session is not None and not dead and not session.closed
         if keep:
             worker.pause()
-        task = worker.finish(status, error, trace)
+        task = worker.finish(status, error, trace, stdout)
         if not keep:
             self._remove_worker(worker)
         if task is not None:
             self._advance_session(task)
 
     def _remove_worker(self, worker: Worker) -> None:
-        for holder in (worker.sock, worker.out):
-            self.unwatch(holder)
+        self.unwatch(worker.sock)
         worker.close()
         self._running.discard(worker)
         self._spawning.pop(worker.number, None)

@@ -9,7 +9,6 @@ import atexit
 import builtins
 import contextlib
 import errno
-import io
 import linecache
 import os
 import random
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cir_env.sandbox import wire
+from cir_env.sandbox.inside import streams
 
 BLOCK_NAME = "<block>"
 STATUS_FD = 3
@@ -31,26 +31,6 @@ STACK_BYTES = 64 * MB
 RESERVE_BYTES = 32 * MB
 WARM_UP_CODE = "print\n0"
 MAX_ERROR_CHARS = 2000
-
-
-class _Raw(io.FileIO):
-    """Descriptor 1; records whether anything was written."""
-
-    used = False
-
-    def write(self, data: Any, /) -> int:
-        """Write, and record it."""
-        self.used = True
-        written = super().write(data)
-        return 0 if written is None else written
-
-
-class _Stream(io.TextIOWrapper):
-    """A fresh stdout or stderr for each block, so that a block cannot affect the streams of the next."""
-
-    def __init__(self, *, line_buffering: bool) -> None:
-        self.pipe = _Raw(1, "wb", closefd=False)
-        super().__init__(io.BufferedWriter(self.pipe, 8192), "utf-8", "backslashreplace", line_buffering=line_buffering)
 
 
 class Runner:
@@ -64,6 +44,7 @@ class Runner:
         self._module.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._module
         self._blocks = 0
+        self._log = streams.Log()
         random.seed(0)  # `random` reseeds itself after a fork.
 
     def warm_up(self) -> None:
@@ -83,22 +64,23 @@ class Runner:
             job, code = received
             self._prepare(job)
             outcome = self._execute(code.decode("utf-8", "surrogatepass"), job)
+            self._log.end()
             self._sock.send(wire.pack_status(job.nonce, *outcome))
 
     def _prepare(self, job: wire.Job) -> None:
+        self._open_streams()
         data, size = self._baseline
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
-        lower(resource.RLIMIT_AS, size + limit + STACK_BYTES, reserve=RESERVE_BYTES)
+        lower(resource.RLIMIT_AS, size + limit + STACK_BYTES + self._log.capacity, reserve=RESERVE_BYTES)
         if self._processes is not None:
             lower(resource.RLIMIT_NPROC, self._processes + job.processes)
-        lower(resource.RLIMIT_FSIZE, job.file_mb * MB)
+        lower(resource.RLIMIT_FSIZE, max(job.file_mb * MB, self._log.capacity))  # It also limits direct output.
         if job.flags & wire.ONE_SHOT:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)
-        self._open_streams()
 
     def _open_streams(self) -> None:
-        self._out, self._err = _Stream(line_buffering=False), _Stream(line_buffering=True)
+        self._out, self._err = self._log.begin()
         sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 
@@ -111,7 +93,7 @@ class Runner:
             if job.flags & wire.ONE_SHOT:
                 _finish_threads()
             flush(out)
-            if value is not None and not (out.pipe.used or err.pipe.used):
+            if value is not None and self._log.is_empty():
                 print(repr(value), file=out)
             return wire.OK, "", ""
         except SystemExit as stop:
@@ -236,10 +218,15 @@ def whole_traceback(error: BaseException) -> str:
 
 
 def _block_frames(error: BaseException) -> types.TracebackType | None:
-    trace = error.__traceback__
-    while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(BLOCK_NAME[:-1]):
-        trace = trace.tb_next
-    return trace
+    first = error.__traceback__
+    while first is not None and not first.tb_frame.f_code.co_filename.startswith(BLOCK_NAME[:-1]):
+        first = first.tb_next
+    last = first
+    while last is not None and last.tb_next is not None:
+        if last.tb_next.tb_frame.f_code.co_filename == streams.__file__:
+            last.tb_next = None
+        last = last.tb_next
+    return first
 
 
 def _clip(text: str) -> str:

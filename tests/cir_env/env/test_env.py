@@ -86,11 +86,21 @@ def test_a_right_answer_is_worth_one_and_ends_the_episode() -> None:
     assert info["reason"] == "compared as strings"
 
 
-@pytest.mark.parametrize(("action", "predicted"), [("\\boxed{7}", "7"), ("Six.", None), ("", None)])
-def test_a_wrong_or_missing_answer_costs_one(action: str, predicted: str | None) -> None:
+@pytest.mark.parametrize(
+    ("action", "predicted", "reason"),
+    [
+        ("\\boxed{7}", "7", "compared as strings"),
+        ("Six.", None, "no \\boxed answer"),
+        ("", None, "no \\boxed answer"),
+        ("\\boxed{}", None, "no \\boxed answer"),
+        ("```c\n\\boxed{6}\n```\n", None, "no \\boxed answer outside code blocks"),
+    ],
+)
+def test_a_wrong_or_missing_answer_costs_one_and_has_a_reason(action: str, predicted: str | None, reason: str) -> None:
     _, reward, terminated, truncated, info = begun().step(action)
     assert (reward, terminated, truncated) == (-1.0, True, False)
     assert (info["predicted"], info["correct"], info["reward_valid"]) == (predicted, False, True)
+    assert info["reason"] == reason
 
 
 def test_rewards_are_arguments() -> None:
@@ -107,8 +117,14 @@ def test_an_answer_in_an_earlier_turn_counts() -> None:
 def test_a_box_in_code_or_output_is_not_an_answer() -> None:
     env = begun()
     env.step("```python\nprint(r'\\boxed{6}')\n```\n")
-    _, reward, *_, info = env.step("So be it.\n```python\n\\boxed{6}\n")
+    _, reward, *_, info = env.step("So be it.\n```output\n\\boxed{6}\n```\n")
     assert (reward, info["predicted"]) == (-1.0, None)
+    assert info["reason"] == r"no \boxed answer outside code blocks"
+
+
+@pytest.mark.parametrize("answer", ["```\n\\boxed{6}", "```latex\n\\boxed{6}\n```", "$\\boxed 6$", "\\fbox{6}."])
+def test_a_box_of_another_form_is_an_answer(answer: str) -> None:
+    assert begun().step(answer)[1] == 1.0
 
 
 def test_output_that_looks_like_a_fence_does_not_break_out() -> None:
@@ -271,6 +287,7 @@ def test_a_broken_sandbox_ends_the_episode_without_a_reward(sandbox: FakeSandbox
     assert (reward, terminated, truncated, info["reward_valid"]) == (0.0, False, True, False)
     assert (info["execution_status"], info["correct"], info["predicted"]) == ("infrastructure", False, None)
     assert (info["interactions_left"], info["feedback"], info["answer"], grader.graded) == (2, "", "6", [])
+    assert info["reason"].startswith("the sandbox failed: ")
 
 
 @pytest.mark.parametrize("grader", [FakeGrader(valid=False), FakeGrader(unavailable=True)])
@@ -278,6 +295,13 @@ def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(grader: Fake
     _, reward, terminated, truncated, info = begun(grader=grader).step("\\boxed{6}")
     assert (reward, terminated, truncated, info["reward_valid"]) == (0.0, True, False, False)
     assert (info["correct"], info["predicted"]) == (False, "6")
+    assert info["reason"] != ""
+
+
+@pytest.mark.parametrize(("answer", "reason"), [("6", "judged right"), ("7", "judged wrong")])
+def test_a_grader_that_gives_no_reason_gets_one(answer: str, reason: str) -> None:
+    grader = FakeGrader(reason="")
+    assert begun(grader=grader).step(f"\\boxed{{{answer}}}")[4]["reason"] == reason
 
 
 def test_a_reset_after_an_infrastructure_error_starts_afresh() -> None:
