@@ -5,11 +5,13 @@ import os
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would download fails instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tensors of this size threads cost more than they give
 
+settings.register_profile("thorough", max_examples=1_000, deadline=None)  # pytest --hypothesis-profile thorough
 pytest.register_assert_rewrite("engine_contract")
 
 gc.disable()  # until all is imported, which makes millions of objects that stay
