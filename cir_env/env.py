@@ -36,7 +36,6 @@ from cir_env.errors import (
     check_reset_options,
     import_function,
 )
-from cir_env.grading.answer_types import find_answer_type
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
@@ -113,6 +112,34 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     Infrastructure errors, such as a broken sandbox or grader, are never blamed on the policy: the reward is 0.0 and
     `info["reward_valid"]` is False. Drop such episodes.
+
+    ### Right answers
+    The answer in the box must be the right answer, worked out, and nothing else. For the right answer
+
+    - `1234`, a plain number: also `1,234`, `x = 1234`, `1234 apples`, `1234.0`, `2 \cdot 617 = 1234`; not
+      `2 \cdot 617`, `\sqrt{1522756}`, `2468/2`, `1234 or 5`, `1.234 thousand`.
+    - `\frac{1}{3}`: also `1/3`, `2/6`, `0.333333` (six decimals, and six digits below 0.1); not `0.33`,
+      `1-\frac{2}{3}`.
+    - `2\sqrt{3}`: also any equal expression, such as `\sqrt{12}`, `x = 2\sqrt{3}`, `2*sqrt(3)`, `3.464102`; not
+      `x^2 = 12`, `5 = 2\sqrt{3}`.
+    - `1, 2`: also `2, 1`, `\{1, 2\}`, `x = 1 \text{ or } x = 2`; not `1`, `1, 2, 2`, `(2, 1)`, `\frac{3 \pm 1}{2}`.
+    - `(1, 2)`: also `1, 2`, `x = 1, y = 2`, `y = 2, x = 1`; not `(2, 1)`, `y = 1, x = 2`, `[1, 2]`, `\{1, 2\}`,
+      `(1, 1+1)`.
+    - `[1, \infty)`: also `x \ge 1`, `\{x \mid x \ge 1\}`; not `x - 1 \ge 0`, `(1, \infty)`. Unions may be in words
+      and in any order, and their intervals may touch but not overlap.
+    - `y = 2x + 3`: also `2x + 3`, `f(x) = 2x + 3`, `2y - 4x = 6`; not `y - 5 = 2(x - 1)`, `(y - 2x - 3)^2 = 0`.
+    - `35 cm`: also `35`, `0.35 m`; not `35 g`, `35 cm^2`.
+    - `2\text{ h } 30\text{ min}`: also `150 minutes`, `2.5 hours`; not `2`, `2 h`.
+    - `1011_2`: also `1011`, `1011 (base 2)`; not `11`, `1011_3`.
+    - `B`, the letter of a choice: also `(B)`, `(B) 42`; not `B or C`, `(B), not (C)`.
+    - `\text{even}`: also `Even`, `The answer is even`; not `not even`, `odd or even`.
+
+    Layout is free: fonts, sizes, spaces, `\left`, `\bigl`, dollar signs, braces around everything, missing braces
+    (`\frac1x`), Unicode signs, and what Python and sympy print (`Matrix([[1, 2], [3, 4]])`). Words may introduce a
+    value ("the answer is"), name its unit or say what is counted. A denial ("is wrong"), a bound ("or more"), a scale
+    ("million"), an alternative or an ellipsis makes an answer wrong. So does a copy: an answer that is, up to layout,
+    a formula of the statement is wrong unless it is a number or the right answer itself. `info["reason"]` says what
+    was found. `answer_type` chooses other rules, or your own verifier.
 
     ## Starting State
     The transcript is the prompt of a problem drawn uniformly from the problem set with `np_random`.
@@ -507,9 +534,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Grade an answer; an unavailable grader gives a verdict that is not valid."""
         try:
             grader = shared_grader() if self._grader is None else self._grader
-            kind = find_answer_type(problem.answer_type)
-            more = {"metadata": problem.metadata} if kind.takes_metadata else {}
-            future = grader.submit(problem.answer, answer, problem.answer_type, **more)
+            future = grader.submit(
+                problem.answer,
+                answer,
+                problem.answer_type,
+                statement=problem.statement,
+                metadata=problem.metadata,
+            )
             yield future
             verdict = future.result()
         except GraderUnavailable as error:

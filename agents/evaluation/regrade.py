@@ -38,8 +38,9 @@ class Judged(Protocol):
         """False if the grader failed or the reference answer is broken."""
 
 
-Submit = Callable[[str, str | None, str, Mapping[str, Any] | None], Future[Any]]
-"""Starts grading (right answer, answer, answer type, metadata); returns a future of :class:`Judged`."""
+Submit = Callable[..., Future[Any]]
+"""Starts grading (right answer, answer, answer type, ``statement=``, ``metadata=``); returns a future of
+:class:`Judged`."""
 ReadAnswer = Callable[[Sequence[str]], str | None]
 """Extracts the answer from the texts of a policy's turns."""
 
@@ -88,7 +89,8 @@ def regrade(rows: Sequence[Sample], submit: Submit, read_answer: ReadAnswer, *, 
             "" if row["answer"] is None else str(row["answer"]),
             answer,
             cast(dict[str, Any], row).get("answer_type") or answer_type,
-            row.get("metadata"),
+            statement=row["problem"],
+            metadata=row.get("metadata"),
         )
         if row["reward_valid"]
         else None

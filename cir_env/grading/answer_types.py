@@ -37,10 +37,10 @@ from importlib.metadata import entry_points
 from typing import Any, Final, Literal
 
 from cir_env.errors import OptionError, did_you_mean, import_function, parse_spec
-from cir_env.grading.judge import judge_text, judge_trivial, read_number
-from cir_env.grading.latex import tidy
+from cir_env.grading.judge import judge_text, judge_trivial
 from cir_env.grading.numeric import Number, parse_number
 from cir_env.grading.parts import read_choice, read_intervals, read_set
+from cir_env.grading.plain import gold_number, read_number
 
 GROUP: Final = "cir_env.verifiers"
 """The entry-point group of verifiers."""
@@ -66,8 +66,10 @@ class AnswerType:
     "module:function"."""
     can_read: Callable[[str], bool] = _anything
     """Whether a gold answer is of this type."""
-    judge: Callable[[str, str], Judged | None] = _undecided
+    judge: Callable[..., Judged | None] = _undecided
     """Judges an answer by its text, gold answer first; None if the text does not decide."""
+    reads_statement: bool = False
+    """Whether `judge` takes the statement of the problem as a third argument."""
     takes_metadata: bool = False
     """Whether it compares by the metadata of the problem, too."""
 
@@ -89,17 +91,6 @@ group 'cir_env.verifiers' or 'module:function', got 'numbers'. Did you mean 'num
     if not isinstance(spec, str):
         raise OptionError(f"Expect an answer type to be a string, got {type(spec).__name__}.")
     return _find(spec)
-
-
-def check_gold(spec: str, gold: str) -> None:
-    """Check that a gold answer is of an answer type.
-
-    Raises:
-        OptionError: It is not, or as in `find_answer_type`.
-    """
-    if not find_answer_type(spec).can_read(gold):
-        shown = gold if len(gold) <= 80 else f"{gold[:80]}..."
-        raise OptionError(f"Expect a right answer of type {spec!r}, got {shown!r}.")
 
 
 @lru_cache(maxsize=256)
@@ -134,19 +125,19 @@ def _tolerance(name: str, text: str) -> Fraction:
 
 
 def _is_number(gold: str) -> bool:
-    return parse_number(tidy(gold)) is not None
+    return gold_number(gold) is not None
 
 
 def _judge_number(rel_tol: Fraction, abs_tol: Fraction, gold: str, answer: str) -> Judged | None:
     """Judge an answer where a number is right, up to a tolerance."""
     if judged := judge_trivial(gold, answer):
         return judged
-    right = parse_number(tidy(gold))
+    right = gold_number(gold)
     if right is None:
         return None
-    number = read_number(right, tidy(answer))
+    number = read_number(right, answer)
     if not isinstance(number, Number):
-        return False, number or "not a single number"
+        return False, number
     if right.kind == "integer" and number.kind == "quotient":
         return False, "a division that is left to do"
     tolerance = max(abs(right.value) * rel_tol, abs_tol)
@@ -192,7 +183,7 @@ def _judge_parts(kind: str, read: Callable[[str], object], gold: str, answer: st
 
 
 _TYPES: Final = {
-    "math": AnswerType(judge=judge_text),
+    "math": AnswerType(judge=judge_text, reads_statement=True),
     "number": _number({}),
     "choice": AnswerType(can_read=partial(_can_read, read_choice), judge=_judge_choice),
     "set": AnswerType(

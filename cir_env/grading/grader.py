@@ -20,9 +20,8 @@ from typing import Any, Final, Protocol, Self
 
 from cir_env.errors import GraderUnavailable, OptionError
 from cir_env.grading.answer_types import AnswerType, find_answer_type
-from cir_env.grading.latex import for_algebra
 
-GRADER_VERSION: Final = 2
+GRADER_VERSION: Final = 3
 """Increases with every change of a verdict; only accuracies of the same version compare. See CHANGELOG.md."""
 
 _CACHE_SIZE = 10_000
@@ -43,7 +42,7 @@ class Verdict:
     """False after an infrastructure error (a broken gold answer, verifier or grader): `correct` is then meaningless."""
 
 
-_Key = tuple[str, str, str, str]  # how to compare, gold, answer, metadata as JSON or ""
+_Key = tuple[str, str, str, str, str]  # how to compare, gold, answer, statement, metadata as JSON or ""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -54,8 +53,10 @@ class _Job:
     tries: int = 0
 
     def line(self) -> bytes:
-        compare, gold, answer, metadata = self.key
-        request: dict[str, Any] = {"compare": compare, "gold": gold, "answer": answer, "id": self.id}
+        compare, gold, answer, statement, metadata = self.key
+        request: dict[str, Any] = {"id": self.id, "compare": compare, "gold": gold, "answer": answer}
+        if statement:
+            request["statement"] = statement
         if ":" in compare:
             request["path"] = _path()
         if metadata:
@@ -67,9 +68,15 @@ class AnswerGrader(Protocol):
     """What an environment needs of a grader; `Grader` implements it."""
 
     def submit(
-        self, gold: str, answer: str, answer_type: str = "math", metadata: Mapping[str, Any] | None = None
+        self,
+        gold: str,
+        answer: str,
+        answer_type: str = "math",
+        *,
+        statement: str = "",
+        metadata: Mapping[str, Any] | None = None,
     ) -> Future[Verdict]:
-        """Begin to grade an answer; see `Grader.submit`. `metadata` is given only if the answer type takes it."""
+        """Begin to grade an answer; see `Grader.submit`."""
 
 
 class Grader:
@@ -119,7 +126,13 @@ class Grader:
         return self
 
     def submit(
-        self, gold: str, answer: str | None, answer_type: str = "math", metadata: Mapping[str, Any] | None = None
+        self,
+        gold: str,
+        answer: str | None,
+        answer_type: str = "math",
+        *,
+        statement: str = "",
+        metadata: Mapping[str, Any] | None = None,
     ) -> Future[Verdict]:
         """Begin to grade an answer.
 
@@ -127,6 +140,7 @@ class Grader:
             gold: The right answer, LaTeX or plain text.
             answer: The policy's answer; None if it gave none.
             answer_type: How to compare them; see `cir_env.grading.answer_types`.
+            statement: The problem. For the type "math", an answer that copies one of its formulas is wrong.
             metadata: The metadata of the problem, JSON values, for a verifier that takes it.
 
         Returns:
@@ -144,20 +158,38 @@ class Grader:
         kind = find_answer_type(answer_type)
         future: Future[Verdict] = Future()
         future.set_running_or_notify_cancel()  # pending verdicts cannot be cancelled
-        decided = self._decide(kind, gold, answer)
+        statement = statement if kind.reads_statement else ""
+        decided = self._decide(kind, gold, answer, statement)
         if decided is not None:
             future.set_result(decided)
-        elif kind.compare == "math":
-            self._enqueue(("math", for_algebra(gold), for_algebra(answer or ""), ""), future)
         else:
-            self._enqueue((kind.compare, gold, answer or "", _as_json(metadata) if kind.takes_metadata else ""), future)
+            more = _as_json(metadata) if kind.takes_metadata else ""
+            self._enqueue((kind.compare, gold, answer or "", statement, more), future)
         return future
 
     def grade(
-        self, gold: str, answer: str | None, answer_type: str = "math", metadata: Mapping[str, Any] | None = None
+        self,
+        gold: str,
+        answer: str | None,
+        answer_type: str = "math",
+        *,
+        statement: str = "",
+        metadata: Mapping[str, Any] | None = None,
     ) -> Verdict:
         """Grade an answer and wait for the verdict; arguments and errors as in `submit`."""
-        return self.submit(gold, answer, answer_type, metadata).result()
+        return self.submit(gold, answer, answer_type, statement=statement, metadata=metadata).result()
+
+    def can_read(self, expression: str) -> bool:
+        """Whether the grading process can read an expression of normal layout as mathematics.
+
+        Raises:
+            GraderUnavailable: As in `submit`.
+        """
+        self._check_available()
+        future: Future[Verdict] = Future()
+        future.set_running_or_notify_cancel()
+        self._enqueue(("reading", expression, "", "", ""), future)
+        return future.result().correct
 
     def close(self) -> None:
         """Stop the grading process. Pending verdicts become invalid. Closing twice is fine."""
@@ -194,7 +226,7 @@ class Grader:
             raise GraderUnavailable(self._unavailable)
 
     @staticmethod
-    def _decide(kind: AnswerType, gold: str, answer: str | None) -> Verdict | None:
+    def _decide(kind: AnswerType, gold: str, answer: str | None, statement: str) -> Verdict | None:
         """Return the verdict if the text decides it, else None."""
         if not gold.strip():
             return Verdict(correct=False, reason="the gold answer is blank", valid=False)
@@ -202,7 +234,7 @@ class Grader:
             return Verdict(correct=False, reason="no answer")
         if not kind.can_read(gold):
             return Verdict(correct=False, reason="the gold answer is not of its type", valid=False)
-        judged = kind.judge(gold, answer)
+        judged = kind.judge(gold, answer, statement) if statement else kind.judge(gold, answer)
         return Verdict(correct=judged[0], reason=judged[1]) if judged else None
 
     def _enqueue(self, key: _Key, future: Future[Verdict]) -> None:

@@ -1,4 +1,4 @@
-r"""Parses plain numbers and compares them.
+r"""Parses plain numbers and units, and compares them; pint knows the units.
 
 Every function is pure and total on strings.
 """
@@ -6,44 +6,141 @@ Every function is pure and total on strings.
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Any, Final, Literal
+
+from cir_env.grading.latex import closing_bracket
+
+# --- units -----------------------------------------------------------------------------------------------------
+
+UNKNOWN: Final = "?"
+"""What is counted, such as apples: no unit of measurement."""
+
+_LETTERS: Final = {"m", "g", "s", "h", "L", "l", "N", "J", "W", "V"}
+"""Units of one letter that are read; pint knows more, which are variables here."""
+
+
+def _names(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_NOT_UNITS: Final = _names(
+    """
+    fifth fifths am pm are as at count counts mil mils point points unit units us percent quarter quarters half rod
+    rods hand hands chain chains turn turns cycle pi max all no so to we an is has of off
+    """
+)
+"""Names that pint takes for units, and that mean something else in an answer."""
+_NAMES: Final = {
+    **{"sec": "second", "secs": "second", "mins": "minute", "hrs": "hour", "ins": "inch", "lbs": "pound"},
+    **{"°": "degree", "deg": "degree", "degs": "degree", "usd": "dollar", "eur": "euro", "kmh": "kph"},
+}
+_TOKEN: Final = re.compile(
+    r"(?P<name>[A-Za-z]+|°)|(?P<power>\^ ?\{? ?-?\d ?\}?)|(?P<divide>/)|(?P<times>\\cdot|\*|-)| +"
+)
+
+
+@cache
+def _registry() -> Any:
+    import pint  # takes half a second, and most answers have no unit
+
+    registry: Any = pint.UnitRegistry()
+    registry.define("dollar = [money]")
+    registry.define("cent = dollar / 100")
+    registry.define("euro = [euros]")
+    return registry
+
+
+@lru_cache(maxsize=4096)
+def read_unit(text: str) -> str:
+    r"""Parse a unit; "" if it is none.
+
+    >>> read_unit("cm"), read_unit("square meters"), read_unit("km/h"), read_unit("miles per hour"), read_unit("ft^{2}")
+    ('centimeter', 'meter ** 2', 'kilometer / hour', 'mile / hour', 'foot ** 2')
+    >>> read_unit("apples"), read_unit("dozen"), read_unit("x"), read_unit("cents")
+    ('', '', '', 'cent')
+    """
+    parts: list[tuple[str, int]] = []
+    position, sign, square = 0, 1, 1
+    text = text.strip()
+    while position < len(text):
+        token = _TOKEN.match(text, position)
+        if token is None or len(parts) > 6:
+            return ""
+        position = token.end()
+        if name := token["name"]:
+            if name.lower() in ("square", "sq", "cubic", "cu"):
+                square = 2 if name[0] in "sS" else 3
+            elif name.lower() in ("squared", "cubed") and parts:
+                parts[-1] = (parts[-1][0], parts[-1][1] * (2 if name[0] in "sS" else 3))
+            elif name.lower() == "per" and parts:
+                sign = -1
+            else:
+                known = _unit_name(name)
+                if not known:
+                    return ""
+                parts.append((known, sign * square))
+                square = 1
+        elif token["power"]:
+            if not parts:
+                return ""
+            parts[-1] = (parts[-1][0], parts[-1][1] * int(re.sub(r"[^\d-]", "", token["power"])))
+        elif token["divide"]:
+            sign = -1
+    if not parts or square != 1:
+        return ""
+    unit = _registry().Unit("")
+    for name, power in parts:
+        unit = unit * _registry().Unit(name) ** power
+    is_number = unit.dimensionless and not any(name.endswith(("degree", "radian")) for name, _ in parts)
+    return "" if is_number else f"{unit:D}"
+
+
+def _unit_name(name: str) -> str:
+    if (len(name) == 1 and name not in _LETTERS and name != "°") or name.lower() in _NOT_UNITS:
+        return ""
+    for spelling in (_NAMES.get(name.lower(), name), name, name.lower()):
+        try:
+            found = _registry().parse_unit_name(spelling)
+        except Exception:  # pint raises errors of several kinds for names that it does not know
+            continue
+        if not found:
+            continue
+        prefix, base, _ = found[0]
+        is_symbol = prefix and not spelling.startswith(prefix)  # "units" is no micronit
+        if (len(name) > 2 or base in _SHORT) and not (is_symbol and len(name) > 3):
+            return str(prefix + base)
+    return ""
+
+
+_SHORT: Final = _names(
+    "meter gram second hour liter newton joule watt volt inch foot yard mile degree pound ounce hertz ampere dollar"
+)
+"""Base units that have names of one or two letters; other short names are mostly variables."""
+
+
+def same_dimension(unit: str, other: str) -> bool:
+    """Whether two units that `read_unit` returned measure the same."""
+    return bool(_registry().Unit(unit).is_compatible_with(_registry().Unit(other)))
+
+
+@lru_cache(maxsize=4096)
+def scale(unit: str, other: str) -> Fraction:
+    """Return how many of the other unit are one of a unit of the same dimension.
+
+    >>> scale("kilometer", "meter"), scale("cent", "dollar"), scale("mile / hour", "kilometer / hour")
+    (Fraction(1000, 1), Fraction(1, 100), Fraction(25146, 15625))
+    """
+    if unit == other:
+        return Fraction(1)
+    factor = _registry().Quantity(1, unit).to(other).magnitude
+    return Fraction(factor).limit_denominator(10**9)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------
 
 _MAX_DIGITS = 4_000  # int() itself rejects more than 4,300
-_LENGTHS, _TIMES, _MASSES, _MONEY = "metres", "seconds", "grams", "dollars"
-_MEASURES: dict[str, tuple[str, Fraction] | None] = {
-    "mm millimeter millimeters millimetre millimetres": (_LENGTHS, Fraction(1, 1000)),
-    "cm centimeter centimeters centimetre centimetres": (_LENGTHS, Fraction(1, 100)),
-    "m meter meters metre metres": (_LENGTHS, Fraction(1)),
-    "km kilometer kilometers kilometre kilometres": (_LENGTHS, Fraction(1000)),
-    "inches inch in": (_LENGTHS, Fraction(254, 10_000)),
-    "feet foot ft": (_LENGTHS, Fraction(3048, 10_000)),
-    "yards yard yd": (_LENGTHS, Fraction(9144, 10_000)),
-    "miles mile mi": (_LENGTHS, Fraction(1609344, 1000)),
-    "seconds second sec s": (_TIMES, Fraction(1)),
-    "minutes minute min": (_TIMES, Fraction(60)),
-    "hours hour hr h": (_TIMES, Fraction(3600)),
-    "days day": (_TIMES, Fraction(86400)),
-    "grams gram g": (_MASSES, Fraction(1)),
-    "kg kilogram kilograms": (_MASSES, Fraction(1000)),
-    "dollars dollar": (_MONEY, Fraction(1)),
-    "cents cent": (_MONEY, Fraction(1, 100)),
-    "degrees degree °": None,
-    "radians radian rad": None,
-}
-_UNITS = {name: names.split()[0] for names in _MEASURES for name in names.split()}
-_SCALES = {names.split()[0]: scale for names, scale in _MEASURES.items() if scale}
-# fmt: off
-NOT_UNITS = {
-    "percent", "hundred", "thousand", "million", "billion", "trillion", "dozen", "squared", "cubed",
-    "factorial", "half", "halves", "times", "pi", "mod", "choose", "plus", "minus", "and", "or", "not", "wrong",
-}
-# fmt: on
-_TRAILING_UNIT = re.compile(
-    r"(?:\\(?:text|mathrm|mbox|operatorname)\s*\{\s*(?P<text>[A-Za-z ]+?)\.?\s*\}"
-    r"|(?<![A-Za-z\\])(?P<word>[A-Za-z]+(?: [A-Za-z]+)*)|(?P<degree>°))"
-    r"(?P<power>\s*\^\s*\{?[23]\}?)?$"
-)
-_CURRENCY = re.compile(r" ?(?P<sign>-?) ?[$€£] ?")
+_CURRENCY = re.compile(r" ?(?P<sign>-?) ?[$€£¥₹] ?")
 _PERCENT = re.compile(r"\s*(?:%|(?<=\d)\s*percent|\\text\s*\{\s*percent\s*\})$")
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d+)(?!\d)"
 NUMBER = re.compile(
@@ -70,26 +167,25 @@ class Number:
     is_percent: bool = False
     """Whether a percent sign follows."""
     unit: str = ""
-    """Its unit in canonical form, if known; areas and volumes end with ``^2`` or ``^3``."""
+    """Its unit as `cir_env.grading.numeric.read_unit` returns it; "?" for a noun, "" for none."""
 
     def in_unit(self, unit: str) -> "Number | None":
-        r"""Convert to another unit; None if the units are not compatible.
+        """Convert to another unit; None if the units are not compatible.
 
-        >>> parse_number(r"50\text{ cents}").in_unit("dollars").value
+        >>> Number(value=Fraction(50), kind="integer", unit="cent").in_unit("dollar").value
         Fraction(1, 2)
         """
-        if self.unit.partition("^")[0] == unit.partition("^")[0]:
+        if unit in ("", UNKNOWN) or self.unit in ("", unit):
             return self
-        own, other = _SCALES.get(self.unit), _SCALES.get(unit)
-        if own is None or other is None or own[0] != other[0]:
+        if self.unit == UNKNOWN or not same_dimension(self.unit, unit):
             return None
-        return replace(self, value=self.value * own[1] / other[1], unit=unit)
+        return replace(self, value=self.value * scale(self.unit, unit), unit=unit)
 
 
-def parse_number(text: str) -> Number | None:
-    r"""Parse a tidy text that is a single number, optionally with a unit or a percent, degree or currency sign.
+def parse_number(text: str, unit: str = "") -> Number | None:
+    r"""Parse a text of normal layout that is a single number, optionally with a percent, degree or currency sign.
 
-    >>> [str(parse_number(t).value) for t in (r"1\frac{1}{2}", "-1,234.5", "1.2e3", r"3 \times 10^{2}", "12 cm")]
+    >>> [str(parse_number(t).value) for t in (r"1\frac{1}{2}", "-1,234.5", "1.2e3", r"3 \times 10^{2}", "(12)")]
     ['3/2', '-2469/2', '1200', '300', '12']
     >>> [parse_number(t) for t in ("3 + 4", "7x", "1 2", r"\sqrt{49}", "7 million")]
     [None, None, None, None, None]
@@ -98,12 +194,15 @@ def parse_number(text: str) -> Number | None:
     """
     if len(text) > _MAX_DIGITS:
         return None
-    text, unit = _split_unit(text)
+    while text[:1] in ("(", "{") and closing_bracket(text, 0) == len(text) - 1:
+        text = text[1:-1].strip()
     bare = _PERCENT.sub("", text)
+    if bare.endswith("°"):
+        bare, unit = bare[:-1].rstrip(), unit or "degree"
     currency = _CURRENCY.match(bare)
-    if currency and "$" in currency[0] and not bare.endswith("$"):
-        unit = unit or "dollars"
-    match = NUMBER.fullmatch(_CURRENCY.sub(r"\g<sign>", bare).strip("$€£ "))
+    if currency:
+        unit = unit or ("dollar" if "$" in currency[0] else UNKNOWN)
+    match = NUMBER.fullmatch(_CURRENCY.sub(r"\g<sign>", bare).strip("$€£¥₹ "))
     part = {name: value for name, value in match.groupdict().items() if value} if match else {}
     value = _value(part)
     if value is None:
@@ -114,22 +213,9 @@ def parse_number(text: str) -> Number | None:
     return Number(
         value=-value if "sign" in part else value,
         kind="quotient" if is_quotient else "decimal" if is_decimal else "integer",
-        is_percent=bare != text,
+        is_percent=(bare != text and "%" in text) or "percent" in text,
         unit=unit,
     )
-
-
-def _split_unit(text: str) -> tuple[str, str]:
-    match = _TRAILING_UNIT.search(text)
-    if not match or match.start() == 0:
-        return text, ""
-    name = (match["text"] or match["word"] or match["degree"]).lower()
-    is_word = match["text"] or (len(name) > 2 and text[match.start() - 1] == " ")  # "7 apples", but not "7x"
-    is_unit = name in _UNITS and (len(name) > 1 or not match["word"])  # "12m" may be a product
-    if is_unit or (is_word and NOT_UNITS.isdisjoint(name.split())):
-        power = re.sub(r"[\s{}]", "", match["power"] or "")
-        return text[: match.start()].rstrip(), _UNITS[name] + power if name in _UNITS else ""
-    return text, ""
 
 
 def _value(part: dict[str, str]) -> Fraction | None:
@@ -154,7 +240,7 @@ def _value(part: dict[str, str]) -> Fraction | None:
 
 
 def same_number(gold: Number, answer: Number) -> bool:
-    """Whether two numbers are equal: exactly, or to six decimal places if one of them is a rounded decimal.
+    """Whether two numbers are equal: exactly, or up to `tolerance` if one of them is a decimal.
 
     An integer must match exactly (up to floating-point noise), since there is nothing to round. A percentage equals its
     value, and also the bare number if only the percent sign is missing or added.
@@ -179,5 +265,30 @@ def _close(a: Fraction, b: Fraction, rounded: bool) -> bool:
         return a == b
     larger = max(abs(a), abs(b))
     if a.denominator == 1 or b.denominator == 1:
-        return abs(a - b) <= larger / 10**12
-    return abs(a - b) <= min(Fraction(1, 2 * 10**6), larger / 1000)
+        return abs(a - b) <= larger / 10**14
+    return abs(a - b) <= max(tolerance(larger), larger / 10**12)
+
+
+def tolerance(size: Fraction) -> Fraction:
+    """Return by how much two numbers of this size may differ: half of the sixth decimal place, or of the sixth digit.
+
+    The sixth significant digit counts below 0.1, so that small numbers need as many digits as others.
+
+    >>> tolerance(Fraction(1)), tolerance(Fraction(2, 100))
+    (Fraction(1, 2000000), Fraction(1, 20000000))
+    """
+    allowed, power = Fraction(1, 2 * 10**6), Fraction(1, 10)
+    while 0 < size < power and allowed.denominator < 10**400:
+        allowed, power = allowed / 10, power / 10
+    return allowed
+
+
+def last_place(text: str) -> Fraction:
+    """Return the unit of the last digit of a number as it was written.
+
+    >>> last_place("3.14"), last_place("6.37e+3"), last_place("17")
+    (Fraction(1, 100), Fraction(10, 1), Fraction(1, 1))
+    """
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    power = int(exponent) if re.fullmatch(r"[+-]?\d{1,3}", exponent) else 0
+    return Fraction(10) ** (power - len(mantissa.partition(".")[2]))

@@ -6,11 +6,11 @@ then algebra), so sets and intervals are compared in the grading process.
 
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from cir_env.grading.judge import judge_text
-from cir_env.grading.latex import closing_bracket, for_algebra, tidy
+from cir_env.grading.judge import UnreadableGold, judge_text
+from cir_env.grading.latex import closing_bracket, tidy
+from cir_env.grading.structure import Interval, read_interval, split
 
 Part = TypeVar("Part", bound=Hashable)
 Same = Callable[[str, str], bool]
@@ -60,22 +60,9 @@ def read_choice(text: str) -> frozenset[str] | None:
 _THOUSANDS: Final = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}|,\s*\\!)\s*(?=\d{3}(?!\d))")
 _MEMBER: Final = re.compile(r"[A-Za-z] ?(?:\\in(?![a-zA-Z])|=(?= ?\\?\{)) ?")
 _WORDS: Final = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:and|or) ?\}|(?<=[ })\d])(?:and|or)(?=[ \\{(\d])) ?")
-_EMPTY: Final = {r"\emptyset", r"\{\}", r"\{ \}", "{}"}
-_CUP: Final = re.compile(r"\\cup(?![a-zA-Z])|(?<=[\])]) ?U ?(?=[(\[])")
-_REALS: Final = re.compile(r"\\mathbb ?\{? ?R ?\}?|\\R(?![a-zA-Z])")
-_INFINITY: Final = re.compile(r"(?P<minus>-)?\+? ?(?:\\infty|\\infin|infinity|inf|oo)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """One interval, with its ends as written."""
-
-    brackets: str
-    """Both brackets, such as ``[)``."""
-    left: str
-    """The left end; "-∞" for minus infinity."""
-    right: str
-    """The right end; "∞" for infinity."""
+_COMMA: Final = re.compile("[,;]")
+_CUP: Final = re.compile(r" ?(?:\\cup(?![a-zA-Z])|(?<=[\])]) ?U ?(?=[(\[])) ?")
+_REALS: Final = re.compile(r"\\mathbb ?\{ ?R ?\}")
 
 
 def read_set(text: str) -> tuple[str, ...] | None:
@@ -89,13 +76,13 @@ def read_set(text: str) -> tuple[str, ...] | None:
     ((), None, None)
     """
     text = _MEMBER.sub("", tidy(_THOUSANDS.sub("", text)).replace("$", ""), count=1)
-    if text in _EMPTY:
+    if text == r"\emptyset":
         return ()
     start = text.find("{", 0, 2)
     if text.startswith(("{", r"\{")) and closing_bracket(text, start) == len(text) - 1:
         text = text[start + 1 : -1].removesuffix("\\")
-    elements = _split(_WORDS.sub(",", text))
-    return elements if elements and all(elements) else None
+    elements = split(_WORDS.sub(",", text), _COMMA, most=None)
+    return tuple(elements) if elements and all(elements) else None
 
 
 def read_intervals(text: str) -> tuple[Interval, ...] | None:
@@ -107,39 +94,11 @@ def read_intervals(text: str) -> tuple[Interval, ...] | None:
     (None, None, None)
     """
     text = _MEMBER.sub("", tidy(_THOUSANDS.sub("", text)).replace("$", ""), count=1)
-    pieces = [_read_interval(piece.strip()) for piece in _CUP.split(_REALS.sub(r"(-\\infty,\\infty)", text))]
+    pieces = [read_interval(piece.strip()) for piece in _CUP.split(_REALS.sub(r"(-\\infty,\\infty)", text))]
     return tuple(piece for piece in pieces if piece) if all(pieces) else None
 
 
-def _read_interval(text: str) -> Interval | None:
-    if text[:1] not in ("(", "[") or text[-1] not in ")]" or closing_bracket(text, 0) != len(text) - 1:
-        return None
-    ends = _split(text[1:-1])
-    if not ends or len(ends) != 2 or not all(ends):
-        return None
-    left, right = (_INFINITY.sub(r"\g<minus>∞", end) if _INFINITY.fullmatch(end) else end for end in ends)
-    misplaced = left == "∞" or right == "-∞" or (left == "-∞" and text[0] == "[") or (right == "∞" and text[-1] == "]")
-    return None if misplaced else Interval(brackets=text[0] + text[-1], left=left, right=right)
-
-
-def _split(text: str) -> tuple[str, ...] | None:
-    """Split at commas and semicolons outside brackets; None if the brackets are not balanced."""
-    parts, depth, start = [], 0, 0
-    for index, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth < 0:
-            return None
-        if depth == 0 and character in ",;" and text[index - 1 : index] != "\\":
-            parts.append(text[start:index].strip())
-            start = index + 1
-    return None if depth else (*parts, text[start:].strip())
-
-
 # --- comparing, in the grading process -------------------------------------------------------------------------
-
-
-class UnreadableGold(Exception):
-    """A part of the gold answer cannot be parsed as mathematics."""
 
 
 def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
@@ -159,7 +118,7 @@ def judge_parts(kind: str, gold: str, answer: str, algebra: Callable[[str, str],
         judged = judge_text(gold_part, part)
         if judged is not None:
             return judged[0]
-        verdict = algebra(for_algebra(gold_part), for_algebra(part))
+        verdict = algebra(gold_part, part)
         if not verdict["valid"]:
             raise UnreadableGold(verdict["reason"])
         return bool(verdict["correct"])

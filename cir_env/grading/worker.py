@@ -1,10 +1,11 @@
 """The grading process: compares each answer in a forked child that can be killed on its own.
 
 `cir_env.grading.grader` runs this file as a program, ``python -I worker.py CONFIGURATION``, and never imports it. The
-program reads JSON lines from stdin, ``{"id", "compare", "gold", "answer"}``, and writes JSON lines to stdout, in any
-order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` if it cannot work at all. It exits at the end of
-stdin, or when its parent has ended. Answers are compared by algebra ("math"), part by part ("set", "interval"), or by a
-user's verifier ("module:function", with the "path" to import it from, and the "metadata" that it takes).
+program reads JSON lines from stdin, ``{"id", "compare", "gold", "answer", "statement"}``, and writes JSON lines to
+stdout, in any order: ``{"id", "correct", "reason", "valid"}``, or ``{"fatal"}`` if it cannot work at all. It exits at
+the end of stdin, or when its parent has ended. Answers are compared by algebra ("math"), part by part ("set",
+"interval"), or by a user's verifier ("module:function", with the "path" to import it from, and the "metadata" that it
+takes). "reading" tells whether the gold answer can be read at all.
 
 Importing sympy takes half a second, so sympy and verifiers are imported only once, here; a fork per answer then takes a
 millisecond. A child first runs for at most an eighth of the time limit. Those that need longer are requeued behind all
@@ -43,51 +44,48 @@ _WARM_UP = (  # triggers the lazy imports and caches of sympy
     (r"5\sqrt{2}", "7.0710678"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
 )
+_MORE_WARM_UP = (  # the parser learns the grammar of LaTeX as it goes; what it learns here, no child has to
+    (r"\pi - \arccos\frac{7}{18}", r"\arccos(-7/18)"),
+    (r"\frac{19\sqrt{2}+11}{3}", r"11/3 + 19 \sqrt{2}/3"),
+    (r"6r^2-4r-24", r"2 (3 r^{2} - 2 r - 12)"),
+    (r"1 - 12i", r"z = -12 i + 1"),
+    (r"\frac{2^{n+1}-1}{n!}", r"\frac{2 \cdot 2^n - 1}{n!}"),
+    (r"\cot x + \ln(2x) - e^{x}", r"1/\tan(x) + \ln 2 + \ln x - e^x"),
+    (r"\sqrt[3]{2} - \tan 15^\circ", r"2^{\frac{1}{3}} - 2 + \sqrt{3}"),
+    (r"\binom{n+1}{2}", r"\frac{n(n+1)}{2}"),
+    (r"\log_2 3 + |x-1|", r"\frac{\ln 3}{\ln 2} + |1-x|"),
+    (r"x_1 \cdot \alpha", r"\alpha x_1"),
+    (r"\left[\frac{2\sqrt{13}+4}{3}, \frac{16}{3}\right)", r"\frac{4+2\sqrt{13}}{3} \le x < 16/3"),
+    (r"y = 2x + 3", r"2y - 4x = 6"),
+    (r"\lfloor n/2 \rfloor", r"\lceil n/2 \rceil"),
+    (r"\frac{1}{1-x}", r"-\frac{1}{x-1}"),
+    (r"\sin^2 x + \cos^{-1} y", r"1 - \cos^2 x + \arccos(y)"),
+    (r"2^{2019} - 2020", r"-2020 + 2^{2019}"),
+    (r"(a+5)(b+2)", r"ab + 2a + 5b + 10"),
+    (r"-5 - \frac{10\sqrt{3}}{3}", r"-10 \sqrt{3}/3 - 5.0"),
+)
 
 
-def judge(gold: str, answer: str) -> dict[str, Any]:
-    """Compare two answers with math-verify, gold answer first; time and memory are unbounded."""
-    from math_verify import parse, verify  # type: ignore[import-untyped, unused-ignore]
+def judge_by_algebra(gold: str, answer: str, statement: str = "") -> dict[str, Any]:
+    """Compare two answers, with algebra where text does not decide; time and memory are unbounded."""
+    from cir_env.grading.algebra import SympyAlgebra, Unreadable
+    from cir_env.grading.judge import UnreadableGold, judge
 
-    golds = parse(f"${gold}$", parsing_timeout=None)
-    if not _expressions(golds):
-        return {"correct": False, "reason": "the gold answer cannot be read as mathematics", "valid": False}
-    answers = parse(f"${answer}$", parsing_timeout=None)
-    if not _expressions(answers):
-        return {"correct": False, "reason": "cannot be read as mathematics", "valid": True}
-    golds, answers = [[_with_imaginary_unit(expression) for expression in parsed] for parsed in (golds, answers)]
-    if not verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True):
-        return {"correct": False, "reason": "not equal by algebra", "valid": True}
-    if not _same_magnitude(_expressions(golds)[0], _expressions(answers)[0]):
-        return {"correct": False, "reason": "equal only next to zero", "valid": True}
-    return {"correct": True, "reason": "equal by algebra", "valid": True}
+    try:
+        correct, reason = judge(gold, answer, SympyAlgebra(), statement)
+    except UnreadableGold as error:
+        return {"correct": False, "reason": str(error), "valid": False}
+    except Unreadable as error:
+        correct, reason = False, str(error)
+    return {"correct": correct, "reason": reason, "valid": True}
 
 
-def _expressions(parsed: list[Any]) -> list[Any]:
-    return [expression for expression in parsed if not isinstance(expression, str)]
+def read_gold(gold: str, answer: str) -> dict[str, Any]:
+    """Tell whether an expression can be read as mathematics."""
+    from cir_env.grading.algebra import can_read
 
-
-def _with_imaginary_unit(expression: Any) -> Any:
-    """Read the letter i as the imaginary unit if it is the only variable; math-verify keeps it a variable."""
-    if {symbol.name for symbol in getattr(expression, "free_symbols", ())} != {"i"}:
-        return expression
-    from sympy import I  # type: ignore[import-untyped, unused-ignore]
-
-    return expression.subs(dict.fromkeys(expression.free_symbols, I))
-
-
-def _same_magnitude(gold: Any, answer: Any) -> bool:
-    """Whether two numbers agree relative to their magnitude; True for anything else.
-
-    math-verify compares absolute differences (15 digits, and 6 places for decimals), so that 1/2004! would equal
-    1/2006!, and 0.0000001 would equal 0.0000002.
-    """
-    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
-        return True
-    sizes = [abs(expression.doit().evalf(30)) for expression in (gold, answer)]
-    if not all(size.is_Float and size.is_finite for size in sizes):
-        return True
-    return bool(abs(sizes[0] - sizes[1]) <= max(sizes) / 1000)
+    correct = can_read(gold)
+    return {"correct": correct, "reason": "" if correct else "cannot be read as mathematics", "valid": True}
 
 
 Comparison = Callable[..., dict[str, Any]]
@@ -97,15 +95,17 @@ def load_comparison(compare: str, path: list[str]) -> Comparison:
     """Return the function that compares a gold answer with another, and import what it needs.
 
     Args:
-        compare: "math", "set", "interval", or "module:function" for a verifier.
+        compare: "math", "reading", "set", "interval", or "module:function" for a verifier.
         path: Import path of a verifier.
     """
     if compare == "math":
-        return judge
+        return judge_by_algebra
+    if compare == "reading":
+        return read_gold
     if ":" not in compare:
         from cir_env.grading.parts import judge_parts
 
-        return partial(judge_parts, compare, algebra=judge)
+        return partial(judge_parts, compare, algebra=judge_by_algebra)
     sys.path.extend(folder for folder in path if folder not in sys.path)
     importlib.invalidate_caches()
     module, _, names = compare.partition(":")
@@ -174,6 +174,7 @@ class _Server:
     children: dict[int, _Child] = field(default_factory=dict)
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    warm_up: deque[tuple[str, str]] = field(default_factory=lambda: deque(_MORE_WARM_UP))
 
     def serve(self) -> None:
         parent = os.getppid()
@@ -181,7 +182,9 @@ class _Server:
         self.selector.register(self.requests, selectors.EVENT_READ)
         while os.getppid() == parent:
             self.start_children()
-            for key, _ in self.selector.select(timeout=_POLL_S):
+            if self.warm_up:  # a little at a time, so that no answer waits for all of it
+                judge_by_algebra(*self.warm_up.popleft())
+            for key, _ in self.selector.select(timeout=0 if self.warm_up else _POLL_S):
                 if key.fd != self.requests:
                     self.read_child(key.fd)
                     continue
@@ -312,8 +315,9 @@ def _set_limits(time_limit_s: float, memory_limit_mb: float) -> None:
 
 def _judge_safely(job: _Job, comparison: Comparison) -> dict[str, Any]:
     try:
-        more = {"metadata": job.request["metadata"]} if "metadata" in job.request else {}
-        return comparison(job.request["gold"], job.request["answer"], **more)
+        request = job.request
+        more = {key: request[key] for key in ("statement", "metadata") if key in request}
+        return comparison(request["gold"], request["answer"], **more)
     except MemoryError:
         return {"correct": False, "reason": "needs too much memory to compare", "valid": True}
     except Exception as error:
@@ -347,7 +351,7 @@ def main() -> int:
     try:
         logging.disable(logging.CRITICAL)
         for gold, answer in _WARM_UP:
-            judge(gold, answer)
+            judge_by_algebra(gold, answer)
         gc.collect()
         gc.freeze()
     except Exception as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cir_env.errors import OptionError, ProblemError
-from cir_env.grading.answer_types import check_gold
+from cir_env.grading.golds import check_gold
 
 _encode: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True).encode
 

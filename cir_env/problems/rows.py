@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from cir_env.errors import OptionError, ProblemError
-from cir_env.grading.answer_types import check_gold, find_answer_type
+from cir_env.grading.answer_types import find_answer_type
+from cir_env.grading.golds import check_gold
 from cir_env.parsing import last_boxed
 from cir_env.problems.problem import Metadata
 

@@ -128,7 +128,9 @@ class FakeGrader:
         self.answer_types.append(answer_type)
         return Verdict(correct=gold == answer.strip(), reason=self.reason, valid=self.valid)
 
-    def submit(self, gold: str, answer: str, answer_type: str = "math") -> "Future[Verdict]":
+    def submit(
+        self, gold: str, answer: str, answer_type: str = "math", *, statement: str = "", metadata: object = None
+    ) -> "Future[Verdict]":
         return _done(lambda: self.grade(gold, answer, answer_type))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from cir_env.errors import GraderUnavailable, OptionError
 from cir_env.grading import grader as grading
 from cir_env.grading.grader import Grader, Verdict, shared_grader
 
-BOMB = r"9^{9^{9}} + "  # with a number appended: an answer that no computer can evaluate
+BOMB = r"\gcd(9^{10^{8}}, 3) + "  # with a number appended: an answer that no computer can evaluate
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ grader = shared_grader()
 assert grader is shared_grader()
 assert grader.grade("\\sqrt{8}", "2\\sqrt{2}").correct
 assert not {"sympy", "math_verify"} & set(sys.modules)
-grader.submit("\\sqrt{8}", "9^{9^{9}}")
+grader.submit("\\sqrt{8}", "\\gcd(9^{10^{8}}, 3)")
 print(grader._process.pid)
 """)
     assert (run.returncode, run.stderr) == (0, "")
@@ -175,7 +175,7 @@ def test_the_worker_ends_when_the_trainer_is_killed() -> None:
 import time
 from cir_env.grading.grader import Grader
 grader = Grader()
-grader.submit("\\sqrt{8}", "9^{9^{9}}")
+grader.submit("\\sqrt{8}", "\\gcd(9^{10^{8}}, 3)")
 print(grader._process.pid, flush=True)
 time.sleep(600)
 """

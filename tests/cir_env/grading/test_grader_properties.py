@@ -10,7 +10,7 @@ from texts import ANY_TEXT, LATEX
 
 from cir_env.grading.grader import Grader
 from cir_env.grading.judge import judge_text
-from cir_env.grading.latex import for_algebra, tidy
+from cir_env.grading.latex import for_algebra, layout, tidy
 from cir_env.grading.numeric import parse_number
 
 INTEGERS = st.integers(-(10**30), 10**30)
@@ -88,7 +88,7 @@ def test_an_unevaluated_product_is_never_right(a: int, b: int, form: str) -> Non
 @given(ANY_TEXT)
 def test_tidying_leaves_no_whitespace_at_the_ends(text: str) -> None:
     assert tidy(text) == tidy(text).strip()
-    assert "\n" not in for_algebra(text)
+    assert "\n" not in for_algebra(layout(text))
 
 
 @settings(max_examples=15, deadline=None)

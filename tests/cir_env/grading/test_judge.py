@@ -173,9 +173,9 @@ def test_the_same_text_is_always_right(grader: Grader) -> None:
         (None, "no answer"),
         ("", "empty"),
         (r" \text{ } $", "empty"),
-        ("7" * (MAX_ANSWER_CHARS + 1), "longer than 1000 characters"),
+        ("7 " * MAX_ANSWER_CHARS, "longer than 1000 characters"),
         ("8", "another number"),
-        (r"\sqrt{49}", "not a single number: arithmetic is left to do, or more stands beside it"),
+        (r"\sqrt{49}", "arithmetic is left to do"),
     ],
 )
 def test_a_wrong_answer_is_a_valid_verdict_with_a_reason(grader: Grader, answer: str | None, reason: str) -> None:

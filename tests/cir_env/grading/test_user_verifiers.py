@@ -192,14 +192,16 @@ def test_a_verifier_decides_the_reward(grader: Grader) -> None:
 
 
 def test_a_verifier_gets_the_metadata_that_it_asks_for(grader: Grader) -> None:
-    assert grader.grade("a", "aa", "users_verifiers:by_level", {"level": 2}).correct
-    assert not grader.grade("a", "aa", "users_verifiers:by_level", {"level": 3}).correct  # not the cached verdict
-    assert grader.grade("a", "b", "users_verifiers:listed", {"accepted": ["b", "c"]}).correct
+    assert grader.grade("a", "aa", "users_verifiers:by_level", metadata={"level": 2}).correct
+    assert not grader.grade(
+        "a", "aa", "users_verifiers:by_level", metadata={"level": 3}
+    ).correct  # not the cached verdict
+    assert grader.grade("a", "b", "users_verifiers:listed", metadata={"accepted": ["b", "c"]}).correct
     assert grader.grade("a", "a", "users_verifiers:listed").correct
-    assert grader.grade("a", "a", "users_exact", {"level": 2}).correct
+    assert grader.grade("a", "a", "users_exact", metadata={"level": 2}).correct
     assert grader.grade("a", "a", "users_verifiers:by_level") == invalid("the verifier raises KeyError: 'level'")
     with pytest.raises(OptionError, match=r"^Expect `metadata` as a JSON object, got: "):
-        grader.grade("a", "b", "users_verifiers:listed", {"accepted": {"b"}})
+        grader.grade("a", "b", "users_verifiers:listed", metadata={"accepted": {"b"}})
 
 
 def test_a_verifier_gets_the_metadata_of_the_problem(grader: Grader) -> None:
