@@ -20,8 +20,8 @@ A verifier receives both strings unchanged, the right answer first; one whose pa
 such as ``(answer, gold)`` or ``(prediction, target)``, is rejected. A verifier with a parameter ``metadata`` also
 receives the metadata of the problem, a dict, by this name.
 
-Each call of a verifier runs in its own fork of the grading process, within the limits of the `cir_env.Grader`: 2 s of
-CPU time, 24 s by the clock, and 256 MB in addition to its imports. Its module is imported once, with the import path of
+Each call of a verifier runs in its own fork of the grading process, within the limits of the `cir_env.Grader`: 1.5 s of
+CPU time, 18 s by the clock, and 256 MB in addition to its imports. Its module is imported once, with the import path of
 the trainer but a clean environment: only the variables PATH, HOME, TMPDIR, LANG, LC_ALL and LD_LIBRARY_PATH. It may
 read files but not write any, and may be called twice for the same answer. A verifier that raises, exceeds a limit, ends
 its process or returns anything but a bool is an infrastructure error, not a wrong answer: the verdict is not valid.

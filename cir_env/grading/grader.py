@@ -97,7 +97,7 @@ class Grader:
     """
 
     def __init__(
-        self, *, time_limit_s: float = 2.0, memory_limit_mb: float = 256, max_parallel: int | None = None
+        self, *, time_limit_s: float = 1.5, memory_limit_mb: float = 256, max_parallel: int | None = None
     ) -> None:
         if not time_limit_s > 0 or not memory_limit_mb > 0:
             raise OptionError(
