@@ -27,7 +27,7 @@ from cir_env.grading.structure import Relation
 _DIGITS: Final = 30
 _MAX_DIGITS: Final = 12_000
 """Numbers of more digits are equal only if they are written alike."""
-_POINTS: Final = 9
+_POINTS: Final = 10
 """Points at which two expressions must agree."""
 _TRIES: Final = 32
 _DECIMAL: Final = re.compile(r"\(?-? ?[\d.]+(?:e-?\d+)?(?: ?[+-] ?[\d.]+ ?\*? ?\\?i)?\)?|-? ?[\d.]+ ?\*? ?i")
@@ -162,8 +162,10 @@ def _values(*expressions: Any) -> list[tuple[Any, ...]]:
     numbers = random.Random(str(expressions[0]))
     found: list[tuple[Any, ...]] = []
     for attempt in range(_TRIES):
-        signs, size = (((1,), 300), ((-1,), 3000), ((-1,), 30), ((1, -1), 3000))[attempt % 4]
-        point = {symbol: sympy.Rational(numbers.randint(1, size) * numbers.choice(signs), 101) for symbol in symbols}
+        signs, size = (((1,), 300), ((-1,), 3000), ((-1,), 30), ((1,), 3000), ((1, -1), 3000))[attempt % 5]
+        point = {
+            symbol: sympy.Rational(numbers.randint(size // 2, size) * numbers.choice(signs), 101) for symbol in symbols
+        }
         values = tuple(
             _at(expression, point, is_complex) if all(_is_real(part, point) for part in parts) else None
             for expression, parts in zip(expressions, restricted, strict=True)

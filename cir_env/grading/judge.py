@@ -179,9 +179,16 @@ def _formulas(statement: str) -> frozenset[str]:
 
 
 def _bare(text: str) -> str:
-    """Return a text without what does not change a formula: spaces, brackets around it, multiplication signs."""
-    text = structure.unwrap(squeeze(text.replace("$", "")).strip(" ,.;:"))
-    return re.sub(r"\\(?:cdot|times)(?![A-Za-z]) ?|[*{} ]", "", text)
+    r"""Return a formula without what does not change it: spaces, multiplication signs, brackets around it.
+
+    >>> _bare(r"\arcsin(-\frac{1}{2})"), _bare(r"2 \cdot x^{2}"), _bare("2*x**2")
+    ('\\arcsin-1/2', '2x^2', '2x^2')
+    """
+    text = structure.unwrap(squeeze(text.replace("$", "").replace("**", "^")).strip(" ,.;:"))
+    text = re.sub(r"\\(?:cdot|times)(?![A-Za-z]) ?|[* ]", "", text)
+    text = re.sub(r"\\frac\{(\w+)\}\{(\w+)\}", r"\1/\2", text.replace(r"\sqrt[2]", r"\sqrt"))
+    text = re.sub(r"\\(sin|cos|tan)\^\{?-1\}?", r"\\arc\1", text)
+    return re.sub(r"(?<=[a-z°])\(([^()+]*)\)", r"\1", re.sub("[{}]", "", text))
 
 
 def _is_copied(gold: str, answer: str, statement: str) -> bool:

@@ -253,7 +253,7 @@ def test_a_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch
     ("arguments", "expected"),
     [
         ({"time_limit_s": 0}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 0 and 256."),
-        ({"memory_limit_mb": -1}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 2.0 and -1."),
+        ({"memory_limit_mb": -1}, "Expect `time_limit_s` and `memory_limit_mb` to be positive, got 1.5 and -1."),
         ({"max_parallel": 1}, "Expect `max_parallel` to be at least 2, got 1."),
     ],
 )
