@@ -105,9 +105,7 @@ def judge_text(gold: str, answer: str, statement: str = "") -> Judged | None:
     """
     try:
         return judge(gold, answer, _NoAlgebra(), statement)
-    except Undecided:
-        return None
-    except UnreadableGold:
+    except (Undecided, UnreadableGold):
         return None
 
 
@@ -130,7 +128,7 @@ def judge(gold: str, answer: str, algebra: Algebra, statement: str = "") -> Judg
     """
     if judged := judge_trivial(gold, answer):
         return judged
-    gold_text, answer_text = _marked(gold), mark(layout(answer))
+    gold_text, answer_text = mark(layout(gold)), mark(layout(answer))
     if statement and _is_copied(gold_text, answer_text, statement):
         return False, "copied from the statement"
     known = _words_of(statement) if statement else frozenset()
@@ -143,20 +141,10 @@ def judge_trivial(gold: str, answer: str) -> Judged | None:
         return True, "same text"
     if len(answer) > max(MAX_ANSWER_CHARS, 2 * len(gold)) and not re.fullmatch(r"\s*\$?-?[\d,]{1,4000}\$?\s*", answer):
         return False, f"longer than {MAX_ANSWER_CHARS} characters"
-    tidy_gold, tidy_answer = _tidied(gold), tidy(answer)
+    tidy_gold, tidy_answer = tidy(gold), tidy(answer)
     if same_text(tidy_gold, tidy_answer):
         return True, "same text"
     return None if tidy_answer.strip("$ ") else (False, "empty")
-
-
-@lru_cache(maxsize=4096)
-def _marked(gold: str) -> str:
-    return mark(layout(gold))
-
-
-@lru_cache(maxsize=4096)
-def _tidied(gold: str) -> str:
-    return tidy(gold)
 
 
 @lru_cache(maxsize=1024)
@@ -287,11 +275,8 @@ class _Judge:
             if answers[-2:] == ["is", "answer"]:
                 answers = answers[:-2]
             if len(answers) == len(golds) and all(map(self._same_token, golds, answers)):
-                return (
-                    (False, "other words")
-                    if reading.is_named and not _is_quantity_name(answer)
-                    else (True, "equal words")
-                )
+                is_other = reading.is_named and not _is_quantity_name(answer)
+                return (False, "other words") if is_other else (True, "equal words")
         return False, "other words"
 
     def _same_token(self, gold: str, answer: str) -> bool:

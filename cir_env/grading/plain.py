@@ -24,8 +24,6 @@ from cir_env.grading.numeric import (
 from cir_env.grading.structure import letters
 from cir_env.grading.words import Reading, has_words, mark, read, unmark, word
 
-TEXT: Final = r"\text"
-
 Judged = tuple[bool, str]
 """Whether an answer is right, and the reason."""
 
@@ -43,6 +41,8 @@ _MODULUS: Final = re.compile(r" ?(?:\\pmod ?\{[^{}]*\}|\(?\\?(?:mod|bmod) ?[^()]
 ORDERED: Final = re.compile(
     r"[<>]|\\(?:le|ge|ne|to|Rightarrow|implies|iff|in|notin|subset|not|rightarrow|Longrightarrow)(?![A-Za-z])"
 )
+_ENDS_WITH_A_NAME: Final = re.compile(r"\d\}? ?\\?[A-Za-z]\w*$")
+"""A number followed by the next name, as on the second side of ``a=3 b=5``."""
 _TIME: Final = re.compile(r"0?(\d{1,2}):([0-5]\d)")
 _RATIO: Final = re.compile(r"\d+(?: ?: ?\d+)+")
 _PAIR_OF_UNIT: Final = re.compile(
@@ -119,18 +119,19 @@ def _number_in(gold: Number, reading: Reading) -> Number | str:
     if has_words(text) and not (parts and len(parts) > 1):
         return "words stand beside the number"
     exact, *rounded = re.split(r" ?\\(?:approx|simeq)(?![A-Za-z]) ?", text)
-    sides = structure.split(exact, re.compile(r" ?(?::=|(?<![<>!:])=+|\\equiv(?![A-Za-z])) ?")) or [exact]
+    sides = structure.split(exact, structure.EQUALS) or [exact]
     whole = parse_number(text)
-    if not whole and ((parts and len(parts) > 1) or len(_assigned(sides)) > 1):
+    if not whole and ((parts and len(parts) > 1) or any(map(_ENDS_WITH_A_NAME.search, sides[1:-1]))):
         return "several values"
-    numbers = [whole] if whole else _numbers(sides, reading.unit) or _numbers(rounded, reading.unit)
+    stated = _numbers(sides)
+    numbers = [whole] if whole else stated or _numbers(rounded)
     if not numbers or ORDERED.search(text):
         return "arithmetic is left to do" if re.search(r"\d", text) and not ORDERED.search(text) else "not a number"
     number = replace(numbers[-1], unit=reading.unit or numbers[-1].unit)
     modulus = re.search(r"\d+", removed[0]) if (removed := _MODULUS.search(with_modulus)) else None
     if modulus and abs(number.value) >= int(modulus[0]):
         return "not reduced by the modulus"
-    for about in _numbers(rounded, "") if _numbers(sides, "") else []:
+    for about in _numbers(rounded) if stated else []:
         if abs(about.value - number.value) >= last_place(rounded[-1]):
             return "two numbers"
     if not all(same_number(replace(number, unit=""), replace(other, unit="")) for other in numbers):
@@ -146,13 +147,8 @@ def _number_in(gold: Number, reading: Reading) -> Number | str:
     return number.in_unit(gold.unit) or number
 
 
-def _assigned(sides: list[str]) -> list[str]:
-    """Return sides in which a number is followed by another name, as in ``a=3 b=5``."""
-    return [side for side in sides[1:-1] if re.search(r"\d\}? ?\\?[A-Za-z]\w*$", side)] * 2
-
-
-def _numbers(sides: list[str], unit: str) -> list[Number]:
-    numbers = (parse_number(_MODULUS.sub("", side).strip(), "") for side in sides)
+def _numbers(sides: list[str]) -> list[Number]:
+    numbers = (parse_number(_MODULUS.sub("", side).strip()) for side in sides)
     return [number for number in numbers if number is not None]
 
 
@@ -181,8 +177,15 @@ def _counts_units(noun: str, unit: str) -> bool:
 
 def with_short_unit(text: str) -> str:
     """Mark a letter or a prime behind a number as a unit, where the gold answer has one."""
-    text = re.sub(r"(?<=\d) ?(?:\"|'')$", " " + mark(r"\text{inches}"), text)
-    return re.sub(r"(?<=[\d}]) ([mgshLlN])(?= ?$| ?/| ?\^)", lambda match: " " + mark(rf"\text{{{match[1]}}}"), text)
+    text = re.sub(r"(?<=\d) ?(?:\"|'')$", f" {_INCHES}", text)
+    return re.sub(r"(?<=[\d}]) ([mgshLlN])(?= ?$| ?/| ?\^)", lambda match: f" {_marked_word(match[1])}", text)
+
+
+def _marked_word(name: str) -> str:
+    return mark(rf"\text{{{name}}}")
+
+
+_INCHES, _HOUR, _HOURS, _METRE, _MINUTE = map(_marked_word, ("inches", "h", "hours", "m", "min"))
 
 
 def read_based(text: str) -> tuple[str, int] | None:
@@ -248,10 +251,10 @@ class Quantity:
 
 def read_quantity(text: str) -> Quantity | None:
     """Parse a marked text of numbers with known units of one dimension; None if it is none."""
-    text = re.sub(r"(?<=\d) ?([hmsg])(?=[ \d]|$)", lambda match: f" {mark(rf'{TEXT}{{{match[1]}}}')} ", text)
-    text = text.replace(f"{mark(TEXT + '{h}')}", mark(TEXT + "{hours}"))
-    if mark(TEXT + "{hours}") in text:
-        text = text.replace(mark(TEXT + "{m}"), mark(TEXT + "{min}"))
+    text = re.sub(r"(?<=\d) ?([hmsg])(?=[ \d]|$)", lambda match: f" {_marked_word(match[1])} ", text)
+    text = text.replace(_HOUR, _HOURS)
+    if _HOURS in text:  # m beside hours is no length
+        text = text.replace(_METRE, _MINUTE)
     text = re.sub(rf"({word('[^ ]*')})\.", r"\1", text).strip()
     parts: list[Number] = []
     position = 0

@@ -20,7 +20,7 @@ _SEPARATOR: Final = re.compile(
     rf"|(?P<or>{word('or')}|\\(?:lor|vee)(?![A-Za-z]))|(?P<and>{word('and')}|\\(?:land|wedge)(?![A-Za-z]))) ?"
 )
 _RELATION: Final = re.compile(r" ?(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])) ?")
-_EQUALS: Final = re.compile(r" ?(?::=|(?<![<>!:])=+|\\equiv(?![A-Za-z])) ?")
+EQUALS: Final = re.compile(r" ?(?::=|(?<![<>!:])=+|\\equiv(?![A-Za-z])) ?")
 _APPROXIMATELY: Final = re.compile(r" ?\\(?:approx|simeq|doteq)(?![A-Za-z]) ?")
 _BEGIN_MATRIX: Final = re.compile(
     r"\\begin ?\{ ?(?P<kind>[pbB]?matrix|smallmatrix|(?P<array>array)) ?\}(?(array) ?\{[^{}]*\})"
@@ -180,6 +180,10 @@ def is_name(text: str) -> bool:
     )
 
 
+def _names_values(text: str) -> bool:
+    return is_name(text) or _TUPLE_OF_NAMES.fullmatch(text) is not None
+
+
 def letters(text: str) -> frozenset[str]:
     r"""Return the variables of an expression; e, i and π are none.
 
@@ -255,16 +259,16 @@ def read_values(text: str) -> Values | Relation | None:
     if len(parts) == 1:
         return _read_one(parts[0])
     parts = [part for part in (_APPROXIMATELY.split(part)[0].strip() for part in parts) if part]
-    sides = [_EQUALS.split(part) for part in parts]
+    sides = [EQUALS.split(part) for part in parts]
     if any(len(side) > 1 for side in sides):
-        if all(len(side) == 2 and (is_name(side[0]) or _TUPLE_OF_NAMES.fullmatch(side[0])) for side in sides):
+        if all(len(side) == 2 and _names_values(side[0]) for side in sides):
             names = tuple(side[0].strip() for side in sides)
             if len(set(names)) > 1 and re.search(word("or"), text):
                 return None  # "x = 1 or y = 2"
             if len({re.sub(r" ?_.*", "", name) for name in names}) == 1:  # "x_1 = 1, x_2 = 2" has no order
                 names = ()
             items = tuple(side[1].strip() for side in sides)
-            return Values(kind="list", items=items, names=names if len(set(names)) > 1 else ())
+            return Values(kind="list", items=items, names=names)
         if len(sides[0]) == 2 and is_name(sides[0][0]) and all(len(side) == 1 for side in sides[1:]):
             return Values(kind="list", items=(sides[0][1].strip(), *parts[1:]))
         return None
@@ -279,7 +283,7 @@ def _read_one(text: str) -> Values | Relation | None:
 
 
 def _read_exact(text: str, rounded: str) -> Values | Relation | None:
-    sides = split(text, _EQUALS)
+    sides = split(text, EQUALS)
     if not sides or not all(sides):
         return None
     if len(sides) == 1:
@@ -287,18 +291,16 @@ def _read_exact(text: str, rounded: str) -> Values | Relation | None:
         return replace(value, rounded=rounded) if value else None
     if is_name(sides[-1]) and not is_name(sides[0]) and not has_words(sides[-1]):  # "2 = x"
         sides = sides[::-1]
-    names = [side for side in sides[:-1] if is_name(side) or _TUPLE_OF_NAMES.fullmatch(side)]
-    if not names and len(sides) == 2 and letters(sides[0]) and not (has_words(sides[0])):
+    names = [side for side in sides[:-1] if _names_values(side)]
+    others = tuple(side for side in sides[:-1] if not _names_values(side))
+    if not names and len(sides) == 2 and letters(sides[0]) and not has_words(sides[0]):
         return Relation(sides=tuple(sides), signs=("=",))
     value = _read_bracketed(sides[-1])
-    if value is None or isinstance(value, Relation):
-        return value
+    if value is None:
+        return None
     if tuples := [name for name in names if _TUPLE_OF_NAMES.fullmatch(name)]:
         found = tuple(part.strip() for part in tuples[0].strip("() ").split(","))
         names = list(found) if value.kind == "tuple" and len(found) == len(value.items) else []
-    others = tuple(
-        side for side in sides[:-1] if side not in names and not is_name(side) and not _TUPLE_OF_NAMES.fullmatch(side)
-    )
     return Values(
         kind=value.kind,
         items=value.items,
@@ -367,11 +369,9 @@ def read_region(text: str) -> Region | Relation | None:
     are_pairs = all(interval.brackets == "()" and "∞" not in interval.left + interval.right for interval in ends)
     if len(parts) > 1 and not name and not is_union and are_pairs:
         return None  # a list of pairs
-    if all(interval.left == interval.right for found in conditions for condition in found for interval in condition):
+    if all(interval.left == interval.right for interval in ends):
         return None  # a set of values
-    if any(joint in (",", "and") for joint in joints) and not any(
-        "or" in joint or "\\cup" in joint for joint in joints
-    ):
+    if joints and not is_union:
         every = tuple(condition for found in conditions for condition in found)
         return Region(alternatives=(every,), name=name, is_listed="and" not in joints or not name)
     alternatives = [conditions[0]]
@@ -396,18 +396,17 @@ def _split_joined(text: str) -> tuple[list[str], list[str]]:
         match = _JOINT.match(rest)
         if match is None:
             return [], []
-        kind = (
-            "\\cup"
-            if match["cup"]
-            else "or"
-            if match["or"] or re.search(word("or"), match["word"] or "")
-            else "and"
-            if match["and"] or match["word"]
-            else ","
-        )
-        joints.append(kind)
+        joints.append(_kind_of(match))
         rest = rest[match.end() :]
     return parts, joints
+
+
+def _kind_of(joint: re.Match[str]) -> str:
+    if joint["cup"]:
+        return "\\cup"
+    if joint["or"] or re.search(word("or"), joint["word"] or ""):
+        return "or"
+    return "and" if joint["and"] or joint["word"] else ","
 
 
 Conditions = tuple[tuple[Interval, ...], ...]
