@@ -58,7 +58,7 @@ class Limits:
     output_limit_kb: int = 1024
     """Size of stdout and stderr together, in KB; more ends the block, and what exceeds the limit is cut off."""
     file_limit_mb: int = 16
-    """Size of a file that the block writes, in MB. A file may be as large as the output limit in any case."""
+    """Size of a file that the block writes, in MB. A file may be twice as large as the output limit in any case."""
     process_limit: int = 64
     """Number of concurrent threads (a block cannot start processes)."""
 

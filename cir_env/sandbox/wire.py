@@ -2,11 +2,12 @@
 
 A child reads jobs from a packet socket and writes one status packet per job. The status repeats the nonce of the job,
 so that a packet written by generated code is not mistaken for one of the runner. What a block prints goes to a file in
-memory, the child's descriptors 1 and 2: see `LOG_OFFSET`. (Code shares a process with its runner
+memory, the child's descriptors 1 and 2: see `log_bytes`. (Code shares a process with its runner
 and can, with effort, find the nonce. It can then misreport how its own block ended, as it could by printing something
 else; it can neither report an infrastructure error nor reach another block.)
 """
 
+import mmap
 import socket
 import struct
 from typing import NamedTuple
@@ -25,16 +26,10 @@ OK, ERROR, MEMORY, FILES, THREADS = KINDS = range(5)
 ONE_SHOT = 1
 """Flag of a job: it is the last one of the child."""
 
-LOG_OFFSET = 1 << 40
-"""Where the log begins in the output file, out of reach of the file limit: a header, and the text of Python's streams.
-
-The file begins with what was written to the descriptors directly; their common offset tells how much that is.
-"""
-
 _LOG_HEADER = struct.Struct("=QQ")
 LOG_HEADER_BYTES = _LOG_HEADER.size
 
-_JOB = struct.Struct("!16sIIIIIB")
+_JOB = struct.Struct("!16sIIIIIIB")
 _STATUS = struct.Struct("!16sBH")
 _SPAWN = struct.Struct("!I?")
 _REPORT = struct.Struct("!cIid")
@@ -49,6 +44,7 @@ class Job(NamedTuple):
     memory_mb: int
     file_mb: int
     processes: int
+    log_bytes: int
     flags: int
 
     def pack(self) -> bytes:
@@ -106,6 +102,19 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
         return None
     texts = packet[_STATUS.size :]
     return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
+
+
+def log_bytes(limit: int) -> int:
+    """Return the size of the log for an output limit in bytes.
+
+    The output file begins with the log: a header, and the text of Python's streams. Behind it is what was written to
+    the descriptors directly; their common offset tells how much that is. The log is no larger than needed: the pages of
+    this file do not count towards the child's memory limit.
+
+    >>> log_bytes(1024 * 1024)
+    1052672
+    """
+    return -(-(LOG_HEADER_BYTES + limit + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def pack_log_header(taken: int, end: int) -> bytes:

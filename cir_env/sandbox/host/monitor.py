@@ -140,7 +140,7 @@ class Worker:
 
     def assign(self, task: Task) -> None:
         """Assign a job to the child, and start its clocks."""
-        self.out.make_room(task.limits.output_limit_kb * KB)
+        self.out.resize(task.limits.output_limit_kb * KB)
         self.task, self.session = task, task.session
         task.attempts += 1
         limits = task.limits
@@ -152,6 +152,7 @@ class Worker:
             limits.memory_limit_mb,
             limits.file_limit_mb,
             limits.process_limit,
+            self.out.log_bytes,
             wire.ONE_SHOT if task.session is None else 0,
         )
         pieces = range(0, len(task.code), wire.CHUNK_BYTES)
@@ -221,7 +222,7 @@ class Worker:
             self._idle += idle
             self.asleep = passed >= MIN_CHECK_INTERVAL_S and idle > 0.9 * passed
         self._last_check = now
-        if self.out.surely_exceeds(limits.output_limit_kb * KB):
+        if self.out.direct_bytes() > limits.output_limit_kb * KB:
             return _over_output_limit(limits)
         if cpu >= limits.time_limit_s:
             return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"

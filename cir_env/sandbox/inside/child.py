@@ -49,7 +49,7 @@ class Runner:
 
     def warm_up(self) -> None:
         """Touch the memory that every block touches, so that shared pages are copied before a block starts."""
-        self._open_streams()
+        self._open_streams(self._log.capacity)
         self._evaluate(WARM_UP_CODE, "<warm-up>")
         print(end="", file=self._out)
         wire.pack_status(bytes(wire.NONCE_BYTES), wire.OK)
@@ -68,19 +68,19 @@ class Runner:
             self._sock.send(wire.pack_status(job.nonce, *outcome))
 
     def _prepare(self, job: wire.Job) -> None:
-        self._open_streams()
+        self._open_streams(job.log_bytes)
         data, size = self._baseline
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
         lower(resource.RLIMIT_AS, size + limit + STACK_BYTES + self._log.capacity, reserve=RESERVE_BYTES)
         if self._processes is not None:
             lower(resource.RLIMIT_NPROC, self._processes + job.processes)
-        lower(resource.RLIMIT_FSIZE, max(job.file_mb * MB, self._log.capacity))  # It also limits direct output.
+        lower(resource.RLIMIT_FSIZE, max(job.file_mb * MB, 2 * self._log.capacity))  # Direct output follows the log.
         if job.flags & wire.ONE_SHOT:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)
 
-    def _open_streams(self) -> None:
-        self._out, self._err = self._log.begin()
+    def _open_streams(self, log_bytes: int) -> None:
+        self._out, self._err = self._log.begin(log_bytes)
         sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 

@@ -4,8 +4,8 @@ What a block printed must reach the policy however the block ends, and a system 
 several times slower. So both streams write, unbuffered, to one log: a mapping of the file behind descriptors 1 and 2.
 It outlives the process, and holds the text of both streams in the order in which it was written.
 
-What is written to a descriptor directly (`os.write`, C libraries) goes to the start of the same file. It gets its exact
-place in the log if Python's streams are flushed before, as with ordinary buffered streams.
+What is written to a descriptor directly (`os.write`, C libraries) goes to the same file, behind the log. It gets its
+exact place in the log if Python's streams are flushed before, as with ordinary buffered streams.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class Log:
 
     def __init__(self) -> None:
         self._fd = os.dup(1)  # A block may redirect descriptor 1.
-        self._memory = mmap.mmap(self._fd, self._mapped_bytes(), offset=wire.LOG_OFFSET)
+        self._memory = mmap.mmap(self._fd, 0)
         self._memory.seek(wire.LOG_HEADER_BYTES)
         self._end = wire.LOG_HEADER_BYTES
         self._taken = 0
@@ -41,13 +41,13 @@ class Log:
         """Size of the mapping in bytes."""
         return len(self._memory)
 
-    def begin(self) -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+    def begin(self, capacity: int) -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
         """Empty the log; return fresh streams, so that a block cannot affect the streams of the next."""
-        if self._mapped_bytes() != self.capacity:
-            self._memory.resize(self._mapped_bytes())
-        os.lseek(self._fd, 0, os.SEEK_SET)
         late = self._memory.tell()  # The supervisor has cleared the log only up to where the last block ended.
         self._memory[self._end : late] = bytes(late - self._end)
+        if capacity != self.capacity:
+            self._memory.resize(capacity)
+        os.lseek(self._fd, capacity, os.SEEK_SET)
         self._memory.seek(wire.LOG_HEADER_BYTES)
         self._taken = 0
         self._write_header(0)
@@ -95,7 +95,7 @@ class Log:
         with self._lock, contextlib.suppress(OSError):
             begin, self._taken = self._taken, self._direct_bytes()
             if self._taken > begin:
-                self._write(os.pread(self._fd, min(self._taken - begin, self.capacity), begin))
+                self._write(os.pread(self._fd, min(self._taken - begin, self.capacity), self.capacity + begin))
                 self._write_header(0)
         return self._write(data)
 
@@ -115,12 +115,9 @@ class Log:
 
     def _direct_bytes(self) -> int:
         try:
-            return os.lseek(self._fd, 0, os.SEEK_CUR)
+            return os.lseek(self._fd, 0, os.SEEK_CUR) - self.capacity
         except OSError:  # The block has closed the descriptor.
             return self._taken
-
-    def _mapped_bytes(self) -> int:
-        return os.fstat(self._fd).st_size - wire.LOG_OFFSET
 
 
 def _reject_truncation(size: int | None = None, /) -> NoReturn:
