@@ -1,7 +1,6 @@
 """The API of a sandbox: statuses, limits, results and the two protocols."""
 
 import enum
-import math
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -39,6 +38,18 @@ class Status(enum.StrEnum):
     """The sandbox failed; the result says nothing about the block."""
 
 
+MAX_LIMITS = {
+    "time_limit_s": 86_400,
+    "idle_limit_s": 86_400,
+    "wall_limit_s": 604_800,
+    "memory_limit_mb": 1_048_576,
+    "output_limit_kb": 1_048_576,
+    "file_limit_mb": 1_048_576,
+    "process_limit": 4_096,
+}
+"""The largest value of each limit: a day, a week, a terabyte (of output, a gigabyte), 4,096 threads."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Resource limits of one block. All clocks are read from outside the process that runs it.
@@ -66,14 +77,14 @@ class Limits:
         """Check the values.
 
         Raises:
-            OptionError: A limit is not a positive finite number, or not an integer where it must be.
+            OptionError: A limit is not a positive number, too large (`MAX_LIMITS`), or not an integer where it must be.
         """
         for field in fields(self):
-            value = getattr(self, field.name)
-            whole = field.type is int and not isinstance(value, int)
-            if whole or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                kind = "a whole number" if field.type is int else "a finite number"
-                raise OptionError(f"Expect `{field.name}` to be {kind} above 0, got {value!r}.")
+            value, most = getattr(self, field.name), MAX_LIMITS[field.name]
+            kinds = int if field.type is int else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= most:
+                kind = "a whole number" if field.type is int else "a number"
+                raise OptionError(f"Expect `{field.name}` to be {kind} above 0 and at most {most:,}, got {value!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

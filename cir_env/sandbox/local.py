@@ -83,6 +83,16 @@ class LocalSandbox:
         """Each layer with "on" or the reason why it is missing; empty before the first block."""
         return dict(self._supervisor.layers)
 
+    @property
+    def failure(self) -> str | None:
+        """Why no block can run at present; None if blocks can run, or none has been tried."""
+        return self._supervisor.failure or self._supervisor.trouble
+
+    @property
+    def failure_is_final(self) -> bool:
+        """Whether no block can ever run, since the layers do not suffice."""
+        return self._supervisor.failure is not None
+
     def start(self) -> None:
         """Start the processes now, in the background, so that the first block finds them warm."""
         self._supervisor.start()

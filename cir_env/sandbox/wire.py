@@ -31,7 +31,7 @@ LOG_HEADER_BYTES = _LOG_HEADER.size
 
 _JOB = struct.Struct("!16sIIIIIIB")
 _STATUS = struct.Struct("!16sBH")
-_SPAWN = struct.Struct("!I?")
+_SPAWN = struct.Struct("!I?16s")
 _REPORT = struct.Struct("!cIid")
 
 
@@ -55,6 +55,27 @@ class Job(NamedTuple):
     def unpack(cls, data: bytes) -> "Job":
         """Decode a header."""
         return cls(*_JOB.unpack(data))
+
+
+class Spawn(NamedTuple):
+    """Order to the zygote to fork a child; the two descriptors of the child are attached."""
+
+    worker: int
+    """Number of the child, for the reports."""
+    warm_up: bool
+    """Whether the child has time to warm up."""
+    folder: str
+    """Name of its working directory, where children have no scratch file system of their own; up to 16 characters."""
+
+    def pack(self) -> bytes:
+        """Encode the order."""
+        return _SPAWN.pack(self.worker, self.warm_up, self.folder.encode())
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Spawn":
+        """Decode an order."""
+        worker, warm_up, folder = _SPAWN.unpack(data)
+        return cls(worker, warm_up, folder.rstrip(b"\0").decode())
 
 
 class Report(NamedTuple):
@@ -100,8 +121,8 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
     received_nonce, kind, length = _STATUS.unpack_from(packet)
     if received_nonce != nonce or kind not in KINDS:
         return None
-    texts = packet[_STATUS.size :]
-    return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
+    line, trace = packet[_STATUS.size :][:length], packet[_STATUS.size + length :]
+    return kind, " ".join(line.decode("utf-8", "replace").splitlines()), trace.decode("utf-8", "replace")
 
 
 def log_bytes(limit: int) -> int:
@@ -137,17 +158,6 @@ def read_log_header(data: bytes) -> tuple[int, int]:
         return 0, 0
     taken, end = _LOG_HEADER.unpack(data)
     return int(taken), int(end)
-
-
-def pack_spawn(worker: int, *, warm_up: bool) -> bytes:
-    """Encode the order to fork a child, and whether it has time to warm up; its two descriptors are attached."""
-    return _SPAWN.pack(worker, warm_up)
-
-
-def read_spawn(data: bytes) -> tuple[int, bool]:
-    """Decode the order to fork a child: its number, and whether it has time to warm up."""
-    worker, warm_up = _SPAWN.unpack(data)
-    return int(worker), bool(warm_up)
 
 
 def receive_job(sock: socket.socket) -> tuple[Job, bytes] | None:

@@ -1,8 +1,13 @@
 """Starts a zygote, and communicates with it."""
 
 import contextlib
+import errno
+import functools
 import json
 import os
+import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +16,7 @@ from pathlib import Path
 
 from cir_env.sandbox import wire
 
-PACKAGE = Path(__file__).resolve().parents[1]
+SANDBOX = Path(__file__).resolve().parents[1]
 
 PRELOAD = tuple(
     """
@@ -30,14 +35,36 @@ GRACE_S = 5.0
 """Seconds that a zygote has to exit by itself before it is killed."""
 
 _BOOT = """\
-import importlib, sys, types
-for name, path in (("cir_env", sys.argv[3]), ("cir_env.sandbox", sys.argv[4])):
-    package = types.ModuleType(name)
-    package.__path__ = [path]
-    sys.modules[name] = package
-importlib.import_module("cir_env.sandbox.inside.zygote").main()
+import ctypes, importlib, importlib.abc, importlib.util, json, os, socket, sys
+
+def disable_aslr():
+    "Restart without address space randomisation, so that anything ordered by id is reproducible."
+    personality, no_randomize, current = ctypes.CDLL(None).personality, 0x40000, 0xFFFFFFFF
+    now = personality(current)
+    if now >= 0 and not now & no_randomize and personality(now | no_randomize) >= 0:
+        os.execv(sys.executable, sys.orig_argv)
+
+class Sources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    def __init__(self, sources): self.sources = sources
+    def get_source(self, name): return self.sources[name]
+    def is_package(self, name): return not self.sources[name]
+    def get_code(self, name): return compile(self.sources[name], f"<{name}>", "exec")
+    def find_spec(self, name, path, target=None):
+        if name not in self.sources:
+            return None
+        spec = importlib.util.spec_from_loader(name, self, origin=f"<{name}>")
+        spec.has_location = True
+        return spec
+
+def boot():
+    disable_aslr()
+    control = socket.socket(fileno=int(sys.argv[1]))
+    message = json.loads(control.recv(1 << 20))
+    sys.meta_path.insert(0, Sources(message["sources"]))
+    return importlib.import_module("cir_env.sandbox.inside.zygote").main(control, message["settings"])
+
+boot()()
 """
-# Empty packages replace cir_env/__init__.py, which would import what the zygote must not contain.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +83,17 @@ class ZygoteHandle:
     def __init__(self, settings: Settings, groups: list[str]) -> None:
         self.ready = False
         self.answer_deadline = 0.0
-        self.pid = 0
+        self.folders = ""
+        self._pidfd, self._inner_pid = -1, 0
         self.layers: dict[str, str] = {}
         self.contained = False
         self.stderr, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.stderr_tail = bytearray()
         options = {"preload": settings.preload, "isolation": settings.isolation, "groups": groups}
-        where = [str(PACKAGE.parent), str(PACKAGE)]
-        boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(options), *where]
+        boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno())]
         try:
+            self.control.send(json.dumps({"sources": _sources(), "settings": options}).encode())
             self._process = subprocess.Popen(
                 boot,
                 env=clean_environment(),
@@ -84,9 +112,9 @@ class ZygoteHandle:
             os.close(err)
         self.control.setblocking(False)
 
-    def spawn(self, number: int, sock_fd: int, out_fd: int, *, warm_up: bool) -> None:
+    def spawn(self, order: wire.Spawn, sock_fd: int, out_fd: int) -> None:
         """Order the zygote to fork a child."""
-        socket.send_fds(self.control, [wire.pack_spawn(number, warm_up=warm_up)], [sock_fd, out_fd])
+        socket.send_fds(self.control, [order.pack()], [sock_fd, out_fd])
 
     def receive(self) -> tuple[bytes, list[int]] | None:
         """Return the next message and its descriptors; None if there is none yet, b"" if the zygote has ended."""
@@ -100,12 +128,35 @@ class ZygoteHandle:
             os.set_inheritable(fd, False)
         return data, fds
 
-    def read_ready(self, data: bytes) -> None:
-        """Process the message that the zygote is ready."""
+    def read_ready(self, data: bytes, fds: list[int]) -> None:
+        """Process the message that the zygote is ready, with a pidfd of it.
+
+        Raises:
+            OSError: The descriptor was lost since this process has too many.
+        """
         message = json.loads(data)
         self.layers, self.contained = dict(message["layers"]), bool(message["contained"])
-        self.pid = self._process.pid
+        self.folders = message["folders"]
+        if not fds:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self._pidfd = fds[0]
+        self._inner_pid = pid_of(self._pidfd)
         self.ready = True
+
+    @property
+    def pid(self) -> int:
+        """The process that this one has started; the zygote itself may be its child."""
+        return self._process.pid
+
+    def resume_if_stopped(self) -> bool:
+        """Continue the zygote if somebody has stopped it, and return whether it was stopped."""
+        stopped = False
+        for pid in {self.pid, self._inner_pid} - {0}:
+            with contextlib.suppress(OSError):
+                if state_of(pid) == "T":
+                    os.kill(pid, signal.SIGCONT)
+                    stopped = True
+        return stopped
 
     def read_stderr(self) -> bool:
         """Collect stderr of the zygote; return False at its end."""
@@ -130,17 +181,19 @@ class ZygoteHandle:
     def close(self) -> None:
         """Close the control socket and end the process."""
         self.close_control()
+        self.resume_if_stopped()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
         self._release()
+        if self.folders:
+            shutil.rmtree(self.folders, ignore_errors=True)
 
     def abandon(self) -> None:
         """Close the descriptors in a forked copy of the trainer, without ending the zygote."""
-        self.control.close()
-        os.close(self.stderr)
+        self._release()
         self._process.returncode = 0
 
     def _drained(self) -> bool:
@@ -153,6 +206,38 @@ class ZygoteHandle:
     def _release(self) -> None:
         self.control.close()
         os.close(self.stderr)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+
+
+def pid_of(pidfd: int) -> int:
+    """Return the process of a pidfd; 0 if it is in no namespace below this one."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        found = re.search(r"^Pid:\s*(-?\d+)", file.read(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process as in /proc: "R" runnable, "S" asleep, "T" stopped, "Z" ended ...
+
+    Raises:
+        OSError: There is no such process.
+    """
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+@functools.cache
+def _sources() -> dict[str, str]:
+    """Return the source of each module that the zygote imports; '' for a package.
+
+    It gets their text, not their place: blocks must not learn where the trainer's files are, and `cir_env/__init__.py`
+    would import what the zygote must not contain.
+    """
+    files = [SANDBOX / "wire.py", SANDBOX / "control_group.py", *(SANDBOX / "inside").glob("[a-z]*.py")]
+    modules = {".".join(("cir_env", *file.relative_to(SANDBOX.parent).with_suffix("").parts)): file for file in files}
+    packages = ("cir_env", "cir_env.sandbox", "cir_env.sandbox.inside")
+    return dict.fromkeys(packages, "") | {name: file.read_text() for name, file in modules.items()}
 
 
 def clean_environment() -> dict[str, str]:
@@ -165,5 +250,6 @@ def clean_environment() -> dict[str, str]:
         "TZ": "UTC",
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "MALLOC_ARENA_MAX": "1",  # each further arena takes 64 MB of the address space that a block may use
         **dict.fromkeys(threads, "1"),
     }

@@ -21,6 +21,7 @@ class Loop(ABC):
 
     def __init__(self) -> None:
         self.failure: str | None = None
+        """Why no work will ever be done again."""
         self.closed = False
         self._lock = threading.RLock()  # Reentrant: a session may be garbage-collected, and call, within `call`.
         self._thread: threading.Thread | None = None
@@ -28,6 +29,10 @@ class Loop(ABC):
         self._stopping = False
         self._pid = os.getpid()
         self._wake = -1
+
+    @abstractmethod
+    def on_open(self) -> None:
+        """Prepare this process, before the thread starts."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -42,8 +47,8 @@ class Loop(ABC):
         """React to what has happened."""
 
     @abstractmethod
-    def fail(self, why: str) -> None:
-        """Fail all pending and later work."""
+    def recover(self, error: Exception) -> None:
+        """Restore a valid state after an unexpected error, so that later work is done."""
 
     @abstractmethod
     def shut_down(self) -> None:
@@ -61,7 +66,10 @@ class Loop(ABC):
             if self.closed:
                 raise SandboxUnavailable("Expect an open sandbox, got one that is closed. Make a new one.")
             if self._thread is None:
-                self._open()
+                try:
+                    self._open()
+                except OSError as error:
+                    raise SandboxUnavailable(f"The sandbox cannot run code: {error}") from error
             self._inbox.append(action)
             os.eventfd_write(self._wake, 1)
 
@@ -98,8 +106,13 @@ class Loop(ABC):
             self._selector.unregister(what)
 
     def _open(self) -> None:
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.on_open()
         self._selector = selectors.DefaultSelector()
+        try:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError:
+            self._selector.close()
+            raise
         self.watch(self._wake, self._on_wake)
         self._thread = threading.Thread(target=self._run, name="cir-env-sandbox", daemon=True)
         self._thread.start()
@@ -107,16 +120,10 @@ class Loop(ABC):
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self.prepare()
-                end = self.deadline()
-                pause = None if end is None else max(0.0, end - time.monotonic())
-                for key, _ in self._selector.select(pause):
-                    key.data()
-                self.run_inbox()
-                self.act()
-        except Exception as error:
-            log.exception("The supervisor of the sandbox failed")
-            self.fail(f"its supervisor failed with {type(error).__name__}: {error}")
+                try:
+                    self._turn()
+                except Exception as error:
+                    self.recover(error)
         finally:
             self.shut_down()
             with self._lock:
@@ -124,6 +131,15 @@ class Loop(ABC):
                 self._selector.close()
                 os.close(self._wake)
                 self._wake = -1
+
+    def _turn(self) -> None:
+        self.prepare()
+        end = self.deadline()
+        pause = None if end is None else max(0.0, end - time.monotonic())
+        for key, _ in self._selector.select(pause):
+            key.data()
+        self.run_inbox()
+        self.act()
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import secrets
+import select
+import shutil
 import signal
 import socket
 import time
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field
 
 from cir_env.sandbox import wire
 from cir_env.sandbox.contract import ExecutionResult, Limits, Status
-from cir_env.sandbox.host.launch import ZygoteHandle
+from cir_env.sandbox.host.launch import ZygoteHandle, pid_of, state_of
 from cir_env.sandbox.host.output import Output
 
 KB = 1024
@@ -31,6 +33,8 @@ MAX_CHECK_INTERVAL_S = 0.1
 """Seconds between two checks of a block. The time that a thread waited for a core is lost if it ends in between."""
 MIN_CHECK_INTERVAL_S = 0.01
 """Minimum seconds between two checks to tell whether a block is asleep."""
+MAX_LATE_S = 0.5
+"""Seconds by which a check may be late. What exceeds them, as after a stop of this process, counts towards no limit."""
 MAX_THREADS_READ = 256
 HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
 
@@ -88,6 +92,8 @@ class SessionState:
     """Number of blocks that have run in the namespace."""
     lost: bool = False
     """Whether an infrastructure error ended the namespace, so that later blocks cannot run."""
+    ended: tuple[Status, str] | None = None
+    """Status and error of the next block, if something else ended the namespace between two blocks."""
     closed: bool = False
     """Whether the session was closed."""
 
@@ -101,17 +107,24 @@ class Worker:
         self.session: SessionState | None = None
         self.ready = False
         self.gone = False
+        self.exited = False
+        """Whether a check has found that the child has ended; the zygote's report follows."""
+        self.folder = ""
         self.pid = 0
         self._pidfd = -1
         self.sock, self.child_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
         try:
             self.out = Output(Limits().output_limit_kb * KB)
+            if zygote.folders:
+                self.folder = secrets.token_hex(8)
+                os.mkdir(self._folder_path, 0o755)
         except OSError:
             self.sock.close()
             self.child_sock.close()
             raise
         self._outgoing: deque[bytes] = deque()
+        self._reads_no_more = False
         self._nonce = b""
         self._invalid_packets = 0
         self._start = self._last_check = self._cpu_start = self._cpu = self._idle = 0.0
@@ -120,11 +133,15 @@ class Worker:
         self.asleep = False
 
     def on_forked(self, pidfd: int) -> None:
-        """Store the pidfd of the forked child, and close the child's end of the socket."""
+        """Store the pidfd of the forked child, and close the child's end of the socket.
+
+        Raises:
+            OSError: This process has no descriptor left to learn the child's process id.
+        """
         self._pidfd = pidfd
-        with open(f"/proc/self/fdinfo/{pidfd}") as file:
-            found = re.search(r"^Pid:\s*(-?\d+)", file.read(), re.MULTILINE)
-        self.pid = int(found[1]) if found else 0
+        self._exit = select.poll()
+        self._exit.register(pidfd, select.POLLIN)
+        self.pid = pid_of(pidfd)
         self.child_sock.close()
 
     def read_ready(self) -> str | None:
@@ -138,11 +155,11 @@ class Worker:
         self.ready = packet == wire.READY
         return "" if self.ready else packet.decode("utf-8", "replace") or "it ended without an error message"
 
-    def assign(self, task: Task) -> None:
-        """Assign a job to the child, and start its clocks."""
-        self.out.resize(task.limits.output_limit_kb * KB)
+    def assign(self, task: Task) -> bool:
+        """Assign a job to the child, and start its clocks; return False if the child can no longer receive it."""
         self.task, self.session = task, task.session
         task.attempts += 1
+        self.out.resize(task.limits.output_limit_kb * KB)
         limits = task.limits
         self._nonce = secrets.token_bytes(wire.NONCE_BYTES)
         job = wire.Job(
@@ -165,6 +182,7 @@ class Worker:
         self.next_check = self._start + MIN_CHECK_INTERVAL_S
         self._signal(signal.SIGCONT)
         self.send()
+        return not self._reads_no_more
 
     def send(self) -> bool:
         """Send the rest of the job as far as possible; return whether more remains."""
@@ -175,7 +193,7 @@ class Worker:
         except BlockingIOError:
             return True
         except OSError:
-            self._outgoing.clear()  # The child has ended: its exit status decides.
+            self._reads_no_more = True
         return False
 
     def read_status(self) -> tuple[Status, str, str] | None:
@@ -213,8 +231,13 @@ class Worker:
         return None if now < self.next_check else self._check_clocks(limits, now, cores)
 
     def _check_clocks(self, limits: Limits, now: float, cores: int) -> tuple[Status, str] | None:
-        wall, before = now - self._start, self._cpu
-        cpu = self.cpu_seconds()
+        late = max(0.0, now - self.next_check - MAX_LATE_S)
+        self._start, self._last_check = self._start + late, self._last_check + late
+        self.next_check = now + MAX_CHECK_INTERVAL_S
+        self.exited = bool(self._exit.poll(0))
+        if self.exited:
+            return None
+        before, cpu = self._cpu, self.cpu_seconds()
         threads, queued = self._read_threads()
         if queued is not None:  # Otherwise sleeping and waiting for a core are the same: only the wall limit applies.
             passed = now - self._last_check
@@ -222,6 +245,12 @@ class Worker:
             self._idle += idle
             self.asleep = passed >= MIN_CHECK_INTERVAL_S and idle > 0.9 * passed
         self._last_check = now
+        wall = now - self._start
+        left = (limits.time_limit_s - cpu) / cores, limits.idle_limit_s - self._idle, limits.wall_limit_s - wall
+        self.next_check = now + min(max(min(left), 0.01), MAX_CHECK_INTERVAL_S)
+        return self._find_excess(limits, cpu, wall, threads)
+
+    def _find_excess(self, limits: Limits, cpu: float, wall: float, threads: int) -> tuple[Status, str] | None:
         if self.out.direct_bytes() > limits.output_limit_kb * KB:
             return _over_output_limit(limits)
         if cpu >= limits.time_limit_s:
@@ -232,8 +261,6 @@ class Worker:
             return Status.TIMEOUT, f"TimeoutError: no result after {limits.wall_limit_s:g} s"
         if threads > limits.process_limit:
             return Status.PROCESS_LIMIT, f"RuntimeError: the code ran over {limits.process_limit} threads"
-        left = (limits.time_limit_s - cpu) / cores, limits.idle_limit_s - self._idle, limits.wall_limit_s - wall
-        self.next_check = now + min(max(min(left), 0.01), MAX_CHECK_INTERVAL_S)
         return None
 
     def post_mortem(self, wait_status: int) -> tuple[Status, str]:
@@ -303,6 +330,8 @@ class Worker:
         self.child_sock.close()
         self.sock.close()
         self.out.close()
+        if self.folder:
+            shutil.rmtree(self._folder_path, ignore_errors=True)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -313,6 +342,10 @@ class Worker:
         if pidfd >= 0:
             os.close(pidfd)
         self.close()
+
+    @property
+    def _folder_path(self) -> str:
+        return os.path.join(self.zygote.folders, self.folder)
 
     def _signal(self, number: int) -> None:
         if self._pidfd >= 0:
@@ -344,6 +377,6 @@ class Worker:
         return len(threads), waited / 1e9 if HAS_SCHEDSTAT else None
 
     def _runnable(self) -> bool:
-        with contextlib.suppress(OSError, IndexError), open(f"/proc/{self.pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "R"
+        with contextlib.suppress(OSError, IndexError):
+            return state_of(self.pid) == "R"
         return False

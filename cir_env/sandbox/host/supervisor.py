@@ -5,12 +5,14 @@ child sends as untrusted bytes.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import selectors
 import signal
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
@@ -21,7 +23,13 @@ from cir_env.sandbox.host import self_test
 from cir_env.sandbox.host.launch import Settings, ZygoteHandle
 from cir_env.sandbox.host.loop import log
 from cir_env.sandbox.host.monitor import SessionState, Task, Worker
-from cir_env.sandbox.host.zygotes import ZygotePool
+from cir_env.sandbox.host.zygotes import (
+    DESCRIPTORS_TO_START,
+    ZygotePool,
+    descriptor_limit,
+    free_descriptors,
+    raise_descriptor_limit,
+)
 
 MAX_ATTEMPTS = 2
 MAX_CANARIES = 3
@@ -30,8 +38,15 @@ SPARE_DELAY_S = 0.003
 MAX_SPAWNING = 32
 MAX_ASLEEP_PER_SLOT = 8
 """How many blocks may run per slot if all but one of them sleep."""
+SPARE_PAUSE_S = 0.1
+"""Seconds between two attempts to fork a spare of which the first failed."""
 MAX_FAILED_CHILDREN = 10
-"""How many children in a row may end before they are ready."""
+"""How many children in a row may end before they are ready until the open blocks fail."""
+MAX_RECOVERIES = 3
+"""How often in a row, without the result of a block, the supervisor may start again until the open blocks fail."""
+DESCRIPTORS_PER_SLOT, DESCRIPTORS_PER_SPARE = 4, 16
+"""A block uses up to four descriptors of this process; a spare is forked only if the limit has room for 16."""
+TOO_MUCH_MEMORY = "MemoryError: all blocks together used more memory than the sandbox may use"
 
 
 class Supervisor(ZygotePool):
@@ -41,6 +56,9 @@ class Supervisor(ZygotePool):
         super().__init__(slots=slots, settings=settings)
         self.slots, self.spares = slots, spares
         self.layers: dict[str, str] = {}
+        self.trouble: str | None = None
+        """Why open blocks have failed, until new processes are ready."""
+        self._recoveries = 0
         self._open_tasks: set[Task] = set()
         self._queue: deque[Task] = deque()
         self._running: set[Worker] = set()
@@ -61,6 +79,10 @@ class Supervisor(ZygotePool):
         """Start the zygote before the first block."""
         self.call(lambda: None)
 
+    def on_open(self) -> None:
+        """Raise the limit of descriptors."""
+        raise_descriptor_limit()
+
     def end_session(self, session: SessionState) -> None:
         """Close a session."""
         with contextlib.suppress(SandboxUnavailable):
@@ -72,10 +94,18 @@ class Supervisor(ZygotePool):
         for worker in self._workers.values():
             worker.abandon()
 
+    def has_work(self) -> bool:
+        """Return whether blocks wait or run."""
+        return bool(self._queue or self._running)
+
+    def owes_report(self, zygote: ZygoteHandle) -> bool:
+        """Return whether a zygote has to report the end of a child."""
+        return any(worker.zygote is zygote and worker.exited for worker in self._running)
+
     def deadline(self) -> float | None:
         """Return when the next clock has to be checked."""
         times = [worker.next_check for worker in self._running]
-        if self._running and len(self._spare) + len(self._spawning) < self.spares:
+        if self._running and len(self._spare) + len(self._spawning) < self._wanted_spares():
             times.append(self._spares_at)
         if (answer_deadline := super().deadline()) is not None:
             times.append(answer_deadline)
@@ -85,20 +115,68 @@ class Supervisor(ZygotePool):
         """Check the limits of running blocks, and start waiting ones."""
         now = time.monotonic()
         for worker in list(self._running):
-            if (verdict := worker.check_limits(now, self.slots)) is not None:
-                self._finish_task(worker, *verdict, dead=True)
+            with self._retrying(worker):
+                self._check_limits(worker, now)
         if self.failure is None:
             self._dispatch()
             self._order_children()
+
+    def _check_limits(self, worker: Worker, now: float) -> None:
+        exited_before = worker.exited
+        if (verdict := worker.check_limits(now, self.slots)) is not None:
+            self._finish_task(worker, *(worker.read_status() or verdict), dead=True)
+        elif worker.exited and not exited_before:
+            self.extend_deadline(worker.zygote)
 
     def fail(self, why: str) -> None:
         """Fail all open and later blocks."""
         with self._lock:
             self.failure = why
         self.run_inbox()
+        self.fail_open_tasks(why)
+
+    def fail_open_tasks(self, why: str) -> None:
+        """Fail all open blocks, and replace all processes; later blocks may run."""
+        self.trouble = why
+        self._failed_children = self._canaries_sent = 0
+        self._replace_all()
+        self._queue.clear()
+        self._canary = None
         for task in list(self._open_tasks):
             with contextlib.suppress(InvalidStateError):
                 task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {why}"))
+            if task.session is not None:
+                task.session.waiting.clear()
+                task.session.active = False
+
+    def recover(self, error: Exception) -> None:
+        """Replace all processes after an unexpected error; what ran is retried."""
+        log.error("The supervisor of the sandbox failed and starts again", exc_info=error)
+        self._recoveries += 1
+        self._replace_all()
+        if self._recoveries > MAX_RECOVERIES:
+            self._recoveries = 0
+            self.fail_open_tasks(f"its supervisor failed with {type(error).__name__}: {error}")
+
+    def _replace_all(self) -> None:
+        """End all processes, and put their blocks back into the queue."""
+        for zygote in list(self.zygotes):
+            with contextlib.suppress(Exception):
+                self.remove_zygote(zygote)
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(Exception):
+                self._requeue(worker)
+        for left in (self.zygotes, self._workers, self._running, self._spare, self._spawning):
+            left.clear()
+
+    @contextlib.contextmanager
+    def _retrying(self, worker: Worker) -> Iterator[None]:
+        """Retry the block of a child that causes an unexpected error; other blocks are not affected."""
+        try:
+            yield
+        except Exception:
+            log.exception("A process of the sandbox is replaced")
+            self._requeue(worker)
 
     def shut_down(self) -> None:
         """Finish all open blocks, and end all processes."""
@@ -114,7 +192,8 @@ class Supervisor(ZygotePool):
 
     def on_zygote_ready(self, zygote: ZygoteHandle) -> None:
         """Check whether the layers of the first zygote suffice; fail if they do not."""
-        if self.trusted:
+        self.trouble = None
+        if self.trusted or self._canary is not None:
             return
         self.layers = {**zygote.layers, "group": self.group_report}
         if self.settings.isolation == "unsafe":
@@ -141,9 +220,11 @@ class Supervisor(ZygotePool):
         """Allow other blocks if the canary passed."""
         result = future.result()
         self._canary = None
-        silent = result.status in (Status.KILLED, Status.TIMEOUT, Status.INFRASTRUCTURE)
-        if silent and self._canaries_sent < MAX_CANARIES:
-            self._send_canary()
+        if result.status in (Status.KILLED, Status.TIMEOUT, Status.INFRASTRUCTURE):
+            if self._canaries_sent < MAX_CANARIES:
+                self._send_canary()
+            else:
+                self.fail_open_tasks(f"its self-test did not run to its end: {result.error}")
             return
         self.trusted = (result.status, result.stdout) == (Status.OK, self_test.EXPECTED_OUTPUT)
         if not self.trusted:
@@ -152,23 +233,32 @@ class Supervisor(ZygotePool):
     def on_report(self, report: wire.Report, fds: list[int]) -> None:
         """Process a report about a child."""
         worker = self._workers.get(report.worker)
-        if report.kind == b"S":
-            self._on_forked(worker, fds)
-        elif worker is not None and report.kind == b"X":
-            worker.set_final_cpu(report.cpu_s)
-            self._on_exit(worker, report.code)
-        elif worker is not None:
-            log.warning("The sandbox cannot fork a child: %s", os.strerror(report.code))
-            self._remove_worker(worker)
-            self._fail_next_task(f"it cannot fork a child: {os.strerror(report.code)}")
-
-    def _on_forked(self, worker: Worker | None, fds: list[int]) -> None:
         if worker is None:
             for fd in fds:
                 os.close(fd)
             return
-        worker.on_forked(fds[0])
-        self.watch(worker.sock, partial(self._on_sock, worker))
+        with self._retrying(worker):
+            if report.kind == b"S":
+                self._on_forked(worker, fds)
+            elif report.kind == b"X":
+                worker.set_final_cpu(report.cpu_s)
+                self._on_exit(worker, report.code)
+            else:
+                self._on_missing_child(worker, report.code)
+
+    def _on_forked(self, worker: Worker, fds: list[int]) -> None:
+        try:
+            worker.on_forked(*fds)
+        except (TypeError, OSError):  # TypeError: the kernel drops a descriptor beyond the limit.
+            self._on_missing_child(worker, errno.EMFILE)
+        else:
+            self.watch(worker.sock, partial(self._on_sock, worker))
+
+    def _on_missing_child(self, worker: Worker, error: int) -> None:
+        log.warning("The sandbox cannot fork a child: %s", os.strerror(error))
+        self._remove_worker(worker)
+        self._spares_at = time.monotonic() + SPARE_PAUSE_S
+        self._fail_next_task(f"it cannot fork a child: {os.strerror(error)}")
 
     def _on_ready(self, worker: Worker) -> None:
         error = worker.read_ready()
@@ -180,7 +270,7 @@ class Supervisor(ZygotePool):
             self._remove_worker(worker)
             self._failed_children += 1
             if self._failed_children >= MAX_FAILED_CHILDREN:
-                self.fail(f"its processes end before they are ready: {error}")
+                self.fail_open_tasks(f"its processes end before they are ready: {error}")
 
     def on_zygote_exit(self, zygote: ZygoteHandle) -> None:
         """Retry the blocks of a zygote that has ended."""
@@ -193,7 +283,6 @@ class Supervisor(ZygotePool):
         task, worker.task = worker.task, None
         if worker.session is not None:
             worker.session.lost = worker.session.blocks > (task is not None)
-            worker.session.blocks = 0
         self._remove_worker(worker)
         if task is not None:
             self._retry(task)
@@ -217,7 +306,25 @@ class Supervisor(ZygotePool):
             task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {self.failure}"))
             return
         self._open_tasks.add(task)
-        task.future.add_done_callback(lambda _: self._open_tasks.discard(task))
+        task.future.add_done_callback(partial(self._on_done, task))
+        self._queue_or_wait(task)
+
+    def _on_done(self, task: Task, future: "Future[ExecutionResult]") -> None:
+        """End a block that was cancelled. Called by the thread that cancels it."""
+        self._open_tasks.discard(task)
+        if future.cancelled():
+            with contextlib.suppress(SandboxUnavailable):
+                self.call(partial(self._abandon, task))
+
+    def _abandon(self, task: Task) -> None:
+        task.future.set_running_or_notify_cancel()  # Those that wait for the future learn of it.
+        if (worker := next((w for w in self._running if w.task is task), None)) is not None:
+            self._finish_task(worker, Status.INFRASTRUCTURE, "the block was cancelled", dead=True)
+        elif task in self._queue:
+            self._queue.remove(task)
+            self._advance_session(task)
+
+    def _queue_or_wait(self, task: Task) -> None:
         session = task.session
         if session is None:
             self._queue.append(task)
@@ -234,16 +341,31 @@ class Supervisor(ZygotePool):
         """Start blocks while slots are free."""
         while self._queue and self._free_slots() > 0:
             task = self._queue[0]
-            if self._canary is not None and task is not self._canary:
+            if not self.trusted and task is not self._canary:
                 break
+            if (result := self._refuse(task.session)) is not None:
+                self._queue.popleft()
+                task.finish(*result)
+                self._advance_session(task)
+                continue
             worker = task.session.worker if task.session else None
             if worker is None and not self._spare:
                 break
             self._queue.popleft()
-            if not task.attempts and not task.future.set_running_or_notify_cancel():
-                self._advance_session(task)
-                continue
             self._start_task(task, worker or self._spare.popleft())
+
+    def _refuse(self, session: SessionState | None) -> tuple[Status, str] | None:
+        """Return status and error of a session's next block if it cannot run."""
+        if session is None or session.worker is not None:
+            return None
+        if session.ended is not None:
+            result, session.ended = session.ended, None
+            return result
+        limit = descriptor_limit()
+        if free_descriptors() >= min(DESCRIPTORS_PER_SLOT * self.slots + 2 * DESCRIPTORS_TO_START, limit // 3):
+            return None
+        why = f"each open session holds three of the {limit} descriptors of this process: raise `ulimit -n`"
+        return Status.INFRASTRUCTURE, why
 
     def _free_slots(self) -> int:
         """Return how many blocks may start; sleeping blocks do not occupy a slot."""
@@ -253,23 +375,31 @@ class Supervisor(ZygotePool):
     def _order_children(self) -> None:
         """Order the children that blocks wait for, and spares unless a block has just started."""
         missing = min(len(self._queue), self._free_slots())
-        ahead = 0 if self._running and time.monotonic() < self._spares_at else self.spares
+        ahead = 0 if self._running and time.monotonic() < self._spares_at else self._wanted_spares()
         wanted = missing + ahead - len(self._spare) - len(self._spawning)
         for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):
             if (zygote := self.least_busy_zygote()) is not None:
                 self._spawn(zygote)
 
+    def _wanted_spares(self) -> int:
+        return min(self.spares, descriptor_limit() // DESCRIPTORS_PER_SPARE)
+
     def _spawn(self, zygote: ZygoteHandle) -> None:
         try:
             worker = Worker(next(self._numbers), zygote)
         except OSError as error:
+            self._spares_at = time.monotonic() + SPARE_PAUSE_S
             self._fail_next_task(f"it cannot create a child: {os.strerror(error.errno or 0)}")
             return
         self._workers[worker.number] = self._spawning[worker.number] = worker
         self.extend_deadline(zygote)
-        with contextlib.suppress(OSError):  # The end of its socket tells that a zygote has ended.
-            idle = not self._running and not self._queue
-            zygote.spawn(worker.number, worker.child_sock.fileno(), worker.out.fd, warm_up=idle)
+        order = wire.Spawn(worker.number, not self.has_work(), worker.folder)
+        try:
+            zygote.spawn(order, worker.child_sock.fileno(), worker.out.fd)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # The end of its socket tells that a zygote has ended.
+        except OSError as error:
+            self._on_missing_child(worker, error.errno or 0)
 
     def _start_task(self, task: Task, worker: Worker) -> None:
         self._running.add(worker)
@@ -277,8 +407,13 @@ class Supervisor(ZygotePool):
         if task.session is not None:
             task.session.worker = worker
             task.session.blocks += 1
-        worker.assign(task)
-        self._watch_sending(worker, worker.send())
+        with self._retrying(worker):
+            if worker.assign(task):
+                self._watch_sending(worker, worker.send())
+            else:  # It has ended, or a session's earlier block has shut its socket: the block has not run.
+                worker.task = None
+                self._remove_worker(worker)
+                self._retry(task)
 
     def _watch_sending(self, worker: Worker, more: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if more else 0)
@@ -288,6 +423,10 @@ class Supervisor(ZygotePool):
     def _on_sock(self, worker: Worker) -> None:
         if worker.gone:
             return
+        with self._retrying(worker):
+            self._read_sock(worker)
+
+    def _read_sock(self, worker: Worker) -> None:
         if not worker.ready:
             self._on_ready(worker)
             return
@@ -306,11 +445,29 @@ class Supervisor(ZygotePool):
             return
         killed = os.WIFSIGNALED(wait_status) and os.WTERMSIG(wait_status) == signal.SIGKILL
         if killed and self.group is not None and self.group.oom_killed_since_last_call():
-            log.warning("The kernel killed a block since all blocks together used too much memory")
-            self._requeue(worker)
+            self._on_out_of_memory(worker)
             return
-        said = worker.read_status()
-        self._finish_task(worker, *(said or worker.post_mortem(wait_status)), dead=True)
+        status, error, *trace = worker.read_status() or worker.post_mortem(wait_status)
+        if worker.session is not None and worker.task is None and status is not Status.OK:
+            worker.session.ended = status, error
+        self._finish_task(worker, status, error, *trace, dead=True)
+
+    def _on_out_of_memory(self, worker: Worker) -> None:
+        """Handle a child that the kernel killed, as the largest one, since the memory of the group is full.
+
+        A block that may have been killed for others is retried, so that the result does not depend on them. But that
+        it fills the group can never end in an infrastructure error, by which a policy could drop its episode.
+        """
+        log.warning("The kernel killed a block since all blocks together used too much memory")
+        task, session = worker.task, worker.session
+        if task is None:
+            if session is not None:
+                session.ended = Status.MEMORY, TOO_MUCH_MEMORY
+            self._remove_worker(worker)
+        elif task.attempts < MAX_ATTEMPTS and (session is None or session.blocks == 1):
+            self._requeue(worker)
+        else:
+            self._finish_task(worker, Status.MEMORY, TOO_MUCH_MEMORY, dead=True)
 
     def _finish_task(self, worker: Worker, status: Status, error: str, trace: str = "", *, dead: bool = False) -> None:
         """Deliver a result; keep the child only if its session may have more blocks."""
@@ -325,6 +482,7 @@ class Supervisor(ZygotePool):
         if keep:
             worker.pause()
         task = worker.finish(status, error, trace, stdout)
+        self._recoveries = 0
         if not keep:
             self._remove_worker(worker)
         if task is not None:
@@ -337,7 +495,7 @@ class Supervisor(ZygotePool):
         self._spawning.pop(worker.number, None)
         self._workers.pop(worker.number, None)
         if worker.session is not None and worker.session.worker is worker:
-            worker.session.worker = None
+            worker.session.worker, worker.session.blocks = None, 0
         with contextlib.suppress(ValueError):
             self._spare.remove(worker)
 
@@ -346,12 +504,13 @@ class Supervisor(ZygotePool):
         if session is None:
             return
         session.active = False
-        if session.waiting:
-            self._enqueue(session.waiting.popleft())
+        while session.waiting and not session.active:
+            if not (following := session.waiting.popleft()).future.done():
+                self._queue_or_wait(following)
 
     def _close_session(self, session: SessionState) -> None:
         session.closed = True
         while session.waiting:
             session.waiting.popleft().finish(Status.INFRASTRUCTURE, "the session was closed")
-        if session.worker is not None and session.worker.task is None:
-            self._remove_worker(session.worker)
+        if session.worker is not None:
+            self._finish_task(session.worker, Status.INFRASTRUCTURE, "the session was closed", dead=True)

@@ -1,5 +1,7 @@
 """`ZygotePool`: starts the zygotes of a sandbox, waits for their answers, and replaces those that end."""
 
+import os
+import resource
 import time
 from abc import abstractmethod
 from functools import partial
@@ -7,14 +9,40 @@ from functools import partial
 from cir_env.sandbox import wire
 from cir_env.sandbox.control_group import ControlGroup
 from cir_env.sandbox.host.launch import Settings, ZygoteHandle
-from cir_env.sandbox.host.loop import Loop
+from cir_env.sandbox.host.loop import Loop, log
 
 MAX_STARTS = 3
-"""How many zygotes in a row may end before they are ready."""
+"""How many zygotes in a row may end before they are ready until waiting blocks fail."""
+MAX_PAUSE_S = 10.0
+"""Longest pause between two starts of which the first failed, in seconds."""
 ZYGOTE_TIMEOUT_S = 60.0
 """Seconds after which a zygote that does not answer is replaced."""
+LOOK_INTERVAL_S = 1.0
+"""Seconds between two looks at whether somebody has stopped a zygote that is needed."""
+MAX_DESCRIPTORS = 65_536
+DESCRIPTORS_TO_START = 12
+"""How many descriptors this process needs to start a zygote, some of them for a moment."""
 SLOTS_PER_ZYGOTE = 4
 """A zygote forks one child at a time, in 1 to 2 ms: more slots than this would wait for each other."""
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def free_descriptors() -> int:
+    """Return how many more descriptors this process may open."""
+    try:
+        return descriptor_limit() - len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
+
+
+def raise_descriptor_limit() -> None:
+    """Raise this process's limit of open descriptors, since each session holds three."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_DESCRIPTORS)), hard))
 
 
 class ZygotePool(Loop):
@@ -29,10 +57,19 @@ class ZygotePool(Loop):
         self.group: ControlGroup | None = None
         self.group_report = ""
         self._failed_starts = 0
+        self._start_at = self._look_at = 0.0
 
     @abstractmethod
     def pending_children(self, zygote: ZygoteHandle) -> int:
         """Return how many children were ordered from a zygote and are not ready yet."""
+
+    @abstractmethod
+    def owes_report(self, zygote: ZygoteHandle) -> bool:
+        """Return whether a zygote has to report the end of a child."""
+
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Return whether blocks wait or run."""
 
     @abstractmethod
     def on_zygote_ready(self, zygote: ZygoteHandle) -> None:
@@ -46,18 +83,32 @@ class ZygotePool(Loop):
     def on_zygote_exit(self, zygote: ZygoteHandle) -> None:
         """Handle the children of a zygote that has ended."""
 
+    @abstractmethod
+    def fail_open_tasks(self, why: str) -> None:
+        """Fail the open blocks, since no zygote can be started at present."""
+
     def prepare(self) -> None:
-        """Replace zygotes that do not answer, and start missing ones."""
+        """Continue stopped zygotes, replace those that do not answer, and start missing ones."""
         now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_INTERVAL_S
+            for zygote in self.zygotes:
+                if zygote.resume_if_stopped():
+                    log.warning("Somebody had stopped a zygote of the sandbox; it continues")
         for zygote in list(self.zygotes):
             if self._must_answer(zygote) and now > zygote.answer_deadline:
-                self._remove_zygote(zygote)
-        while self.failure is None and len(self.zygotes) < (self.wanted if self.trusted else 1):
+                self.remove_zygote(zygote)
+        while self._may_start(now):
             self._start()
 
     def deadline(self) -> float | None:
-        """Return when the next zygote has to answer."""
-        return min((zygote.answer_deadline for zygote in self.zygotes if self._must_answer(zygote)), default=None)
+        """Return when the next zygote has to answer, may be started, or has to be looked at."""
+        times = [zygote.answer_deadline for zygote in self.zygotes if self._must_answer(zygote)]
+        if self._is_short():
+            times.append(self._start_at)
+        if self.zygotes and self.has_work():
+            times.append(self._look_at)
+        return min(times, default=None)
 
     def forked(self) -> None:
         """Close the descriptors in a forked trainer, so that the zygotes notice when the original ends."""
@@ -82,6 +133,29 @@ class ZygotePool(Loop):
         """Restart the time in which a zygote has to answer."""
         zygote.answer_deadline = time.monotonic() + ZYGOTE_TIMEOUT_S
 
+    def remove_zygote(self, zygote: ZygoteHandle) -> None:
+        """End a zygote; its blocks are retried."""
+        self.zygotes.remove(zygote)
+        self.unwatch(zygote.control)
+        self.unwatch(zygote.stderr)
+        error = zygote.last_error_line()
+        zygote.close()
+        self.on_zygote_exit(zygote)
+        if not zygote.ready:
+            self._on_failed_start(error)
+
+    def _is_short(self) -> bool:
+        return self.failure is None and len(self.zygotes) < (self.wanted if self.trusted else 1)
+
+    def _may_start(self, now: float) -> bool:
+        return self._is_short() and now >= self._start_at
+
+    def _on_failed_start(self, why: str) -> None:
+        self._failed_starts += 1
+        self._start_at = time.monotonic() + min(MAX_PAUSE_S, 0.1 * 2**self._failed_starts)
+        if self._failed_starts >= MAX_STARTS and not any(zygote.ready for zygote in self.zygotes):
+            self.fail_open_tasks(f"no process could be started in {self._failed_starts} attempts: {why}")
+
     def _open_group(self) -> None:
         try:
             if self.group is None:
@@ -92,12 +166,15 @@ class ZygotePool(Loop):
             self.group, self.group_report = None, f"missing: {error}"
 
     def _start(self) -> None:
+        if free_descriptors() < DESCRIPTORS_TO_START:
+            self._on_failed_start(f"it has {descriptor_limit()} descriptors, and all are in use (see `ulimit -n`)")
+            return
         if self.group is not None or not self.group_report:
             self._open_group()
         try:
             zygote = ZygoteHandle(self.settings, self.group.folders if self.group else [])
         except OSError as error:
-            self.fail(f"the interpreter could not be started: {error}")
+            self._on_failed_start(f"the interpreter could not be started: {error}")
             return
         self.zygotes.append(zygote)
         self.extend_deadline(zygote)
@@ -105,7 +182,7 @@ class ZygotePool(Loop):
         self.watch(zygote.stderr, partial(self._on_stderr, zygote))
 
     def _must_answer(self, zygote: ZygoteHandle) -> bool:
-        return not zygote.ready or self.pending_children(zygote) > 0
+        return not zygote.ready or self.pending_children(zygote) > 0 or self.owes_report(zygote)
 
     def _on_stderr(self, zygote: ZygoteHandle) -> None:
         if zygote in self.zygotes and not zygote.read_stderr():
@@ -115,23 +192,19 @@ class ZygotePool(Loop):
         while zygote in self.zygotes and (message := zygote.receive()) is not None:
             data, fds = message
             if not data:
-                self._remove_zygote(zygote)
+                self.remove_zygote(zygote)
             elif not zygote.ready:
-                zygote.read_ready(data)
-                self._failed_starts = 0
-                self.on_zygote_ready(zygote)
+                self._on_ready_message(zygote, data, fds)
             else:
                 self.extend_deadline(zygote)
                 self.on_report(wire.Report.unpack(data), fds)
 
-    def _remove_zygote(self, zygote: ZygoteHandle) -> None:
-        self.zygotes.remove(zygote)
-        self.unwatch(zygote.control)
-        self.unwatch(zygote.stderr)
-        error = zygote.last_error_line()
-        zygote.close()
-        self.on_zygote_exit(zygote)
-        if not zygote.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= MAX_STARTS:
-                self.fail(f"its process ended {MAX_STARTS} times before it was ready: {error}")
+    def _on_ready_message(self, zygote: ZygoteHandle, data: bytes, fds: list[int]) -> None:
+        try:
+            zygote.read_ready(data, fds)
+        except OSError as error:
+            log.warning("A zygote of the sandbox is of no use: %s", error)
+            self.remove_zygote(zygote)
+            return
+        self._failed_starts = 0
+        self.on_zygote_ready(zygote)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cir_env.sandbox import wire
-from cir_env.sandbox.inside import streams
+from cir_env.sandbox.inside import streams, threads
 
 BLOCK_NAME = "<block>"
 STATUS_FD = 3
@@ -36,15 +36,16 @@ MAX_ERROR_CHARS = 2000
 class Runner:
     """Executes blocks in one namespace and reports on one socket."""
 
-    def __init__(self, sock: socket.socket, baseline: tuple[int, int], processes: int | None) -> None:
+    def __init__(self, sock: socket.socket, baseline: tuple[int, int], *, counts_threads: bool) -> None:
         self._sock = sock
         self._baseline = baseline
-        self._processes = processes
+        self._counts_threads = counts_threads
         self._module = types.ModuleType("__main__")
         self._module.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = self._module
         self._blocks = 0
         self._log = streams.Log()
+        self._threads = threads.ThreadStarts()
         random.seed(0)  # `random` reseeds itself after a fork.
 
     def warm_up(self) -> None:
@@ -58,8 +59,13 @@ class Runner:
         self._module.__dict__.clear()
         self._module.__dict__.update(vars(types.ModuleType("__main__")), __builtins__=builtins)
 
-    def serve(self) -> None:
-        """Execute jobs until the supervisor closes the socket."""
+    def run(self) -> None:
+        """Execute jobs until the supervisor closes the socket, then exit."""
+        with exit_on_error():
+            self._serve()
+        os._exit(0)
+
+    def _serve(self) -> None:
         while (received := wire.receive_job(self._sock)) is not None:
             job, code = received
             self._prepare(job)
@@ -73,8 +79,9 @@ class Runner:
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
         lower(resource.RLIMIT_AS, size + limit + STACK_BYTES + self._log.capacity, reserve=RESERVE_BYTES)
-        if self._processes is not None:
-            lower(resource.RLIMIT_NPROC, self._processes + job.processes)
+        self._threads.limit = job.processes
+        if self._counts_threads:
+            lower(resource.RLIMIT_NPROC, job.processes)
         lower(resource.RLIMIT_FSIZE, max(job.file_mb * MB, 2 * self._log.capacity))  # Direct output follows the log.
         if job.flags & wire.ONE_SHOT:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)
@@ -102,7 +109,9 @@ class Runner:
             release_reserve()
             return wire.MEMORY, last_line(error), ""
         except BaseException as error:
-            return _kind(error), last_line(error), whole_traceback(error)
+            over = self._threads.over_limit(error)
+            kind = _kind(error) if over is None else wire.THREADS if over else wire.MEMORY
+            return kind, last_line(error), whole_traceback(error)
         finally:
             release_reserve()
             flush(out)
@@ -194,8 +203,6 @@ def _kind(error: BaseException) -> int:
     """Distinguish limits that the block exceeded from other errors."""
     if type(error) is OSError and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
         return wire.FILES
-    if type(error) is RuntimeError and error.args == ("can't start new thread",):
-        return wire.THREADS
     return wire.ERROR
 
 
@@ -223,7 +230,7 @@ def _block_frames(error: BaseException) -> types.TracebackType | None:
         first = first.tb_next
     last = first
     while last is not None and last.tb_next is not None:
-        if last.tb_next.tb_frame.f_code.co_filename == streams.__file__:
+        if last.tb_next.tb_frame.f_code.co_filename in (streams.__file__, threads.__file__):
             last.tb_next = None
         last = last.tb_next
     return first
@@ -234,10 +241,9 @@ def _clip(text: str) -> str:
 
 
 @contextlib.contextmanager
-def always_exit() -> Iterator[None]:
-    """Exit the process whatever happens, so that a child never returns into the code of the zygote."""
+def exit_on_error() -> Iterator[None]:
+    """Exit the process if an exception is raised, so that a child never returns into the code of the zygote."""
     try:
         yield
     except BaseException:
         os._exit(71)
-    os._exit(0)

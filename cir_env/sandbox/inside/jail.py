@@ -18,7 +18,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 SYS_CAPSET = {"x86_64": 126, "aarch64": 91}.get(os.uname().machine, -1)
 SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 444, 445, 446
-CLONE_NEWNS = 0x00020000
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 
 EXECUTE, READ_FILE, READ_DIR = 1, 4, 8
@@ -76,15 +76,23 @@ def landlock_version() -> int:
     return max(0, int(libc.syscall(SYS_LANDLOCK_CREATE, None, 0, 1)))
 
 
-def landlock_ruleset(readable: list[str], writable: list[str]) -> int:
-    """Create a ruleset that allows reading and writing the given trees and nothing else; return its descriptor."""
+def landlock_ruleset(readable: list[str], writable: list[str], folder: str = "") -> int:
+    """Create a ruleset that allows reading and writing the given trees and nothing else; return its descriptor.
+
+    Args:
+        readable: Trees in which files can be read and folders listed.
+        writable: Trees in which both can be changed, too.
+        folder: A tree in which files can be read; '' for none.
+    """
     version = landlock_version()
     known = next(rights for since, rights in reversed(ALL_RIGHTS.items()) if version >= since)
     attributes = struct.pack("QQQ", known, NET_RIGHTS * (version >= 4), SCOPES * (version >= 6))
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = check(libc.syscall(SYS_LANDLOCK_CREATE, attributes, size, 0), "landlock_create_ruleset")
-    for path, rights in [(path, READ_FILE | READ_DIR | EXECUTE) for path in readable] + [
-        (path, WRITE & known) for path in writable
+    for path, rights in [
+        *((path, READ_FILE | READ_DIR | EXECUTE) for path in readable),
+        *((path, WRITE & known) for path in writable),
+        *([(folder, READ_FILE)] if folder else []),
     ]:
         with contextlib.suppress(FileNotFoundError):
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -113,10 +121,12 @@ class Jail:
     """Trees that Landlock allows to read; None without Landlock."""
     writable: list[str] = field(default_factory=list)
     """Trees that Landlock allows to write."""
+    folder: str = ""
+    """Folder with files that Landlock allows to read; '' for none."""
     filter: Filter | None = None
     """The seccomp filter."""
-    process_base: int | None = None
-    """Number of other processes that this user may already run; None for no limit."""
+    own_user_namespace: bool = False
+    """Whether to enter a user namespace, so that the kernel counts the threads of this child alone."""
 
     def mount_scratch(self) -> None:
         """Mount an empty file system that disappears with the child."""
@@ -132,6 +142,9 @@ class Jail:
                 os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
+        if self.own_user_namespace:
+            unshare(CLONE_NEWUSER)
+            drop_bounding_set()
         if self.capabilities:
             drop_capabilities()
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -142,7 +155,7 @@ class Jail:
             return
         prctl(PR_SET_NO_NEW_PRIVS, 1)
         if self.readable is not None:
-            ruleset = landlock_ruleset(self.readable, self.writable)
+            ruleset = landlock_ruleset(self.readable, self.writable, self.folder)
             check(libc.syscall(SYS_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
             os.close(ruleset)
         if self.filter is not None:

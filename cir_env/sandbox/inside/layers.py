@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
 from cir_env.sandbox import control_group
 from cir_env.sandbox.inside import namespaces
-from cir_env.sandbox.inside.jail import Jail, drop_bounding_set, landlock_version
+from cir_env.sandbox.inside.jail import CLONE_NEWUSER, Jail, drop_bounding_set, landlock_version, unshare
 from cir_env.sandbox.inside.seccomp import Filter
 
 ON = "on"
@@ -86,8 +87,8 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
     jail = found.jail
     _add_user(found, inside)
     if inside:
+        _count_threads_by_child(jail)
         jail.scratch_mount = namespaces.SCRATCH
-        jail.process_base = 1024
         report["scratch"] = try_in_fork(jail.mount_scratch)
         jail.scratch_mount = namespaces.SCRATCH if report["scratch"] == ON else ""
     else:
@@ -118,6 +119,24 @@ def _add_user(found: Layers, inside: bool) -> None:
     found.report["user"] = try_in_fork(read_libraries)
     if found.report["user"] == ON:
         found.jail.uid = uid
+
+
+def _count_threads_by_child(jail: Jail) -> None:
+    """Let the kernel limit the threads of each child by itself, if it counts them by user namespace (5.14 or newer)."""
+
+    def fork_beside_another() -> None:
+        Jail(uid=jail.uid).enter(os.getppid())
+        read_end, write_end = os.pipe()
+        if os.fork() == 0:
+            os.close(write_end)
+            os.read(read_end, 1)  # until the other process ends
+            os._exit(0)
+        unshare(CLONE_NEWUSER)
+        resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+        if os.fork() == 0:
+            os._exit(0)
+
+    jail.own_user_namespace = try_in_fork(fork_beside_another) == ON
 
 
 def _may_signal_others() -> bool:

@@ -7,6 +7,7 @@ control socket closes, however the trainer ended.
 import atexit
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import gc
@@ -22,29 +23,29 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import warnings
+from collections.abc import Callable
 from typing import IO, Any
 
 from cir_env.sandbox import wire
 from cir_env.sandbox.inside import child, jail, layers
 
 PR_SET_CHILD_SUBREAPER = 36
-ADDR_NO_RANDOMIZE, CURRENT = 0x0040000, 0xFFFFFFFF
 MADV_COLLAPSE, HUGE = 25, 2 * 1024 * 1024
-
-
-def disable_aslr() -> None:
-    """Restart without address space randomisation, so that anything ordered by `id` is reproducible."""
-    now = jail.libc.personality(CURRENT)
-    if now >= 0 and not now & ADDR_NO_RANDOMIZE and jail.libc.personality(now | ADDR_NO_RANDOMIZE) >= 0:
-        os.execv(sys.executable, sys.orig_argv)
+STACK_BYTES = 2 * 1024 * 1024
+"""Stack of a thread. The default of 8 MB would let 64 threads fill the memory limit of 512 MB."""
 
 
 def forget_editable_installs() -> None:
-    """Remove import hooks and paths from .pth files, such as the checkout that contains this file."""
+    """Remove import hooks and paths from .pth files, such as the trainer's checkout."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if isinstance(finder, type)]
     library, packages = os.path.dirname(os.__file__), ("site-packages", "dist-packages")
     sys.path[:] = [p for p in sys.path if p.startswith(library) or p.endswith((*packages, ".zip", "lib-dynload"))]
+    for name in [name for name in sys.modules if name.startswith("__editable__")]:
+        del sys.modules[name]
+    for path in [path for path in sys.path_importer_cache if not path.startswith(tuple(sys.path))]:
+        del sys.path_importer_cache[path]
 
 
 def use_huge_pages(maps: IO[str]) -> None:
@@ -95,7 +96,8 @@ def reset_state() -> None:
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(0)
     sys.dont_write_bytecode = True
-    sys.argv = [child.BLOCK_NAME]
+    sys.argv = sys.orig_argv = [child.BLOCK_NAME]
+    threading.stack_size(STACK_BYTES)
     gc.collect()
     gc.freeze()
 
@@ -108,8 +110,9 @@ def baseline(statm: IO[str]) -> tuple[int, int]:
 
 
 def place_descriptors(sock_fd: int, out_fd: int) -> None:
-    """Move the descriptors of the child to their fixed numbers, and close all others except stdin, which is empty."""
+    """Move the descriptors of the child to their fixed numbers, and close all others. Stdin is an empty pipe."""
     sock_fd, out_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (sock_fd, out_fd))
+    os.dup2(os.pipe()[0], 0)
     os.dup2(out_fd, 1)
     os.dup2(out_fd, 2)
     os.dup2(sock_fd, child.STATUS_FD, inheritable=False)
@@ -119,17 +122,20 @@ def place_descriptors(sock_fd: int, out_fd: int) -> None:
 class Zygote:
     """Forks children on request and reports their exits."""
 
-    def __init__(self, control: socket.socket, scratch: str | None, entered: jail.Jail, held: tuple[int, int]) -> None:
+    def __init__(self, control: socket.socket, folders: str, entered: jail.Jail, held: tuple[int, int]) -> None:
         self._jail = entered
         self._pid = os.getpid()
         self._control = control
-        self._scratch = scratch
+        self._folders = folders
         self._baseline = held
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, tuple[int, int]] = {}  # pid -> (worker number, pidfd)
 
-    def serve(self) -> None:
-        """Serve until the control socket closes; then kill all children."""
+    def serve(self) -> child.Runner | None:
+        """Serve until the control socket closes, then kill all children; return what runs the blocks in a child.
+
+        A child leaves this function, so that the zygote's state is not in the frames above its blocks.
+        """
         self._selector.register(self._control, selectors.EVENT_READ)
         while True:
             events = self._selector.select()
@@ -138,8 +144,10 @@ class Zygote:
                     continue
                 data, fds, _, _ = socket.recv_fds(self._control, 64, 2)
                 if not data:
-                    return self.end()
-                self._spawn(*wire.read_spawn(data), fds)
+                    self.end()
+                    return None
+                if (runner := self._spawn(wire.Spawn.unpack(data), fds)) is not None:
+                    return runner
             self._reap()
 
     def end(self) -> None:
@@ -149,27 +157,36 @@ class Zygote:
                 os.kill(pid, signal.SIGKILL)
         self._kill_orphans()
 
-    def _spawn(self, worker: int, warm_up: bool, fds: list[int]) -> None:
+    def _spawn(self, order: wire.Spawn, fds: list[int]) -> child.Runner | None:
+        pid = -1
         try:
+            sock_fd, out_fd = fds
             pid = os.fork()
-        except OSError as error:
-            self._report(wire.Report(b"F", worker, error.errno or 0, 0.0))
-            return
-        if pid == 0:
-            with child.always_exit():
-                self._become_child(worker, warm_up, *fds).serve()
-        for fd in fds:
-            os.close(fd)
-        pidfd = os.pidfd_open(pid)
-        self._workers[pid] = worker, pidfd
+            if pid == 0:
+                with child.exit_on_error():
+                    return self._become_child(order, sock_fd, out_fd)
+            pidfd = os.pidfd_open(pid)
+        except (OSError, ValueError) as error:  # ValueError: the kernel drops descriptors beyond the limit.
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+            self._report(wire.Report(b"F", order.worker, getattr(error, "errno", errno.EMFILE) or 0, 0.0))
+            return None
+        finally:
+            if pid != 0:
+                for fd in fds:
+                    os.close(fd)
+        self._workers[pid] = order.worker, pidfd
         self._selector.register(pidfd, selectors.EVENT_READ)
-        self._report(wire.Report(b"S", worker, pid, 0.0), pidfd)
+        self._report(wire.Report(b"S", order.worker, pid, 0.0), pidfd)
+        return None
 
-    def _become_child(self, worker: int, warm_up: bool, sock_fd: int, out_fd: int) -> child.Runner:
+    def _become_child(self, order: wire.Spawn, sock_fd: int, out_fd: int) -> child.Runner:
+        self._selector.close()
+        self._control.close()
         place_descriptors(sock_fd, out_fd)
         try:
-            runner = self._make_runner(worker)
-            if warm_up:
+            runner = self._make_runner(order.folder)
+            if order.warm_up:
                 runner.warm_up()
         except BaseException as error:
             os.write(child.STATUS_FD, f"{type(error).__name__}: {error}".encode()[:500])
@@ -177,21 +194,20 @@ class Zygote:
         os.write(child.STATUS_FD, wire.READY)
         return runner
 
-    def _make_runner(self, worker: int) -> child.Runner:
+    def _make_runner(self, folder: str) -> child.Runner:
         os.setsid()
         self._jail.mount_scratch()
         place = self._jail.scratch_mount or "/"
-        if self._scratch is not None:
-            place = os.path.join(self._scratch, str(worker))
-            os.mkdir(place, 0o700)
+        if self._folders:
+            place = self._jail.folder = os.path.join(self._folders, folder)
         os.chdir(place)
         os.environ["HOME"] = os.environ["TMPDIR"] = place
         child.lower(resource.RLIMIT_CORE, 0)
         child.lower(resource.RLIMIT_NOFILE, 128)
         child.lower(resource.RLIMIT_STACK, child.STACK_BYTES)
         child.lower(resource.RLIMIT_MEMLOCK, 0)
-        processes = self._jail.process_base and self._jail.process_base + len(self._workers)
-        runner = child.Runner(socket.socket(fileno=child.STATUS_FD), self._baseline, processes)
+        sock = socket.socket(fileno=child.STATUS_FD)
+        runner = child.Runner(sock, self._baseline, counts_threads=self._jail.own_user_namespace)
         self._jail.enter(self._pid)
         return runner
 
@@ -209,8 +225,6 @@ class Zygote:
             self._selector.unregister(pidfd)
             os.close(pidfd)
             self._kill_orphans()
-            if self._scratch is not None:
-                shutil.rmtree(os.path.join(self._scratch, str(worker)), ignore_errors=True)
             self._report(wire.Report(b"X", worker, status, usage.ru_utime + usage.ru_stime))
 
     def _kill_orphans(self) -> None:
@@ -230,11 +244,8 @@ class Zygote:
             socket.send_fds(self._control, [report.pack()], list(fds))
 
 
-def main() -> None:
-    """Set up, report the layers, and serve."""
-    disable_aslr()
-    control = socket.socket(fileno=int(sys.argv[1]))
-    settings = json.loads(sys.argv[2])
+def main(control: socket.socket, settings: dict[str, Any]) -> Callable[[], None]:
+    """Set up, report the layers, and serve; in a child, return what runs its blocks."""
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
     jail.raise_descriptor_limit()
     forget_editable_installs()
@@ -243,11 +254,21 @@ def main() -> None:
     reset_state()
     statm, maps = found.memory_files or layers.open_memory_files()
     use_huge_pages(maps)
-    scratch = tempfile.mkdtemp(prefix="cir-env-") if settings["isolation"] == "unsafe" else None
-    zygote = Zygote(control, scratch, found.jail, baseline(statm))
-    report = {"layers": found.report, "contained": found.contained}
-    control.send(json.dumps(report).encode())
-    zygote.serve()
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
+    held = baseline(statm)
+    statm.close()
+    maps.close()
+    folders = ""
+    if found.report.get("namespaces") != layers.ON:
+        with contextlib.suppress(OSError):  # The file system may be read-only.
+            folders = tempfile.mkdtemp(prefix="cir-env-")
+            os.chmod(folders, 0o711)
+    zygote = Zygote(control, folders, found.jail, held)
+    report = {"layers": found.report, "contained": found.contained, "folders": folders}
+    pidfd = os.pidfd_open(os.getpid())
+    socket.send_fds(control, [json.dumps(report).encode()], [pidfd])
+    os.close(pidfd)
+    if (runner := zygote.serve()) is not None:
+        return runner.run
+    if folders:
+        shutil.rmtree(folders, ignore_errors=True)
     os._exit(0)

@@ -221,7 +221,10 @@ def test_close_resolves_the_blocks_in_flight() -> None:
 
 def test_an_interpreter_that_cannot_start_makes_the_sandbox_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with LocalSandbox(slots=1) as sandbox, pytest.raises(SandboxUnavailable, match="ended 3 times before it was ready"):
+    with (
+        LocalSandbox(slots=1) as sandbox,
+        pytest.raises(SandboxUnavailable, match="no process could be started in 3 attempts"),
+    ):
         sandbox.run("1")
 
 

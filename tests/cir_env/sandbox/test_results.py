@@ -4,6 +4,7 @@ from cir_env.errors import OptionError
 from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox, Sandbox, Session, Status
 
 BRIEF = Limits(time_limit_s=0.3, idle_limit_s=0.3)
+LITTLE = Limits(memory_limit_mb=128)
 
 
 def test_a_block_prints(sandbox: LocalSandbox) -> None:
@@ -112,13 +113,29 @@ def test_the_cpu_time_of_threads_counts(sandbox: LocalSandbox) -> None:
 def test_too_many_threads_have_their_own_status(sandbox: LocalSandbox) -> None:
     sleep = "import threading, time\nfor _ in range({}): threading.Thread(target=time.sleep, args=(0.5,)).start()"
     result = sandbox.run(sleep.format(12), Limits(process_limit=8))
-    assert (result.status, result.error) == (Status.PROCESS_LIMIT, "RuntimeError: the code ran over 8 threads")
-    assert sandbox.run(sleep.format(3), Limits(process_limit=8)).status is Status.OK
+    assert result.status is Status.PROCESS_LIMIT
+    assert result.error.endswith("the code ran over 8 threads")
+    assert sandbox.run(sleep.format(7), Limits(process_limit=8)).status is Status.OK
+
+
+def test_all_threads_of_the_limit_can_run(sandbox: LocalSandbox) -> None:
+    meet = "import threading\nmeet = threading.Barrier(64)\n"
+    start = "for _ in range(63): threading.Thread(target=meet.wait).start()\n"
+    assert sandbox.run(meet + start + "print(meet.wait() >= 0)").stdout == "True\n"
+
+
+def test_threads_that_do_not_start_for_lack_of_memory_are_a_memory_error(sandbox: LocalSandbox) -> None:
+    code = "import threading, time\nthreading.stack_size(100 << 20)\n"
+    result = sandbox.run(code + "for _ in range(9): threading.Thread(target=time.sleep, args=(0.5,)).start()", LITTLE)
+    assert (result.status, result.error) == (
+        Status.MEMORY,
+        "RuntimeError: can't start new thread: the code has too little memory left",
+    )
 
 
 @pytest.mark.parametrize("error", ["[Errno 27] File too large", "[Errno 28] No space left on device"])
 def test_writing_too_much_has_its_own_status(sandbox: LocalSandbox, error: str) -> None:
-    one = "with open('big', 'wb') as file: file.write(bytes(2 * 1024**2))"
+    one = "with open('big', 'wb') as file: file.write(bytes(3 * 1024**2))"
     many = "for n in range(10**4):\n    with open(str(n), 'wb') as file: file.write(bytes(900 * 1024))"
     result = sandbox.run(one if "large" in error else many, Limits(file_limit_mb=1))
     assert (result.status, result.error) == (Status.FILE_LIMIT, f"OSError: {error}")
@@ -225,9 +242,14 @@ def test_the_local_classes_satisfy_the_protocols(sandbox: LocalSandbox) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"time_limit_s": 0}, r"Expect `time_limit_s` to be a finite number above 0, got 0"),
-        ({"memory_limit_mb": 1.5}, r"Expect `memory_limit_mb` to be a whole number above 0, got 1.5"),
-        ({"wall_limit_s": float("inf")}, r"Expect `wall_limit_s` to be a finite number above 0, got inf"),
+        ({"time_limit_s": 0}, "`time_limit_s` to be a number above 0 and at most 86,400, got 0"),
+        ({"time_limit_s": 1e10}, "`time_limit_s` to be a number above 0 and at most 86,400, got 1"),
+        ({"time_limit_s": 10**400}, "`time_limit_s` to be a number above 0"),
+        ({"time_limit_s": True}, "`time_limit_s` to be a number above 0 and at most 86,400, got True"),
+        ({"memory_limit_mb": 1.5}, "`memory_limit_mb` to be a whole number above 0 and at most 1,048,576, got 1.5"),
+        ({"memory_limit_mb": 2**32}, "`memory_limit_mb` to be a whole number above 0"),
+        ({"process_limit": True}, "`process_limit` to be a whole number above 0 and at most 4,096, got True"),
+        ({"wall_limit_s": float("inf")}, "`wall_limit_s` to be a number above 0 and at most 604,800, got inf"),
     ],
 )
 def test_invalid_limits_are_rejected(limits: dict[str, float], message: str) -> None:

@@ -1,0 +1,43 @@
+"""Tells a block why a thread did not start: Python's error is the same for too many threads and too little memory."""
+
+import _thread
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+PYTHON_SAYS = "can't start new thread"
+
+
+class ThreadStarts:
+    """Watches how `threading` starts threads."""
+
+    def __init__(self) -> None:
+        self.limit = 0
+        """Number of threads that may run at once."""
+        for name in ("_start_new_thread", "_start_joinable_thread"):  # The latter since Python 3.13.
+            if (original := getattr(threading, name, None)) is not None:
+                setattr(threading, name, self._explaining(original))
+
+    def over_limit(self, error: BaseException) -> bool | None:
+        """Return whether an error means too many threads (True) or too little memory for one (False); None for neither.
+
+        >>> ThreadStarts.over_limit(ThreadStarts.__new__(ThreadStarts), ValueError()) is None
+        True
+        """
+        text = str(error.args[0]) if type(error) is RuntimeError and error.args else ""
+        return "threads" in text if text.startswith(PYTHON_SAYS) else None
+
+    def _explaining(self, start: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(start)
+        def explaining(*args: Any, **options: Any) -> Any:
+            try:
+                return start(*args, **options)
+            except RuntimeError as error:
+                if error.args == (PYTHON_SAYS,):
+                    full = _thread._count() + 1 >= self.limit
+                    why = f"the code ran over {self.limit} threads" if full else "the code has too little memory left"
+                    error.args = (f"{PYTHON_SAYS}: {why}",)
+                raise
+
+        return explaining
