@@ -26,7 +26,7 @@ OK, ERROR, MEMORY, FILES, THREADS = KINDS = range(5)
 ONE_SHOT = 1
 """Flag of a job: it is the last one of the child."""
 
-_LOG_HEADER = struct.Struct("=QQ")
+_LOG_HEADER = struct.Struct("=QQQ")
 LOG_HEADER_BYTES = _LOG_HEADER.size
 
 _JOB = struct.Struct("!16sIIIIIIB")
@@ -138,26 +138,33 @@ def log_bytes(limit: int) -> int:
     return -(-(LOG_HEADER_BYTES + limit + 1) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def pack_log_header(taken: int, end: int) -> bytes:
-    """Encode the header of the log.
+class LogHeader(NamedTuple):
+    """Header of the log."""
 
-    Args:
-        taken: How many of the bytes written to the descriptors directly were copied into the log.
-        end: Where the log ends, counted from its header; 0 while the block runs.
-    """
-    return _LOG_HEADER.pack(taken, end)
+    job: int = 0
+    """`job_mark` of the job that has begun; 0 before the first."""
+    taken: int = 0
+    """How many of the bytes written to the descriptors directly were copied into the log."""
+    end: int = 0
+    """Where the log ends, counted from its header; 0 while the block runs."""
+
+    def pack(self) -> bytes:
+        """Encode the header."""
+        return _LOG_HEADER.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "LogHeader":
+        """Decode a header; all is 0 if it is cut.
+
+        >>> LogHeader.unpack(LogHeader(1, 2, 3).pack())
+        LogHeader(job=1, taken=2, end=3)
+        """
+        return cls(*_LOG_HEADER.unpack(data)) if len(data) == LOG_HEADER_BYTES else cls()
 
 
-def read_log_header(data: bytes) -> tuple[int, int]:
-    """Decode the header of the log to (taken, end); (0, 0) if it is cut.
-
-    >>> read_log_header(pack_log_header(3, 16))
-    (3, 16)
-    """
-    if len(data) != LOG_HEADER_BYTES:
-        return 0, 0
-    taken, end = _LOG_HEADER.unpack(data)
-    return int(taken), int(end)
+def job_mark(nonce: bytes) -> int:
+    """Return a number that tells jobs apart."""
+    return int.from_bytes(nonce[:8], "big") | 1
 
 
 def receive_job(sock: socket.socket) -> tuple[Job, bytes] | None:

@@ -211,6 +211,10 @@ class Worker:
             self._invalid_packets += 1
         return None
 
+    def has_begun(self) -> bool:
+        """Return whether the child has begun with its job, as far as it can be trusted in this."""
+        return self.out.header().job == wire.job_mark(self._nonce)
+
     def socket_closed(self) -> bool:
         """Return whether the child has closed its end of the status socket."""
         try:

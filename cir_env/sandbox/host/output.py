@@ -46,7 +46,7 @@ class Output:
         """Return the first `limit` bytes that were printed."""
         self._allocated = os.fstat(self.fd).st_blocks * 512
         limit = min(limit, self._allocated)
-        taken, end = wire.read_log_header(os.pread(self.fd, wire.LOG_HEADER_BYTES, 0))
+        _, taken, end = self.header()
         room = self.log_bytes - wire.LOG_HEADER_BYTES
         log = self._read(min(limit, room, end - wire.LOG_HEADER_BYTES if end else room), wire.LOG_HEADER_BYTES)
         if not end:  # The child was killed. What it did not write to is zero.
@@ -58,6 +58,10 @@ class Output:
     def close(self) -> None:
         """Close the file."""
         os.close(self.fd)
+
+    def header(self) -> wire.LogHeader:
+        """Return the header of the log."""
+        return wire.LogHeader.unpack(self._read(wire.LOG_HEADER_BYTES, 0))
 
     def direct_bytes(self) -> int:
         """Return how many bytes were written to the descriptors directly."""

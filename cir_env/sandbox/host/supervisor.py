@@ -287,6 +287,9 @@ class Supervisor(ZygotePool):
         if task is not None:
             self._retry(task)
 
+    def _may_retry(self, task: Task) -> bool:
+        return task.attempts < MAX_ATTEMPTS and (task.session is None or task.session.blocks == 1)
+
     def _retry(self, task: Task) -> None:
         if task.attempts < MAX_ATTEMPTS and not (task.session and task.session.lost):
             self._queue.appendleft(task)
@@ -447,6 +450,9 @@ class Supervisor(ZygotePool):
         if killed and self.group is not None and self.group.oom_killed_since_last_call():
             self._on_out_of_memory(worker)
             return
+        if killed and worker.task is not None and self._may_retry(worker.task) and not worker.has_begun():
+            self._requeue(worker)  # Somebody has killed an idle process.
+            return
         status, error, *trace = worker.read_status() or worker.post_mortem(wait_status)
         if worker.session is not None and worker.task is None and status is not Status.OK:
             worker.session.ended = status, error
@@ -464,7 +470,7 @@ class Supervisor(ZygotePool):
             if session is not None:
                 session.ended = Status.MEMORY, TOO_MUCH_MEMORY
             self._remove_worker(worker)
-        elif task.attempts < MAX_ATTEMPTS and (session is None or session.blocks == 1):
+        elif self._may_retry(task):
             self._requeue(worker)
         else:
             self._finish_task(worker, Status.MEMORY, TOO_MUCH_MEMORY, dead=True)

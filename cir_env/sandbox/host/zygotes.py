@@ -167,7 +167,7 @@ class ZygotePool(Loop):
 
     def _start(self) -> None:
         if free_descriptors() < DESCRIPTORS_TO_START:
-            self._on_failed_start(f"it has {descriptor_limit()} descriptors, and all are in use (see `ulimit -n`)")
+            self._on_failed_start(f"all {descriptor_limit()} descriptors of this process are in use: raise `ulimit -n`")
             return
         if self.group is not None or not self.group_report:
             self._open_group()

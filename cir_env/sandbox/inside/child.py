@@ -50,7 +50,7 @@ class Runner:
 
     def warm_up(self) -> None:
         """Touch the memory that every block touches, so that shared pages are copied before a block starts."""
-        self._open_streams(self._log.capacity)
+        self._open_streams(self._log.capacity, 0)
         self._evaluate(WARM_UP_CODE, "<warm-up>")
         print(end="", file=self._out)
         wire.pack_status(bytes(wire.NONCE_BYTES), wire.OK)
@@ -74,7 +74,7 @@ class Runner:
             self._sock.send(wire.pack_status(job.nonce, *outcome))
 
     def _prepare(self, job: wire.Job) -> None:
-        self._open_streams(job.log_bytes)
+        self._open_streams(job.log_bytes, wire.job_mark(job.nonce))
         data, size = self._baseline
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
@@ -86,8 +86,8 @@ class Runner:
         if job.flags & wire.ONE_SHOT:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)
 
-    def _open_streams(self, log_bytes: int) -> None:
-        self._out, self._err = self._log.begin(log_bytes)
+    def _open_streams(self, log_bytes: int, job: int) -> None:
+        self._out, self._err = self._log.begin(log_bytes, job)
         sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
 

@@ -29,7 +29,7 @@ class Log:
         self._memory = mmap.mmap(self._fd, 0)
         self._memory.seek(wire.LOG_HEADER_BYTES)
         self._end = wire.LOG_HEADER_BYTES
-        self._taken = 0
+        self._job = self._taken = 0
         self._lock = threading.RLock()
         self._buffers: tuple[io.BufferedWriter, ...] = ()
         self._write = self._make_write()
@@ -41,15 +41,20 @@ class Log:
         """Size of the mapping in bytes."""
         return len(self._memory)
 
-    def begin(self, capacity: int) -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
-        """Empty the log; return fresh streams, so that a block cannot affect the streams of the next."""
+    def begin(self, capacity: int, job: int) -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+        """Empty the log; return fresh streams, so that a block cannot affect the streams of the next.
+
+        Args:
+            capacity: Size of the log in bytes, with its header.
+            job: Mark of the job, for the header.
+        """
         late = self._memory.tell()  # The supervisor has cleared the log only up to where the last block ended.
         self._memory[self._end : late] = bytes(late - self._end)
         if capacity != self.capacity:
             self._memory.resize(capacity)
         os.lseek(self._fd, capacity, os.SEEK_SET)
         self._memory.seek(wire.LOG_HEADER_BYTES)
-        self._taken = 0
+        self._job, self._taken = job, 0
         self._write_header(0)
         self._buffers = self._open_buffer(), self._open_buffer()
         self.flush()
@@ -111,7 +116,7 @@ class Log:
         self.flush()
 
     def _write_header(self, end: int) -> None:
-        self._memory[: wire.LOG_HEADER_BYTES] = wire.pack_log_header(self._taken, end)
+        self._memory[: wire.LOG_HEADER_BYTES] = wire.LogHeader(self._job, self._taken, end).pack()
 
     def _direct_bytes(self) -> int:
         try:

@@ -1,7 +1,6 @@
 """What a block prints reaches the result: all of it, in order, however the block ends."""
 
 import os
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -235,8 +234,8 @@ print("x")
         "os.ftruncate(1, 0)\nprint(1)",
         "os.ftruncate(1, 0)\nos._exit(0)",
         "os.ftruncate(1, 2**50)",
-        "os.pwrite(1, struct.pack('=QQ', 2**64 - 1, 2**64 - 1), 0)\nos._exit(0)",
-        "os.pwrite(1, struct.pack('=QQ', 2**63, 1), 0)\nos._exit(0)",
+        "os.pwrite(1, struct.pack('=QQQ', 1, 2**64 - 1, 2**64 - 1), 0)\nos._exit(0)",
+        "os.pwrite(1, struct.pack('=QQQ', 1, 2**63, 1), 0)\nos._exit(0)",
         "log().seek(0)\nlog().write(b'\\xff' * (1 << 20))",
         "log().seek(0)\nlog().write(b'\\xff' * (1 << 20))\nos._exit(0)",
         "log().close()\nprint(1)",
@@ -252,7 +251,7 @@ def test_a_block_that_scribbles_over_its_output_affects_nothing_else(sandbox: Lo
 
 
 def write_log(output: Output, text: bytes, *, taken: int = 0, end: int = 0) -> None:
-    os.pwrite(output.fd, struct.pack("=QQ", taken, end) + text, 0)
+    os.pwrite(output.fd, wire.LogHeader(1, taken, end).pack() + text, 0)
 
 
 def test_the_reader_of_the_output_trusts_nothing() -> None:
