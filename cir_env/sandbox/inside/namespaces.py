@@ -11,12 +11,14 @@ import site
 import struct
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 
 from cir_env.sandbox.inside import jail
 
 NAMESPACES = {"user": 0x10000000, "mount": 0x20000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x8000000}
 NAMESPACES["uts"] = 0x4000000
+CLONE_NEWTIME = 0x80
 INSIDE_UID, OUTSIDE_UID = 1000, 65534
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
@@ -49,6 +51,7 @@ def enter_namespaces(at_end: Callable[[], None]) -> None:
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{INSIDE_UID} {uid} 1")
         _write("/proc/self/gid_map", f"{INSIDE_UID} {gid} 1")
+    _hide_uptime()
     pid = os.fork()
     if pid:
         _, status = os.waitpid(pid, 0)
@@ -77,6 +80,15 @@ def _map_from_outside(flags: int) -> None:
     os.close(write_end)
     if os.waitpid(helper, 0)[1] != 0:
         raise OSError("cannot map the users of the namespace")
+
+
+def _hide_uptime() -> None:
+    """Let the clocks that tell how long the machine has been up begin at 0, if the kernel has time namespaces (5.6)."""
+    with contextlib.suppress(OSError):
+        jail.unshare(CLONE_NEWTIME)
+        clocks = {"monotonic": time.CLOCK_MONOTONIC, "boottime": time.CLOCK_BOOTTIME}
+        offsets = (f"{name} {-int(time.clock_gettime(clock))} 0\n" for name, clock in clocks.items())
+        _write("/proc/self/timens_offsets", "".join(offsets))
 
 
 def _write(path: str, text: str) -> None:
