@@ -219,8 +219,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       shared by all environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which
       the caller closes.
     - `packages` (()): installed packages, by import name, that blocks may import in addition to the standard library
-      and `cir_env.sandbox.host.launch.PRELOAD`. Also name the packages that they import. Not for a sandbox server,
-      which decides this itself.
+      and `cir_env.sandbox.host.launch.PRELOAD`, such as `("pandas", "networkx")` (extra `sandbox-packages`). Their
+      dependencies can be imported too. A sandbox server has its own `--packages`.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
     - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
 

@@ -11,6 +11,7 @@ from cir_env.sandbox.contract import ExecutionResult, Limits, reject_code
 from cir_env.sandbox.host.launch import PRELOAD, Settings
 from cir_env.sandbox.host.monitor import SessionState, Task
 from cir_env.sandbox.host.supervisor import Supervisor
+from cir_env.sandbox.packages import check_package, paths_to_import
 
 
 def usable_cores() -> int:
@@ -47,6 +48,7 @@ class LocalSandbox:
         spares: int | None = None,
         limits: Limits | None = None,
         preload: tuple[str, ...] = PRELOAD,
+        packages: tuple[str, ...] = (),
         isolation: Literal["auto", "without-namespaces", "unsafe"] = "auto",
     ) -> None:
         """Configure the sandbox.
@@ -56,24 +58,32 @@ class LocalSandbox:
             spares: Number of children forked in advance; by default the number of slots.
             limits: Default limits of `submit` and `run`.
             preload: Modules to import once, if they are installed. Blocks can import these packages and the standard
-                library, and no others.
+                library.
+            packages: Installed packages, by import name, that are imported once as well. Blocks can import them and
+                their dependencies, and no others.
             isolation: "auto" for all layers that the machine allows, with an error if they do not suffice;
                 "without-namespaces" for what remains in a container that forbids namespaces; "unsafe" for resource
                 limits only: blocks can access this user's files and the network.
 
         Raises:
-            OptionError: A number is out of range, or `isolation` is unknown.
+            OptionError: A number is out of range, `isolation` is unknown, or a package is not installed.
         """
         slots = usable_cores() if slots is None else slots
         spares = slots if spares is None else spares
         if slots < 1 or spares < 0:
             raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}.")
         check_choice("isolation", isolation, ("auto", "without-namespaces", "unsafe"))
+        for package in packages:
+            check_package(package)
         self._limits = limits or Limits()
         self._supervisor = Supervisor(
             slots=slots,
             spares=spares,
-            settings=Settings(preload=tuple(preload), isolation=isolation),
+            settings=Settings(
+                preload=(*preload, *packages),
+                visible=paths_to_import(packages) if packages else (),
+                isolation=isolation,
+            ),
         )
         self._finalizer = weakref.finalize(self, self._supervisor.stop)
         _alive.add(self._supervisor)

@@ -1,6 +1,7 @@
 """Starts a zygote, and communicates with it."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -46,6 +47,8 @@ class Settings:
 
     preload: tuple[str, ...] = PRELOAD
     """Modules to import before the first block."""
+    visible: tuple[str, ...] = ()
+    """Paths of installed packages that blocks may import besides."""
     isolation: str = "auto"
     """"auto", "without-namespaces" or "unsafe"."""
 
@@ -62,7 +65,7 @@ class ZygoteHandle:
         self.stderr, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.stderr_tail = bytearray()
-        options = {"preload": settings.preload, "isolation": settings.isolation, "groups": groups}
+        options = {**dataclasses.asdict(settings), "groups": groups}
         where = [str(PACKAGE.parent), str(PACKAGE)]
         boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(options), *where]
         try:
@@ -165,5 +168,6 @@ def clean_environment() -> dict[str, str]:
         "TZ": "UTC",
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONTZPATH": "",  # Blocks cannot read the system's time zones; those of the package tzdata are found.
         **dict.fromkeys(threads, "1"),
     }

@@ -238,7 +238,7 @@ def main() -> None:
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
     jail.raise_descriptor_limit()
     forget_editable_installs()
-    found = layers.set_up(settings["isolation"], settings["preload"], settings["groups"])
+    found = layers.set_up(settings["isolation"], settings["preload"] + settings["visible"], settings["groups"])
     preload(settings["preload"])
     reset_state()
     statm, maps = found.memory_files or layers.open_memory_files()
