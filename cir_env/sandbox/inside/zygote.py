@@ -26,7 +26,7 @@ import warnings
 from typing import IO, Any
 
 from cir_env.sandbox import wire
-from cir_env.sandbox.inside import child, jail, layers
+from cir_env.sandbox.inside import child, jail, layers, report
 
 PR_SET_CHILD_SUBREAPER = 36
 ADDR_NO_RANDOMIZE, CURRENT = 0x0040000, 0xFFFFFFFF
@@ -95,7 +95,7 @@ def reset_state() -> None:
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(0)
     sys.dont_write_bytecode = True
-    sys.argv = [child.BLOCK_NAME]
+    sys.argv = [report.BLOCK_NAME]
     gc.collect()
     gc.freeze()
 
@@ -240,13 +240,13 @@ def main() -> None:
     forget_editable_installs()
     found = layers.set_up(settings["isolation"], settings["preload"] + settings["visible"], settings["groups"])
     preload(settings["preload"])
+    report.packages = report.importable(settings["preload"]) if found.contained else None
     reset_state()
     statm, maps = found.memory_files or layers.open_memory_files()
     use_huge_pages(maps)
     scratch = tempfile.mkdtemp(prefix="cir-env-") if settings["isolation"] == "unsafe" else None
     zygote = Zygote(control, scratch, found.jail, baseline(statm))
-    report = {"layers": found.report, "contained": found.contained}
-    control.send(json.dumps(report).encode())
+    control.send(json.dumps({"layers": found.report, "contained": found.contained}).encode())
     zygote.serve()
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)
