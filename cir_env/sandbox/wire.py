@@ -9,6 +9,7 @@ else; it can neither report an infrastructure error nor reach another block.)
 
 import socket
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 CHUNK_BYTES = 32 * 1024
@@ -34,17 +35,19 @@ The file begins with what was written to the descriptors directly; their common 
 _LOG_HEADER = struct.Struct("=QQ")
 LOG_HEADER_BYTES = _LOG_HEADER.size
 
-_JOB = struct.Struct("!16sIIIIIB")
+_JOB = struct.Struct("!16sIIIIIIB")
+_FILE = struct.Struct("!HI")
 _STATUS = struct.Struct("!16sBH")
 _SPAWN = struct.Struct("!I?")
 _REPORT = struct.Struct("!cIid")
 
 
 class Job(NamedTuple):
-    """Header of a job; the code follows in packets of at most `CHUNK_BYTES`."""
+    """Header of a job; the code and the files (`pack_files`) follow in packets of at most `CHUNK_BYTES`."""
 
     nonce: bytes
     code_bytes: int
+    files_bytes: int
     cpu_s: int
     memory_mb: int
     file_mb: int
@@ -108,6 +111,29 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
     return kind, texts[:length].decode("utf-8", "replace"), texts[length:].decode("utf-8", "replace")
 
 
+def pack_files(files: Mapping[str, bytes]) -> bytes:
+    """Encode files; b"" for none.
+
+    >>> read_files(pack_files({"data.csv": b"1,2", "empty": b""}))
+    {'data.csv': b'1,2', 'empty': b''}
+    """
+    names = [(name.encode(), data) for name, data in files.items()]
+    return b"".join(part for name, data in names for part in (_FILE.pack(len(name), len(data)), name, data))
+
+
+def read_files(data: bytes) -> dict[str, bytes]:
+    """Decode files."""
+    files, begin = {}, 0
+    while begin < len(data):
+        name_bytes, size = _FILE.unpack_from(data, begin)
+        begin += _FILE.size
+        name = data[begin : begin + name_bytes].decode()
+        begin += name_bytes
+        files[name] = data[begin : begin + size]
+        begin += size
+    return files
+
+
 def pack_log_header(taken: int, end: int) -> bytes:
     """Encode the header of the log.
 
@@ -141,16 +167,16 @@ def read_spawn(data: bytes) -> tuple[int, bool]:
     return int(worker), bool(warm_up)
 
 
-def receive_job(sock: socket.socket) -> tuple[Job, bytes] | None:
-    """Read the next job and its code, in the child; None if the supervisor has closed the socket."""
+def receive_job(sock: socket.socket) -> tuple[Job, bytes, bytes] | None:
+    """Read the next job, its code and its files, in the child; None if the supervisor has closed the socket."""
     head = sock.recv(_JOB.size)
     if not head:
         return None
     job = Job.unpack(head)
-    code = bytearray()
-    while len(code) < job.code_bytes:
+    payload = bytearray()
+    while len(payload) < job.code_bytes + job.files_bytes:
         piece = sock.recv(CHUNK_BYTES)
         if not piece:
             return None
-        code += piece
-    return job, bytes(code)
+        payload += piece
+    return job, bytes(payload[: job.code_bytes]), bytes(payload[job.code_bytes :])

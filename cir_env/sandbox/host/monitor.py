@@ -60,6 +60,8 @@ class Task:
     """The future of its result."""
     session: "SessionState | None" = None
     """The session that it belongs to."""
+    files: bytes = b""
+    """Its files, as `wire.pack_files` encodes them."""
     attempts: int = 0
     """How often it was assigned to a child."""
 
@@ -78,6 +80,8 @@ class Task:
 class SessionState:
     """The supervisor's view of a session: its waiting blocks, and the child that holds the namespace."""
 
+    files: bytes = b""
+    """The files of its blocks, as in `Task`; each child gets them once."""
     waiting: deque[Task] = field(default_factory=deque)
     """Blocks that wait for the active one."""
     active: bool = False
@@ -141,6 +145,7 @@ class Worker:
     def assign(self, task: Task) -> None:
         """Assign a job to the child, and start its clocks."""
         self.out.make_room(task.limits.output_limit_kb * KB)
+        files = task.files if self.session is None else b""  # Later blocks of a session find them in place.
         self.task, self.session = task, task.session
         task.attempts += 1
         limits = task.limits
@@ -148,14 +153,16 @@ class Worker:
         job = wire.Job(
             self._nonce,
             len(task.code),
+            len(files),
             int(limits.time_limit_s) + 1,
             limits.memory_limit_mb,
             limits.file_limit_mb,
             limits.process_limit,
             wire.ONE_SHOT if task.session is None else 0,
         )
-        pieces = range(0, len(task.code), wire.CHUNK_BYTES)
-        self._outgoing = deque([job.pack(), *(task.code[i : i + wire.CHUNK_BYTES] for i in pieces)])
+        payload = task.code + files
+        pieces = range(0, len(payload), wire.CHUNK_BYTES)
+        self._outgoing = deque([job.pack(), *(payload[i : i + wire.CHUNK_BYTES] for i in pieces)])
         self._invalid_packets = 0
         self._start = time.monotonic()
         self._cpu_start, self._cpu, self._idle = self._cpu_clock(), 0.0, 0.0

@@ -243,6 +243,10 @@ class Supervisor(ZygotePool):
             if not task.attempts and not task.future.set_running_or_notify_cancel():
                 self._advance_session(task)
                 continue
+            if task.files and (why := self.layers.get("scratch", "on")) != "on":
+                task.finish(Status.INFRASTRUCTURE, f"blocks cannot be given files on this machine: scratch {why}")
+                self._advance_session(task)
+                continue
             self._start_task(task, worker or self._spare.popleft())
 
     def _free_slots(self) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cir_env.sandbox import wire
-from cir_env.sandbox.inside import streams
+from cir_env.sandbox.inside import scratch, streams
 from cir_env.sandbox.inside.report import BLOCK_NAME, exit_outcome, last_line, whole_traceback
 
 STATUS_FD = 3
@@ -59,7 +59,8 @@ class Runner:
     def serve(self) -> None:
         """Execute jobs until the supervisor closes the socket."""
         while (received := wire.receive_job(self._sock)) is not None:
-            job, code = received
+            job, code, files = received
+            scratch.write_files(files)
             self._prepare(job)
             outcome = self._execute(code.decode("utf-8", "surrogatepass"), job)
             self._log.end()
