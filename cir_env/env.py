@@ -40,15 +40,14 @@ from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
 from cir_env.problems.load import is_procedural, load_problems
-from cir_env.problems.problem import Problem
+from cir_env.problems.problem import Problem, block_limits
 from cir_env.problems.problem_set import ProblemSet
 from cir_env.problems.splits import TEST_SHARE, statement_keys
-from cir_env.sandbox import ExecutionResult, Limits, Sandbox, Status, shared_sandbox
+from cir_env.sandbox import ExecutionResult, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
 
 _LOG: Final = logging.getLogger("cir_env")
 _RESET_OPTIONS: Final = ("problem_index", "interaction_budget")
-_WALL_PER_CPU_SECOND: Final = 12.0
 
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 """Observation, reward, terminated, truncated, info."""
@@ -161,6 +160,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): fields of the problem.
     - `metadata` (`Mapping`): the other fields of the problem's row, as JSON values; empty for generated problems. It is
       immutable, and `dict(info["metadata"])` is a dict. It may contain a solution, so do not show it to the policy.
+    - `files` (`tuple` of `str`): names of the files that the problem's blocks find in their working directory.
     - `problem_index` (`int`): index of the problem in the problem set.
     - `interaction_budget`, `interactions_left` (`int`): how many blocks the episode may execute in total, and how many
       it still may.
@@ -178,7 +178,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     All arguments are keywords, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
 
     - `problems` ("arithmetic"): a `ProblemSet`, or a string that `cir_env.problems.load` resolves: a generator, a data
-      set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`.
+      set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`. A problem may have `files`
+      for its blocks, a `time_limit_s` and a `memory_limit_mb`; see `cir_env.Problem`.
     - `split` (None): "train" or "test". A single file is divided by a hash of the statements, so that equal statements
       are in the same split; `ProblemSet`s and benchmarks have no splits. By default all problems of a file, and the
       train split of anything else.
@@ -194,7 +195,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `observation` ("transcript"): "transcript" or "feedback".
     - `prompt` ("cir"): a key of `cir_env.PROMPTS`; a path that ends in .txt or .md, to a template that contains
       `{problem}` once; or a function from a `Problem` to a string, or to messages with `role` and `content`, which may
-      be given as "module:function".
+      be given as "module:function". If a problem has files, a line with their names follows its statement ("Files in
+      the working directory: data.csv"); a function writes its own.
     - `system_prompt` (None): the system message, as text or as a path that ends in .txt or .md. It replaces the
       prompt's own system message, if there is one.
     - `reward_correct` (1.0), `reward_incorrect` (-1.0): the reward of a right and of a wrong answer.
@@ -208,7 +210,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `show_budget` (False): whether the prompt states the budget and each feedback states what is left of it. A policy
       can only plan with a varying budget if it sees the budget.
     - `stateful` (False): whether a block sees what earlier blocks of the episode defined.
-    - `time_limit_s` (5.0): CPU time per block, in seconds.
+    - `time_limit_s` (5.0): CPU time per block, in seconds. A problem's own limits replace this and the next.
     - `memory_limit_mb` (512): memory per block, in MB.
     - `max_output_chars` (400): how many characters of a block's result are fed back.
     - `max_transcript_chars` (65536): maximum length of the transcript in characters, including the prompt.
@@ -219,8 +221,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       shared by all environments of the process and started at the first block; or a `cir_env.sandbox.Sandbox`, which
       the caller closes.
     - `packages` (()): installed packages, by import name, that blocks may import in addition to the standard library
-      and `cir_env.sandbox.host.launch.PRELOAD`. Also name the packages that they import. Not for a sandbox server,
-      which decides this itself.
+      and `cir_env.sandbox.host.launch.PRELOAD`, such as `("pandas", "networkx")` (extra `sandbox-packages`). Their
+      dependencies can be imported too. A sandbox server has its own `--packages`.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
     - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
 
@@ -297,10 +299,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self.observation = check_choice("observation", observation, ("transcript", "feedback"))
         self.stateful = check_choice("stateful", stateful, (False, True))
         self.render_mode = check_choice("render_mode", render_mode, (None, "ansi", "human"))
-        self.limits = Limits(
-            time_limit_s=check_number("time_limit_s", time_limit_s),
-            memory_limit_mb=check_integer("memory_limit_mb", memory_limit_mb, 1),
-            wall_limit_s=max(Limits().wall_limit_s, _WALL_PER_CPU_SECOND * time_limit_s),
+        self.limits = block_limits(
+            check_number("time_limit_s", time_limit_s), check_integer("memory_limit_mb", memory_limit_mb, 1)
         )
         self.error_format = check_choice("error_format", error_format, ("last_line", "full", "neutral"))
         if not isinstance(sandbox, Sandbox | str):
@@ -495,11 +495,17 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
         """Run a block; an unavailable sandbox becomes `Status.INFRASTRUCTURE`."""
+        problem = episode.problem
+        limits = block_limits(problem.time_limit_s, problem.memory_limit_mb, self.limits)
+        files: dict[str, Any] = {"files": problem.files} if problem.files else {}
         try:
             sandbox = shared_sandbox(self._sandbox, self._packages) if isinstance(self._sandbox, str) else self._sandbox
             if self.stateful and episode.session is None:
-                episode.session = sandbox.open_session()
-            future = (episode.session or sandbox).submit(code, self.limits)
+                episode.session = sandbox.open_session(**files)
+            if episode.session is not None:
+                future = episode.session.submit(code, limits)
+            else:
+                future = sandbox.submit(code, limits, **files)
             yield future
             return future.result()
         except SandboxUnavailable as error:

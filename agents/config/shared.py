@@ -45,13 +45,16 @@ class EnvArguments:
     error_format: Literal["last_line", "full"] = "last_line"
     """How much of a failed block's traceback the policy sees."""
     packages: tuple[str, ...] = ()
-    """Installed packages that blocks may import besides the standard library, numpy, scipy and sympy."""
+    """Installed packages that blocks may import besides the standard library, numpy, scipy and sympy: names as in
+    ``import``, separated by commas or spaces."""
     reward: str | None = None
     """module:function from an episode's record to a number. None: 1 for a right answer, else -1."""
     sandbox: str = "local"
     """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
 
     def __post_init__(self) -> None:
+        names = tuple(name for word in self.packages for name in word.replace(",", " ").split())
+        object.__setattr__(self, "packages", names)
         expect(0 <= self.test_share <= 1, "env.test_share", "in [0, 1]", self.test_share)
         expect(0 < self.time_limit_s < float("inf"), "env.time_limit_s", "above 0 and finite", self.time_limit_s)
         for name in ("memory_limit_mb", "max_output_chars"):

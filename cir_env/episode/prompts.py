@@ -128,7 +128,17 @@ def read_text_file(name: str, path: str) -> str:
 
 
 def _fill(before: str, after: str, problem: Problem) -> str:
-    return before + problem.statement + after
+    return before + _question(problem) + after
+
+
+def _question(problem: Problem) -> str:
+    r"""Return the statement, and a line with the names of the files that blocks find.
+
+    >>> _question(Problem(id="1", statement="What is the sum of x?", answer="3", files={"data.csv": "x\n1\n2\n"}))
+    'What is the sum of x?\n\nFiles in the working directory: data.csv'
+    """
+    names = ", ".join(problem.files)
+    return f"{problem.statement}\n\nFiles in the working directory: {names}" if names else problem.statement
 
 
 def render_messages(
@@ -138,7 +148,8 @@ def render_messages(
 
     Args:
         prompt: As for `find_prompt`, or its result.
-        problem: The problem; its statement is inserted verbatim, including any braces.
+        problem: The problem; its statement is inserted verbatim, including any braces. If it has files, a line with
+            their names follows, unless the prompt is a function.
         system_prompt: The system message, which replaces the prompt's own; None: the prompt's own, if any.
 
     Returns:
@@ -172,7 +183,7 @@ def _check_messages(written: Any) -> tuple[dict[str, str], ...]:
 
 def _of_template(template: Template, problem: Problem) -> tuple[dict[str, str], ...]:
     before, after = template.text.split(QUESTION)
-    asked = {"role": "user", "content": before + problem.statement + after}
+    asked = {"role": "user", "content": before + _question(problem) + after}
     if template.solution is None:
         return (asked,)
     example = {"role": "user", "content": before + _EXAMPLE_STATEMENT + after}

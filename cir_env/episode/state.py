@@ -108,6 +108,7 @@ class Episode:
             "subject": self.problem.subject,
             "level": self.problem.level,
             "metadata": self.problem.metadata,
+            "files": tuple(self.problem.files),
             "interaction_budget": self.budget,
             "interactions_left": self.interactions_left,
             "n_code_blocks": self.n_code_blocks,

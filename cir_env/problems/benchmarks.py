@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from cir_env.errors import ProblemError
 from cir_env.problems.problem import Problem
@@ -213,17 +213,26 @@ def _from_folder(benchmark: Benchmark, folder: Path) -> ProblemSet:
 
 
 def content_sha256(problems: Iterable[Problem]) -> str:
-    """Return a hash of statements and answers in order, independent of the file format.
+    """Return a hash of statements, answers, files and limits in order, independent of the file format.
 
-    Field names, ids, whitespace and Unicode normalisation do not affect it.
+    Field names, ids, whitespace and Unicode normalisation of statements and answers do not affect it.
 
     >>> a = Problem(id="1", statement="What is 1 + 1?", answer="2")
     >>> b = Problem(id="x", statement="What is  1 + 1?", answer="2")
     >>> content_sha256([a]) == content_sha256([b])
     True
     """
-    rows = [[_normalise(problem.statement), _normalise(problem.answer)] for problem in problems]
+    rows = [[_normalise(problem.statement), _normalise(problem.answer), *_settings(problem)] for problem in problems]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
+
+
+def _settings(problem: Problem) -> list[dict[str, Any]]:
+    """Return what a problem sets for its blocks; [] for most problems, whose hash must not change."""
+    limits = {"time_limit_s": problem.time_limit_s, "memory_limit_mb": problem.memory_limit_mb}
+    settings: dict[str, Any] = {name: float(value) for name, value in limits.items() if value is not None}
+    if problem.files:
+        settings["files"] = dict(problem.files)
+    return [settings] if settings else []
 
 
 def _normalise(text: str) -> str:

@@ -62,10 +62,10 @@ def mix(sets: tuple[ProblemSet, ...], weights: tuple[int, ...], name: str) -> Pr
 
 
 def _without_repetitions(sets: Sequence[ProblemSet]) -> list[list[Problem]]:
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     parts = []
     for problems in sets:
-        contents = {(p.statement, p.answer, p.answer_type): p for p in problems}
+        contents = {(p.statement, p.answer, p.answer_type, p.files): p for p in problems}
         parts.append([problem for content, problem in contents.items() if content not in seen])
         seen.update(contents)
     return parts

@@ -325,7 +325,7 @@ def _from_rows(
         raise ProblemError(f"Expect `on_bad_row` to be 'raise' or 'skip', got {on_bad_row!r}.")
     check_choice("unreadable", unreadable, ("error", "exclude"))
     names = Fields.of(fields)
-    problems: dict[tuple[str, ...], Problem] = {}
+    problems: dict[tuple[object, ...], Problem] = {}
     ids: set[str] = set()
     skipped = repeated = 0
     excluded: list[str] = []
@@ -334,7 +334,7 @@ def _from_rows(
         try:
             default_id = f"{name}-{number}"
             parts = read_row(row, names, source=name, default_id=default_id, answer_type=answer_type)
-            content = parts["statement"], parts["answer"], parts["answer_type"]
+            content = parts["statement"], parts["answer"], parts["answer_type"], parts["files"]
             if content in problems:
                 repeated += 1
                 continue
@@ -358,7 +358,7 @@ def _from_rows(
         "bad rows dropped": skipped,
         UNREADABLE: len(excluded),
         "questions repeated with another answer": len(problems)
-        - len({problem.statement for problem in problems.values()}),
+        - len({(problem.statement, problem.files) for problem in problems.values()}),
     }
     counts |= {f"values of {name!r} missing in the metadata": count for name, count in sorted(dropped.items())}
     notes = [f"{what}: {count:,}" for what, count in counts.items() if count]

@@ -11,7 +11,7 @@ from cir_env.errors import OptionError, ProblemError
 from cir_env.grading.answer_types import find_answer_type
 from cir_env.grading.golds import check_gold
 from cir_env.parsing import last_boxed
-from cir_env.problems.problem import Metadata
+from cir_env.problems.problem import NO_FILES, Files, Metadata, block_limits
 
 MAX_METADATA_CHARS: Final = 10_000
 """Maximum size of a field in the metadata of a problem, in characters of JSON."""
@@ -36,6 +36,12 @@ class Fields:
     """Optional in a row."""
     answer_type: str = "answer_type"
     """Optional in a row. If a data set uses this name for something else, name a field that no row has."""
+    files: str = "files"
+    """Optional in a row: an object of file names and texts, or its JSON. Not part of the metadata."""
+    time_limit_s: str = "time_limit_s"
+    """Optional in a row: a number."""
+    memory_limit_mb: str = "memory_limit_mb"
+    """Optional in a row: a whole number."""
     boxed: bool = False
     r"""Whether the answer is the last ``\boxed{}`` in its field, as in a worked solution."""
     after: str = ""
@@ -73,7 +79,7 @@ class UnreadableAnswerError(BadRowError):
 
 def read_row(
     row: Any, names: Fields, *, source: str, default_id: str, answer_type: str | None = None
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Return the arguments of a `Problem` that a row holds, without its metadata.
 
     Args:
@@ -85,7 +91,8 @@ def read_row(
 
     Raises:
         UnreadableAnswerError: The answer does not fit its answer type.
-        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, or an unknown answer type.
+        BadRowError: The row is not an object, lacks a field, has a field of the wrong type, an unknown answer type, or
+            files or limits that are not valid.
     """
     if isinstance(row, BadRowError):
         raise row
@@ -121,11 +128,13 @@ def read_row(
         "subject": _text(row, names.subject, role="subject", default=""),
         "level": _text(row, names.level, role="level", default=""),
         "answer_type": answer_type,
+        "files": _files(row, names.files),
+        **_limits(row, names),
     }
 
 
 def metadata_of(row: Mapping[str, Any], names: Fields, dropped: Counter[str]) -> Metadata:
-    """Return the metadata of a problem: the fields of its row other than those with the statement and the answer.
+    """Return the metadata of a problem: the fields of its row but those with the statement, the answer and the files.
 
     Args:
         row: A valid row.
@@ -133,7 +142,7 @@ def metadata_of(row: Mapping[str, Any], names: Fields, dropped: Counter[str]) ->
         dropped: Counts by name the values that are left out: those that are not JSON, and those with more than
             `MAX_METADATA_CHARS` characters of it.
     """
-    used = {name if name in row else name.partition(".")[0] for name in (names.statement, names.answer)}
+    used = {name if name in row else name.partition(".")[0] for name in (names.statement, names.answer, names.files)}
     fields = {name: value for name, value in row.items() if name not in used}
     if names.metadata != "*":
         fields = {name: fields[name] for name in fields.keys() & names.metadata.split(",")}
@@ -183,6 +192,48 @@ def _find(row: Any, path: str) -> Any:
     else:
         return None
     return _find(value, rest) if dot else value
+
+
+def _files(row: Mapping[str, Any], name: str) -> Files:
+    value = _find(row, name)
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise BadRowError(
+                f"Expect JSON in field {name!r}, got {first_line(error)}.{_other_field('files')}"
+            ) from None
+    if isinstance(value, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        value = dict(value)  # a map of Arrow
+    if isinstance(
+        value, Mapping
+    ):  # a struct of Arrow has the names of all rows, with null where a row has no such file
+        value = {file: text for file, text in value.items() if text is not None}
+    try:
+        return Files(value) if value else NO_FILES
+    except OptionError as error:
+        raise BadRowError(f"{error} They come from field {name!r}.{_other_field('files')}") from None
+
+
+def _limits(row: Mapping[str, Any], names: Fields) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for role in ("time_limit_s", "memory_limit_mb"):
+        name = getattr(names, role)
+        value = _find(row, name)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise BadRowError(f"Expect field {name!r} to be a number, got {type(value).__name__}.{_other_field(role)}")
+        if role == "memory_limit_mb" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # a column of a table that has no integers beside null
+        found[role] = value
+    try:
+        block_limits(**found)
+    except OptionError as error:
+        raise BadRowError(str(error)) from None
+    return found
+
+
+def _other_field(role: str) -> str:
+    return f" If it is meant for something else, set `?{role}=` to a field that no row has."
 
 
 def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None = None) -> str:

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 
-from cir_env.errors import SandboxUnavailable
+from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox.http.client import TOKEN_VARIABLE
 from cir_env.sandbox.local import LocalSandbox
 
@@ -31,8 +31,12 @@ def main() -> int:
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     server.add_argument("--port", type=int, default=8700, help="0 for any free port (default: %(default)s)")
     server.add_argument("--slots", type=int, help="number of concurrent blocks (default: usable cores)")
+    server.add_argument("--packages", default="", help="packages that blocks may import, separated by commas")
     options = parser.parse_args()
-    return list_layers() if options.command is None else serve(options.host, options.port, options.slots)
+    if options.command is None:
+        return list_layers()
+    packages = tuple(options.packages.replace(",", " ").split())
+    return serve(options.host, options.port, options.slots, packages)
 
 
 def list_layers() -> int:
@@ -51,7 +55,7 @@ def list_layers() -> int:
     return 0 if verdict.startswith("Blocks can run") else 1
 
 
-def serve(host: str, port: int, slots: int | None) -> int:
+def serve(host: str, port: int, slots: int | None, packages: tuple[str, ...]) -> int:
     """Run blocks for other machines over HTTP. The token is the variable CIR_SANDBOX_TOKEN, by default a new one."""
     try:
         from cir_env.sandbox.http import server
@@ -68,7 +72,12 @@ def serve(host: str, port: int, slots: int | None) -> int:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         await server.serve(sandbox, token, host, port)
 
-    with LocalSandbox(slots=slots) as sandbox:
+    try:
+        sandbox = LocalSandbox(slots=slots, packages=packages)
+    except OptionError as error:
+        print(f"Cannot serve: {error}", file=sys.stderr)
+        return 2
+    with sandbox:
         try:
             sandbox.run("")
             asyncio.run(run())

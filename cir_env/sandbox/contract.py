@@ -1,6 +1,8 @@
 """The API of a sandbox: statuses, limits, results and the two protocols."""
 
 import enum
+import re
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -10,6 +12,11 @@ from cir_env.errors import OptionError
 
 MAX_CODE_BYTES = 256 * 1024
 """Longer code gives `Status.ERROR` without being run."""
+MAX_FILES = 32
+"""Number of files that a block can be given."""
+MAX_FILES_BYTES = 4 * 1024 * 1024
+"""Size of these files together, in UTF-8."""
+_FILE_NAME = re.compile(r"\w[\w.+ -]{0,99}")
 
 
 class Status(enum.StrEnum):
@@ -41,13 +48,13 @@ class Status(enum.StrEnum):
 MAX_LIMITS = {
     "time_limit_s": 86_400,
     "idle_limit_s": 86_400,
-    "wall_limit_s": 604_800,
+    "wall_limit_s": 1_209_600,
     "memory_limit_mb": 1_048_576,
     "output_limit_kb": 1_048_576,
     "file_limit_mb": 1_048_576,
     "process_limit": 4_096,
 }
-"""The largest value of each limit: a day, a week, a terabyte (of output, a gigabyte), 4,096 threads."""
+"""The largest value of each limit: a day (wall clock: two weeks), a terabyte (of output, a gigabyte), 4,096 threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +122,41 @@ def reject_code(code: str) -> ExecutionResult | None:
     return ExecutionResult(status=Status.ERROR, stdout="", error=error, cpu_seconds=0.0)
 
 
+def encode_files(files: Mapping[str, str] | None) -> dict[str, bytes]:
+    """Return the content of files for a block, in UTF-8, by name; {} for None.
+
+    Raises:
+        OptionError: A name is not a plain file name, a text is not Unicode, or there are too many files or bytes.
+
+    >>> encode_files({"data.csv": "x,y"}), encode_files(None)
+    ({'data.csv': b'x,y'}, {})
+    >>> encode_files({"../data.csv": "x,y"})
+    Traceback (most recent call last):
+    cir_env.errors.OptionError: Expect the names in `files` to be plain file names like 'data.csv', got '../data.csv'.
+    """
+    if files is None:
+        return {}
+    if not isinstance(files, Mapping):
+        raise OptionError(f"Expect `files` to map names to texts, got {type(files).__name__}.")
+    if len(files) > MAX_FILES:
+        raise OptionError(f"Expect at most {MAX_FILES} `files`, got {len(files)}.")
+    encoded = {}
+    for name, text in files.items():
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or len(name.encode()) > 255:
+            raise OptionError(f"Expect the names in `files` to be plain file names like 'data.csv', got {name!r}.")
+        if not isinstance(text, str):
+            raise OptionError(f"Expect the content of {name!r} in `files` to be text, got {type(text).__name__}.")
+        try:
+            encoded[name] = text.encode()
+        except UnicodeEncodeError:
+            raise OptionError(
+                f"Expect the content of {name!r} in `files` to be Unicode, got a lone surrogate."
+            ) from None
+    if (size := sum(map(len, encoded.values()))) > MAX_FILES_BYTES:
+        raise OptionError(f"Expect at most {MAX_FILES_BYTES:,} bytes in `files`, got {size:,}.")
+    return encoded
+
+
 @runtime_checkable
 class Session(Protocol):
     """A namespace for several blocks: each block sees what earlier ones defined."""
@@ -138,14 +180,28 @@ class Sandbox(Protocol):
     closed). For asyncio, use `asyncio.wrap_future(sandbox.submit(code))`.
     """
 
-    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
-        """Queue a block that runs in a fresh namespace; first in, first out. Waiting counts towards no limit."""
+    def submit(
+        self, code: str, limits: Limits | None = None, *, files: Mapping[str, str] | None = None
+    ) -> "Future[ExecutionResult]":
+        """Queue a block that runs in a fresh namespace; first in, first out. Waiting counts towards no limit.
 
-    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
-        """Execute a block in a fresh namespace and wait for its result."""
+        Args:
+            code: The block.
+            limits: Its limits; None: those of the sandbox.
+            files: Texts by file name (see `encode_files`) that the block finds in its working directory, read-only.
+                Where blocks have none, the result is `Status.INFRASTRUCTURE`.
 
-    def open_session(self) -> Session:
-        """Open a namespace for several blocks."""
+        Raises:
+            OptionError: The files are not valid.
+        """
+
+    def run(
+        self, code: str, limits: Limits | None = None, *, files: Mapping[str, str] | None = None
+    ) -> ExecutionResult:
+        """Execute a block in a fresh namespace and wait for its result; arguments as for `submit`."""
+
+    def open_session(self, *, files: Mapping[str, str] | None = None) -> Session:
+        """Open a namespace for several blocks, with files as for `submit`."""
 
     def close(self) -> None:
         """End all processes of the sandbox; blocks in flight end with `Status.INFRASTRUCTURE`."""

@@ -2,15 +2,18 @@
 
 import os
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Literal, Self
 
 from cir_env.errors import OptionError, check_choice
-from cir_env.sandbox.contract import ExecutionResult, Limits, reject_code
+from cir_env.sandbox import wire
+from cir_env.sandbox.contract import ExecutionResult, Limits, encode_files, reject_code
 from cir_env.sandbox.host.launch import PRELOAD, Settings
 from cir_env.sandbox.host.monitor import SessionState, Task
 from cir_env.sandbox.host.supervisor import Supervisor
+from cir_env.sandbox.packages import check_package, paths_to_import
 
 
 def usable_cores() -> int:
@@ -47,6 +50,7 @@ class LocalSandbox:
         spares: int | None = None,
         limits: Limits | None = None,
         preload: tuple[str, ...] = PRELOAD,
+        packages: tuple[str, ...] = (),
         isolation: Literal["auto", "without-namespaces", "unsafe"] = "auto",
     ) -> None:
         """Configure the sandbox.
@@ -56,24 +60,32 @@ class LocalSandbox:
             spares: Number of children forked in advance; by default the number of slots.
             limits: Default limits of `submit` and `run`.
             preload: Modules to import once, if they are installed. Blocks can import these packages and the standard
-                library, and no others.
+                library.
+            packages: Installed packages, by import name, that are imported once as well. Blocks can import them and
+                their dependencies, and no others.
             isolation: "auto" for all layers that the machine allows, with an error if they do not suffice;
                 "without-namespaces" for what remains in a container that forbids namespaces; "unsafe" for resource
                 limits only: blocks can access this user's files and the network.
 
         Raises:
-            OptionError: A number is out of range, or `isolation` is unknown.
+            OptionError: A number is out of range, `isolation` is unknown, or a package is not installed.
         """
         slots = usable_cores() if slots is None else slots
         spares = slots if spares is None else spares
         if slots < 1 or spares < 0:
             raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}.")
         check_choice("isolation", isolation, ("auto", "without-namespaces", "unsafe"))
+        for package in packages:
+            check_package(package)
         self._limits = limits or Limits()
         self._supervisor = Supervisor(
             slots=slots,
             spares=spares,
-            settings=Settings(preload=tuple(preload), isolation=isolation),
+            settings=Settings(
+                preload=(*preload, *packages),
+                visible=paths_to_import(packages) if packages else (),
+                isolation=isolation,
+            ),
         )
         self._finalizer = weakref.finalize(self, self._supervisor.stop)
         _alive.add(self._supervisor)
@@ -101,25 +113,35 @@ class LocalSandbox:
         """Return the sandbox itself: Gymnasium deep-copies the arguments of `make`, which must share the processes."""
         return self
 
-    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+    def submit(
+        self, code: str, limits: Limits | None = None, *, files: Mapping[str, str] | None = None
+    ) -> "Future[ExecutionResult]":
         """Queue a block that runs in a fresh namespace. See `Sandbox.submit`.
 
         Raises:
+            OptionError: The files are not valid.
             SandboxUnavailable: The sandbox is closed or cannot start.
         """
-        return self._submit(code, limits, None)
+        return self._submit(code, limits, wire.pack_files(encode_files(files)), None)
 
-    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
+    def run(
+        self, code: str, limits: Limits | None = None, *, files: Mapping[str, str] | None = None
+    ) -> ExecutionResult:
         """Execute a block in a fresh namespace and wait for its result. See `Sandbox.run`.
 
         Raises:
+            OptionError: The files are not valid.
             SandboxUnavailable: The sandbox is closed or cannot start.
         """
-        return self.submit(code, limits).result()
+        return self.submit(code, limits, files=files).result()
 
-    def open_session(self) -> "LocalSession":
-        """Open a namespace for several blocks; its process starts with the first of them."""
-        return LocalSession(self)
+    def open_session(self, *, files: Mapping[str, str] | None = None) -> "LocalSession":
+        """Open a namespace for several blocks; its process starts with the first of them.
+
+        Raises:
+            OptionError: The files are not valid.
+        """
+        return LocalSession(self, wire.pack_files(encode_files(files)))
 
     def close(self) -> None:
         """End all processes of the sandbox. Closing twice is fine."""
@@ -135,13 +157,16 @@ class LocalSandbox:
         """Close the sandbox."""
         self.close()
 
-    def _submit(self, code: str, limits: Limits | None, session: SessionState | None) -> "Future[ExecutionResult]":
+    def _submit(
+        self, code: str, limits: Limits | None, files: bytes, session: SessionState | None
+    ) -> "Future[ExecutionResult]":
         future: Future[ExecutionResult] = Future()
         if (rejection := reject_code(code)) is not None:
             future.set_result(rejection)
         else:
             data = code.encode("utf-8", "surrogatepass")
-            self._supervisor.submit(Task(code=data, limits=limits or self._limits, future=future, session=session))
+            limits = limits or self._limits
+            self._supervisor.submit(Task(code=data, limits=limits, future=future, files=files, session=session))
         return future
 
 
@@ -153,14 +178,14 @@ class LocalSession:
     `Status.INFRASTRUCTURE`.
     """
 
-    def __init__(self, sandbox: LocalSandbox) -> None:
+    def __init__(self, sandbox: LocalSandbox, files: bytes = b"") -> None:
         self._sandbox = sandbox
-        self._state = SessionState()
+        self._state = SessionState(files=files)
         self._finalizer = weakref.finalize(self, sandbox._supervisor.end_session, self._state)
 
     def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
         """Queue a block; the blocks of a session run in order."""
-        return self._sandbox._submit(code, limits, self._state)
+        return self._sandbox._submit(code, limits, self._state.files, self._state)
 
     def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
         """Execute a block and wait for its result."""

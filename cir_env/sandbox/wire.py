@@ -8,8 +8,10 @@ else; it can neither report an infrastructure error nor reach another block.)
 """
 
 import mmap
+import os
 import socket
 import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 CHUNK_BYTES = 32 * 1024
@@ -29,17 +31,19 @@ ONE_SHOT = 1
 _LOG_HEADER = struct.Struct("=QQQ")
 LOG_HEADER_BYTES = _LOG_HEADER.size
 
-_JOB = struct.Struct("!16sIIIIIIB")
+_JOB = struct.Struct("!16sIIIIIIIB")
+_FILE = struct.Struct("!HI")
 _STATUS = struct.Struct("!16sBH")
 _SPAWN = struct.Struct("!I?16s")
 _REPORT = struct.Struct("!cIid")
 
 
 class Job(NamedTuple):
-    """Header of a job; the code follows in packets of at most `CHUNK_BYTES`."""
+    """Header of a job; the code and the files (`pack_files`) follow in packets of at most `CHUNK_BYTES`."""
 
     nonce: bytes
     code_bytes: int
+    files_bytes: int
     cpu_s: int
     memory_mb: int
     file_mb: int
@@ -125,6 +129,37 @@ def read_status(packet: bytes, nonce: bytes) -> tuple[int, str, str] | None:
     return kind, " ".join(line.decode("utf-8", "replace").splitlines()), trace.decode("utf-8", "replace")
 
 
+def pack_files(files: Mapping[str, bytes]) -> bytes:
+    """Encode files; b"" for none.
+
+    >>> read_files(pack_files({"data.csv": b"1,2", "empty": b""}))
+    {'data.csv': b'1,2', 'empty': b''}
+    """
+    names = [(name.encode(), data) for name, data in files.items()]
+    return b"".join(part for name, data in names for part in (_FILE.pack(len(name), len(data)), name, data))
+
+
+def read_files(data: bytes) -> dict[str, bytes]:
+    """Decode files."""
+    files, begin = {}, 0
+    while begin < len(data):
+        name_bytes, size = _FILE.unpack_from(data, begin)
+        begin += _FILE.size
+        name = data[begin : begin + name_bytes].decode()
+        begin += name_bytes
+        files[name] = data[begin : begin + size]
+        begin += size
+    return files
+
+
+def write_files(data: bytes, folder: str = ".") -> None:
+    """Write encoded files to the working directory of a block, read-only. The block may replace its copies."""
+    for name, content in read_files(data).items():
+        place = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        with open(place, "wb") as file:
+            file.write(content)
+
+
 def log_bytes(limit: int) -> int:
     """Return the size of the log for an output limit in bytes.
 
@@ -167,16 +202,16 @@ def job_mark(nonce: bytes) -> int:
     return int.from_bytes(nonce[:8], "big") | 1
 
 
-def receive_job(sock: socket.socket) -> tuple[Job, bytes] | None:
-    """Read the next job and its code, in the child; None if the supervisor has closed the socket."""
+def receive_job(sock: socket.socket) -> tuple[Job, bytes, bytes] | None:
+    """Read the next job, its code and its files, in the child; None if the supervisor has closed the socket."""
     head = sock.recv(_JOB.size)
     if not head:
         return None
     job = Job.unpack(head)
-    code = bytearray()
-    while len(code) < job.code_bytes:
+    payload = bytearray()
+    while len(payload) < job.code_bytes + job.files_bytes:
         piece = sock.recv(CHUNK_BYTES)
         if not piece:
             return None
-        code += piece
-    return job, bytes(code)
+        payload += piece
+    return job, bytes(payload[: job.code_bytes]), bytes(payload[job.code_bytes :])

@@ -1,6 +1,7 @@
 """Starts a zygote, and communicates with it."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -73,6 +74,8 @@ class Settings:
 
     preload: tuple[str, ...] = PRELOAD
     """Modules to import before the first block."""
+    visible: tuple[str, ...] = ()
+    """Paths of installed packages that blocks may import besides."""
     isolation: str = "auto"
     """"auto", "without-namespaces" or "unsafe"."""
 
@@ -90,7 +93,7 @@ class ZygoteHandle:
         self.stderr, err = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.stderr_tail = bytearray()
-        options = {"preload": settings.preload, "isolation": settings.isolation, "groups": groups}
+        options = {**dataclasses.asdict(settings), "groups": groups}
         boot = [sys.executable, "-s", "-P", "-c", _BOOT, str(theirs.fileno())]
         try:
             self.control.send(json.dumps({"sources": _sources(), "settings": options}).encode())
@@ -251,5 +254,6 @@ def clean_environment() -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "MALLOC_ARENA_MAX": "1",  # each further arena takes 64 MB of the address space that a block may use
+        "PYTHONTZPATH": "",  # Blocks cannot read the system's time zones; those of the package tzdata are found.
         **dict.fromkeys(threads, "1"),
     }

@@ -64,6 +64,8 @@ class Task:
     """The future of its result."""
     session: "SessionState | None" = None
     """The session that it belongs to."""
+    files: bytes = b""
+    """Its files, as `wire.pack_files` encodes them."""
     attempts: int = 0
     """How often it was assigned to a child."""
 
@@ -82,6 +84,8 @@ class Task:
 class SessionState:
     """The supervisor's view of a session: its waiting blocks, and the child that holds the namespace."""
 
+    files: bytes = b""
+    """The files of its blocks, as in `Task`; each child gets them once."""
     waiting: deque[Task] = field(default_factory=deque)
     """Blocks that wait for the active one."""
     active: bool = False
@@ -157,14 +161,19 @@ class Worker:
 
     def assign(self, task: Task) -> bool:
         """Assign a job to the child, and start its clocks; return False if the child can no longer receive it."""
+        files = task.files if self.session is None else b""  # Later blocks of a session find them in place.
         self.task, self.session = task, task.session
         task.attempts += 1
+        if self.folder:
+            wire.write_files(files, self._folder_path)
+            files = b""
         self.out.resize(task.limits.output_limit_kb * KB)
         limits = task.limits
         self._nonce = secrets.token_bytes(wire.NONCE_BYTES)
         job = wire.Job(
             self._nonce,
             len(task.code),
+            len(files),
             int(limits.time_limit_s) + 1,
             limits.memory_limit_mb,
             limits.file_limit_mb,
@@ -172,8 +181,9 @@ class Worker:
             self.out.log_bytes,
             wire.ONE_SHOT if task.session is None else 0,
         )
-        pieces = range(0, len(task.code), wire.CHUNK_BYTES)
-        self._outgoing = deque([job.pack(), *(task.code[i : i + wire.CHUNK_BYTES] for i in pieces)])
+        payload = task.code + files
+        pieces = range(0, len(payload), wire.CHUNK_BYTES)
+        self._outgoing = deque([job.pack(), *(payload[i : i + wire.CHUNK_BYTES] for i in pieces)])
         self._invalid_packets = 0
         self._start = time.monotonic()
         self._cpu_start, self._cpu, self._idle = self._cpu_clock(), 0.0, 0.0

@@ -46,6 +46,7 @@ MAX_RECOVERIES = 3
 """How often in a row, without the result of a block, the supervisor may start again until the open blocks fail."""
 DESCRIPTORS_PER_SLOT, DESCRIPTORS_PER_SPARE = 4, 16
 """A block uses up to four descriptors of this process; a spare is forked only if the limit has room for 16."""
+LOST_SESSION = "the sandbox lost the process of the session"
 TOO_MUCH_MEMORY = "MemoryError: all blocks together used more memory than the sandbox may use"
 
 
@@ -332,8 +333,7 @@ class Supervisor(ZygotePool):
         if session is None:
             self._queue.append(task)
         elif session.lost or session.closed:
-            why = "the session was closed" if session.closed else "the sandbox lost the process of the session"
-            task.finish(Status.INFRASTRUCTURE, why)
+            task.finish(Status.INFRASTRUCTURE, "the session was closed" if session.closed else LOST_SESSION)
         elif session.active:
             session.waiting.append(task)
         else:
@@ -346,7 +346,7 @@ class Supervisor(ZygotePool):
             task = self._queue[0]
             if not self.trusted and task is not self._canary:
                 break
-            if (result := self._refuse(task.session)) is not None:
+            if (result := self._refuse(task)) is not None:
                 self._queue.popleft()
                 task.finish(*result)
                 self._advance_session(task)
@@ -357,10 +357,15 @@ class Supervisor(ZygotePool):
             self._queue.popleft()
             self._start_task(task, worker or self._spare.popleft())
 
-    def _refuse(self, session: SessionState | None) -> tuple[Status, str] | None:
-        """Return status and error of a session's next block if it cannot run."""
+    def _refuse(self, task: Task) -> tuple[Status, str] | None:
+        """Return status and error of a block that cannot run."""
+        if task.files and self.layers.get("scratch") != "on" and not any(zygote.folders for zygote in self.zygotes):
+            return Status.INFRASTRUCTURE, "blocks have no working directory on this machine, and cannot be given files"
+        session = task.session
         if session is None or session.worker is not None:
             return None
+        if session.lost:
+            return Status.INFRASTRUCTURE, LOST_SESSION
         if session.ended is not None:
             result, session.ended = session.ended, None
             return result

@@ -12,14 +12,15 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox.contract import ExecutionResult, Limits, Status, reject_code
+from cir_env.sandbox.contract import ExecutionResult, Limits, Status, encode_files, reject_code
 
 TOKEN_VARIABLE = "CIR_SANDBOX_TOKEN"
 CONNECT_S = 10.0
@@ -51,16 +52,21 @@ class _HttpSandbox(ABC):
         self._closed = False
         self._pid = os.getpid()
 
-    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
+    def submit(
+        self, code: str, limits: Limits | None = None, *, files: Mapping[str, str] | None = None
+    ) -> "Future[ExecutionResult]":
         """Send a block that runs in a fresh namespace. See `Sandbox.submit`.
 
         The future raises `SandboxUnavailable` if no server can be reached, or a server rejects the block.
         """
-        return self._begin(self._run(code, limits or self._limits))
+        encode_files(files)
+        return self._begin(self._run(code, limits or self._limits, files))
 
-    def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
+    def run(
+        self, code: str, limits: Limits | None = None, *, files: Mapping[str, str] | None = None
+    ) -> ExecutionResult:
         """Execute a block in a fresh namespace and wait for its result. See `Sandbox.run`."""
-        return self.submit(code, limits).result()
+        return self.submit(code, limits, files=files).result()
 
     def close(self) -> None:
         """Disconnect; blocks in flight end with `Status.INFRASTRUCTURE`. Closing twice is fine."""
@@ -84,10 +90,12 @@ class _HttpSandbox(ABC):
         self.close()
 
     @abstractmethod
-    async def _ask(self, url: str, code: str, limits: Limits) -> ExecutionResult:
+    async def _ask(
+        self, url: str, code: str, limits: Limits, files: Mapping[str, str] | None = None
+    ) -> ExecutionResult:
         """Run a block on one server."""
 
-    async def _run(self, code: str, limits: Limits) -> ExecutionResult:
+    async def _run(self, code: str, limits: Limits, files: Mapping[str, str] | None) -> ExecutionResult:
         """Try the servers from the least busy to the busiest, twice each; blocks without a session may be retried."""
         if (rejection := reject_code(code)) is not None:
             return rejection
@@ -97,7 +105,7 @@ class _HttpSandbox(ABC):
             await asyncio.sleep(RETRY_PAUSE_S * (attempt == len(urls)))
             self._busy[url] += 1
             try:
-                return await self._ask(url, code, limits)
+                return await self._ask(url, code, limits, files)
             except _Rejected as error:
                 raise SandboxUnavailable(f"The sandbox server at {url} will not run code: {error}") from None
             except _failures() as error:
@@ -170,12 +178,15 @@ class RemoteSandbox(_HttpSandbox):
             raise OptionError(f"Expect the token of the servers in `token` or {TOKEN_VARIABLE}, got none.")
         super().__init__(urls, limits, token)
 
-    def open_session(self) -> "RemoteSession":
+    def open_session(self, *, files: Mapping[str, str] | None = None) -> "RemoteSession":
         """Open a namespace for several blocks; its server is chosen with the first of them."""
-        return RemoteSession(self)
+        encode_files(files)
+        return RemoteSession(self, files)
 
-    async def _ask(self, url: str, code: str, limits: Limits) -> ExecutionResult:
-        reply = await self._post(f"{url}/run", {"code": code, "limits": dataclasses.asdict(limits)})
+    async def _ask(
+        self, url: str, code: str, limits: Limits, files: Mapping[str, str] | None = None
+    ) -> ExecutionResult:
+        reply = await self._post(f"{url}/run", {"code": code, "limits": dataclasses.asdict(limits), **_body(files)})
         if "unavailable" in reply:
             raise _Rejected(reply["unavailable"])
         texts = {name: str(reply.get(name, "")) for name in ("stdout", "error", "traceback")}
@@ -188,8 +199,9 @@ class RemoteSession:
     If its server is lost, the current and all later blocks end with `Status.INFRASTRUCTURE`.
     """
 
-    def __init__(self, sandbox: RemoteSandbox) -> None:
+    def __init__(self, sandbox: RemoteSandbox, files: Mapping[str, str] | None = None) -> None:
         self._sandbox = sandbox
+        self._files = files
         self._lock: asyncio.Lock | None = None
         self._url = ""
         self._lost = ""
@@ -226,10 +238,15 @@ class RemoteSession:
 
     async def _open(self, sandbox: RemoteSandbox) -> None:
         url = min(sandbox._busy, key=sandbox._busy.__getitem__)
-        reply = await sandbox._post(f"{url}/sessions")
+        reply = await sandbox._post(f"{url}/sessions", _body(self._files))
         self._url = f"{url}/sessions/{reply['session']}"
         sandbox._busy[url] += 1  # An open session occupies a process, like a running block.
         self._finalizer = weakref.finalize(self, _end_session, sandbox, url, self._url)
+
+
+def _body(files: Mapping[str, str] | None) -> dict[str, Any]:
+    """Return the part of a request with the files, if there are any, so that older servers take all others."""
+    return {"files": dict(files)} if files else {}
 
 
 def _end_session(sandbox: RemoteSandbox, url: str, session_url: str) -> None:
@@ -262,7 +279,7 @@ class SandboxFusion(_HttpSandbox):
     def __init__(self, *urls: str, token: str | None = None, limits: Limits | None = None) -> None:
         super().__init__(urls, limits, token)
 
-    def open_session(self) -> Any:
+    def open_session(self, *, files: Mapping[str, str] | None = None) -> Any:
         """Raise: the API has no sessions.
 
         Raises:
@@ -270,13 +287,17 @@ class SandboxFusion(_HttpSandbox):
         """
         raise SandboxUnavailable("Expect a sandbox with sessions, got SandboxFusion. Use stateful=False.")
 
-    async def _ask(self, url: str, code: str, limits: Limits) -> ExecutionResult:
+    async def _ask(
+        self, url: str, code: str, limits: Limits, files: Mapping[str, str] | None = None
+    ) -> ExecutionResult:
         body = {
             "code": code,
             "language": "python",
             "run_timeout": limits.time_limit_s,
             "memory_limit_MB": limits.memory_limit_mb,
         }
+        if files:
+            body["files"] = {name: b64encode(data).decode() for name, data in encode_files(files).items()}
         reply = await self._post(f"{url}/run_code", body)
         ran = reply.get("run_result")
         if reply.get("status") == "SandboxError" or ran is None:

@@ -3,9 +3,9 @@
 ::
 
     GET    /                     the layers
-    POST   /run                  {"code": ..., "limits": {...}}  ->  {"status": ..., "stdout": ..., ...}
-    POST   /sessions             ->  {"session": ...}
-    POST   /sessions/ID/run      like /run, in the namespace of the session
+    POST   /run                  {"code": ..., "limits": {...}, "files": {...}}  ->  {"status": ..., "stdout": ..., ...}
+    POST   /sessions             {"files": {...}} or nothing  ->  {"session": ...}
+    POST   /sessions/ID/run      like /run without files, in the namespace of the session
     DELETE /sessions/ID
 
 Each request needs the token (`Authorization: Bearer ...`). While a block waits or runs, the response body starts with
@@ -19,13 +19,23 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from aiohttp import hdrs, web
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox.contract import MAX_CODE_BYTES, Limits, Sandbox, Session
+from cir_env.sandbox.contract import (
+    MAX_CODE_BYTES,
+    MAX_FILES_BYTES,
+    ExecutionResult,
+    Limits,
+    Sandbox,
+    Session,
+    encode_files,
+)
 
 KEEPALIVE_S = 5.0
 """Seconds between two keepalive spaces."""
@@ -33,8 +43,8 @@ SESSION_TTL_S = 3600.0
 """Seconds without a block after which a session is closed, since its client may have died."""
 SHUTDOWN_S = 5.0
 """Seconds that blocks in flight get to finish when the server stops."""
-MAX_BODY_BYTES = 6 * MAX_CODE_BYTES + 65_536
-"""JSON may encode each byte of the code as up to six bytes."""
+MAX_BODY_BYTES = 6 * (MAX_CODE_BYTES + MAX_FILES_BYTES) + 65_536
+"""JSON may encode each byte of the code and of the files as up to six bytes."""
 
 
 def make_app(sandbox: Sandbox, token: str, *, session_ttl_s: float = SESSION_TTL_S) -> web.Application:
@@ -82,11 +92,13 @@ class _Handlers:
         return web.json_response({"layers": getattr(self._sandbox, "layers", {}), "sessions": len(self._sessions)})
 
     async def run(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, self._sandbox)
+        code, limits, files = await _read_block(request)
+        return await self._answer(request, partial(self._sandbox.submit, code, limits, **files))
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
+        files = _read_files(await _read_object(request)) if request.can_read_body else {}
         name = secrets.token_urlsafe(16)
-        self._sessions[name] = self._sandbox.open_session()
+        self._sessions[name] = self._sandbox.open_session(**files)
         self._last_used[name] = time.monotonic()
         return web.json_response({"session": name})
 
@@ -96,7 +108,8 @@ class _Handlers:
             raise web.HTTPNotFound(text="Expect an open session, got one that is closed or was unused for too long")
         self._last_used[name] = float("inf")
         try:
-            return await self._answer(request, self._sessions[name])
+            code, limits, _ = await _read_block(request)
+            return await self._answer(request, partial(self._sessions[name].submit, code, limits))
         finally:
             self._last_used[name] = time.monotonic()
 
@@ -126,11 +139,12 @@ class _Handlers:
         if session is not None:
             session.close()
 
-    async def _answer(self, request: web.Request, runner: Sandbox | Session) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, submit: "Callable[[], Future[ExecutionResult]]"
+    ) -> web.StreamResponse:
         """Run the block of a request; send keepalive spaces until its result is available."""
-        code, limits = await _read_block(request)
         try:
-            future = asyncio.wrap_future(runner.submit(code, limits))
+            future = asyncio.wrap_future(submit())
         except SandboxUnavailable as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
@@ -148,20 +162,37 @@ class _Handlers:
         return response
 
 
-async def _read_block(request: web.Request) -> tuple[str, Limits | None]:
-    """Return the code and the limits of a request."""
-    expected = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}}'
+EXPECTED = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}, "files": {NAME: TEXT}}'
+
+
+async def _read_object(request: web.Request) -> dict[str, Any]:
+    """Return the JSON object of a request."""
     body: Any = None
     with contextlib.suppress(ValueError):
         body = json.loads(await request.text())
-    if not isinstance(body, dict) or not isinstance(body.get("code"), str):
-        raise web.HTTPBadRequest(text=expected)
-    if body.get("limits") is None:
-        return body["code"], None
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(text=EXPECTED)
+    return body
+
+
+def _read_files(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword argument with the files of a request; none without files."""
     try:
-        return body["code"], Limits(**body["limits"])
+        return {"files": body["files"]} if encode_files(body.get("files")) else {}
+    except OptionError as error:
+        raise web.HTTPBadRequest(text=f"{EXPECTED}: {error}") from None
+
+
+async def _read_block(request: web.Request) -> tuple[str, Limits | None, dict[str, Any]]:
+    """Return the code, the limits and the files of a request."""
+    body = await _read_object(request)
+    if not isinstance(body.get("code"), str):
+        raise web.HTTPBadRequest(text=EXPECTED)
+    try:
+        limits = None if body.get("limits") is None else Limits(**body["limits"])
     except (TypeError, OptionError) as error:
-        raise web.HTTPBadRequest(text=f"{expected}: {error}") from None
+        raise web.HTTPBadRequest(text=f"{EXPECTED}: {error}") from None
+    return body["code"], limits, _read_files(body)
 
 
 async def serve(sandbox: Sandbox, token: str, host: str, port: int) -> None:

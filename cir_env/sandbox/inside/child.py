@@ -16,21 +16,19 @@ import resource
 import socket
 import sys
 import threading
-import traceback
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from cir_env.sandbox import wire
 from cir_env.sandbox.inside import streams, threads
+from cir_env.sandbox.inside.report import BLOCK_NAME, exit_outcome, last_line, whole_traceback
 
-BLOCK_NAME = "<block>"
 STATUS_FD = 3
 MB = 1024 * 1024
 STACK_BYTES = 64 * MB
 RESERVE_BYTES = 32 * MB
 WARM_UP_CODE = "print\n0"
-MAX_ERROR_CHARS = 2000
 
 
 class Runner:
@@ -67,7 +65,8 @@ class Runner:
 
     def _serve(self) -> None:
         while (received := wire.receive_job(self._sock)) is not None:
-            job, code = received
+            job, code, files = received
+            wire.write_files(files)
             self._prepare(job)
             outcome = self._execute(code.decode("utf-8", "surrogatepass"), job)
             self._log.end()
@@ -87,6 +86,8 @@ class Runner:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)
 
     def _open_streams(self, log_bytes: int, job: int) -> None:
+        # A thread that a block left running may be in `print`, which does not keep its stream alive.
+        self._previous = sys.stdout, sys.stderr
         self._out, self._err = self._log.begin(log_bytes, job)
         sys.stdout = sys.__stdout__ = self._out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = self._err  # type: ignore[misc]
@@ -104,7 +105,7 @@ class Runner:
                 print(repr(value), file=out)
             return wire.OK, "", ""
         except SystemExit as stop:
-            return _exit_outcome(stop, err)
+            return exit_outcome(stop, err)
         except MemoryError as error:
             release_reserve()
             return wire.MEMORY, last_line(error), ""
@@ -189,55 +190,11 @@ def _finish_threads() -> None:
         run()
 
 
-def _exit_outcome(stop: SystemExit, err: Any) -> tuple[int, str, str]:
-    """Handle `exit(...)` as the interpreter does."""
-    if stop.code is None or stop.code == 0:
-        return wire.OK, "", ""
-    if not isinstance(stop.code, int):
-        with contextlib.suppress(Exception):
-            print(stop.code, file=err)
-    return wire.ERROR, last_line(stop), ""
-
-
 def _kind(error: BaseException) -> int:
     """Distinguish limits that the block exceeded from other errors."""
     if type(error) is OSError and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
         return wire.FILES
     return wire.ERROR
-
-
-def last_line(error: BaseException) -> str:
-    """Return the last line of the error's traceback."""
-    try:
-        lines = traceback.format_exception_only(type(error), error)
-        shown = [line for text in lines for line in _clip(text).splitlines() if line.strip()]
-        return shown[-1].strip() if shown else type(error).__name__
-    except BaseException:
-        return type(error).__name__
-
-
-def whole_traceback(error: BaseException) -> str:
-    """Return the traceback without frames of the sandbox; '' if it cannot be formatted."""
-    try:
-        return _clip("".join(traceback.format_exception(type(error), error, _block_frames(error))).rstrip())
-    except BaseException:
-        return ""
-
-
-def _block_frames(error: BaseException) -> types.TracebackType | None:
-    first = error.__traceback__
-    while first is not None and not first.tb_frame.f_code.co_filename.startswith(BLOCK_NAME[:-1]):
-        first = first.tb_next
-    last = first
-    while last is not None and last.tb_next is not None:
-        if last.tb_next.tb_frame.f_code.co_filename in (streams.__file__, threads.__file__):
-            last.tb_next = None
-        last = last.tb_next
-    return first
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= MAX_ERROR_CHARS else text[:1000] + " ... " + text[-995:]
 
 
 @contextlib.contextmanager

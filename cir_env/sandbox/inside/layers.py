@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from cir_env.sandbox import control_group
-from cir_env.sandbox.inside import namespaces
+from cir_env.sandbox.inside import imports, namespaces
 from cir_env.sandbox.inside.jail import CLONE_NEWUSER, Jail, drop_bounding_set, landlock_version, unshare
 from cir_env.sandbox.inside.seccomp import Filter
 
@@ -59,7 +59,7 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
 
     Args:
         isolation: "auto", "without-namespaces" or "unsafe".
-        packages: Packages that blocks may import in addition to the standard library.
+        packages: Packages that blocks may import in addition to the standard library: import names, or paths.
         groups: Folders of the control group to join.
     """
     if isolation == "unsafe":
@@ -83,6 +83,8 @@ def set_up(isolation: str, packages: list[str], groups: list[str]) -> Layers:
     found.memory_files = open_memory_files()
     if inside:
         namespaces.build_root(packages)
+    else:
+        imports.show_only(readable)
     drop_bounding_set()
     jail = found.jail
     _add_user(found, inside)

@@ -117,16 +117,19 @@ def library_folders() -> list[str]:
 
 
 def package_paths(names: list[str]) -> list[str]:
-    """Return the folder or file of each installed package among `names`, and of its bundled libraries."""
-    found = []
-    for name in dict.fromkeys(name.partition(".")[0] for name in names):
+    """Return the folder or file of each installed package among `names`, and of its bundled libraries.
+
+    Absolute paths among `names` are returned as they are.
+    """
+    found = [name for name in names if os.path.isabs(name)]
+    for name in dict.fromkeys(name.partition(".")[0] for name in names if not os.path.isabs(name)):
         spec = importlib.machinery.PathFinder.find_spec(name)
         if spec is None or not spec.origin:
             continue
         place = os.path.dirname(spec.origin) if spec.submodule_search_locations else spec.origin
         if any(place.startswith(folder + os.sep) for folder in site_folders()):
             found += [path for path in (place, place + ".libs") if os.path.exists(path)]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def readable_paths(names: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from cir_env.sandbox import wire
-from cir_env.sandbox.inside import child, jail, layers
+from cir_env.sandbox.inside import child, jail, layers, report
 
 PR_SET_CHILD_SUBREAPER = 36
 MADV_COLLAPSE, HUGE = 25, 2 * 1024 * 1024
@@ -96,7 +96,7 @@ def reset_state() -> None:
     warnings.simplefilter("ignore")
     sys.set_int_max_str_digits(0)
     sys.dont_write_bytecode = True
-    sys.argv = sys.orig_argv = [child.BLOCK_NAME]
+    sys.argv = sys.orig_argv = [report.BLOCK_NAME]
     threading.stack_size(STACK_BYTES)
     gc.collect()
     gc.freeze()
@@ -249,8 +249,9 @@ def main(control: socket.socket, settings: dict[str, Any]) -> Callable[[], None]
     jail.prctl(PR_SET_CHILD_SUBREAPER, 1)
     jail.raise_descriptor_limit()
     forget_editable_installs()
-    found = layers.set_up(settings["isolation"], settings["preload"], settings["groups"])
+    found = layers.set_up(settings["isolation"], settings["preload"] + settings["visible"], settings["groups"])
     preload(settings["preload"])
+    report.packages = report.importable(settings["preload"]) if found.contained else None
     reset_state()
     statm, maps = found.memory_files or layers.open_memory_files()
     use_huge_pages(maps)
@@ -263,9 +264,9 @@ def main(control: socket.socket, settings: dict[str, Any]) -> Callable[[], None]
             folders = tempfile.mkdtemp(prefix="cir-env-")
             os.chmod(folders, 0o711)
     zygote = Zygote(control, folders, found.jail, held)
-    report = {"layers": found.report, "contained": found.contained, "folders": folders}
+    ready = {"layers": found.report, "contained": found.contained, "folders": folders}
     pidfd = os.pidfd_open(os.getpid())
-    socket.send_fds(control, [json.dumps(report).encode()], [pidfd])
+    socket.send_fds(control, [json.dumps(ready).encode()], [pidfd])
     os.close(pidfd)
     if (runner := zygote.serve()) is not None:
         return runner.run

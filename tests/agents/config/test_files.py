@@ -40,6 +40,18 @@ def test_a_yaml_file_holds_flags_nested_or_dotted_with_dashes_or_underscores(tmp
     assert config.env.problems == presets["tiny"]().env.problems
 
 
+@pytest.mark.parametrize("text", ["tqdm,yaml", "tqdm yaml", "[tqdm, yaml]", "'tqdm, yaml'"])
+def test_packages_are_a_list_or_a_text_with_commas(text: str, tmp_path: Path) -> None:
+    config, _ = train.parse(["--config", written(tmp_path, f"preset: tiny\nenv:\n  packages: {text}\n")])
+    assert config.env.packages == ("tqdm", "yaml")
+
+
+@pytest.mark.parametrize("words", [["tqdm,yaml"], ["tqdm", "yaml"], ["tqdm,", "yaml"]])
+def test_packages_are_separated_by_commas_or_spaces(words: list[str]) -> None:
+    assert train.parse(["tiny", "--env.packages", *words])[0].env.packages == ("tqdm", "yaml")
+    assert evaluation("--model", "M", "--env.packages", *words).env.packages == ("tqdm", "yaml")
+
+
 def test_a_toml_file_does_as_well(tmp_path: Path) -> None:
     file = written(tmp_path, 'protocol = "paper"\nmodel = ["a", "b"]\nseed = 3\n[env]\nstateful = true\n', "run.toml")
     config = evaluation(f"--config={file}")

@@ -207,7 +207,6 @@ def test_blocks_may_import_the_packages_that_are_named() -> None:
     for packages in ((), ("tqdm",)):
         env = begun(sandbox="local", packages=packages, observation="feedback")
         outcomes.append(env.step(code)[0])
-    assert outcomes == [
-        "```output\nModuleNotFoundError: No module named 'tqdm'\n```\n",
-        "```output\n[0, 1, 2]\n```\n",
-    ]
+    without, named = outcomes
+    assert without.startswith("```output\nModuleNotFoundError: No module named 'tqdm' (blocks can import ")
+    assert named == "```output\n[0, 1, 2]\n```\n"

@@ -191,7 +191,7 @@ def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
         "Expect the keys of `fields` to be among ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', "
-        "'boxed', 'after', 'before', 'metadata'], got ['question']."
+        "'files', 'time_limit_s', 'memory_limit_mb', 'boxed', 'after', 'before', 'metadata'], got ['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."

@@ -22,6 +22,7 @@ from observe import eventually
 import cir_env  # noqa: F401
 from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox import ExecutionResult, Limits, RemoteSandbox, Sandbox, SandboxFusion, Session, Status
+from cir_env.sandbox.contract import MAX_FILES, MAX_FILES_BYTES
 from cir_env.sandbox.http.server import MAX_BODY_BYTES, make_app
 
 TOKEN = "a-token-of-the-tests"
@@ -119,6 +120,17 @@ def test_a_block_runs_on_the_server(process: str) -> None:
         assert failed.error == "ZeroDivisionError: division by zero"
         assert failed.traceback.splitlines()[-1] == failed.error
         assert sandbox.run("while True: pass", Limits(time_limit_s=0.2)).status is Status.TIMEOUT
+
+
+def test_files_reach_blocks_and_sessions(process: str) -> None:
+    files = {"data.csv": "é\n", "empty": ""}
+    code = "import os\nprint({name: open(name).read() for name in sorted(os.listdir())})"
+    with RemoteSandbox(process, token=TOKEN) as sandbox:
+        session = sandbox.open_session(files=files)
+        printed = [run(code).stdout for run in (session.run, session.run, sandbox.run)]
+        assert [sandbox.run(code, files=files).stdout, *printed] == [*[f"{files}\n"] * 3, "{}\n"]
+        with pytest.raises(OptionError, match="plain file names"):
+            sandbox.submit(code, files={"../x": ""})
 
 
 def test_many_blocks_are_in_flight_at_once(process: str) -> None:
@@ -277,11 +289,21 @@ def test_code_that_is_too_long_is_an_error_of_the_policy(remote: RemoteSandbox, 
 
 def test_the_longest_code_fits_into_a_request() -> None:
     worst = "\x01" * (256 * 1024)
-    assert len(json.dumps({"code": worst})) < MAX_BODY_BYTES
+    files = {f"{n:0100}": "\x01" * (MAX_FILES_BYTES // MAX_FILES) for n in range(MAX_FILES)}
+    assert len(json.dumps({"code": worst, "files": files})) < MAX_BODY_BYTES
 
 
 @pytest.mark.parametrize(
-    "body", ["", "[]", '{"code": 1}', '{"code": "1", "limits": {"time": 1}}', '{"code": "1", "limits": [1]}']
+    "body",
+    [
+        "",
+        "[]",
+        '{"code": 1}',
+        '{"code": "1", "limits": {"time": 1}}',
+        '{"code": "1", "limits": [1]}',
+        '{"code": "1", "files": [1]}',
+        '{"code": "1", "files": {"/a": ""}}',
+    ],
 )
 def test_a_malformed_request_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, body: str) -> None:
     (url,) = remote._busy
@@ -365,6 +387,13 @@ def test_results_of_sandbox_fusion_are_translated(answer: Any, status: Status, s
         result = sandbox.run("print(42)", Limits(time_limit_s=2.5, memory_limit_mb=64))
     assert (result.status, result.stdout, result.error) == (status, stdout, error)
     assert asked == [{"code": "print(42)", "language": "python", "run_timeout": 2.5, "memory_limit_MB": 64}]
+
+
+def test_sandbox_fusion_gets_files_in_base64() -> None:
+    asked: list[dict[str, Any]] = []
+    with Served(fusion_app([fusion_answer("Finished", 0)], asked)) as server, SandboxFusion(server.url) as sandbox:
+        sandbox.run("1", files={"data.csv": "é"})
+    assert asked[0]["files"] == {"data.csv": "w6k="}
 
 
 def test_sandbox_fusion_has_no_sessions() -> None:

@@ -55,12 +55,11 @@ def test_a_successful_block_shows_the_expected_output(sandbox: LocalSandbox, cod
         ("print('early')\nreturn 3", "", "SyntaxError: 'return' outside function"),
         ("print(1)\x00print(2)", "", None),
         ("x = '\ud800'\n1 / 0", "", None),
-        ("input()", "", "EOFError: EOF when reading a line"),
+        ("input()", "", "EOFError: EOF when reading a line (blocks have no input)"),
         ("import sys\nsys.exit('bad input')", "bad input\n", "SystemExit: bad input"),
         ("exit(3)", "", "SystemExit: 3"),
         ("import os\nos._exit(3)", "", "SystemExit: 3"),
         ("raise ValueError('first\\nsecond')", "", "second"),
-        ("import no_such_module", "", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("class E(Exception):\n    def __str__(self): raise E()\nraise E()", "", None),
         ("import sys\nsys.stdout = sys.stderr = None\n1 / 0", "", "ZeroDivisionError: division by zero"),
         ("raise KeyboardInterrupt", "", "KeyboardInterrupt"),
@@ -249,7 +248,7 @@ def test_the_local_classes_satisfy_the_protocols(sandbox: LocalSandbox) -> None:
         ({"memory_limit_mb": 1.5}, "`memory_limit_mb` to be a whole number above 0 and at most 1,048,576, got 1.5"),
         ({"memory_limit_mb": 2**32}, "`memory_limit_mb` to be a whole number above 0"),
         ({"process_limit": True}, "`process_limit` to be a whole number above 0 and at most 4,096, got True"),
-        ({"wall_limit_s": float("inf")}, "`wall_limit_s` to be a number above 0 and at most 604,800, got inf"),
+        ({"wall_limit_s": float("inf")}, "`wall_limit_s` to be a number above 0 and at most 1,209,600, got inf"),
     ],
 )
 def test_invalid_limits_are_rejected(limits: dict[str, float], message: str) -> None:
