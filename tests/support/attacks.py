@@ -36,6 +36,7 @@ from observe import descendants, eventually
 from ordinary_user import AS_NOBODY, copied_interpreter
 from paths import ROOT
 
+from cir_env.errors import SandboxUnavailable
 from cir_env.sandbox import ExecutionResult, Limits, LocalSandbox, Status
 
 Attack = dict[str, Any]
@@ -65,10 +66,8 @@ class Range:
             path.chmod(mode)  # The sandbox has to protect what the file system does not.
         os.utime(self._canary, (10**9, 10**9))
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: processes left behind become children.
-        self._sandbox = LocalSandbox(slots=1, isolation=isolation)  # type: ignore[arg-type]
-        self._sandbox.run(INNOCENT)
-        self.layers = self._sandbox.layers
-        self._processes = max(len(descendants(os.getpid())) for _ in range(20) if time.sleep(0.01) is None)
+        self._isolation: Any = isolation
+        self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -80,12 +79,23 @@ class Range:
     def judge(self, attack: Attack) -> list[str]:
         """Run an attack; return in which ways it was not contained."""
         start = time.monotonic()
-        results = self._execute(attack)
-        wall = time.monotonic() - start
-        problems = [*self._check_results(attack["expect"], results, wall), *self._check_surroundings()]
+        try:
+            results = self._execute(attack)
+            wall = time.monotonic() - start
+            problems = [*self._check_results(attack["expect"], results, wall), *self._check_surroundings()]
+        except SandboxUnavailable as error:
+            self._sandbox.close()
+            self._start()
+            return [f"expect a sandbox that still runs code, got {error}"]
         if attack["expect"].get("final_none") and importlib.util.find_spec("gymnasium"):
             problems += self._check_environment(attack["code"])
         return problems
+
+    def _start(self) -> None:
+        self._sandbox = LocalSandbox(slots=1, isolation=self._isolation)
+        self._sandbox.run(INNOCENT)
+        self.layers = self._sandbox.layers
+        self._processes = max(len(descendants(os.getpid())) for _ in range(20) if time.sleep(0.01) is None)
 
     def _execute(self, attack: Attack) -> list[ExecutionResult]:
         ends = attack["expect"].get("status", [])
