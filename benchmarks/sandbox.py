@@ -2,10 +2,11 @@
 
 python benchmarks/sandbox.py --output sandbox.json
 python benchmarks/sandbox.py --parts latency --rounds 5
+python benchmarks/sandbox.py --parts --against ../before --rounds 300
 
 Parts: `latency` and `throughput` beside subprocess, bubblewrap, firejail, nsjail (skipped by name where they are not
 installed), a process pool that executes in-process, and a bare fork of a process of the same size; `sessions`: memory
-of 1,000 open ones; `timeouts`: honest jobs on a crowded machine; `soak`: 10,000 blocks, 1% of them attacks.
+of 1,000 open ones; `timeouts`: honest jobs on a crowded machine. `--against DIR` compares with another checkout.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ RARE_TASKS = {
 }
 LIMIT_S = 1.0
 """CPU time of a block; the peers know only the wall clock."""
-Part = Literal["latency", "throughput", "sessions", "timeouts", "soak"]
+Part = Literal["latency", "throughput", "sessions", "timeouts"]
 Run = Callable[[str], str]
 
 
@@ -55,16 +56,16 @@ Run = Callable[[str], str]
 class Config:
     """What to measure."""
 
-    parts: tuple[Part, ...] = ("latency", "throughput", "sessions", "timeouts", "soak")
+    parts: tuple[Part, ...] = ("latency", "throughput", "sessions", "timeouts")
     """Parts to run."""
     rounds: int = 30
-    """Measurements of each contender and task; the slow tasks get a tenth."""
+    """Measurements of each contender and task (the slow tasks get a tenth), also with `against`."""
     seconds: float = 6.0
     """Length of each throughput measurement."""
     sessions: int = 1000
     """Sessions open at once."""
-    blocks: int = 10_000
-    """Blocks of the soak."""
+    against: Path | None = None
+    """Another checkout of this repository, to compare with; the medians' ratios are printed with an interval."""
     output: Path | None = None
     """Where to write the metrics as JSON."""
 
@@ -253,6 +254,80 @@ def _hammer(run: Run, code: str, callers: int, seconds: float) -> tuple[float, f
     return total / (time.perf_counter() - start), (busy_seconds() - before) * 1000 / total
 
 
+class Checkout:
+    """The sandbox of a checkout of this repository, in a process of its own that times each block itself."""
+
+    program = """
+import json, sys, time
+import cir_env
+from cir_env.sandbox import Limits, LocalSandbox
+with LocalSandbox() as sandbox:
+    runs = {"block": sandbox, "session": sandbox.open_session()}
+    print(json.dumps(cir_env.__file__), flush=True)
+    for line in sys.stdin:
+        how, code = json.loads(line)
+        start = time.perf_counter()
+        result = runs[how].run(code, Limits())
+        print(json.dumps([time.perf_counter() - start, result.status.value]), flush=True)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        command = [sys.executable, "-c", self.program]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
+        )
+        found = Path(self._read()).parents[1]
+        assert found == folder.resolve(), f"expect the package of {folder}, got {found}"
+
+    def milliseconds(self, how: str, code: str) -> float:
+        """Run a block, by itself or in the session; return its time."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([how, code]) + "\n")
+        self._process.stdin.flush()
+        seconds, status = self._read()
+        assert status == "ok", status
+        return float(seconds) * 1000
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+
+def against(config: Config, other: Path) -> dict[str, Any]:
+    """Return the ratio of the medians of this checkout and another, both run in the same way, with a 95% interval."""
+    tasks = {"print": ("block", TASKS["print"]), "sympy": ("block", TASKS["sympy"]), "session": ("session", "print(1)")}
+    order = random.Random(0)
+    times: dict[tuple[str, str], list[float]] = {(task, name): [] for task in tasks for name in ("ours", "before")}
+    with contextlib.ExitStack() as stack:
+        found = {"ours": Checkout(Path(__file__).parents[1]), "before": Checkout(other)}
+        for checkout in found.values():
+            stack.callback(checkout.close)
+        for number in range(-3, config.rounds):
+            for task, name in order.sample(list(times), len(times)):
+                taken = found[name].milliseconds(*tasks[task])
+                time.sleep(0.01)
+                if number >= 0:
+                    times[task, name].append(taken)
+    metrics = {}
+    for task in tasks:
+        ours, before = times[task, "ours"], times[task, "before"]
+        draws = [
+            median(order.choices(ours, k=len(ours))) / median(order.choices(before, k=len(before))) for _ in range(2000)
+        ]
+        cuts = quantiles(draws, n=40)
+        metrics[task] = {"ours_ms": median(ours), "before_ms": median(before), "ratio": median(ours) / median(before)}
+        metrics[task] |= {"low": cuts[0], "high": cuts[-1]}
+    rows = [[task, *(f"{value:.3f}" for value in found.values())] for task, found in metrics.items()]
+    print(f"\nMedian milliseconds of {config.rounds} blocks, here and in {other}, their ratio and its 95% interval\n")
+    print(table(["task", "ours", "before", "ratio", "from", "to"], rows))
+    return metrics
+
+
 def busy_seconds() -> float:
     """Return the CPU seconds of this process and all its descendants, living and reaped."""
     total = 0.0
@@ -263,14 +338,18 @@ def busy_seconds() -> float:
     return total
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the processes below one."""
-    found = []
+def children(pid: int) -> list[int]:
+    """Return the direct children of a process."""
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for child in map(int, task.read_text().split()):
-                found += [child, *descendants(child)]
+            found += map(int, task.read_text().split())
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below one."""
+    return [process for child in children(pid) for process in (child, *descendants(child))]
 
 
 def sessions(config: Config) -> dict[str, Any]:
@@ -281,9 +360,9 @@ def sessions(config: Config) -> dict[str, Any]:
         for future in [session.submit("x = 1") for session in opened]:
             assert future.result().status is Status.OK
         opening = (time.perf_counter() - start) / config.sessions
-        memory = {pid: _memory(pid) for pid in descendants(os.getpid())}
-        children = sorted(memory.values(), key=lambda sizes: sizes["Pss"])[: config.sessions]
-        metrics = {name: median(sizes[name] for sizes in children) / 1024 for name in ("Pss", "Private_Dirty")}
+        sizes = {pid: memory(pid) for pid in descendants(os.getpid())}
+        smallest = sorted(sizes.values(), key=lambda size: size["Pss"])[: config.sessions]
+        metrics = {name: median(size[name] for size in smallest) / 1024 for name in ("Pss", "Private_Dirty")}
         times = []
         for session in opened[:100]:
             start = time.perf_counter()
@@ -296,7 +375,8 @@ def sessions(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def _memory(pid: int) -> dict[str, int]:
+def memory(pid: int) -> dict[str, int]:
+    """Return what the kernel tells about the memory of a process, in KB; huge values if it has ended."""
     with contextlib.suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         return {line.split()[0].rstrip(":"): int(line.split()[1]) for line in lines}
@@ -325,38 +405,6 @@ def _false_timeouts(code: str, *, slots: int, jobs: int) -> int:
         return sum(future.result().status is not Status.OK for future in futures)
 
 
-def soak(config: Config) -> dict[str, Any]:
-    """Return what many blocks, some of them hostile, left behind."""
-    attacks = json.loads((Path(__file__).parent.parent / "tests/cir_env/sandbox/attacks.json").read_text())
-    codes = [attack["code"] for attack in attacks if "code" in attack]
-    limits = Limits(time_limit_s=0.5, idle_limit_s=0.5, wall_limit_s=10.0)
-    order = random.Random(0)
-    with LocalSandbox() as sandbox:
-        list(map(sandbox.run, ["1"] * 200))
-        before, wrong = _census(sandbox), 0
-        for _ in range(config.blocks // 100):
-            batch = [order.choice(codes), *(f"print({i})" for i in range(99))]
-            results = [future.result() for future in [sandbox.submit(code, limits) for code in batch]]
-            wrong += sum(result.stdout != f"{i}\n" for i, result in enumerate(results[1:]))
-        list(map(sandbox.run, ["1"] * 200))
-        time.sleep(1.0)
-        after = _census(sandbox)
-    print(f"\n{config.blocks} blocks, 1% attacks: {wrong} wrong results; before and after: ", end="")
-    print("; ".join(f"{name} {before[name]:.0f} and {after[name]:.0f}" for name in before))
-    return {"wrong": wrong, "before": before, "after": after}
-
-
-def _census(sandbox: LocalSandbox) -> dict[str, float]:
-    below = descendants(os.getpid())
-    sizes = [_memory(pid)["Pss"] / 1024 for pid in [os.getpid(), *below]]
-    return {
-        "processes": len(below),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
-        "MB": sum(size for size in sizes if size < 1 << 20),
-    }
-
-
 def main(config: Config) -> None:
     """Run the parts, print tables, and write the metrics."""
     metrics: dict[str, Any] = {}
@@ -365,7 +413,9 @@ def main(config: Config) -> None:
             for part in (latency, throughput):
                 if part.__name__ in config.parts:
                     metrics[part.__name__] = part(config, found)
-    for alone in (sessions, timeouts, soak):
+    if config.against is not None:
+        metrics["against"] = against(config, config.against)
+    for alone in (sessions, timeouts):
         if alone.__name__ in config.parts:
             metrics[alone.__name__] = alone(config)
     if config.output is not None:

@@ -16,12 +16,16 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
 
 
 def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
+    """Return the living processes below one."""
+    parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if fields[0] != "Z" and int(fields[1]) == pid:
-                found |= {int(stat.parent.name)} | descendants(int(stat.parent.name))
+            state, parent, *_ = stat.read_text().rpartition(")")[2].split()
+            if state != "Z":
+                parents[int(stat.parent.name)] = int(parent)
+    found, new = set[int](), {pid}
+    while new := {child for child, parent in parents.items() if parent in new}:
+        found |= new
     return found
 
 
