@@ -13,7 +13,6 @@ from cir_env.sandbox.contract import ExecutionResult, Limits, encode_files, reje
 from cir_env.sandbox.host.launch import PRELOAD, Settings
 from cir_env.sandbox.host.monitor import SessionState, Task
 from cir_env.sandbox.host.supervisor import Supervisor
-from cir_env.sandbox.packages import check_package, paths_to_import
 
 
 def usable_cores() -> int:
@@ -75,15 +74,13 @@ class LocalSandbox:
         if slots < 1 or spares < 0:
             raise OptionError(f"Expect `slots` >= 1 and `spares` >= 0, got {slots} and {spares}.")
         check_choice("isolation", isolation, ("auto", "without-namespaces", "unsafe"))
-        for package in packages:
-            check_package(package)
         self._limits = limits or Limits()
         self._supervisor = Supervisor(
             slots=slots,
             spares=spares,
             settings=Settings(
                 preload=(*preload, *packages),
-                visible=paths_to_import(packages) if packages else (),
+                visible=_paths_to_import(packages) if packages else (),
                 isolation=isolation,
             ),
         )
@@ -168,6 +165,14 @@ class LocalSandbox:
             limits = limits or self._limits
             self._supervisor.submit(Task(code=data, limits=limits, future=future, files=files, session=session))
         return future
+
+
+def _paths_to_import(packages: tuple[str, ...]) -> tuple[str, ...]:
+    from cir_env.sandbox.packages import check_package, paths_to_import
+
+    for package in packages:
+        check_package(package)
+    return paths_to_import(packages)
 
 
 class LocalSession:

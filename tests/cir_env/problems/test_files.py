@@ -131,7 +131,10 @@ OTHER = " If it is meant for something else, set `?{}=` to a field that no row h
         ({"files": "{"}, "Expect JSON in field 'files', got Expecting property name enclosed in double quotes"),
         ({"time_limit_s": "2"}, f"Expect field 'time_limit_s' to be a number, got str.{OTHER.format('time_limit_s')}"),
         ({"memory_limit_mb": True}, "Expect field 'memory_limit_mb' to be a number, got bool."),
-        ({"memory_limit_mb": 1.5}, "Expect `memory_limit_mb` to be a whole number above 0 and at most 1,048,576, got 1.5."),
+        (
+            {"memory_limit_mb": 1.5},
+            "Expect `memory_limit_mb` to be a whole number above 0 and at most 1,048,576, got 1.5.",
+        ),
         ({"time_limit_s": -1}, "Expect `time_limit_s` to be a number above 0 and at most 86,400, got -1."),
     ],
 )
