@@ -43,7 +43,6 @@ class Runner:
         sys.modules["__main__"] = self._module
         self._blocks = 0
         self._log = streams.Log()
-        self._threads = threads.ThreadStarts()
         random.seed(0)  # `random` reseeds itself after a fork.
 
     def warm_up(self) -> None:
@@ -78,7 +77,7 @@ class Runner:
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
         lower(resource.RLIMIT_AS, size + limit + STACK_BYTES + self._log.capacity, reserve=RESERVE_BYTES)
-        self._threads.limit = job.processes
+        threads.limit = job.processes
         if self._counts_threads:
             lower(resource.RLIMIT_NPROC, job.processes)
         lower(resource.RLIMIT_FSIZE, max(job.file_mb * MB, 2 * self._log.capacity))  # Direct output follows the log.
@@ -110,9 +109,7 @@ class Runner:
             release_reserve()
             return wire.MEMORY, last_line(error), ""
         except BaseException as error:
-            over = self._threads.over_limit(error)
-            kind = _kind(error) if over is None else wire.THREADS if over else wire.MEMORY
-            return kind, last_line(error), whole_traceback(error)
+            return _kind(error), last_line(error), whole_traceback(error)
         finally:
             release_reserve()
             flush(out)
@@ -194,6 +191,8 @@ def _kind(error: BaseException) -> int:
     """Distinguish limits that the block exceeded from other errors."""
     if type(error) is OSError and error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
         return wire.FILES
+    if (is_over := threads.is_over_limit(error)) is not None:
+        return wire.THREADS if is_over else wire.MEMORY
     return wire.ERROR
 
 

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from cir_env.sandbox import wire
-from cir_env.sandbox.inside import child, jail, layers, report
+from cir_env.sandbox.inside import child, jail, layers, report, threads
 
 PR_SET_CHILD_SUBREAPER = 36
 MADV_COLLAPSE, HUGE = 25, 2 * 1024 * 1024
@@ -98,6 +98,7 @@ def reset_state() -> None:
     sys.dont_write_bytecode = True
     sys.argv = sys.orig_argv = [report.BLOCK_NAME]
     threading.stack_size(STACK_BYTES)
+    threads.explain_failures()
     gc.collect()
     gc.freeze()
 
