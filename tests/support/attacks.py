@@ -139,8 +139,14 @@ class Range:
         innocent = self._sandbox.run(INNOCENT)
         if (innocent.status, innocent.stdout) != (Status.OK, "[-2, 2] 4.0\n"):
             yield f"expect the next block to run, got {innocent}"
-        if not eventually(lambda: len(descendants(os.getpid())) <= self._processes, 10.0):
-            yield f"expect {self._processes} processes, got {len(descendants(os.getpid()))}"
+        seen: list[str] = []
+
+        def settled() -> bool:
+            seen[:] = [describe(pid) for pid in descendants(os.getpid())]
+            return len(seen) <= self._processes
+
+        if not eventually(settled, 10.0):
+            yield f"expect {self._processes} processes, got {seen}"
 
     def _check_environment(self, code: str) -> list[str]:
         import gymnasium
@@ -154,6 +160,13 @@ class Range:
         _, reward, _, _, info = env.step("I do not know.")
         env.close()
         return [] if not ended and reward < 0 and info["predicted"] is None else [f"expect no answer, got {info}"]
+
+
+def describe(pid: int) -> str:
+    """Return the number, name, state and parent of a process."""
+    with contextlib.suppress(OSError):
+        return " ".join(Path(f"/proc/{pid}/stat").read_text().split()[:4])
+    return f"{pid} has ended"
 
 
 def why_not_here(attack: Attack) -> str | None:

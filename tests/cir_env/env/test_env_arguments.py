@@ -134,7 +134,7 @@ def test_a_bad_argument_is_reported(arguments: dict[str, Any], message: str) -> 
 
 
 def test_a_time_limit_of_zero_is_rejected() -> None:
-    with pytest.raises(OptionError, match=r"^Expect `time_limit_s` to be a finite number above 0, got 0.0"):
+    with pytest.raises(OptionError, match=r"^Expect `time_limit_s` to be a number above 0 and at most 86,400, got 0.0"):
         make(time_limit_s=0)
 
 

@@ -7,10 +7,15 @@ import pytest
 from attacks import ATTACKS, Attack, Driver, why_not_here
 from ordinary_user import NoInterpreter
 
-COMBINATIONS = [(user, isolation) for user in ("own", "ordinary") for isolation in ("auto", "without-namespaces")]
+COMBINATIONS = [
+    pytest.param(("own", "auto"), id="own-auto"),
+    pytest.param(("own", "without-namespaces"), id="own-without-namespaces", marks=pytest.mark.slow),
+    pytest.param(("ordinary", "auto"), id="ordinary-auto", marks=pytest.mark.slow),
+    pytest.param(("ordinary", "without-namespaces"), id="ordinary-without-namespaces", marks=pytest.mark.slow),
+]
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+@pytest.fixture(scope="module", params=COMBINATIONS)
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
     user, isolation = request.param
     if user == "ordinary" and os.geteuid() != 0:
