@@ -68,8 +68,9 @@ class Output:
         return max(0, os.lseek(self.fd, 0, os.SEEK_CUR) - self.log_bytes)
 
     def _drop_direct(self) -> None:
-        os.ftruncate(self.fd, self.log_bytes)
-        os.lseek(self.fd, self.log_bytes, os.SEEK_SET)
+        if os.lseek(self.fd, 0, os.SEEK_CUR) != self.log_bytes:
+            os.ftruncate(self.fd, self.log_bytes)
+            os.lseek(self.fd, self.log_bytes, os.SEEK_SET)
 
     def _read(self, size: int, offset: int) -> bytes:
         return os.pread(self.fd, size, offset) if size > 0 else b""

@@ -12,7 +12,7 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
@@ -106,7 +106,7 @@ class Supervisor(ZygotePool):
     def deadline(self) -> float | None:
         """Return when the next clock has to be checked."""
         times = [worker.next_check for worker in self._running]
-        if self._running and len(self._spare) + len(self._spawning) < self._wanted_spares():
+        if self._running and self._missing_spares() > 0:
             times.append(self._spares_at)
         if (answer_deadline := super().deadline()) is not None:
             times.append(answer_deadline)
@@ -116,8 +116,7 @@ class Supervisor(ZygotePool):
         """Check the limits of running blocks, and start waiting ones."""
         now = time.monotonic()
         for worker in list(self._running):
-            with self._retrying(worker):
-                self._check_limits(worker, now)
+            self._retry_on_error(worker, self._check_limits, worker, now)
         if self.failure is None:
             self._dispatch()
             self._order_children()
@@ -170,11 +169,10 @@ class Supervisor(ZygotePool):
         for left in (self.zygotes, self._workers, self._running, self._spare, self._spawning):
             left.clear()
 
-    @contextlib.contextmanager
-    def _retrying(self, worker: Worker) -> Iterator[None]:
-        """Retry the block of a child that causes an unexpected error; other blocks are not affected."""
+    def _retry_on_error(self, worker: Worker, act: Callable[..., None], *args: object) -> None:
+        """Act on a child; if that causes an unexpected error, retry its block. Other blocks are not affected."""
         try:
-            yield
+            act(*args)
         except Exception:
             log.exception("A process of the sandbox is replaced")
             self._requeue(worker)
@@ -238,14 +236,13 @@ class Supervisor(ZygotePool):
             for fd in fds:
                 os.close(fd)
             return
-        with self._retrying(worker):
-            if report.kind == b"S":
-                self._on_forked(worker, fds)
-            elif report.kind == b"X":
-                worker.set_final_cpu(report.cpu_s)
-                self._on_exit(worker, report.code)
-            else:
-                self._on_missing_child(worker, report.code)
+        if report.kind == b"S":
+            self._retry_on_error(worker, self._on_forked, worker, fds)
+        elif report.kind == b"X":
+            worker.set_final_cpu(report.cpu_s)
+            self._retry_on_error(worker, self._on_exit, worker, report.code)
+        else:
+            self._on_missing_child(worker, report.code)
 
     def _on_forked(self, worker: Worker, fds: list[int]) -> None:
         try:
@@ -383,14 +380,18 @@ class Supervisor(ZygotePool):
     def _order_children(self) -> None:
         """Order the children that blocks wait for, and spares unless a block has just started."""
         missing = min(len(self._queue), self._free_slots())
-        ahead = 0 if self._running and time.monotonic() < self._spares_at else self._wanted_spares()
-        wanted = missing + ahead - len(self._spare) - len(self._spawning)
+        wanted = missing - len(self._spare) - len(self._spawning)
+        if not self._running or time.monotonic() >= self._spares_at:
+            wanted = missing + self._missing_spares()
         for _ in range(min(wanted, MAX_SPAWNING - len(self._spawning))):
             if (zygote := self.least_busy_zygote()) is not None:
                 self._spawn(zygote)
 
-    def _wanted_spares(self) -> int:
-        return min(self.spares, descriptor_limit() // DESCRIPTORS_PER_SPARE)
+    def _missing_spares(self) -> int:
+        """Return how many spares are missing; negative if there are more than enough."""
+        missing = self.spares - len(self._spare) - len(self._spawning)
+        excess = self.spares - descriptor_limit() // DESCRIPTORS_PER_SPARE if missing > 0 else 0
+        return missing - max(0, excess)
 
     def _spawn(self, zygote: ZygoteHandle) -> None:
         try:
@@ -415,13 +416,15 @@ class Supervisor(ZygotePool):
         if task.session is not None:
             task.session.worker = worker
             task.session.blocks += 1
-        with self._retrying(worker):
-            if worker.assign(task):
-                self._watch_sending(worker, worker.send())
-            else:  # It has ended, or a session's earlier block has shut its socket: the block has not run.
-                worker.task = None
-                self._remove_worker(worker)
-                self._retry(task)
+        self._retry_on_error(worker, self._assign, worker, task)
+
+    def _assign(self, worker: Worker, task: Task) -> None:
+        if worker.assign(task):
+            self._watch_sending(worker, worker.send())
+        else:  # It has ended, or a session's earlier block has shut its socket: the block has not run.
+            worker.task = None
+            self._remove_worker(worker)
+            self._retry(task)
 
     def _watch_sending(self, worker: Worker, more: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if more else 0)
@@ -429,10 +432,8 @@ class Supervisor(ZygotePool):
             self._selector.modify(worker.sock, events, partial(self._on_sock, worker))
 
     def _on_sock(self, worker: Worker) -> None:
-        if worker.gone:
-            return
-        with self._retrying(worker):
-            self._read_sock(worker)
+        if not worker.gone:
+            self._retry_on_error(worker, self._read_sock, worker)
 
     def _read_sock(self, worker: Worker) -> None:
         if not worker.ready:

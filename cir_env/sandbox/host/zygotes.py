@@ -96,7 +96,7 @@ class ZygotePool(Loop):
                 if zygote.resume_if_stopped():
                     log.warning("Somebody had stopped a zygote of the sandbox; it continues")
         for zygote in list(self.zygotes):
-            if self._must_answer(zygote) and now > zygote.answer_deadline:
+            if now > zygote.answer_deadline and self._must_answer(zygote):
                 self.remove_zygote(zygote)
         while self._may_start(now):
             self._start()

@@ -65,7 +65,8 @@ class Runner:
     def _serve(self) -> None:
         while (received := wire.receive_job(self._sock)) is not None:
             job, code, files = received
-            wire.write_files(files)
+            if files:
+                wire.write_files(files)
             self._prepare(job)
             outcome = self._execute(code.decode("utf-8", "surrogatepass"), job)
             self._log.end()
