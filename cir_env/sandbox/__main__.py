@@ -5,13 +5,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
 
-from cir_env.errors import SandboxUnavailable
+from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox.http.client import TOKEN_VARIABLE
 from cir_env.sandbox.local import LocalSandbox
+
+MAX_DESCRIPTORS = 65_536
 
 MEANING = {
     "namespaces": "blocks cannot see files, processes and networks of the host",
@@ -31,8 +34,18 @@ def main() -> int:
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     server.add_argument("--port", type=int, default=8700, help="0 for any free port (default: %(default)s)")
     server.add_argument("--slots", type=int, help="number of concurrent blocks (default: usable cores)")
+    server.add_argument(
+        "--max",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="the largest limit of a block that clients may ask for, such as memory_limit_mb=8192, or the number of "
+        "open sessions, such as sessions=2000; may be repeated",
+    )
     options = parser.parse_args()
-    return list_layers() if options.command is None else serve(options.host, options.port, options.slots)
+    if options.command is None:
+        return list_layers()
+    return serve(options.host, options.port, options.slots, options.max)
 
 
 def list_layers() -> int:
@@ -51,14 +64,21 @@ def list_layers() -> int:
     return 0 if verdict.startswith("Blocks can run") else 1
 
 
-def serve(host: str, port: int, slots: int | None) -> int:
+def serve(host: str, port: int, slots: int | None, largest: list[str]) -> int:
     """Run blocks for other machines over HTTP. The token is the variable CIR_SANDBOX_TOKEN, by default a new one."""
     try:
-        from cir_env.sandbox.http import server
+        from cir_env.sandbox.http import log, maxima, server
     except ImportError:
         print("The server needs aiohttp: pip install 'cir-env[remote]'", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.WARNING)
+    try:
+        allowed = maxima.read_maxima(largest, descriptors=_raise_descriptor_limit())
+    except OptionError as error:
+        print(f"Cannot serve: {error}", file=sys.stderr)
+        return 2
+    handler = logging.StreamHandler()
+    handler.addFilter(log.OncePerMinute())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     token = os.environ.get(TOKEN_VARIABLE) or _new_token()
 
     async def run() -> None:
@@ -66,7 +86,7 @@ def serve(host: str, port: int, slots: int | None) -> int:
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await server.serve(sandbox, token, host, port)
+        await server.serve(sandbox, token, host, port, allowed)
 
     with LocalSandbox(slots=slots) as sandbox:
         try:
@@ -74,10 +94,21 @@ def serve(host: str, port: int, slots: int | None) -> int:
             asyncio.run(run())
         except asyncio.CancelledError:
             return 0
+        except server.SandboxFailed as error:
+            print(f"The server ends: its sandbox has failed ({error}).", file=sys.stderr)
+            return 1
         except (SandboxUnavailable, OSError) as error:
             print(f"Cannot serve: {error}", file=sys.stderr)
             return 2
     return 0
+
+
+def _raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, min(hard, MAX_DESCRIPTORS))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def _new_token() -> str:

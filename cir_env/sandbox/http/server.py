@@ -2,14 +2,16 @@
 
 ::
 
-    GET    /                     the layers
+    GET    /                     the layers; 503 and the reason while the sandbox cannot run code
     POST   /run                  {"code": ..., "limits": {...}}  ->  {"status": ..., "stdout": ..., ...}
     POST   /sessions             ->  {"session": ...}
     POST   /sessions/ID/run      like /run, in the namespace of the session
-    DELETE /sessions/ID
+    DELETE /sessions/ID          ends its running block, too
 
 Each request needs the token (`Authorization: Bearer ...`). While a block waits or runs, the response body starts with
-keepalive spaces, one every few seconds, so that a client can tell a busy server from a dead one.
+keepalive spaces, one every few seconds, so that a client can tell a busy server from a dead one. A block ends when its
+client disconnects. Errors are one line of text: 400 for a request that is malformed or exceeds the `Maxima`, 429 while
+the server is full, 503 while the sandbox cannot run code.
 """
 
 import asyncio
@@ -20,33 +22,54 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from typing import Any
 
 from aiohttp import hdrs, web
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox.contract import MAX_CODE_BYTES, Limits, Sandbox, Session
+from cir_env.sandbox.contract import MAX_CODE_BYTES, ExecutionResult, Limits, Sandbox, Session, Status
+from cir_env.sandbox.http import connections
+from cir_env.sandbox.http.connections import Connections, closing
+from cir_env.sandbox.http.maxima import Maxima, read_limits
 
 KEEPALIVE_S = 5.0
 """Seconds between two keepalive spaces."""
 SESSION_TTL_S = 3600.0
 """Seconds without a block after which a session is closed, since its client may have died."""
+SPARED_S = 600.0
+"""Seconds without a block after which a session makes room for a new one when there are too many."""
+WATCH_S = 1.0
+"""Seconds between two checks of connections, sessions and the sandbox."""
+LINGER_S = 1.0
+"""Seconds that a client that is refused gets to send the rest of its request, so that it reads why."""
+QUEUE = 1024
+"""Number of connections that wait until they are accepted."""
 SHUTDOWN_S = 5.0
 """Seconds that blocks in flight get to finish when the server stops."""
 MAX_BODY_BYTES = 6 * MAX_CODE_BYTES + 65_536
 """JSON may encode each byte of the code as up to six bytes."""
 
 
-def make_app(sandbox: Sandbox, token: str, *, session_ttl_s: float = SESSION_TTL_S) -> web.Application:
+CONNECTIONS = web.AppKey("connections", Connections)
+
+Block = Future[ExecutionResult]
+
+
+def make_app(
+    sandbox: Sandbox, token: str, *, maxima: Maxima | None = None, session_ttl_s: float = SESSION_TTL_S
+) -> web.Application:
     """Return the server application of a sandbox; the caller closes the sandbox.
 
     Args:
         sandbox: Runs the blocks.
         token: The token that each request needs.
+        maxima: What clients may ask for.
         session_ttl_s: Seconds after which an unused session is closed.
     """
-    handlers = _Handlers(sandbox, token, session_ttl_s)
+    handlers = _Handlers(sandbox, token, maxima or Maxima(), session_ttl_s)
     app = web.Application(middlewares=[handlers.authenticate], client_max_size=MAX_BODY_BYTES)
+    app[CONNECTIONS] = handlers.connections
     app.add_routes(
         [
             web.get("/", handlers.describe),
@@ -56,128 +79,202 @@ def make_app(sandbox: Sandbox, token: str, *, session_ttl_s: float = SESSION_TTL
             web.delete("/sessions/{name}", handlers.close_session),
         ]
     )
-    app.cleanup_ctx.append(handlers.close_unused)
+    app.cleanup_ctx.append(handlers.watch)
     return app
+
+
+class _OpenSession:
+    """A session, its blocks, and when the last one ended."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.blocks: set[Block] = set()
+        self.last_used = time.monotonic()
+
+    def close(self) -> None:
+        self.session.close()
+        for block in self.blocks:
+            block.cancel()
 
 
 class _Handlers:
     """The request handlers and the open sessions."""
 
-    def __init__(self, sandbox: Sandbox, token: str, session_ttl_s: float) -> None:
+    def __init__(self, sandbox: Sandbox, token: str, maxima: Maxima, session_ttl_s: float) -> None:
+        self.connections = Connections(strangers=maxima.strangers, clients=maxima.connections)
         self._sandbox = sandbox
         self._token = token.encode()
+        self._maxima = maxima
         self._ttl = session_ttl_s
-        self._sessions: dict[str, Session] = {}
-        self._last_used: dict[str, float] = {}
+        self._sessions: dict[str, _OpenSession] = {}
 
     @web.middleware
     async def authenticate(self, request: web.Request, handler: Any) -> web.StreamResponse:
         given = request.headers.get(hdrs.AUTHORIZATION, "").encode("utf-8", "replace")
         if not hmac.compare_digest(given, b"Bearer " + self._token):
-            raise web.HTTPUnauthorized(text="Expect the token of the server in `Authorization: Bearer TOKEN`")
-        response: web.StreamResponse = await handler(request)
-        return response
+            raise closing(web.HTTPUnauthorized(text="Expect the token of the server in `Authorization: Bearer TOKEN`"))
+        with self.connections.serving(request.protocol):
+            response: web.StreamResponse = await handler(request)
+            return response
 
     async def describe(self, request: web.Request) -> web.StreamResponse:
+        self._check_sandbox()
         return web.json_response({"layers": getattr(self._sandbox, "layers", {}), "sessions": len(self._sessions)})
 
     async def run(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, self._sandbox)
+        return await self._answer(request, self._sandbox, set())
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
+        self._check_sandbox()
+        if len(self._sessions) >= self._maxima.sessions:
+            self._close_unused(SPARED_S)
+        if len(self._sessions) >= self._maxima.sessions:
+            raise web.HTTPTooManyRequests(text=f"The server has {self._maxima.sessions} open sessions already")
         name = secrets.token_urlsafe(16)
-        self._sessions[name] = self._sandbox.open_session()
-        self._last_used[name] = time.monotonic()
+        self._sessions[name] = _OpenSession(self._sandbox.open_session())
         return web.json_response({"session": name})
 
     async def run_in_session(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
-        if name not in self._sessions:
+        opened = self._sessions.get(request.match_info["name"])
+        if opened is None:
             raise web.HTTPNotFound(text="Expect an open session, got one that is closed or was unused for too long")
-        self._last_used[name] = float("inf")
         try:
-            return await self._answer(request, self._sessions[name])
+            return await self._answer(request, opened.session, opened.blocks)
         finally:
-            self._last_used[name] = time.monotonic()
+            opened.last_used = time.monotonic()
 
     async def close_session(self, request: web.Request) -> web.StreamResponse:
         self._forget(request.match_info["name"])
         return web.Response()
 
-    async def close_unused(self, app: web.Application) -> AsyncIterator[None]:
-        """Close sessions that were unused for too long, and all of them at shutdown."""
+    async def watch(self, app: web.Application) -> AsyncIterator[None]:
+        """Close idle connections, sessions that were unused for too long, and all sessions at shutdown."""
 
-        async def watch() -> None:
+        async def check() -> None:
             while True:
-                await asyncio.sleep(self._ttl / 10)
-                oldest = time.monotonic() - self._ttl
-                for name in [name for name, used in self._last_used.items() if used < oldest]:
-                    self._forget(name)
+                await asyncio.sleep(WATCH_S)
+                self.connections.close_idle()
+                self._close_unused(self._ttl)
 
-        watching = asyncio.create_task(watch())
+        checking = asyncio.create_task(check())
         yield
-        watching.cancel()
+        checking.cancel()
         for name in list(self._sessions):
             self._forget(name)
 
-    def _forget(self, name: str) -> None:
-        self._last_used.pop(name, None)
-        session = self._sessions.pop(name, None)
-        if session is not None:
-            session.close()
+    def _check_sandbox(self) -> None:
+        if (failure := getattr(self._sandbox, "failure", None)) is not None:
+            raise web.HTTPServiceUnavailable(text=f"The sandbox cannot run code: {failure}")
 
-    async def _answer(self, request: web.Request, runner: Sandbox | Session) -> web.StreamResponse:
+    def _close_unused(self, seconds: float) -> None:
+        oldest = time.monotonic() - seconds
+        for name in [name for name, each in self._sessions.items() if not each.blocks and each.last_used < oldest]:
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        opened = self._sessions.pop(name, None)
+        if opened is not None:
+            opened.close()
+
+    async def _answer(self, request: web.Request, runner: Sandbox | Session, blocks: set[Block]) -> web.StreamResponse:
         """Run the block of a request; send keepalive spaces until its result is available."""
-        code, limits = await _read_block(request)
+        code, limits = await self._read_block(request)
         try:
-            future = asyncio.wrap_future(runner.submit(code, limits))
+            block = runner.submit(code, limits)
         except SandboxUnavailable as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
-        await response.prepare(request)
+        blocks.add(block)
         try:
+            response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
+            await response.prepare(request)
+            future = asyncio.wrap_future(block)
             while not (await asyncio.wait([future], timeout=KEEPALIVE_S))[0]:
                 await response.write(b" ")
-            body = dataclasses.asdict(future.result())
-        except SandboxUnavailable as error:
-            body = {"unavailable": str(error)}
+            await response.write(json.dumps(_result(future)).encode())
+            await response.write_eof()
         finally:
-            future.cancel()  # If the client has disconnected, a waiting block must not run.
-        await response.write(json.dumps(body).encode())
-        await response.write_eof()
+            block.cancel()  # If the client has disconnected, it must neither wait nor run on.
+            blocks.discard(block)
         return response
 
+    async def _read_block(self, request: web.Request) -> tuple[str, Limits | None]:
+        """Return the code and the limits of a request."""
+        expected = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}}'
+        body: Any = None
+        try:
+            async with asyncio.timeout(connections.IDLE_S):
+                text = await request.text()
+            body = json.loads(text)
+        except TimeoutError:
+            raise closing(web.HTTPRequestTimeout(text=f"Expect a request within {connections.IDLE_S:g} s")) from None
+        except (ValueError, LookupError, RecursionError):  # LookupError: an unknown charset
+            pass
+        if not isinstance(body, dict) or not isinstance(body.get("code"), str):
+            raise web.HTTPBadRequest(text=expected)
+        code, limits = body["code"], body.get("limits")
+        if len(code.encode("utf-8", "surrogatepass")) > MAX_CODE_BYTES:
+            raise web.HTTPBadRequest(text=f"Expect code of at most {MAX_CODE_BYTES // 1024} KB, got more")
+        if limits is None:
+            return code, None
+        if not isinstance(limits, dict):
+            raise web.HTTPBadRequest(text=expected)
+        try:
+            return code, read_limits(limits, self._maxima.limits)
+        except OptionError as error:
+            raise web.HTTPBadRequest(text=f"{error!s:.300}") from None
 
-async def _read_block(request: web.Request) -> tuple[str, Limits | None]:
-    """Return the code and the limits of a request."""
-    expected = 'Expect JSON {"code": TEXT, "limits": {NAME: NUMBER}}'
-    body: Any = None
-    with contextlib.suppress(ValueError):
-        body = json.loads(await request.text())
-    if not isinstance(body, dict) or not isinstance(body.get("code"), str):
-        raise web.HTTPBadRequest(text=expected)
-    if body.get("limits") is None:
-        return body["code"], None
+
+def _result(future: "asyncio.Future[ExecutionResult]") -> dict[str, Any]:
+    if future.cancelled():
+        error = "the block was cancelled: its session was closed"
+        cancelled = ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=error, cpu_seconds=0.0)
+        return dataclasses.asdict(cancelled)
     try:
-        return body["code"], Limits(**body["limits"])
-    except (TypeError, OptionError) as error:
-        raise web.HTTPBadRequest(text=f"{expected}: {error}") from None
+        return dataclasses.asdict(future.result())
+    except SandboxUnavailable as error:
+        return {"unavailable": str(error)}
 
 
-async def serve(sandbox: Sandbox, token: str, host: str, port: int) -> None:
-    """Serve until the task is cancelled; print the address once the server is up.
+@contextlib.asynccontextmanager
+async def listen(app: web.Application, host: str, port: int, *, shutdown_s: float = SHUTDOWN_S) -> AsyncIterator[str]:
+    """Serve an application of `make_app`; yield its address.
 
     Raises:
         OSError: The address cannot be bound.
     """
     runner = web.AppRunner(
-        make_app(sandbox, token), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
+        app, access_log=None, handler_cancellation=True, lingering_time=LINGER_S, shutdown_timeout=shutdown_s
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        print(f"Serving a sandbox on http://{host}:{runner.addresses[0][1]}", flush=True)
-        await asyncio.Event().wait()
+        make, held = runner.server, app[CONNECTIONS]
+        assert make is not None
+        batch = max(1, min(128, held.max_strangers // 2))  # So many are accepted before the first of them is read.
+        server = await asyncio.get_running_loop().create_server(lambda: held.accept(make), host, port, backlog=batch)
+        for each in server.sockets:
+            with each.dup() as listener:
+                listener.listen(QUEUE)  # the kernel may hold more that asyncio has not accepted yet
+        try:
+            yield f"http://{host}:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
+
+
+class SandboxFailed(Exception):
+    """The sandbox of a server will never run code again."""
+
+
+async def serve(sandbox: Sandbox, token: str, host: str, port: int, maxima: Maxima) -> None:
+    """Serve until the task is cancelled; print the address once the server is up.
+
+    Raises:
+        OSError: The address cannot be bound.
+        SandboxFailed: The sandbox will never run code again.
+    """
+    async with listen(make_app(sandbox, token, maxima=maxima), host, port) as url:
+        print(f"Serving a sandbox on {url}", flush=True)
+        while not getattr(sandbox, "failure_is_final", False):
+            await asyncio.sleep(WATCH_S)
+    raise SandboxFailed(getattr(sandbox, "failure", None))
