@@ -53,8 +53,6 @@ class Connections:
             yield
         finally:
             self._clients[protocol] = time.monotonic() + IDLE_S
-            if protocol.transport is None:
-                del self._clients[protocol]
 
     def close_idle(self) -> None:
         """Close the connections whose deadline is over."""

@@ -29,7 +29,7 @@ class Maxima:
     """Number of open sessions."""
     connections: int = 4096
     """Number of connections of clients, and so of blocks that wait or run."""
-    strangers: int = 256
+    strangers: int = 1024
     """Number of connections that have not sent the token yet."""
 
 

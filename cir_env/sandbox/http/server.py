@@ -249,7 +249,8 @@ async def listen(app: web.Application, host: str, port: int, *, shutdown_s: floa
     try:
         make, held = runner.server, app[CONNECTIONS]
         assert make is not None
-        batch = max(1, min(128, held.max_strangers // 2))  # So many are accepted before the first of them is read.
+        # asyncio accepts a batch before it reads again: a client must be read before it is the oldest stranger.
+        batch = max(1, min(128, held.max_strangers // 8))
         server = await asyncio.get_running_loop().create_server(lambda: held.accept(make), host, port, backlog=batch)
         for each in server.sockets:
             with each.dup() as listener:

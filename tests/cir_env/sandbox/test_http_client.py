@@ -167,13 +167,28 @@ def test_a_session_is_opened_on_another_server() -> None:
                 assert session.run("print(x)").stdout == "1\n"
 
 
-def test_a_block_moves_on_from_a_server_whose_sandbox_failed() -> None:
+def test_a_server_whose_sandbox_failed_is_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cir_env.sandbox.http.balancing.FIRST_BACKOFF_S", 30.0)
+    monkeypatch.setattr("random.Random.shuffle", lambda *_: None)
     app, asked = answering(503, "The sandbox cannot run code: it is broken")
-    with Served(app) as broken, Served(make_app(FakeSandbox(), TOKEN)) as server:
-        while not asked:
-            with RemoteSandbox(broken.url, server.url, token=TOKEN) as sandbox:
-                assert sandbox.run("print(1)").stdout == "1\n"
-                assert sandbox.open_session().run("print(1)").stdout == "1\n"
+    with (
+        Served(app) as broken,
+        Served(make_app(FakeSandbox(), TOKEN)) as server,
+        RemoteSandbox(broken.url, server.url, token=TOKEN) as sandbox,
+    ):
+        assert sandbox.open_session().run("print(1)").stdout == "1\n"
+        assert [sandbox.run("print(1)").stdout for _ in range(5)] == ["1\n"] * 5
+    assert asked == ["/sessions"]
+
+
+def test_a_block_that_breaks_servers_is_sent_to_two_of_them() -> None:
+    apps = [answering(500) for _ in range(4)]
+    with ExitStack() as stack:
+        urls = [stack.enter_context(Served(app)).url for app, _ in apps]
+        sandbox = stack.enter_context(RemoteSandbox(*urls, token=TOKEN))
+        with pytest.raises(SandboxUnavailable, match="will not run code: 500 no"):
+            sandbox.run("1")
+    assert sorted(asked for _, asked in apps) == [[], [], ["/run"], ["/run"]]
 
 
 @pytest.mark.parametrize(("status", "requests"), [(400, 1), (401, 1), (404, 1), (413, 1), (500, 2), (501, 2), (503, 2)])
