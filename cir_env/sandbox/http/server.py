@@ -41,10 +41,10 @@ SPARED_S = 600.0
 """Seconds without a block after which a session makes room for a new one when there are too many."""
 WATCH_S = 1.0
 """Seconds between two checks of connections, sessions and the sandbox."""
+QUEUE = 1024
+"""Number of connections that the kernel holds until they are accepted."""
 LINGER_S = 1.0
 """Seconds that a client that is refused gets to send the rest of its request, so that it reads why."""
-QUEUE = 1024
-"""Number of connections that wait until they are accepted."""
 SHUTDOWN_S = 5.0
 """Seconds that blocks in flight get to finish when the server stops."""
 MAX_BODY_BYTES = 6 * MAX_CODE_BYTES + 65_536
@@ -122,7 +122,7 @@ class _Handlers:
         return web.json_response({"layers": getattr(self._sandbox, "layers", {}), "sessions": len(self._sessions)})
 
     async def run(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, self._sandbox, set())
+        return await self._answer(request, self._sandbox, *await self._read_block(request), set())
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
         self._check_sandbox()
@@ -135,11 +135,12 @@ class _Handlers:
         return web.json_response({"session": name})
 
     async def run_in_session(self, request: web.Request) -> web.StreamResponse:
-        opened = self._sessions.get(request.match_info["name"])
+        code, limits = await self._read_block(request)
+        opened = self._sessions.get(request.match_info["name"])  # looked up last: it may be closed meanwhile
         if opened is None:
             raise web.HTTPNotFound(text="Expect an open session, got one that is closed or was unused for too long")
         try:
-            return await self._answer(request, opened.session, opened.blocks)
+            return await self._answer(request, opened.session, code, limits, opened.blocks)
         finally:
             opened.last_used = time.monotonic()
 
@@ -176,9 +177,10 @@ class _Handlers:
         if opened is not None:
             opened.close()
 
-    async def _answer(self, request: web.Request, runner: Sandbox | Session, blocks: set[Block]) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, runner: Sandbox | Session, code: str, limits: Limits | None, blocks: set[Block]
+    ) -> web.StreamResponse:
         """Run the block of a request; send keepalive spaces until its result is available."""
-        code, limits = await self._read_block(request)
         try:
             block = runner.submit(code, limits)
         except SandboxUnavailable as error:
@@ -247,18 +249,22 @@ async def listen(app: web.Application, host: str, port: int, *, shutdown_s: floa
     )
     await runner.setup()
     try:
-        make, held = runner.server, app[CONNECTIONS]
+        make, loop = runner.server, asyncio.get_running_loop()
         assert make is not None
-        # asyncio accepts a batch before it reads again: a client must be read before it is the oldest stranger.
-        batch = max(1, min(128, held.max_strangers // 8))
-        server = await asyncio.get_running_loop().create_server(lambda: held.accept(make), host, port, backlog=batch)
-        for each in server.sockets:
-            with each.dup() as listener:
-                listener.listen(QUEUE)  # the kernel may hold more that asyncio has not accepted yet
+        bound = await loop.create_server(make, host, port, start_serving=False)
+        listeners = [each.dup() for each in bound.sockets]
+        bound.close()
+        for each in listeners:
+            each.setblocking(False)
+            each.listen(QUEUE)
+        accepting = [asyncio.create_task(app[CONNECTIONS].accept(each, make)) for each in listeners]
         try:
-            yield f"http://{host}:{server.sockets[0].getsockname()[1]}"
+            yield f"http://{host}:{listeners[0].getsockname()[1]}"
         finally:
-            server.close()
+            for task, each in zip(accepting, listeners, strict=True):
+                task.cancel()
+                await asyncio.wait([task])
+                each.close()
     finally:
         await runner.cleanup()
 

@@ -25,6 +25,7 @@ from served_sandbox import (
     connect_to,
     ended_by_the_server,
     exchange,
+    read_response,
     request,
 )
 
@@ -313,6 +314,17 @@ def test_the_block_of_a_future_that_was_cancelled_ends(waiting: WaitingSandbox) 
         assert eventually(lambda: bool(waiting.futures))
         assert future.cancel()
         assert eventually(waiting.futures[0].cancelled)
+
+
+def test_a_block_whose_session_is_closed_while_it_is_sent_does_not_run(waiting: WaitingSandbox) -> None:
+    with Served(make_app(waiting, TOKEN)) as server, connect_to(server.url) as connection:
+        path = f"/sessions/{json.loads(exchange(server.url, request('POST', '/sessions'))[1])['session']}"
+        data = request("POST", f"{path}/run", block("1"))
+        connection.sendall(data[:-1])
+        assert exchange(server.url, request("DELETE", path))[0] == 200
+        connection.sendall(data[-1:])
+        assert read_response(connection)[0] == 404
+    assert waiting.futures == []
 
 
 def test_the_blocks_of_a_session_end_when_it_is_closed(waiting: WaitingSandbox) -> None:
