@@ -18,10 +18,12 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import torch
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
 KEY = "CIR_ENGINE_KEY"
 _REPLY_WITHIN_S = 0.02  # longest wait for a completion before a poll is answered, plus one step of the engine
 _GREETING_WITHIN_S = 30.0  # timeout of the handshake, and of each read within a message
+_SECRET_WITHIN_S = 5.0  # from accepting a connection until it has proved that it knows the secret
+_MAX_STRANGERS = 64  # connections that have not; one more closes the oldest
+_ACCEPT_S = 0.05  # between two looks at the strangers
 _ANSWER_WITHIN_S = 600.0
+_CALLS = ("describe", "order", "poll", "load_weights", "sleep")
 
 Link: TypeAlias = "Connection[Any, Any]"
 
@@ -252,7 +258,7 @@ class _Server:
         self._done: list[Completion] = []
 
     def attend(self, connection: Link) -> None:
-        """Serve a client until it disconnects, or until it has been told that the engine failed."""
+        """Serve a client until it disconnects or breaks the protocol, or has been told that the engine failed."""
         try:
             while self.failure is None:
                 self._sample_until_asked(connection)
@@ -275,11 +281,17 @@ class _Server:
         """Execute the client's next call; return its result, or an exception for the client to raise."""
         try:
             name, arguments = connection.recv()
+            if name not in _CALLS:
+                raise EOFError("not a call")
+            if name == "load_weights":
+                version, names = arguments
+                arguments = (version, {each: _receive_tensor(connection) for each in names})
         except (ImportError, AttributeError) as error:
             return EngineError(f"The engine's process cannot unpickle a request: {error}. Install the package there.")
-        if name == "load_weights":
-            version, names = arguments
-            arguments = (version, {each: _receive_tensor(connection) for each in names})
+        except OSError:
+            raise
+        except Exception as error:  # whatever unpickling garbage raises
+            raise EOFError("not a message of the protocol") from error
         try:
             if self.failure is None:
                 return getattr(self, f"_{name}")(*arguments)
@@ -331,6 +343,62 @@ def _receive_tensor(connection: Link) -> torch.Tensor:
     return torch.frombuffer(bytearray(connection.recv_bytes()), dtype=dtype).view(shape)
 
 
+class _Door:
+    """Accepts connections and lets in those that know the secret, however many others are silent."""
+
+    def __init__(self, listener: socket.socket, key: bytes) -> None:
+        self._listener, self._key = listener, key
+        self._strangers: dict[socket.socket, float] = {}  # with their deadlines; the oldest is the first
+        self._known: SimpleQueue[Link] = SimpleQueue()
+        listener.settimeout(_ACCEPT_S)
+
+    def next_client(self) -> Link:
+        """Wait for a client.
+
+        Raises:
+            OSError: The listener is closed.
+        """
+        while True:
+            with suppress(TimeoutError, ConnectionError):
+                self._greet(self._listener.accept()[0])
+            self._dismiss()
+            while len(self._strangers) > 2 * _MAX_STRANGERS:  # until their threads have ended
+                time.sleep(_ACCEPT_S)
+            with suppress(Empty):
+                client = self._known.get_nowait()
+                try:
+                    answer_challenge(client, self._key)
+                    return client
+                except (AuthenticationError, EOFError, OSError, AssertionError):
+                    client.close()
+
+    def _greet(self, connected: socket.socket) -> None:
+        """Ask for the secret, in a thread."""
+
+        def ask() -> None:
+            connection = _link(connected)
+            try:
+                deliver_challenge(connection, self._key)
+                self._known.put(connection)
+            except Exception:  # whatever a stranger says
+                connection.close()
+            finally:
+                del self._strangers[watched]
+                watched.close()
+
+        watched = connected.dup()
+        self._strangers[watched] = time.monotonic() + _SECRET_WITHIN_S
+        Thread(target=ask, daemon=True).start()
+
+    def _dismiss(self) -> None:
+        """Disconnect strangers that are late or too many, which ends their threads."""
+        strangers = list(self._strangers.items())
+        for number, (stranger, deadline) in enumerate(strangers, _MAX_STRANGERS - len(strangers)):
+            if number < 0 or deadline < time.monotonic():
+                with suppress(OSError):
+                    stranger.shutdown(socket.SHUT_RDWR)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket for :func:`serve`.
 
@@ -354,14 +422,10 @@ def serve(engine: Engine, listener: socket.socket, key: bytes, *, dtype: torch.d
 
     Raises:
         Exception: What the engine failed with, after the client has been told.
+        OSError: The listener is closed.
     """
-    server = _Server(engine, dtype)
+    server, door = _Server(engine, dtype), _Door(listener, key)
     while server.failure is None:
-        with _link(listener.accept()[0]) as connection:
-            try:
-                deliver_challenge(connection, key)
-                answer_challenge(connection, key)
-            except (AuthenticationError, EOFError, OSError, AssertionError):
-                continue  # a client without the secret
+        with door.next_client() as connection:
             server.attend(connection)
     raise server.failure

@@ -10,6 +10,7 @@ import signal
 import sys
 
 from cir_env.errors import OptionError, SandboxUnavailable
+from cir_env.sandbox.host.zygotes import descriptor_limit, raise_descriptor_limit
 from cir_env.sandbox.http.client import TOKEN_VARIABLE
 from cir_env.sandbox.local import LocalSandbox
 
@@ -32,11 +33,19 @@ def main() -> int:
     server.add_argument("--port", type=int, default=8700, help="0 for any free port (default: %(default)s)")
     server.add_argument("--slots", type=int, help="number of concurrent blocks (default: usable cores)")
     server.add_argument("--packages", default="", help="packages that blocks may import, separated by commas")
+    server.add_argument(
+        "--max",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="the largest limit of a block that clients may ask for, such as memory_limit_mb=8192, or the number of "
+        "open sessions, such as sessions=2000; may be repeated",
+    )
     options = parser.parse_args()
     if options.command is None:
         return list_layers()
     packages = tuple(options.packages.replace(",", " ").split())
-    return serve(options.host, options.port, options.slots, packages)
+    return serve(options.host, options.port, options.slots, packages, options.max)
 
 
 def list_layers() -> int:
@@ -55,14 +64,23 @@ def list_layers() -> int:
     return 0 if verdict.startswith("Blocks can run") else 1
 
 
-def serve(host: str, port: int, slots: int | None, packages: tuple[str, ...]) -> int:
+def serve(host: str, port: int, slots: int | None, packages: tuple[str, ...], largest: list[str]) -> int:
     """Run blocks for other machines over HTTP. The token is the variable CIR_SANDBOX_TOKEN, by default a new one."""
     try:
-        from cir_env.sandbox.http import server
+        from cir_env.sandbox.http import log, maxima, server
     except ImportError:
         print("The server needs aiohttp: pip install 'cir-env[remote]'", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.WARNING)
+    raise_descriptor_limit()
+    try:
+        allowed = maxima.read_maxima(largest, descriptors=descriptor_limit())
+        sandbox = LocalSandbox(slots=slots, packages=packages)
+    except OptionError as error:
+        print(f"Cannot serve: {error}", file=sys.stderr)
+        return 2
+    handler = logging.StreamHandler()
+    handler.addFilter(log.OncePerMinute())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     token = os.environ.get(TOKEN_VARIABLE) or _new_token()
 
     async def run() -> None:
@@ -70,19 +88,17 @@ def serve(host: str, port: int, slots: int | None, packages: tuple[str, ...]) ->
         assert task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await server.serve(sandbox, token, host, port)
+        await server.serve(sandbox, token, host, port, allowed)
 
-    try:
-        sandbox = LocalSandbox(slots=slots, packages=packages)
-    except OptionError as error:
-        print(f"Cannot serve: {error}", file=sys.stderr)
-        return 2
     with sandbox:
         try:
             sandbox.run("")
             asyncio.run(run())
         except asyncio.CancelledError:
             return 0
+        except server.SandboxFailed as error:
+            print(f"The server ends: its sandbox has failed ({error}).", file=sys.stderr)
+            return 1
         except (SandboxUnavailable, OSError) as error:
             print(f"Cannot serve: {error}", file=sys.stderr)
             return 2

@@ -9,27 +9,47 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import threading
+import time
 import weakref
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
 
 from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox.contract import ExecutionResult, Limits, Status, encode_files, reject_code
+from cir_env.sandbox.http.balancing import Server, shuffled
 
 TOKEN_VARIABLE = "CIR_SANDBOX_TOKEN"
 CONNECT_S = 10.0
 MAX_CONNECTIONS = 4096
+KEEP_S = 5.0
+"""Seconds that an idle connection is kept: fewer than the server keeps it, so that no request meets its end."""
 RETRY_PAUSE_S = 1.0
+BUSY_S = 30.0
+"""Seconds to wait for a free place while all servers are full."""
+FULL = 429
+GATEWAY_ERRORS = (502, 503, 504)
+"""Statuses of a server that cannot run code at present, or of a proxy that does not reach it."""
+
+T = TypeVar("T")
 
 
 class _Rejected(Exception):
-    """A server answered that it will not run the block."""
+    """A server answered with an error."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(f"{status} {why}")
+        self.status = status
+
+
+class _Failed(Exception):
+    """A server was reached, but returned no result."""
 
 
 class _HttpSandbox(ABC):
@@ -44,7 +64,7 @@ class _HttpSandbox(ABC):
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
                 raise OptionError(f"Expect the address of a sandbox server like http://host:8700, got {url!r}.")
-        self._busy = {url.rstrip("/"): 0 for url in urls}
+        self._servers = shuffled(url.rstrip("/") for url in urls)
         self._limits = limits or Limits()
         self._token = token
         self._lock = threading.RLock()  # Reentrant: a session may be garbage-collected while it is held.
@@ -91,46 +111,85 @@ class _HttpSandbox(ABC):
 
     @abstractmethod
     async def _ask(
-        self, url: str, code: str, limits: Limits, files: Mapping[str, str] | None = None
+        self, server: Server, code: str, limits: Limits, files: Mapping[str, str] | None = None
     ) -> ExecutionResult:
         """Run a block on one server."""
 
     async def _run(self, code: str, limits: Limits, files: Mapping[str, str] | None) -> ExecutionResult:
-        """Try the servers from the least busy to the busiest, twice each; blocks without a session may be retried."""
         if (rejection := reject_code(code)) is not None:
             return rejection
-        reached, why = False, ""
-        urls = sorted(self._busy, key=self._busy.__getitem__)
-        for attempt, url in enumerate(urls * 2):
-            await asyncio.sleep(RETRY_PAUSE_S * (attempt == len(urls)))
-            self._busy[url] += 1
-            try:
-                return await self._ask(url, code, limits, files)
-            except _Rejected as error:
-                raise SandboxUnavailable(f"The sandbox server at {url} will not run code: {error}") from None
-            except _failures() as error:
-                reached |= not _unreachable(error)
-                why = f"{url}: {type(error).__name__}: {error}"
-            finally:
-                self._busy[url] -= 1
-        if reached:
-            return _infrastructure_error(f"no sandbox server returned a result: {why}")
-        raise SandboxUnavailable(
-            f"Expect a sandbox server, got no answer from {why}. Start one with: python -m cir_env.sandbox serve"
-        )
+        try:
+            return await self._try_servers(lambda server: self._ask(server, code, limits, files))
+        except _Failed as error:
+            return _infrastructure_error(f"no sandbox server returned a result: {error}")
 
-    async def _post(self, url: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        """Send a request and return the JSON of the response."""
+    async def _try_servers(
+        self, ask: Callable[[Server], Awaitable[T]], servers: Sequence[Server] = (), *, rounds: int = 2
+    ) -> T:
+        """Ask the least busy server that works, then the others; while one is full, wait for a free place.
+
+        Args:
+            ask: Sends a request to a server.
+            servers: The servers to try; by default all.
+            rounds: How often to try each of them.
+
+        Raises:
+            SandboxUnavailable: No server was reached, or one rejected the request.
+            _Failed: A server was reached, but returned no result.
+        """
+        end, server_errors = time.monotonic() + BUSY_S, 0
+        while True:
+            full, untried = False, list(servers or self._servers)
+            while untried:
+                # No `await` before `take`, so that each request of a burst sees what the earlier ones took.
+                server = min(untried, key=Server.rank)
+                untried.remove(server)
+                server.take()
+                try:
+                    return await ask(server)
+                except _Rejected as error:
+                    why = f"The sandbox server at {server.url} will not run code: {error}"
+                    failure: Exception = SandboxUnavailable(why)
+                    server_errors += error.status >= 500
+                    if error.status in GATEWAY_ERRORS:
+                        server.failed(str(error))
+                    elif error.status == FULL:
+                        full, failure = True, _Failed(why)
+                    elif error.status < 500 or server_errors > 1:
+                        raise failure from None
+                except _failures() as error:
+                    why = f"{server.url}: {type(error).__name__}: {error}"
+                    failure = _Failed(why)
+                    if _unreachable(error):
+                        start = "Start one with: python -m cir_env.sandbox serve"
+                        failure = SandboxUnavailable(f"Expect a sandbox server, got no answer from {why}. {start}")
+                    server.failed(why)
+                finally:
+                    server.busy -= 1
+            if not full or time.monotonic() > end:
+                rounds -= 1
+            if rounds <= 0:
+                raise failure
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _post(
+        self, server: Server, path: str, body: dict[str, Any] | None = None, method: str = "POST"
+    ) -> dict[str, Any]:
+        """Send a request and return the JSON object of the response."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         assert self._connection is not None
-        timeout = self._timeout()
-        async with self._connection.http.request(method, url, json=body, headers=headers, timeout=timeout) as response:
-            text = await response.text()
-            if response.status >= 500 and response.status != 503:
-                response.raise_for_status()
+        async with self._connection.http.request(
+            method, server.url + path, json=body, headers=headers, timeout=self._timeout()
+        ) as response:
+            if response.status not in GATEWAY_ERRORS:
+                server.answered()
+            text = (await response.text()).strip()
             if response.status >= 300:
-                raise _Rejected(f"{response.status} {text.strip() or response.reason}")
-            return json.loads(text) if text.strip() else None
+                raise _Rejected(response.status, text.partition("\n")[0][:300] or str(response.reason))
+            reply = json.loads(text or "{}")
+            if not isinstance(reply, dict):
+                raise ValueError(f"Expect a JSON object, got {text[:80]!r}")
+            return reply
 
     def _timeout(self) -> Any:
         import aiohttp
@@ -148,8 +207,9 @@ class _HttpSandbox(ABC):
         with self._lock:
             if self._closed:
                 raise SandboxUnavailable("Expect an open sandbox, got one that is closed. Make a new one.")
-            if self._pid != os.getpid():  # Threads do not survive a fork.
+            if self._pid != os.getpid():  # Threads do not survive a fork, and the requests are those of the parent.
                 self._pid, self._connection = os.getpid(), None
+                self._servers = shuffled(server.url for server in self._servers)
             if self._connection is None:
                 self._connection = _Connection()
                 weakref.finalize(self, self._connection.close)
@@ -184,11 +244,12 @@ class RemoteSandbox(_HttpSandbox):
         return RemoteSession(self, files)
 
     async def _ask(
-        self, url: str, code: str, limits: Limits, files: Mapping[str, str] | None = None
+        self, server: Server, code: str, limits: Limits, files: Mapping[str, str] | None = None, session: str = ""
     ) -> ExecutionResult:
-        reply = await self._post(f"{url}/run", {"code": code, "limits": dataclasses.asdict(limits), **_body(files)})
+        body = {"code": code, "limits": dataclasses.asdict(limits), **_body(files)}
+        reply = await self._post(server, f"{session}/run", body)
         if "unavailable" in reply:
-            raise _Rejected(reply["unavailable"])
+            raise _Rejected(503, reply["unavailable"])
         texts = {name: str(reply.get(name, "")) for name in ("stdout", "error", "traceback")}
         return ExecutionResult(status=Status(reply["status"]), cpu_seconds=float(reply["cpu_seconds"]), **texts)
 
@@ -203,7 +264,8 @@ class RemoteSession:
         self._sandbox = sandbox
         self._files = files
         self._lock: asyncio.Lock | None = None
-        self._url = ""
+        self._server: Server | None = None
+        self._path = ""
         self._lost = ""
         self._finalizer: Callable[[], object] = lambda: None
 
@@ -229,19 +291,24 @@ class RemoteSession:
             if (rejection := reject_code(code)) is not None:
                 return rejection
             try:
-                if not self._url:
-                    await self._open(sandbox)
-                return await sandbox._ask(self._url, code, limits)
-            except _failures(_Rejected) as error:
-                self._lost = f"the server of the session failed: {type(error).__name__}: {error}"
+                if self._server is None:
+                    self._server = await self._open(sandbox)
+                return await sandbox._try_servers(
+                    lambda server: sandbox._ask(server, code, limits, session=self._path), [self._server], rounds=1
+                )
+            except (SandboxUnavailable, _Failed) as error:
+                self._lost = f"the server of the session failed: {error}"
                 return _infrastructure_error(self._lost)
 
-    async def _open(self, sandbox: RemoteSandbox) -> None:
-        url = min(sandbox._busy, key=sandbox._busy.__getitem__)
-        reply = await sandbox._post(f"{url}/sessions", _body(self._files))
-        self._url = f"{url}/sessions/{reply['session']}"
-        sandbox._busy[url] += 1  # An open session occupies a process, like a running block.
-        self._finalizer = weakref.finalize(self, _end_session, sandbox, url, self._url)
+    async def _open(self, sandbox: RemoteSandbox) -> Server:
+        async def ask(server: Server) -> tuple[Server, str]:
+            return server, (await sandbox._post(server, "/sessions", _body(self._files)))["session"]
+
+        server, name = await sandbox._try_servers(ask)
+        server.busy += 1  # An open session occupies a process, like a running block.
+        self._path = f"/sessions/{name}"
+        self._finalizer = weakref.finalize(self, _end_session, sandbox, server, self._path)
+        return server
 
 
 def _body(files: Mapping[str, str] | None) -> dict[str, Any]:
@@ -249,11 +316,11 @@ def _body(files: Mapping[str, str] | None) -> dict[str, Any]:
     return {"files": dict(files)} if files else {}
 
 
-def _end_session(sandbox: RemoteSandbox, url: str, session_url: str) -> None:
+def _end_session(sandbox: RemoteSandbox, server: Server, path: str) -> None:
     async def end() -> None:
-        sandbox._busy[url] -= 1
-        with contextlib.suppress(*_failures(_Rejected)):
-            await sandbox._post(session_url, method="DELETE")
+        server.busy -= 1
+        with contextlib.suppress(SandboxUnavailable, _Failed):
+            await sandbox._try_servers(lambda _: sandbox._post(server, path, method="DELETE"), [server], rounds=1)
 
     with contextlib.suppress(SandboxUnavailable):
         sandbox._connect().send_last(end)
@@ -288,7 +355,7 @@ class SandboxFusion(_HttpSandbox):
         raise SandboxUnavailable("Expect a sandbox with sessions, got SandboxFusion. Use stateful=False.")
 
     async def _ask(
-        self, url: str, code: str, limits: Limits, files: Mapping[str, str] | None = None
+        self, server: Server, code: str, limits: Limits, files: Mapping[str, str] | None = None
     ) -> ExecutionResult:
         body = {
             "code": code,
@@ -298,7 +365,7 @@ class SandboxFusion(_HttpSandbox):
         }
         if files:
             body["files"] = {name: b64encode(data).decode() for name, data in encode_files(files).items()}
-        reply = await self._post(f"{url}/run_code", body)
+        reply = await self._post(server, "/run_code", body)
         ran = reply.get("run_result")
         if reply.get("status") == "SandboxError" or ran is None:
             return _infrastructure_error(f"SandboxFusion failed: {reply.get('message')}")
@@ -326,7 +393,9 @@ class _Connection:
         self._thread.start()
 
         async def connect() -> aiohttp.ClientSession:
-            return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS))
+            descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            limit = max(1, min(MAX_CONNECTIONS, descriptors // 2))
+            return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEP_S))
 
         self._closing_tasks: set[asyncio.Task[None]] = set()
         self.http = asyncio.run_coroutine_threadsafe(connect(), self._loop).result()
@@ -381,11 +450,11 @@ def _infrastructure_error(why: str) -> ExecutionResult:
     return ExecutionResult(status=Status.INFRASTRUCTURE, stdout="", error=why, cpu_seconds=0.0)
 
 
-def _failures(*others: type[Exception]) -> tuple[type[Exception], ...]:
+def _failures() -> tuple[type[Exception], ...]:
     """Return the exceptions of failed connections and malformed responses."""
     import aiohttp
 
-    return (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError, *others)
+    return (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, KeyError)
 
 
 def _unreachable(error: Exception) -> bool:

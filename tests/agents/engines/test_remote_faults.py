@@ -2,9 +2,10 @@
 
 import http.server
 import os
+import pickle
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Client, Listener
 from threading import Thread
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from agents_fakes import CallScanner, FakeEngine, tiny_qwen2, transformers_engine
 from engine_contract import CHAT, PROMPT, complete, finish
+from observe import eventually
 from serving import Halting, Make, V, clients, connect, served
 
 from agents.core.errors import EngineError, EngineFault
@@ -147,6 +149,52 @@ def test_a_client_with_another_secret_is_rejected_and_the_server_continues(monke
 def raw_client(address: str) -> Any:
     """An authenticated connection for arbitrary messages."""
     return Client(read_address(address), authkey=read_key())
+
+
+def test_silent_strangers_do_not_keep_a_trainer_out() -> None:
+    with served(FakeEngine(CHAT)) as address, ExitStack() as strangers:
+        for _ in range(remote._MAX_STRANGERS + 10):
+            strangers.enter_context(socket.create_connection(read_address(address)))
+        connect(address).close()
+
+
+def test_a_stranger_who_sends_a_byte_now_and_then_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_SECRET_WITHIN_S", 0.2)
+
+    def disconnected() -> bool:
+        try:
+            stranger.sendall(b"\0")
+        except OSError:
+            return True
+        return False
+
+    with served(FakeEngine(CHAT)) as address, socket.create_connection(read_address(address)) as stranger:
+        stranger.sendall(b"\0\0\0\x40")
+        assert eventually(disconnected)
+        connect(address).close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"garbage",
+        pickle.dumps("no pair"),
+        pickle.dumps(("attend", ())),
+        pickle.dumps(("load_weights", 1)),
+        pickle.dumps(("load_weights", (1, ["weight"]))),
+    ],
+    ids=["no pickle", "no pair", "no call", "no names", "no tensor"],
+)
+def test_a_client_that_breaks_the_protocol_is_disconnected_and_the_next_one_is_served(message: bytes) -> None:
+    with served(FakeEngine(CHAT)) as address:
+        broken = raw_client(address)
+        for _ in range(3):  # what follows `load_weights` is no tensor either
+            with suppress(OSError):
+                broken.send_bytes(message)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            broken.recv()
+        broken.close()
+        connect(address).close()
 
 
 @pytest.mark.parametrize("torn", [False, True])

@@ -1,4 +1,3 @@
-import asyncio
 import concurrent.futures
 import contextlib
 import json
@@ -9,69 +8,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import gymnasium
 import pytest
 from aiohttp import web
 from fakes import FakeSandbox
 from observe import eventually
+from served_sandbox import TOKEN, Served, WaitingSandbox
 
 import cir_env  # noqa: F401
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox import ExecutionResult, Limits, RemoteSandbox, Sandbox, SandboxFusion, Session, Status
+from cir_env.sandbox import Limits, RemoteSandbox, Sandbox, SandboxFusion, Session, Status
 from cir_env.sandbox.contract import MAX_FILES, MAX_FILES_BYTES
-from cir_env.sandbox.http.server import MAX_BODY_BYTES, make_app
-
-TOKEN = "a-token-of-the-tests"
-
-
-class Served:
-    """An application on a free port, served from a thread."""
-
-    def __init__(self, app: web.Application) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        self.url = self._do(self._start())
-
-    async def _start(self) -> str:
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    def _do(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def stop(self) -> None:
-        if not self._loop.is_closed():
-            self._do(self._runner.cleanup())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-class WaitingSandbox(FakeSandbox):
-    """Holds back all results until the test sets them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.futures: list[Future[ExecutionResult]] = []
-
-    def submit(self, code: str, limits: Limits | None = None) -> "Future[ExecutionResult]":
-        self.futures.append(Future())
-        return self.futures[-1]
+from cir_env.sandbox.http.connections import Connections
+from cir_env.sandbox.http.server import CONNECTIONS, MAX_BODY_BYTES, make_app
 
 
 @pytest.fixture
@@ -89,8 +40,9 @@ TwoServers = tuple[WaitingSandbox, list[Served], RemoteSandbox]
 
 
 @pytest.fixture
-def two_servers() -> Iterator[TwoServers]:
+def two_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoServers]:
     """Two servers; the first, which gets the first block, returns no result."""
+    monkeypatch.setattr("random.Random.shuffle", lambda *_: None)
     waiting = WaitingSandbox()
     with (
         Served(make_app(waiting, TOKEN)) as first,
@@ -193,9 +145,9 @@ def test_an_unused_session_is_closed_by_the_server(fake: FakeSandbox) -> None:
 
 @pytest.mark.parametrize("token", ["wrong", "é", TOKEN + "x"])
 def test_a_wrong_token_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, token: str) -> None:
-    (url,) = remote._busy
+    (server,) = remote._servers
     with (
-        RemoteSandbox(url, token=token) as other,
+        RemoteSandbox(server.url, token=token) as other,
         pytest.raises(SandboxUnavailable, match="401 Expect the token of the server"),
     ):
         other.run("1")
@@ -294,31 +246,6 @@ def test_the_longest_code_fits_into_a_request() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "[]",
-        '{"code": 1}',
-        '{"code": "1", "limits": {"time": 1}}',
-        '{"code": "1", "limits": [1]}',
-        '{"code": "1", "files": [1]}',
-        '{"code": "1", "files": {"/a": ""}}',
-    ],
-)
-def test_a_malformed_request_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, body: str) -> None:
-    (url,) = remote._busy
-
-    async def post() -> tuple[int, str]:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with remote._connect().http.post(f"{url}/run", data=body, headers=headers) as response:
-            return response.status, await response.text()
-
-    status, text = asyncio.run_coroutine_threadsafe(post(), remote._connect()._loop).result()
-    assert (status, text[:13]) == (400, "Expect JSON {")
-    assert fake.executed == []
-
-
-@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: RemoteSandbox(token=TOKEN), "at least one sandbox server, got none"),
@@ -349,6 +276,7 @@ def fusion_app(answers: list[dict[str, Any]], asked: list[dict[str, Any]]) -> we
         return web.json_response(answers.pop(0))
 
     app = web.Application()
+    app[CONNECTIONS] = Connections(strangers=8, clients=8)
     app.add_routes([web.post("/run_code", run_code)])
     return app
 
