@@ -12,6 +12,10 @@ from cir_env.errors import OptionError, did_you_mean
 from cir_env.sandbox.inside.namespaces import package_paths
 
 
+EXTRA = ("scipy", "networkx", "pandas")
+"""The packages of the extra `sandbox-packages`."""
+
+
 def check_package(name: str) -> None:
     """Reject a package that is not installed.
 
@@ -24,6 +28,8 @@ def check_package(name: str) -> None:
         installed = packages_distributions()
         imported_as = {dist.lower(): package for package in sorted(installed) for dist in installed[package]}
         hint = did_you_mean(imported_as.get(name.lower(), name), installed)
+        if name in EXTRA:
+            hint = " Install it with: pip install 'cir-env[sandbox-packages]'"
         raise OptionError(
             f"Expect in `packages` the name of an installed package, as blocks import it, got {name!r}.{hint}"
         )

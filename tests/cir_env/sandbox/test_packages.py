@@ -32,6 +32,12 @@ def test_pandas_works_with_nothing_but_its_name() -> None:
         assert (result.stdout, result.error) == ("1.5\n1:00:00\n", "")
 
 
+def test_a_package_of_the_extra_that_is_not_installed_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cir_env.sandbox.packages.package_paths", lambda _: [])
+    with pytest.raises(OptionError, match=r"got 'scipy'\. Install it with: pip install 'cir-env\[sandbox-packages\]'"):
+        LocalSandbox(packages=("scipy",))
+
+
 def install(folder: Path, name: str, *requires: str) -> None:
     metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir()
