@@ -11,7 +11,6 @@ from packaging.utils import canonicalize_name
 from cir_env.errors import OptionError, did_you_mean
 from cir_env.sandbox.inside.namespaces import package_paths
 
-
 EXTRA = ("scipy", "networkx", "pandas")
 """The packages of the extra `sandbox-packages`."""
 
