@@ -451,10 +451,9 @@ def test_any_of_the_stop_tokens_ends_a_completion() -> None:
         assert EOS not in done.text
 
 
-def test_the_scanner_is_fed_only_whole_characters_and_every_one_of_them() -> None:
+def test_the_scanner_is_fed_all_text_but_a_character_that_lacks_its_last_byte() -> None:
     class Never(CallScanner):
         def feed(self, piece: str) -> int | None:
-            assert "\ufffd" not in piece or len(piece) > 1
             super().feed(piece)
             return None
 
@@ -462,7 +461,7 @@ def test_the_scanner_is_fed_only_whole_characters_and_every_one_of_them() -> Non
     for seed, done in complete_all(ENGINES["qwen2"], 10, 100, scanners).items():
         scanner = scanners[seed]
         assert done.text.startswith(scanner.text)
-        assert len(done.text) - len(scanner.text) <= 2
+        assert done.text[len(scanner.text) :] in ("", "\ufffd")
 
 
 def test_no_pass_is_wasted_on_a_stopped_row() -> None:
