@@ -125,6 +125,20 @@ def test_a_model_without_a_chat_template_takes_prompts_as_they_are(tmp_path: Pat
     assert summary["sets"]["products"]["unjudged"] == 0
 
 
+def test_variables_of_the_chat_template_are_used_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = "{% if thinking %}{{ raise_exception('I think') }}{% endif %}{{ messages[0].content }}"
+    model = str(save_model(tmp_path / "model", template=template))
+    evaluated(tmp_path / "runs", model)
+    (manifest,) = (tmp_path / "runs").rglob("manifest.json")
+    assert json.loads(manifest.read_text())["run"]["model"]["chat_template_kwargs"] == '{"enable_thinking": false}'
+    other = ["--model", model, *SMALL, *SHORT, "--chat-template-kwargs", '{"thinking": true}', "--output"]
+    assert "others: model.chat_template_kwargs: " in complaint(capsys, *other, tmp_path / "runs")
+    assert evaluate.main([str(arg) for arg in (*other, tmp_path / "more")]) == 2
+    assert "the variables {'thinking': True}, got: I think. Use " in capsys.readouterr().err.splitlines()[-1]
+
+
 TWO_PROBLEMS = (
     '{"problem": "What is 1 + 1?", "answer": "2", "subject": "sums", "level": 1}\n'
     '{"problem": "What is 2 * 3?", "answer": "6", "subject": "products", "level": 2}\n'

@@ -13,7 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from agents.config.shared import EngineArguments, EnvArguments
+from agents.config.shared import (
+    CHAT_TEMPLATE_KWARGS,
+    EngineArguments,
+    EnvArguments,
+    Template,
+    check_template_kwargs,
+)
 from agents.core.errors import ConfigError, expect
 
 ARMS = ("code", "text", "neutral")
@@ -41,8 +47,10 @@ class _Subject:
     """Folders, hub names, or "tiny"; several are evaluated one after another."""
     arms: tuple[str, ...] = ("code",)
     """code, text (--text-prompt, no code), neutral (code, errors without a message); code:8 has another budget."""
-    template: Literal["chat", "raw"] = "chat"
+    template: Template = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
+    chat_template_kwargs: str = CHAT_TEMPLATE_KWARGS
+    """Variables of the chat template, as a JSON object; templates ignore those that they do not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,8 @@ class EvalConfig(EngineArguments, _Subject):
         for arm in self.arms:
             self.env_kwargs(arm)
         _ = self.shard_of
+        spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
+        object.__setattr__(self, "chat_template_kwargs", spelled)
 
     @property
     def set_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -10,6 +11,32 @@ from agents.core.errors import expect
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 """dtype of weights that sample; auto: bfloat16 where the device computes in it, else float32."""
+
+Template = Literal["chat", "raw"]
+"""Whether prompts are put into the model's chat template."""
+CHAT_TEMPLATE_KWARGS = '{"enable_thinking": false}'
+"""Default variables of the chat template."""
+
+
+def check_template_kwargs(text: str, template: Template) -> str:
+    """Return variables of a chat template, a JSON object, in one spelling.
+
+    Raises:
+        ConfigError: The text is no JSON object, or not the default although no chat template is used.
+
+    >>> check_template_kwargs('{"enable_thinking":true}', "chat")
+    '{"enable_thinking": true}'
+    """
+    name = "chat_template_kwargs"
+    try:
+        read: Any = json.loads(text)
+    except ValueError:
+        read = None
+    expect(isinstance(read, dict), name, f"to be a JSON object such as {CHAT_TEMPLATE_KWARGS}", text)
+    spelled = json.dumps(read, sort_keys=True)
+    is_used = template == "chat" or spelled == CHAT_TEMPLATE_KWARGS
+    expect(is_used, name, "unset beside `--template raw`, which uses no chat template", text)
+    return spelled
 
 
 @dataclass(frozen=True, kw_only=True)

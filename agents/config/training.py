@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.config.schedules import CompetenceConfig, parse_budgets, parse_schedule
-from agents.config.shared import EngineArguments, EnvArguments
+from agents.config.shared import (
+    CHAT_TEMPLATE_KWARGS,
+    EngineArguments,
+    EnvArguments,
+    Template,
+    check_template_kwargs,
+)
 from agents.core.errors import expect
 from agents.core.plugins import check_name
 
@@ -327,8 +333,10 @@ class TrainConfig:
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     """Folder, hub name, or "tiny"."""
-    template: Literal["chat", "raw"] = "chat"
+    template: Template = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
+    chat_template_kwargs: str = CHAT_TEMPLATE_KWARGS
+    """Variables of the chat template, as a JSON object; templates ignore those that they do not have."""
     warm_up_steps: int = 0
     """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
     output_dir: Path = Path("runs/quickstart")
@@ -394,3 +402,5 @@ class TrainConfig:
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
+        object.__setattr__(self, "chat_template_kwargs", spelled)

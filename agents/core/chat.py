@@ -1,22 +1,27 @@
-"""Converts text to token ids and back; the only file that uses a chat template.
+"""Converts text to token ids; the only file that uses a chat template.
 
 A prompt is encoded once, as a user turn or as the environment's messages. One assistant turn follows, written by the
 policy and the environment together. Feedback is encoded on its own and appended, so that sampled tokens are never
-re-encoded.
+re-encoded. Only the tokenizer and its template write special tokens: their names in other text are encoded as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import TemplateError
-from tokenizers.decoders import DecodeStream
+from tokenizers import Encoding, Tokenizer
 
+from agents.core.decoder import TokenBytes, TokenDecoder
 from agents.core.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+_SAMPLE = "```output\n  1\n```\n"
 
 
 class Chat:
@@ -25,14 +30,23 @@ class Chat:
     Args:
         tokenizer: A fast tokenizer with an end-of-sequence token.
         template: ``chat`` wraps the prompt in a user turn of the tokenizer's chat template and opens the assistant's
-            turn (with ``enable_thinking=False``, which templates may ignore); ``raw`` uses the prompt unchanged, as the
-            paper's evaluation of Qwen2.5-Math does.
+            turn; ``raw`` uses the prompt unchanged, as the paper's evaluation of Qwen2.5-Math does, after what the
+            tokenizer itself puts before a text, such as a beginning-of-sequence token.
+        template_kwargs: Variables of the chat template; by default ``enable_thinking`` is False. Templates ignore those
+            that they do not have.
 
     Raises:
-        ModelError: The tokenizer is slow, has no end-of-sequence token, or lacks the requested chat template.
+        ModelError: The tokenizer is slow, has no end-of-sequence token, changes the text that it encodes, or lacks the
+            requested chat template; or a variable is none of the template's.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Literal["chat", "raw"] = "chat") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Literal["chat", "raw"] = "chat",
+        *,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         if template == "chat" and not tokenizer.chat_template:
             raise ModelError("Expect a tokenizer with a chat template, got one without: use `--template raw`.")
         if tokenizer.eos_token_id is None:
@@ -41,76 +55,200 @@ class Chat:
             raise ModelError(f"Expect a fast tokenizer, got the slow {type(tokenizer).__name__}.")
         self.tokenizer = tokenizer
         self.template = template
+        self._template_kwargs = {"enable_thinking": False} if template_kwargs is None else dict(template_kwargs)
+        reserved = {"messages", *signature(tokenizer.apply_chat_template).parameters} - {"kwargs"}
+        for name in sorted(reserved & self._template_kwargs.keys()):
+            raise ModelError(f"Expect `chat_template_kwargs` to be variables of the chat template, got `{name}`.")
+        added = tokenizer.added_tokens_decoder
+        self._added = {i: token.content for i, token in added.items() if not token.content.isspace()}
+        self._special = {i: name for i, name in self._added.items() if added[i].special}
+        longest_first = sorted(self._special.values(), key=len, reverse=True)
+        self._special_name = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._encode_inner = _inner_encoder(tokenizer)
+        self._token_bytes = TokenBytes(tokenizer.backend_tokenizer)
+        written = b"".join(map(self._token_bytes.of, self.encode_feedback(_SAMPLE))).decode(errors="replace")
+        if written != _SAMPLE:
+            raise ModelError(f"Expect a tokenizer that keeps text as it is, got {written!r} for {_SAMPLE!r}.")
 
     def stop_token_ids(self, generation_config: GenerationConfig | None) -> frozenset[int]:
-        """Return the tokens that end a completion: the tokenizer's eos token and those of the generation config."""
+        """Return the tokens that end a completion.
+
+        They are the tokenizer's eos token, those of the generation config, and the one that the chat template, if there
+        is one, writes after an assistant's message.
+        """
         named = getattr(generation_config, "eos_token_id", None)
         more = named if isinstance(named, list) else [] if named is None else [named]
-        return frozenset([int(self.tokenizer.eos_token_id), *more])
+        return frozenset([int(self.tokenizer.eos_token_id), *more, *self._end_of_turn()])
 
     def encode_prompt(self, prompt: str, messages: Sequence[Mapping[str, str]] | None = None) -> list[int]:
         """Return the token ids before the policy's first token.
 
         Args:
             prompt: The prompt as a single text.
-            messages: The prompt as chat messages, used with the chat template; None: one user turn with ``prompt``.
+            messages: The prompt as chat messages, used with the chat template; None: one user turn with ``prompt``. If
+                the template rejects or drops a system message, it is put before the first user message.
 
         Raises:
-            ModelError: The chat template rejects the messages, such as a system message that it has no place for.
+            ModelError: The chat template rejects the messages.
         """
         if self.template == "raw":
-            return self._encode(prompt)
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages or [{"role": "user", "content": prompt}]],
-                add_generation_prompt=True,
-                tokenize=False,
-                enable_thinking=False,
-            )
-        except TemplateError as error:
-            roles = [message["role"] for message in messages or ()]
-            raise ModelError(
-                f"Expect a chat template that takes messages of the roles {roles}, got: {one_line(error)}. "
-                "Use `--template raw`, or a prompt without a system message."
-            ) from error
-        return self._encode(str(text))
+            return self._encode_raw(prompt)
+        written = [dict(message) for message in messages or [{"role": "user", "content": prompt}]]
+        texts = "".join(message["content"] for message in written)
+        if not self._special_name.search(texts):
+            return self._encode(self._render(written))
+        mark = next(char for char in map(chr, range(0xE000, 0xF900)) if char not in texts)
+        for message in written:
+            message["content"] = self._special_name.sub(lambda name: mark + name[0], message["content"])
+        return self._encode_marked(self._render(written), mark)
 
     def encode_feedback(self, feedback: str) -> list[int]:
         """Return the token ids of text that the environment inserts into the assistant's turn.
 
-        Names of special tokens are encoded as plain text, so that program output cannot end a turn.
+        Names of special tokens are encoded as plain text, so that program output cannot end a turn. A tokenizer that
+        puts a space before a text does not do so here.
         """
-        ids: list[int] = self.tokenizer.encode(feedback, add_special_tokens=False, split_special_tokens=True)
-        return ids
+        return self._without_special(self._encode_inner(feedback), feedback)
 
     def decoder(self) -> TokenDecoder:
         """Return a decoder for the tokens of one completion."""
-        return TokenDecoder(self.tokenizer)
+        return TokenDecoder(self._token_bytes)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
+    def _encode_raw(self, text: str) -> list[int]:
+        """Encode a prompt as the tokenizer does, but without tokens that it puts behind a text."""
+        encoded = self.tokenizer(text, split_special_tokens=True).encodings[0]
+        ids = self._without_special(encoded, text)
+        for is_added in reversed(encoded.special_tokens_mask if 0 in encoded.special_tokens_mask else ()):
+            if not is_added:
+                break
+            ids.pop()
+        return ids
 
-class TokenDecoder:
-    """Decodes a stream of sampled tokens; bytes of an incomplete character are held back."""
+    def _without_special(self, encoded: Encoding, text: str) -> list[int]:
+        """Return the ids of encoded text, in which special tokens that the model itself found are spelled."""
+        ids: list[int] = []
+        for token_id, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            is_name = self._special.get(token_id) == text[start:end]
+            ids += [i for char in text[start:end] for i in self._encode_inner(char).ids] if is_name else [token_id]
+        return ids
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._backend: Any = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=False)
-        self._pending: list[int] = []
+    def _encode_marked(self, marked: str, mark: str) -> list[int]:
+        """Encode a rendered prompt in which a mark precedes each name of a special token that is text.
 
-    def step(self, token_id: int) -> str:
-        """Return the text completed by ``token_id``, possibly empty."""
-        piece = self._stream.step(self._backend, token_id)
-        if piece is None:
-            self._pending.append(token_id)
-            return ""
-        self._pending.clear()
-        return str(piece)
+        From such a name on to the template's next special token, text is encoded as feedback is.
+        """
+        text, *parts = marked.split(mark)
+        named: set[int] = set()  # where characters of these names stand
+        for part in parts:
+            name = self._special_name.match(part)
+            named |= set(range(len(text), len(text) + (name.end() if name else 0)))
+            text += part
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = []
+        begin: int | None = None  # of the text that is encoded as feedback is
+        for token_id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            is_special = token_id in self._special
+            if is_special and not named.isdisjoint(range(start, end)):
+                begin = start if begin is None else begin
+            elif is_special and begin is not None:
+                ids += self.encode_feedback(text[begin:start])
+                begin = None
+            if begin is None:
+                ids.append(token_id)
+        return ids if begin is None else ids + self.encode_feedback(text[begin:])
 
-    def finish(self) -> str:
-        """Return the text held back, with replacement characters for invalid bytes."""
-        text = self._backend.decode(self._pending, skip_special_tokens=False) if self._pending else ""
-        self._pending.clear()
-        return str(text)
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Return the text of a prompt; a system message that the template has no place for joins the user's."""
+        first, *others = messages
+        if first["role"] != "system":
+            return self._apply_template(messages)
+        try:
+            text = self._apply_template(messages)
+            if first["content"].strip() in text:
+                return text
+        except ModelError:
+            pass
+        asked, *later = others or [{"role": "user", "content": ""}]
+        if asked["role"] != "user":
+            asked, later = {"role": "user", "content": ""}, others
+        joined = f"{first['content']}\n\n{asked['content']}".strip()
+        return self._apply_template([{"role": "user", "content": joined}, *later])
+
+    def _apply_template(self, messages: Sequence[Mapping[str, str]], *, opens_turn: bool = True) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(map(dict, messages)),
+                    add_generation_prompt=opens_turn,
+                    tokenize=False,
+                    **self._template_kwargs,
+                )
+            )
+        except Exception as error:  # a template is a program, and raises what it likes
+            roles = [message["role"] for message in messages]
+            raise ModelError(
+                f"Expect a chat template that takes messages of the roles {roles} and the variables "
+                f"{self._template_kwargs}, got: {one_line(error)}. Use `--template raw`, or another prompt."
+            ) from error
+
+    def _end_of_turn(self) -> list[int]:
+        """Return the added token that the template writes after an assistant's message, if it does."""
+        if not self.tokenizer.chat_template:
+            return []
+        question, answer = ({"role": role, "content": f"A message of the {role}"} for role in ("user", "assistant"))
+        for messages in ([question, answer], [question, answer, question]):
+            try:
+                text = self._apply_template(messages, opens_turn=False)
+            except ModelError:
+                continue
+            _, found, behind = text.rpartition(answer["content"])
+            encoded = self.tokenizer(behind if found else "", add_special_tokens=False, return_offsets_mapping=True)
+            for token_id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                if self._added.get(token_id) == behind[start:end].strip() and not behind[:start].strip():
+                    return [token_id]
+        return []
+
+
+def _inner_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], Encoding]:
+    """Return what encodes text in the middle of a sequence: without special tokens and without a space before it."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    parts = {name: _state(getattr(backend, name)) for name in ("normalizer", "pre_tokenizer")}
+    inner = {name: _without_prefix(part) for name, part in parts.items()}
+    if inner == parts:
+        return lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True).encodings[0]
+    changed = Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), **inner}))
+    changed.no_truncation()
+    changed.no_padding()
+    changed.encode_special_tokens = True
+    return lambda text: changed.encode(text, add_special_tokens=False)
+
+
+def _state(part: Any) -> Any:
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _without_prefix(part: Any) -> Any:
+    """Return a normalizer or pre-tokenizer, as JSON, without what puts a space before a text.
+
+    >>> _without_prefix({"type": "Metaspace", "prepend_scheme": "always"})
+    {'type': 'Metaspace', 'prepend_scheme': 'never'}
+    """
+    match part:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            return {**part, "prepend_scheme": "never"}
+        case {"type": "ByteLevel", "add_prefix_space": True}:
+            return {**part, "add_prefix_space": False}
+        case {"type": "Sequence"}:
+            return {
+                name: [inner for each in value if (inner := _without_prefix(each)) is not None]
+                if isinstance(value, list)
+                else value
+                for name, value in part.items()
+            }
+    return part

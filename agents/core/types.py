@@ -71,7 +71,7 @@ class Completion:
     text: str
     """The tokens as text, without the end-of-sequence token."""
     text_ends: tuple[int, ...]
-    """For each token the length of the text with it."""
+    """For each token the length of the text with it; that of the token before if it ends inside a character."""
     finish_reason: FinishReason
     """``stop``: end of sequence; ``boundary``: the scanner's; ``length``: no tokens were left."""
     policy_versions: tuple[int, ...]

@@ -12,7 +12,8 @@ from agents.core.types import Completion, FinishReason
 from agents.engines.base import Sampling, Scanner
 
 if TYPE_CHECKING:
-    from agents.core.chat import Chat, TokenDecoder
+    from agents.core.chat import Chat
+    from agents.core.decoder import TokenDecoder
 
 
 def check_room(token_ids: Sequence[int], begun: Completion | None, max_model_len: int) -> int:
@@ -110,6 +111,7 @@ class Request:
             return "stop"
         piece = self._keep(token_id, logprob, policy_version)
         if piece and self.scanner is not None and self.scanner.feed(piece) is not None:
+            self._flush()
             return "boundary"
         if len(self.token_ids) - self.begun >= self.max_tokens:
             self._flush()
@@ -136,7 +138,8 @@ class Request:
         self.logprobs.append(logprob)
         self.policy_versions.append(policy_version)
         self.text += piece
-        self.text_ends.append(len(self.text))
+        before = self.text_ends[-1] if self.text_ends else 0
+        self.text_ends.append(before if self.decoder.is_inside_character else len(self.text))
         return piece
 
     def _flush(self) -> None:

@@ -37,7 +37,13 @@ def describe_run(
     counts, heats = config.samples_of(sizes), config.temperatures_of(sizes)
     environment = {name: value for name, value in config.env_kwargs(arm).items() if name not in _ELSEWHERE}
     run = {
-        "model": {"name": model, "revision": revision, "template": config.template, "dtype": config.dtype},
+        "model": {
+            "name": model,
+            "revision": revision,
+            "template": config.template,
+            "chat_template_kwargs": config.chat_template_kwargs,
+            "dtype": config.dtype,
+        },
         "arm": arm,
         "arguments": environment,
         "sets": {

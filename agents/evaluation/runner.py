@@ -7,6 +7,7 @@ earlier process was killed. It plays a single set with `agents.rollout.evaluate`
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -290,7 +291,7 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
 
     device = pick_device("auto")
     print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
-    chat = Chat(load_tokenizer(path), config.template)
+    chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
     engine = open_engine(
         config.engine,
         path,

@@ -26,6 +26,7 @@ _SETTINGS = {
     "revision": "Weights",
     "arm": "Arm",
     "template": "Chat template",
+    "chat_template_kwargs": "Template variables",
     "prompt": "Prompt",
     "interaction_budget": "Interaction budget",
     "num_samples": "Samples per problem",

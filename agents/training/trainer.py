@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +98,7 @@ class Trainer:
         check_held_out(self.train_envs, held_out, config.validation.max_overlap, warn=log)
         dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
-        self.chat = Chat(load_tokenizer(path), config.template)
+        self.chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
         self.ppo = PPO(self.policy, config.ppo, max_completion_length=config.rollout.max_completion_length)
         self.engine = build_engine(config, path, self.chat, dtype=dtype, device=self.device, log=log)

@@ -364,12 +364,12 @@ def random_batch(
 def completion(chat: Chat, token_ids: Sequence[int], reason: FinishReason = "boundary") -> Completion:
     """What an engine reports for these tokens; `stop` adds the end of sequence."""
     decoder = chat.decoder()
-    text, ends = "", []
+    text, ends = "", [0]
     for token_id in token_ids:
         text += decoder.step(token_id)
-        ends.append(len(text))
+        ends.append(ends[-1] if decoder.is_inside_character else len(text))
     text += decoder.finish()
-    ends[-1:] = [len(text)] * len(ends[-1:])
+    ends = [*ends[1:-1], len(text)] if token_ids else []
     stop = [int(chat.tokenizer.eos_token_id)] if reason == "stop" else []
     ids = (*token_ids, *stop)
     return Completion(

@@ -1,12 +1,13 @@
 """The configuration of an evaluation, and the protocols."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
 
 from agents.config.evaluation import PAPER_SETS, EvalConfig, EvalEnvConfig, paper, protocols, quick
-from agents.config.training import EnvConfig, RolloutConfig
+from agents.config.training import EnvConfig, RolloutConfig, TrainConfig
 from agents.core.errors import ConfigError
 
 
@@ -40,6 +41,16 @@ def test_a_value_out_of_its_range_is_named(changes: Mapping[str, Any], message: 
     with pytest.raises(ConfigError) as raised:
         EvalConfig(**{"model": ("tiny",), **changes})
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("make", [TrainConfig, partial(EvalConfig, model=("tiny",))])
+def test_variables_of_the_chat_template_are_a_json_object(make: Callable[..., TrainConfig | EvalConfig]) -> None:
+    assert make(chat_template_kwargs='{ "thinking":true }').chat_template_kwargs == '{"thinking": true}'
+    for text in ("thinking", '["thinking"]'):
+        with pytest.raises(ConfigError, match=r"^Expect `chat_template_kwargs` to be a JSON object such as "):
+            make(chat_template_kwargs=text)
+    with pytest.raises(ConfigError, match=r"^Expect `chat_template_kwargs` unset beside `--template raw`, "):
+        make(template="raw", chat_template_kwargs='{"thinking": true}')
 
 
 def test_a_set_whose_name_has_a_colon_can_have_numbers_of_its_own() -> None:

@@ -1,11 +1,13 @@
 """Conversion of text to tokens and back."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from agents_fakes import CHAT_TEMPLATE, EOS, LETTERS, byte_tokenizer, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_families import FAMILIES
+from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
@@ -15,6 +17,7 @@ from agents.core.errors import ModelError
 FAST = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 WORDY = tokenizer()
 BYTES = byte_tokenizer()
+every_family = pytest.mark.parametrize("family", list(FAMILIES))
 
 
 def with_bos(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -52,12 +55,24 @@ def test_feedback_is_encoded_on_its_own() -> None:
     assert chat.encode_feedback("") == []
 
 
-@pytest.mark.parametrize("template", ["chat", "raw"])
-def test_the_tokenizer_adds_no_special_tokens(template: str) -> None:
+def test_a_chat_template_writes_all_special_tokens_of_a_prompt() -> None:
     made = with_bos(tokenizer())
     assert made.encode("x")[0] == made.eos_token_id
-    chat = Chat(made, "raw" if template == "raw" else "chat")
-    assert made.eos_token_id not in [*chat.encode_prompt("Hi"), *chat.encode_feedback("Hi")]
+    assert made.eos_token_id not in [*Chat(made).encode_prompt("Hi"), *Chat(made).encode_feedback("Hi")]
+
+
+@every_family
+def test_a_raw_prompt_begins_as_the_tokenizers_own_encoding(family: str) -> None:
+    made = FAMILIES[family]()
+    assert Chat(made, "raw").encode_prompt("a print\n1") == made("a print\n1")["input_ids"]
+
+
+def test_a_raw_prompt_is_left_open_by_a_tokenizer_that_ends_texts() -> None:
+    made = tokenizer()
+    made.add_special_tokens({"bos_token": "<s>"})
+    ends = {"single": f"<s> $A {EOS}", "special_tokens": [("<s>", made.bos_token_id), (EOS, made.eos_token_id)]}
+    made.backend_tokenizer.post_processor = TemplateProcessing(**ends)
+    assert Chat(made, "raw").encode_prompt("Hi") == made("Hi")["input_ids"][:-1]
 
 
 def test_the_end_of_sequence_ends_a_completion() -> None:
@@ -160,8 +175,92 @@ def test_special_tokens_in_program_output_are_text() -> None:
     assert BYTES.decode(token_ids) == printed
 
 
-def test_a_template_that_rejects_a_system_message_says_so_in_one_line() -> None:
+@every_family
+def test_feedback_has_no_space_that_nobody_wrote(family: str) -> None:
+    made = FAMILIES[family]()
+    chat = Chat(made, "raw")
+    feedback = chat.encode_feedback("```output\n1")
+    assert not made.convert_ids_to_tokens(feedback)[0].startswith("▁")
+    assert made.decode([*chat.encode_feedback("a"), *feedback]) == "a```output\n1"
+
+
+@every_family
+@pytest.mark.parametrize("template", ["chat", "raw"])
+def test_names_of_special_tokens_are_text_in_prompts_and_feedback(
+    family: str, template: Literal["chat", "raw"]
+) -> None:
+    made = FAMILIES[family]()
+    chat = Chat(made, template)
+    names = "".join(token.content for token in made.added_tokens_decoder.values() if token.content != "<unk>")
+    plain, named = (chat.encode_prompt(f"Is {text} a\nb?{text}") for text in ("it", names))
+    special = set(made.added_tokens_decoder)
+    assert [i for i in named if i in special] == [i for i in plain if i in special]
+    assert made.decode(named) == made.decode(plain).replace("it", names)
+    assert special.isdisjoint(chat.encode_feedback(names))
+
+
+@every_family
+def test_a_prompt_without_such_names_is_encoded_as_the_tokenizer_does(family: str) -> None:
+    made = FAMILIES[family]()
+    messages = [{"role": "user", "content": " é print\n"}]
+    own = made.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert Chat(made).encode_prompt(" é print\n") == own
+
+
+@pytest.mark.parametrize(("family", "end"), [("qwen", "<|im_end|>"), ("gemma", "<end_of_turn>"), ("llama2", "</s>")])
+def test_the_token_behind_an_assistants_message_ends_a_completion(family: str, end: str) -> None:
+    made = FAMILIES[family]()
+    expected = {made.eos_token_id, made.convert_tokens_to_ids(end)}
+    assert Chat(made).stop_token_ids(None) == expected
+    assert Chat(made, "raw").stop_token_ids(None) == expected  # a served engine does not know the template
+
+
+def test_the_token_of_the_next_turn_ends_a_completion_where_no_other_stands_between() -> None:
     made = tokenizer()
-    made.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    with pytest.raises(ModelError, match=r"^Expect a chat template that takes .*, got: no system role"):
-        Chat(made).encode_prompt("", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}])
+    made.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>"]})
+    made.chat_template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    assert Chat(made).stop_token_ids(None) == {made.eos_token_id, made.convert_tokens_to_ids("<|user|>")}
+
+
+def test_a_tokenizer_that_loses_newlines_is_refused() -> None:
+    made = tokenizer()
+    made.backend_tokenizer.normalizer = Replace("\n", " ")
+    with pytest.raises(ModelError, match=r"^Expect a tokenizer that keeps text as it is, got '```output   1"):
+        Chat(made)
+
+
+@pytest.mark.parametrize("family", ["llama2", "gemma", "qwen"])
+def test_a_system_message_is_in_every_prompt(family: str) -> None:
+    made = FAMILIES[family]()
+    messages = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
+    text = made.decode(Chat(made).encode_prompt("be\n\nhi", messages))
+    assert text.count("be") == 1
+    assert text.index("be") < text.index("hi")
+    assert made.decode(Chat(made, "raw").encode_prompt("be\n\nhi", messages)).endswith("be\n\nhi")
+
+
+def test_a_system_message_that_the_template_drops_joins_the_users() -> None:
+    made = tokenizer(template="{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    messages = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
+    assert made.decode(Chat(made).encode_prompt("", messages)) == "<user>be\n\nhi"
+
+
+def test_a_template_that_rejects_the_messages_says_so_in_one_line() -> None:
+    made = tokenizer(template="{{ raise_exception('not today') }}")
+    message = (
+        r"^Expect a chat template that takes messages of the roles \['user'\] .*, got: not today\. Use `--template"
+    )
+    with pytest.raises(ModelError, match=message):
+        Chat(made).encode_prompt("?", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}])
+
+
+def test_variables_of_the_template_are_passed_on() -> None:
+    made = tokenizer(template=CHAT_TEMPLATE + "{{ thinking }}{{ enable_thinking }}")
+    chat = Chat(made, template_kwargs={"thinking": True})
+    assert made.decode(chat.encode_prompt("Hi")) == "<user>Hi\n<assistant>True"
+
+
+@pytest.mark.parametrize("name", ["tokenize", "messages", "chat_template"])
+def test_a_variable_that_is_not_the_templates_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=f"^Expect `chat_template_kwargs` to be variables of .*, got `{name}`"):
+        Chat(WORDY, template_kwargs={name: True})

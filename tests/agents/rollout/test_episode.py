@@ -1,8 +1,10 @@
 """Which tokens of a completion stay when an environment keeps a part of its text."""
 
+import pytest
 from agents_fakes import byte_tokenizer, completion, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_families import FAMILIES
 
 from agents.core.chat import Chat
 from agents.core.types import FinishReason
@@ -69,3 +71,25 @@ def test_the_bytes_of_a_character_after_the_boundary_are_dropped() -> None:
     kept = keep_tokens(done, 2, BYTES.encode_feedback)
     assert list(kept.token_ids) == BYTES.encode_feedback("`\n")
     assert kept.cuts == 0
+
+
+FAMILY_CHATS = {name: Chat(make(), "raw") for name, make in FAMILIES.items()}
+
+
+@pytest.mark.parametrize("family", list(FAMILY_CHATS))
+@FAST
+@given(data=st.data(), share=st.floats(0, 1))
+def test_the_kept_tokens_of_every_family_decode_to_the_kept_text(
+    family: str, data: st.DataObject, share: float
+) -> None:
+    chat = FAMILY_CHATS[family]
+    token_ids = data.draw(st.lists(st.integers(0, len(chat.tokenizer) + 2), min_size=1, max_size=20))
+    done = completion(chat, token_ids)
+    kept_chars = round(share * len(done.text))
+    kept = keep_tokens(done, kept_chars, chat.encode_feedback)
+    whole = sum(kept.action_mask)
+    assert kept.token_ids[:whole] == done.token_ids[:whole]
+    assert kept.action_mask == tuple(n < whole for n in range(len(kept.token_ids)))
+    after = chat.encode_feedback("```output\n1\n```\n")  # the rest of a character would change it
+    decoder = chat.decoder()
+    assert "".join(decoder.step(i) for i in (*kept.token_ids, *after)) == done.text[:kept_chars] + "```output\n1\n```\n"

@@ -31,8 +31,14 @@ def test_a_checkpoint_of_an_earlier_version_resumes_with_the_same_settings(befor
 
 def test_a_new_setting_had_its_default_before(before: dict[str, Any]) -> None:
     config = presets["tiny"]()
-    other = replace(config, seed=3, env=replace(config.env, stateful=True, prompt="cir", packages=("tqdm",)))
-    assert changes(before, other) == ["env.packages", "env.prompt", "env.stateful", "seed"]
+    thinking = '{"enable_thinking": true}'
+    other = replace(
+        config,
+        seed=3,
+        chat_template_kwargs=thinking,
+        env=replace(config.env, stateful=True, prompt="cir", packages=("tqdm",)),
+    )
+    assert changes(before, other) == ["chat_template_kwargs", "env.packages", "env.prompt", "env.stateful", "seed"]
 
 
 @pytest.mark.parametrize(
