@@ -45,12 +45,12 @@ class Connections:
 
         loop = asyncio.get_running_loop()
         while True:
+            while not self._make_room():
+                await asyncio.sleep(0.01)
             try:
                 accepted, _ = await loop.sock_accept(listener)
-                while not self._make_room():
-                    await asyncio.sleep(GRACE_S / 10)
                 await loop.connect_accepted_socket(enter, accepted)
-            except OSError as error:
+            except Exception as error:  # such as no free descriptor; the server must not turn deaf
                 log.warning("Cannot accept a connection: %s", error)
                 await asyncio.sleep(GRACE_S)
 

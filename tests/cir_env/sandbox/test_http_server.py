@@ -164,6 +164,20 @@ def test_a_client_gets_in_while_strangers_come_and_come(fake: FakeSandbox) -> No
         assert eventually(lambda: not any(each.transport for each in list(app[CONNECTIONS]._strangers)))
 
 
+def test_a_burst_of_a_client_closes_none_of_its_own_connections(
+    waiting: WaitingSandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cir_env.sandbox.http.connections.GRACE_S", 1000.0)
+    app = make_app(waiting, TOKEN, maxima=Maxima(strangers=2))
+    with Served(app) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
+        futures = [sandbox.submit("1") for _ in range(200)]
+        assert eventually(lambda: len(waiting.futures) == 200)
+        for each in waiting.futures:
+            each.set_result(FakeSandbox().run("1"))
+        assert all(future.result(30).status is Status.OK for future in futures)
+    assert caplog.messages == []
+
+
 def test_one_client_too_many_is_told_and_gets_the_next_free_place(
     waiting: WaitingSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
