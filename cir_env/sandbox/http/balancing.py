@@ -17,6 +17,7 @@ class Server:
     def __init__(self, url: str) -> None:
         self.url = url
         self.busy = 0
+        self.has_answered = False
         self._failures = 0
         self._avoided_until = 0.0
 
@@ -32,6 +33,7 @@ class Server:
 
     def answered(self) -> None:
         """Note that the server works."""
+        self.has_answered = True
         self._failures, self._avoided_until = 0, 0.0
 
     def failed(self, why: str) -> None:

@@ -31,8 +31,8 @@ MAX_CONNECTIONS = 4096
 KEEP_S = 5.0
 """Seconds that an idle connection is kept: fewer than the server keeps it, so that no request meets its end."""
 RETRY_PAUSE_S = 1.0
-BUSY_S = 30.0
-"""Seconds to wait for a free place while all servers are full."""
+PATIENCE_S = 30.0
+"""Seconds to wait for a free place while all servers are full, and for a server that has answered before."""
 FULL = 429
 GATEWAY_ERRORS = (502, 503, 504)
 """Statuses of a server that cannot run code at present, or of a proxy that does not reach it."""
@@ -126,7 +126,7 @@ class _HttpSandbox(ABC):
     async def _try_servers(
         self, ask: Callable[[Server], Awaitable[T]], servers: Sequence[Server] = (), *, rounds: int = 2
     ) -> T:
-        """Ask the least busy server that works, then the others; while one is full, wait for a free place.
+        """Ask the least busy server that works, then the others; wait while one is full, or while all are gone.
 
         Args:
             ask: Sends a request to a server.
@@ -137,9 +137,11 @@ class _HttpSandbox(ABC):
             SandboxUnavailable: No server was reached, or one rejected the request.
             _Failed: A server was reached, but returned no result.
         """
-        end, server_errors = time.monotonic() + BUSY_S, 0
+        end, server_errors = time.monotonic() + PATIENCE_S, 0
         while True:
-            full, untried = False, list(servers or self._servers)
+            untried = list(servers or self._servers)
+            # A server that ran before may be starting again; an address that never answered may be wrong.
+            wait = not servers and any(server.has_answered for server in untried)
             while untried:
                 # No `await` before `take`, so that each request of a burst sees what the earlier ones took.
                 server = min(untried, key=Server.rank)
@@ -152,21 +154,22 @@ class _HttpSandbox(ABC):
                     failure: Exception = SandboxUnavailable(why)
                     server_errors += error.status >= 500
                     if error.status in GATEWAY_ERRORS:
+                        wait = False
                         server.failed(str(error))
                     elif error.status == FULL:
-                        full, failure = True, _Failed(why)
+                        wait, failure = True, _Failed(why)
                     elif error.status < 500 or server_errors > 1:
                         raise failure from None
                 except _failures() as error:
                     why = f"{server.url}: {type(error).__name__}: {error}"
-                    failure = _Failed(why)
+                    failure, wait = _Failed(why), wait and _unreachable(error)
                     if _unreachable(error):
                         start = "Start one with: python -m cir_env.sandbox serve"
                         failure = SandboxUnavailable(f"Expect a sandbox server, got no answer from {why}. {start}")
                     server.failed(why)
                 finally:
                     server.busy -= 1
-            if not full or time.monotonic() > end:
+            if not wait or time.monotonic() > end:
                 rounds -= 1
             if rounds <= 0:
                 raise failure

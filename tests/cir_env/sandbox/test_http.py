@@ -329,7 +329,8 @@ def test_sandbox_fusion_has_no_sessions() -> None:
         sandbox.open_session()
 
 
-def test_a_killed_server_leaves_no_process() -> None:
+def test_a_killed_server_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cir_env.sandbox.http.client.PATIENCE_S", 0.0)
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--port", "0", "--slots", "1"]
     environment = {**os.environ, "CIR_SANDBOX_TOKEN": TOKEN}
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment) as server:

@@ -137,6 +137,20 @@ def test_a_server_that_is_back_is_used_again(monkeypatch: pytest.MonkeyPatch) ->
             assert eventually(lambda: sandbox.run("print(1)").stdout == "1\n" and bool(fakes[0].executed))
 
 
+def test_blocks_wait_for_a_server_that_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cir_env.sandbox.http.client.RETRY_PAUSE_S", 0.01)
+    monkeypatch.setattr("cir_env.sandbox.http.balancing.FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("cir_env.sandbox.http.client.PATIENCE_S", 3600.0)
+    server = Served(make_app(FakeSandbox(), TOKEN))
+    with RemoteSandbox(server.url, token=TOKEN) as sandbox:
+        sandbox.run("1")
+        server.stop()
+        waiting = sandbox.submit("print(1)")
+        assert eventually(lambda: sandbox._servers[0]._failures > 3)
+        with Served(make_app(FakeSandbox(), TOKEN), port=int(server.url.rpartition(":")[2])):
+            assert waiting.result(30).stdout == "1\n"
+
+
 def test_a_single_request_probes_a_server_after_its_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)

@@ -203,7 +203,7 @@ def test_connections_that_have_gone_make_room(fake: FakeSandbox) -> None:
 def test_one_session_too_many_ends_as_infrastructure_with_the_reason(
     fake: FakeSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cir_env.sandbox.http.client.BUSY_S", 0.0)
+    monkeypatch.setattr("cir_env.sandbox.http.client.PATIENCE_S", 0.0)
     monkeypatch.setattr("cir_env.sandbox.http.client.RETRY_PAUSE_S", 0.0)
     app = make_app(fake, TOKEN, maxima=Maxima(sessions=2))
     with Served(app) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
