@@ -49,7 +49,6 @@ def update(
     batch = collate(trajectories, in_loss=in_loss)
 
     # the policy before the update, without gradients
-    torch.manual_seed(seed_of(seed, 3, step))  # for dropout, if the model has any
     old = policy.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
     if old is None:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from agents_fakes import random_batch, tiny_llama, tiny_qwen2
+from agents_fakes import random_batch, tiny_llama, tiny_opt, tiny_qwen2
 
 from agents.config.training import PPOConfig
 from agents.core.types import Advantages, Batch, PolicyOutput
@@ -142,6 +142,34 @@ def test_gradients_of_the_previous_step_are_dropped() -> None:
 def run_update(agent: PPO, batch: Batch, aims: Advantages, *, seed: int = 0) -> dict[str, float]:
     old = agent.policy.evaluate(batch, 8)
     return agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_dropout_is_off_so_that_an_update_begins_with_ratios_of_exactly_1(gradient_checkpointing: bool) -> None:
+    model, batch = tiny_opt(V, dropout=0.1, attention_dropout=0.1, layerdrop=0.1), random_batch(V)
+    policy = Policy(model, gradient_checkpointing=gradient_checkpointing)
+    metrics = run_update(PPO(policy, PPOConfig(num_minibatches=1)), batch, targets(batch))
+    assert metrics["approx_kl"] == 0
+    assert metrics["grad_norm"] > 0
+
+
+def test_gradient_checkpointing_recomputes_the_layers_of_an_update() -> None:
+    calls = {}
+    for recomputes in (False, True):
+        policy = Policy(tiny_qwen2(V), gradient_checkpointing=recomputes)
+        count = 0
+
+        def counted(*_: Any) -> None:
+            nonlocal count
+            count += 1
+
+        policy.model.model.layers[0].self_attn.register_forward_hook(counted)
+        agent, batch = PPO(policy, PPOConfig()), random_batch(V)
+        old = policy.evaluate(batch, 9999)
+        count = 0
+        agent.accumulate(batch, old, targets(batch))
+        calls[recomputes] = count
+    assert calls == {False: 1, True: 2}
 
 
 def test_an_update_makes_good_tokens_more_likely_and_bad_ones_less_likely() -> None:
