@@ -188,7 +188,7 @@ class PPO:
     def _minibatches(self, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
         for _ in range(self.config.num_epochs):
             order = torch.randperm(size, generator=generator)
-            yield from order.chunk(self.config.num_minibatches)
+            yield from order.tensor_split(min(size, self.config.num_minibatches))  # sizes differ by at most 1
 
     def _clip(self) -> float:
         """Clip each parameter group's gradient; return the policy's norm, or the first that is not finite."""

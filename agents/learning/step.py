@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from agents.core.types import Trajectory, seed_of
-from agents.learning.advantages import correction, estimate_advantages
+from agents.learning.advantages import correction, estimate_advantages, unbounded_correction
 from agents.learning.batching import collate, describe_mismatch
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO, Part, is_finite
@@ -55,7 +55,7 @@ def update(
 
     # importance weights: correct for the mismatch between engine and trainer
     weights = correction(batch, old, config)
-    metrics = describe_mismatch(batch, old, weights)
+    metrics = describe_mismatch(batch, old, weights, unbounded_correction(batch, old, config))
 
     # advantages
     targets = estimate_advantages(batch, old, config, weights, ppo.estimate)

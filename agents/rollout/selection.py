@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from agents.core.types import Trajectory
+from agents.learning.advantages import ROUNDING
 
 if TYPE_CHECKING:
     from agents.config.training import SelectionConfig
@@ -38,9 +39,14 @@ def teaches(group: Group, config: SelectionConfig) -> bool:
     (Dynamic sampling: DAPO, arXiv 2503.14476, section 3.2.)
     """
     valid = [t for t in group if t.reward_valid]
-    if not valid or (config.differing_rewards and len({t.reward for t in valid}) < 2):
+    if not valid or (config.differing_rewards and not _differ([t.reward for t in valid])):
         return False
     return config.min_accuracy <= fmean(t.is_correct for t in valid) <= config.max_accuracy
+
+
+def _differ(rewards: Sequence[float]) -> bool:
+    """Return whether rewards differ by more than rounding, as in the advantages."""
+    return max(rewards) - min(rewards) > ROUNDING * max(map(abs, rewards))
 
 
 def thin_out(group: Group, count: int | None) -> list[Trajectory]:
@@ -108,14 +114,14 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     if not valid:
         return metrics
     rewards = [t.reward for t in valid]
-    groups: dict[int, set[float]] = {}
+    groups: dict[int, list[float]] = {}
     for t in valid:
-        groups.setdefault(t.group_id, set()).add(t.reward)
+        groups.setdefault(t.group_id, []).append(t.reward)
     mean = fmean(rewards)
     return metrics | {
         "reward": mean,
         "reward_std": fmean((r - mean) ** 2 for r in rewards) ** 0.5,
-        "frac_reward_zero_std": fmean(len(rewards) == 1 for rewards in groups.values()),
+        "frac_reward_zero_std": fmean(not _differ(rewards) for rewards in groups.values()),
         "accuracy": fmean(t.is_correct for t in valid),
     }
 

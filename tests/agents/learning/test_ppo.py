@@ -221,7 +221,7 @@ def test_an_entropy_bonus_raises_the_entropy() -> None:
     assert last > first + 0.05
 
 
-@pytest.mark.parametrize(("rows", "minibatches", "epochs", "updates"), [(6, 2, 1, 2), (6, 4, 3, 9), (2, 4, 1, 2)])
+@pytest.mark.parametrize(("rows", "minibatches", "epochs", "updates"), [(6, 2, 1, 2), (6, 4, 3, 12), (2, 4, 1, 2)])
 def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int, epochs: int, updates: int) -> None:
     agent = ppo(num_minibatches=minibatches, num_epochs=epochs)
     batch = random_batch(V, rows=rows)
@@ -240,6 +240,16 @@ def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int
     )
     assert metrics["num_updates"] == len(norms) == updates
     assert metrics["grad_norm"] == pytest.approx(sum(norms) / updates)
+
+
+@pytest.mark.parametrize(
+    ("rows", "minibatches", "sizes"),
+    [(10, 4, [3, 3, 2, 2]), (5, 4, [2, 1, 1, 1]), (8, 4, [2, 2, 2, 2]), (7, 2, [4, 3]), (2, 4, [1, 1])],
+)
+def test_minibatches_have_equal_sizes_up_to_one_row(rows: int, minibatches: int, sizes: list[int]) -> None:
+    parts = list(ppo(num_minibatches=minibatches)._minibatches(rows, torch.Generator()))
+    assert [len(part) for part in parts] == sizes
+    assert sorted(torch.cat(parts).tolist()) == list(range(rows))
 
 
 def test_every_epoch_sees_every_sequence_once(monkeypatch: pytest.MonkeyPatch) -> None:
