@@ -16,7 +16,7 @@ from agents.core.distributed import gather, gather_unless_stopped, rank, share, 
 from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
-from agents.rollout.collector import Collector
+from agents.rollout.collector import Collector, over_processes
 from agents.rollout.curriculum import ProblemOrder
 from agents.rollout.selection import choose, describe, teaches
 
@@ -91,10 +91,11 @@ class Sampler:
         ahead, self._ahead = self._ahead, None
         metrics = dict(sync()) if ahead is None else {}
         mine = self._collect(step, on_end, should_stop) if ahead is None else ahead
-        trajectories = gather_unless_stopped(None if mine is None else mine.trajectories)
-        if mine is None or trajectories is None:
+        parts = gather_unless_stopped(None if mine is None else [mine])
+        if parts is None:
             return None
-        collected = self._choose(trajectories, mine.metrics)
+        trajectories = [trajectory for part in parts for trajectory in part.trajectories]
+        collected = self._choose(trajectories, over_processes([part.metrics for part in parts]))
         # the engine is free: collect for the next step, or free memory for the update
         if self._config.rollout.overlap and step + 1 < self._config.max_steps:
             if ahead is not None:

@@ -90,6 +90,17 @@ def test_a_failed_write_of_adapters_is_an_error_in_all_processes(torchrun: tuple
     assert all("adapter" in error for *_, error in said)
 
 
+@pytest.mark.slow
+def test_a_slow_process_shows_in_the_metrics_of_all(torchrun: tuple[Path, str]) -> None:
+    first, second = json.loads((torchrun[0] / "straggled.json").read_text())
+    assert {k: v for k, v in first.items() if k != "whole"} == {k: v for k, v in second.items() if k != "whole"}
+    slowest, mean = first["time/sampling_s"], first["time/sampling_mean_s"]
+    assert 0.8 * first["whole"] < slowest <= second["whole"]
+    assert slowest / 2 < mean < 0.9 * slowest
+    assert first["tokens_per_second"] == pytest.approx(first["tokens"] / slowest)
+    assert first["engine/utilisation"] < 0.9
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     """Metrics that depend neither on a clock nor on the assignment of episodes to processes."""
     names = ("reward", "policy_loss", "entropy", "grad_norm", "completions/mean_length", "validation/accuracy")
