@@ -18,7 +18,7 @@ from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import Collector, over_processes
 from agents.rollout.curriculum import ProblemOrder
-from agents.rollout.selection import choose, describe, teaches
+from agents.rollout.selection import choose, describe, teaches, until_enough
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -144,6 +144,8 @@ class Sampler:
         played = sorted(trajectories, key=lambda t: t.group_id)
         rollout = self._config.rollout
         count = rollout.num_problems if rollout.num_extra_problems else len(played)
+        if rollout.num_extra_problems:  # a process plays groups that those of another make superfluous
+            played = until_enough(played, count, self._selection)
         chosen = choose(played, count, self._selection)
         tokens = sum(sum(t.action_mask) for t in played)
         described = describe(played) | {
@@ -165,7 +167,8 @@ class Sampler:
         def enough(groups: Groups) -> bool:
             if not rollout.num_extra_problems:
                 return False
-            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems // size()
+            # not a share of them: all may have to come from this process
+            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
 
         episodes, seconds = self._episodes(step), 0.0
         while True:

@@ -26,11 +26,32 @@ def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConf
         count: How many groups.
         config: The filters, and how many episodes of a group stay.
     """
+    chosen = [group for group in _groups(trajectories) if teaches(group, config)]
+    return [trajectory for group in chosen[:count] for trajectory in thin_out(group, config.keep_generations)]
+
+
+def until_enough(trajectories: Sequence[Trajectory], count: int, config: SelectionConfig) -> list[Trajectory]:
+    """Return the trajectories up to the group that is the ``count``-th to pass the filters; all if there is none.
+
+    Args:
+        trajectories: Whole groups, one after the other.
+        count: How many groups are needed.
+        config: The filters.
+    """
+    kept: list[Trajectory] = []
+    for group in _groups(trajectories):
+        if count == 0:
+            break
+        kept += group
+        count -= teaches(group, config)
+    return kept
+
+
+def _groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     groups: dict[int, list[Trajectory]] = {}
     for trajectory in trajectories:
         groups.setdefault(trajectory.group_id, []).append(trajectory)
-    chosen = [group for group in groups.values() if teaches(group, config)]
-    return [trajectory for group in chosen[:count] for trajectory in thin_out(group, config.keep_generations)]
+    return list(groups.values())
 
 
 def teaches(group: Group, config: SelectionConfig) -> bool:

@@ -118,6 +118,19 @@ def straggler() -> dict[str, float]:
     return {**collected.metrics, "whole": whole, "tokens": float(tokens)}
 
 
+def extra_problems() -> list[tuple[list[int], float]]:
+    """For some steps the problems that are trained on, two of six with different rewards, and the mean reward."""
+    rollout = RolloutConfig(
+        num_problems=2, num_extra_problems=4, num_generations=2, max_completion_length=60, max_model_len=96
+    )
+    engine = FakeEngine(small_chat(), lambda request_id, turn, seed: "a" if seed % 2 else "x")
+    with pool(num_envs=4) as envs:
+        sampler = Sampler(envs, engine, small_chat(), TrainConfig(rollout=rollout))
+        steps = [sampler.take(step, sync=dict, on_end=lambda _: None) for step in range(6)]
+        sampler.close()
+    return [([t.group_id for t in step.trajectories], step.metrics["reward"]) for step in steps if step is not None]
+
+
 def unwritable(folder: Path) -> str:
     """Say what comes of adapters that the first process cannot write."""
     (folder / "adapter").touch()
@@ -133,12 +146,14 @@ def unwritable(folder: Path) -> str:
 def main(folder: Path) -> None:
     """Run all cases."""
     straggled = distributed.gather([straggler()])
+    chosen = extra_problems()
     said = distributed.gather([[probe(is_deaf=False), probe(is_deaf=True), unwritable(folder)]])
     outcomes = {name: update(settings) for name, settings in CASES.items()}
     if distributed.rank() == 0:
         torch.save(outcomes, folder / "outcomes.pt")
         (folder / "said.json").write_text(json.dumps(said))
         (folder / "straggled.json").write_text(json.dumps(straggled))
+        (folder / "chosen.json").write_text(json.dumps(chosen))
 
 
 if __name__ == "__main__":

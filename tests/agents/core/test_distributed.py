@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_update import CASES, update
+from distributed_update import CASES, extra_problems, update
 from paths import ROOT
 from runs import SMALL
 
@@ -99,6 +99,13 @@ def test_a_slow_process_shows_in_the_metrics_of_all(torchrun: tuple[Path, str]) 
     assert slowest / 2 < mean < 0.9 * slowest
     assert first["tokens_per_second"] == pytest.approx(first["tokens"] / slowest)
     assert first["engine/utilisation"] < 0.9
+
+
+@pytest.mark.slow
+def test_extra_problems_give_the_same_batch_in_one_process_and_in_two(torchrun: tuple[Path, str]) -> None:
+    alone = extra_problems()
+    assert any(chosen[0] % 2 == chosen[-1] % 2 for chosen, _ in alone)  # both are problems of one process
+    assert json.loads((torchrun[0] / "chosen.json").read_text()) == [list(step) for step in alone]
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
