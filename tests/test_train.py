@@ -169,7 +169,7 @@ def test_a_run_is_not_written_over_another(tmp_path: Path, capsys: pytest.Captur
     error = capsys.readouterr().err
     assert f"{tmp_path} holds a run already: add --resume to continue it, or choose another --output-dir." in error
     assert main(*SMALL, "--max-steps", "0", "--output-dir", tmp_path, "--resume", "--seed", "5") == 2
-    assert f"Expect the settings of the run in {tmp_path}, got others: seed." in capsys.readouterr().err
+    assert f"Expect the settings of the run in {tmp_path}: `seed` to be 0, got 5." in capsys.readouterr().err
 
 
 def test_an_output_folder_that_is_none_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
 """Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
-    *("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation", "report_to"),
-    *("samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
+    *("resume", "max_steps", "save_every", "save_total_limit", "best_metric", "device", "output_dir", "validation"),
+    *("report_to", "samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
 
@@ -47,22 +47,24 @@ def claim(config: TrainConfig) -> Path | None:
         raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: drop --resume.")
     before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
     if changed := changes(before, config):
-        raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
+        listed = "; ".join(f"`{name}` to be {then!r}, got {now!r}" for name, (then, now) in changed.items())
+        raise ConfigError(f"Expect the settings of the run in {folder}: {listed}. Other settings are another run.")
     checkpoint.remove_leftovers(folder)
     return found[-1]
 
 
-def changes(before: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Return which of the settings are not those of a checkpoint, perhaps an earlier version's, as dotted names.
+def changes(before: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Return which settings are not those of a checkpoint, by dotted name: the checkpoint's value and the present one.
 
-    A setting that the checkpoint does not know has its default there. One that is known no more must have had its
-    default, and arguments that the environment does not have make no difference.
+    The checkpoint may be an earlier version's. A setting that it does not know has its default there. One that is known
+    no more must have had its default, and arguments that the environment does not have make no difference.
     """
     unused = {f"env.{name}" for name in lacking(config.env.id, config.env.kwargs(split="train"))}
-    now, default, then = (dict(_flat(each)) for each in (settings(config), settings(type(config)()), before))
-    changed = [name for name in now if then.get(name, default[name]) != now[name] and name not in unused]
-    gone = [name for name in then if name not in now and name not in unused]
-    return sorted(changed + [name for name in gone if name not in _GONE or then[name] != _GONE[name]])
+    now, default = (dict(_flat(settings(each))) for each in (config, type(config)()))
+    then = dict(_flat({name: value for name, value in before.items() if name not in _MAY_CHANGE}))
+    was, is_now = {**default, **then}, {**_GONE, **now}
+    differ = [name for name in {**now, **then} if was[name] != is_now.get(name) and name not in unused]
+    return {name: (was[name], is_now.get(name)) for name in sorted(differ)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -178,7 +178,7 @@ def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -
 
 
 def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1])  # before training there is nothing to keep
+    accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1, 0.0])  # before training there is nothing to keep
     monkeypatch.setattr("agents.training.trainer.metrics_of", lambda _: {"validation/accuracy": next(accuracies)})
     every = {"validation": {"every": 1}, "save_total_limit": 1}
     with trainer(tmp_path, max_steps=4, **every) as made:
@@ -188,7 +188,10 @@ def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, mo
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-5"]
     best = {"checkpoint": "checkpoint-3", "metric": "validation/accuracy", "value": 0.6}
     assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [best, best]
-    assert list(accuracies) == []  # the last step of the first run was not validated twice
+    with trainer(tmp_path, max_steps=6, resume=True, best_metric=None, **every) as made:
+        made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-6"]
+    assert list(accuracies) == []  # no last step was validated twice
 
 
 def test_a_best_checkpoint_that_could_not_be_saved_is_not_named(
