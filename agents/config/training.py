@@ -333,8 +333,8 @@ class TrainConfig:
     """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
     output_dir: Path = Path("runs/quickstart")
     """Where metrics, samples and checkpoints go."""
-    resume: bool = False
-    """Resume from the newest checkpoint in output_dir."""
+    resume: bool | Literal["auto"] = False
+    """Resume from the newest checkpoint in output_dir; auto: if there is one, else begin."""
     max_steps: int = 12
     """Training steps: one collection of trajectories and one PPO update each."""
     save_every: int = 10

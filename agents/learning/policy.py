@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.modules.dropout import _DropoutNd
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agents.core.distributed import add_up, size
+from agents.core.distributed import add_up, size, wait
 from agents.core.errors import ModelError
 from agents.core.types import Batch, PolicyOutput
 from agents.learning.batching import deal, micro_batches
@@ -263,6 +263,7 @@ def shard(policy: Policy) -> None:
     """
     if size() == 1:
         return
+    wait()  # some processes load a model more slowly
     for parameter in policy.parameters():
         torch.distributed.broadcast(parameter.data, 0)
     mesh = init_device_mesh(policy.device.type, (size(),))

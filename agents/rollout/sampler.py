@@ -12,7 +12,7 @@ import torch
 
 from agents.config.schedules import parse_budgets
 from agents.config.training import TrainConfig
-from agents.core.distributed import gather, gather_unless_stopped, rank, share, size
+from agents.core.distributed import gather, gather_unless_stopped, rank, share, size, wait
 from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
@@ -111,6 +111,7 @@ class Sampler:
         if self._pending is not None:
             pending, self._pending, self._before = self._pending, None, self._next
             self._ahead = pending.result()
+            wait()  # for the slowest process
         self._before = None
 
     def as_json(self) -> list[dict[str, Any]]:

@@ -162,7 +162,7 @@ def _write(  # noqa: PLR0917 - it is `save`, continued
         save_adapters(policy.model, lora, folder / "adapter")
     state = _training_state(policy, optimizer)
     with _shards():
-        save_shards(state, checkpoint_id=folder / TRAINING_STATE)
+        save_shards(state, checkpoint_id=folder / TRAINING_STATE, process_group=distributed.patient_group())
 
 
 @contextmanager
@@ -260,7 +260,7 @@ def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Op
     states = _training_state(policy, optimizer)
     try:
         with _shards():
-            load_shards(states, checkpoint_id=path / TRAINING_STATE)
+            load_shards(states, checkpoint_id=path / TRAINING_STATE, process_group=distributed.patient_group())
     except Exception as error:  # torch raises many classes
         reason = str(error).partition("\n")[0]
         raise CheckpointError(

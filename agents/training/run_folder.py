@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.core.errors import ConfigError, one_line
+from agents.core import distributed
+from agents.core.errors import ConfigError, expect, one_line
 from agents.rollout.envs import lacking
 from agents.training import checkpoint
 
@@ -36,7 +37,7 @@ def claim(config: TrainConfig) -> Path | None:
     except OSError as error:
         raise ConfigError(f"Expect `output_dir` to be a folder, got {folder}: {one_line(error)}.") from error
     found = checkpoint.checkpoints(folder)
-    if not config.resume:
+    if not config.resume or (config.resume == "auto" and not found):
         if found:
             raise ConfigError(
                 f"{folder} holds a run already: add --resume to continue it, or choose another --output-dir."
@@ -51,6 +52,16 @@ def claim(config: TrainConfig) -> Path | None:
         raise ConfigError(f"Expect the settings of the run in {folder}: {listed}. Other settings are another run.")
     checkpoint.remove_leftovers(folder)
     return found[-1]
+
+
+def check_same(started: Path | None, folder: Path) -> None:
+    """Refuse a run whose processes do not resume from the same checkpoint; a collective call.
+
+    Raises:
+        ConfigError: They see different checkpoints.
+    """
+    names = sorted(set(distributed.gather(["none" if started is None else started.name], patiently=True)))
+    expect(len(names) == 1, "output_dir", "on a disk that all processes share", f"{folder} with {', '.join(names)}")
 
 
 def changes(before: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:

@@ -85,6 +85,7 @@ class Trainer:
             self.callbacks = with_own_callbacks(callbacks, config)
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             path = started if started and not adapts else resolve_model(config.model, log=log)
+        run_folder.check_same(started, config.output_dir)
 
         # environment, policy, engine
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
@@ -117,6 +118,7 @@ class Trainer:
         if started is not None:
             self.step = self._saver.restore(started)
         self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
+        distributed.wait()  # some processes load an engine more slowly
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the run was asked to stop before.
@@ -142,7 +144,6 @@ class Trainer:
                     raise
             self.log(f"Checkpoint after step {self.step}: {self.save()}")
         self._call("on_train_end")
-        distributed.wait()  # the first process may have uploaded something
         return ended and not self._stop.asked
 
     def save(self) -> Path:
@@ -265,3 +266,4 @@ class Trainer:
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
+        distributed.wait()  # callbacks are the first process's

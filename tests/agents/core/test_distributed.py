@@ -127,6 +127,26 @@ def test_two_processes_train_like_one_and_resume_each_others_checkpoints(one: Pa
     assert metrics(two)[-1] == pytest.approx(metrics(folder / "one")[-1], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_the_run_in_one_line() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            str(SUPPORT / "lost_process.py"),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1
+    assert said[0].startswith("train.py: Expect an answer from the other processes within 0.05 minutes, got none: ")
+    assert said[0].endswith("The last checkpoint is unchanged.")
+
+
 def test_idle_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     devices = [torch.device(kind) for kind in ("cuda", "cpu")]

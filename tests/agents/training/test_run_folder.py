@@ -12,7 +12,7 @@ from agents import presets
 from agents.config.training import EnvConfig, TrainConfig
 from agents.core.errors import ConfigError
 from agents.training import checkpoint
-from agents.training.run_folder import changes, claim, settings
+from agents.training.run_folder import changes, check_same, claim, settings
 
 
 @pytest.fixture
@@ -93,3 +93,26 @@ def test_flags_for_checkpoints_may_change(tmp_path: Path, before: dict[str, Any]
     assert before["best_metric"] == "validation/accuracy"
     other = replace(config, best_metric=None, save_every=3, save_total_limit=9, output_dir=tmp_path)
     assert changes(before, other) == changes(settings(config), other) == {}
+
+
+def test_auto_resumes_where_there_is_a_checkpoint_and_begins_otherwise(tmp_path: Path) -> None:
+    config = replace(small(tmp_path), resume="auto")
+    (tmp_path / ".checkpoint-1.partial").mkdir()
+    assert claim(config) is None
+    assert list(tmp_path.iterdir()) == []
+    path = checkpoint.path_of(tmp_path, 3)
+    path.mkdir()
+    (path / checkpoint.STATE).write_text(json.dumps({"step": 3, "config": settings(config)}))
+    assert claim(config) == path
+    with pytest.raises(ConfigError, match="`seed` to be 0, got 5"):
+        claim(replace(config, seed=5))
+
+
+def test_processes_that_see_different_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_same(None, tmp_path)
+    monkeypatch.setattr("agents.core.distributed.gather", lambda mine, **_: [*mine, "checkpoint-3"])
+    check_same(tmp_path / "checkpoint-3", tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"`output_dir` on a disk that all processes share, got '.* checkpoint-3, none'"
+    ):
+        check_same(None, tmp_path)
