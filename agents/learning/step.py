@@ -71,5 +71,5 @@ def update(
     generator = torch.Generator().manual_seed(seed_of(seed, 2, step))
     acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without actions would have no gradient
     parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
-    updated = ppo.update(*parts, generator=generator, guard=guard, should_stop=should_stop)
+    updated = ppo.update(*parts, generator=generator, step=step, guard=guard, should_stop=should_stop)
     return None if updated is None else metrics | updated

@@ -100,7 +100,8 @@ class Trainer:
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
         self.chat = Chat(load_tokenizer(path), config.template)
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
-        self.ppo = PPO(self.policy, config.ppo, max_completion_length=config.rollout.max_completion_length)
+        limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
+        self.ppo = PPO(self.policy, config.ppo, **limits)
         self.engine = build_engine(config, path, self.chat, dtype=dtype, device=self.device, log=log)
 
         # what the loop works with

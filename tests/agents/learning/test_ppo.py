@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from agents_fakes import random_batch, tiny_llama, tiny_opt, tiny_qwen2
+from transformers import get_scheduler
 
 from agents.config.training import PPOConfig
 from agents.core.types import Advantages, Batch, PolicyOutput
@@ -349,6 +350,39 @@ def test_a_separate_critic_has_its_own_learning_rate_and_does_not_change_the_pol
     assert after.values is not None
     assert after.values[batch.action_mask].mean() > 0.1 + before.values[batch.action_mask].mean()
     assert [len(group) for group in policy.parameter_groups()] == [len(list(policy.model.parameters())), 28]
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "same_as"),
+    [
+        ("constant", 0, "constant"),
+        ("constant", 2, "constant_with_warmup"),
+        ("linear", 1, "linear"),
+        ("cosine", 0, "cosine"),
+    ],
+)
+def test_the_learning_rates_are_those_of_transformers_schedulers(name: Any, warmup: int, same_as: str) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
+    scheduler = get_scheduler(same_as, optimizer, num_warmup_steps=2 * warmup, num_training_steps=10)
+    expected = []
+    for _ in range(10):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    config = PPOConfig(learning_rate=1e-2, lr_scheduler_type=name, warmup_steps=warmup, num_minibatches=2)
+    batch, found = random_batch(V, rows=4), []
+    agent = PPO(Policy(tiny_qwen2(V)), config, max_steps=5)
+
+    def guard(*_: object) -> bool:
+        found.append(agent.optimizer.param_groups[0]["lr"])
+        return len(found) != 3  # a skipped step counts
+
+    old = agent.policy.evaluate(batch, 99)
+    for step in range(5):
+        metrics = agent.update(batch, old, targets(batch), generator=torch.Generator(), step=step, guard=guard)
+        assert metrics is not None
+        assert metrics["learning_rate"] == found[-1]
+    assert found == expected
 
 
 def test_metrics_cover_only_the_steps_that_were_taken() -> None:
