@@ -58,14 +58,16 @@ def main(args: Sequence[str]) -> int:
 
     trainer = None
     try:
-        from agents.core.distributed import launcher
+        from agents.core.distributed import launcher, lost_processes_in_one_line
         from agents.training.trainer import Trainer
 
-        trainer = Trainer(config)
-        with closing(trainer):
-            if trainer.train():
-                return 0
-        again = shlex.join([*(arg for arg in args if arg != "--resume"), "--resume"])
+        with lost_processes_in_one_line():
+            trainer = Trainer(config)
+            with closing(trainer):
+                if trainer.train():
+                    return 0
+        is_auto = config.resume == "auto"  # then the same command resumes
+        again = shlex.join(args if is_auto else [*(arg for arg in args if arg != "--resume"), "--resume"])
         trainer.log(f"Resume with: {launcher()} train.py {again}")
     except (AgentsError, CirEnvError, OSError) as error:
         return complain(error)

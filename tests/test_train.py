@@ -169,7 +169,24 @@ def test_a_run_is_not_written_over_another(tmp_path: Path, capsys: pytest.Captur
     error = capsys.readouterr().err
     assert f"{tmp_path} holds a run already: add --resume to continue it, or choose another --output-dir." in error
     assert main(*SMALL, "--max-steps", "0", "--output-dir", tmp_path, "--resume", "--seed", "5") == 2
-    assert f"Expect the settings of the run in {tmp_path}, got others: seed." in capsys.readouterr().err
+    assert f"Expect the settings of the run in {tmp_path}: `seed` to be 0, got 5." in capsys.readouterr().err
+
+
+def test_one_command_begins_a_run_and_resumes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for resumed in (False, True):
+        assert main(*SMALL, "--max-steps", "0", "--output-dir", tmp_path, "--resume", "auto") == 0
+        assert ("Resuming after step 0." in capsys.readouterr().out) is resumed
+
+
+@pytest.mark.parametrize(
+    ("flags", "resume"),
+    [([], False), (["--resume"], True), (["--no-resume"], False), (["--resume", "auto"], "auto")],
+)
+def test_resume_needs_no_value(flags: list[str], resume: bool | str, tmp_path: Path) -> None:
+    assert train.parse(["tiny", *flags, "--seed", "3"])[0].resume == resume
+    file = tmp_path / "run.yaml"
+    file.write_text(f"preset: tiny\nresume: {json.dumps(resume)}\n")
+    assert train.parse(["--config", str(file)])[0].resume == resume
 
 
 def test_an_output_folder_that_is_none_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,9 +195,15 @@ def test_an_output_folder_that_is_none_is_bad_input(tmp_path: Path, capsys: pyte
     assert f"train.py: Expect `output_dir` to be a folder, got {tmp_path / 'file'}: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "flags"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGTERM, ["--resume", "auto"])]
+)
 def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write = MetricsLog.write
 
@@ -190,9 +213,10 @@ def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(
             signal.raise_signal(number)
 
     monkeypatch.setattr(MetricsLog, "write", write_and_stop)
-    args = [*SMALL, "--max-steps", "3", "--output-dir", str(tmp_path)]
+    again = "" if flags else " --resume"
+    args = [*SMALL, "--max-steps", "3", "--output-dir", str(tmp_path), *flags]
     assert main(*args) == 128 + number
-    assert capsys.readouterr().out.splitlines()[-1] == f"Resume with: python train.py {' '.join(args)} --resume"
+    assert capsys.readouterr().out.splitlines()[-1] == f"Resume with: python train.py {' '.join(args)}{again}"
     assert (tmp_path / "checkpoint-1" / "trainer_state.json").exists()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl") if "reward" in row] == [1]
 

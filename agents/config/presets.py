@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -110,11 +110,26 @@ presets: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
 )
 
 
+def _with_values(args: Sequence[str]) -> Iterator[str]:
+    """Write ``--resume`` and ``--no-resume``, which may stand alone, as the flag with a value that it is.
+
+    >>> list(_with_values(["tiny", "--resume", "--seed", "3"])), list(_with_values(["--resume", "auto"]))
+    (['tiny', '--resume=True', '--seed', '3'], ['--resume=auto'])
+    """
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        if arg == "--resume":
+            arg = f"--resume={rest.pop(0) if rest[:1] and rest[0] in ('auto', 'True', 'False') else True}"
+        yield "--resume=False" if arg == "--no-resume" else arg
+
+
 def from_flags(args: Sequence[str], description: str) -> tuple[TrainConfig, TrainConfig]:
     """Return the preset that the arguments of ``train.py`` name, the first one by default, and what they make of it."""
     choices = {name: (first_paragraph(preset), preset()) for name, preset in presets.items()}
 
     def parse(args: list[str]) -> tuple[TrainConfig, TrainConfig]:
+        args = list(_with_values(args))
         config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=description, args=args)
         return presets[args[0]](), config
 

@@ -141,7 +141,11 @@ class PPOConfig:
     entropy_coefficient: float = 0.0
     """Weight of an entropy bonus."""
     learning_rate: float = 1e-6
-    """AdamW's, constant."""
+    """AdamW's, without a schedule or at its peak."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Keep the learning rates, or lower them to 0 by the last of max_steps, linearly or along a cosine."""
+    warmup_steps: int = 0
+    """Training steps in which the learning rates first rise from 0."""
     adam_beta1: float = 0.9
     """AdamW's."""
     adam_beta2: float = 0.999
@@ -177,7 +181,7 @@ class PPOConfig:
     critic: Literal["shared", "separate"] = "shared"
     """Let the value head read the policy's hidden states, or those of a copy of the model (gae)."""
     critic_learning_rate: float = 1e-5
-    """AdamW's for a separate critic."""
+    """AdamW's for a separate critic; the schedule is the same."""
 
     def __post_init__(self) -> None:
         check_name("ppo.advantage", self.advantage, ADVANTAGES, "advantages")
@@ -186,7 +190,7 @@ class PPOConfig:
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
             expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient", "value_coefficient", "weight_decay"):
+        for name in ("kl_coefficient", "entropy_coefficient", "value_coefficient", "weight_decay", "warmup_steps"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("epsilon", "adam_beta1", "adam_beta2"):
             expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
@@ -341,8 +345,8 @@ class TrainConfig:
     """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
     output_dir: Path = Path("runs/quickstart")
     """Where metrics, samples and checkpoints go."""
-    resume: bool = False
-    """Resume from the newest checkpoint in output_dir."""
+    resume: bool | Literal["auto"] = False
+    """Resume from the newest checkpoint in output_dir; auto: if there is one, else begin."""
     max_steps: int = 12
     """Training steps: one collection of trajectories and one PPO update each."""
     save_every: int = 10

@@ -4,6 +4,9 @@ Each process has its own engine and environments and samples its share of the pr
 all processes, which share the update: parameters, gradients and optimizer state are sharded (FSDP2), and micro-batches
 are distributed. Token weights are computed for the whole batch beforehand, so the result is that of a single process.
 
+A collective call waits a few minutes for the other processes, so that a run whose network is cut ends. Where processes
+may work for different times (sampling, loading, saving, callbacks), they wait for each other for hours.
+
 In a single process all functions are no-ops and need no process group.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,9 +24,13 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
+from agents.core.errors import AgentsError, TrainingError, one_line
+
 T = TypeVar("T")
 
+_TIMEOUT = timedelta(minutes=5)  # of a collective call in which all processes are in step
 _PATIENCE = timedelta(hours=2)  # the slowest process may be downloading a model or sampling a long answer
+_patient: distributed.ProcessGroup | None = None
 
 
 def start(device: torch.device) -> torch.device:
@@ -36,8 +44,35 @@ def start(device: torch.device) -> torch.device:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    global _patient  # noqa: PLW0603 - as the default group, it is the process's
+    _patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     return device
+
+
+def patient_group() -> distributed.ProcessGroup | None:
+    """Return the group whose collective calls wait for hours; None in a single process."""
+    return _patient if distributed.is_initialized() else None
+
+
+@contextmanager
+def lost_processes_in_one_line() -> Iterator[None]:
+    """Turn the error of a collective call, for lack of an answer, into one line.
+
+    Raises:
+        TrainingError: Another process has ended, or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        failed = isinstance(error, distributed.DistError) or re.search("gloo|Connection closed by peer", str(error))
+        if isinstance(error, AgentsError) or not failed:
+            raise
+        minutes = _TIMEOUT.total_seconds() / 60
+        raise TrainingError(
+            f"Expect an answer from the other processes within {minutes:g} minutes, got none: one of them has ended, "
+            f"or the network between them is down ({one_line(error)}). The last checkpoint is unchanged."
+        ) from error
 
 
 def idle_gpus(device: torch.device) -> int:
@@ -73,12 +108,12 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def gather(items: Sequence[T]) -> list[T]:
-    """Return the items of all processes, in order of rank."""
+def gather(items: Sequence[T], *, patiently: bool = False) -> list[T]:
+    """Return the items of all processes, in order of rank; ``patiently`` after work that may take some much longer."""
     if size() == 1:
         return list(items)
     parts: list[list[T] | None] = [None] * size()
-    distributed.all_gather_object(parts, list(items))
+    distributed.all_gather_object(parts, list(items), group=_patient if patiently else None)
     return [item for part in parts for item in part or ()]
 
 
@@ -88,6 +123,7 @@ def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
     Args:
         mine: This process's items; None: it was asked to stop.
     """
+    wait()  # for the slowest process
     if any_of(mine is None):
         return None
     return gather(mine or ())
@@ -106,7 +142,7 @@ def succeed_together(work: Callable[[], object], *, on_first: bool = False) -> N
             work()
     except Exception as caught:
         error = caught
-    reasons = gather([None if error is None else str(error)])
+    reasons = gather([None if error is None else str(error)], patiently=True)
     if error is not None:
         raise error
     reason = next((reason for reason in reasons if reason is not None), None)
@@ -156,9 +192,9 @@ def add_up_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def wait() -> None:
-    """Wait until all processes have reached this call."""
+    """Wait until all processes have reached this call, for hours if need be."""
     if size() > 1:
-        distributed.barrier()
+        distributed.barrier(group=_patient)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from agents.config.training import PPOConfig
 
 
+ROUNDING = 1e-6
+"""Rewards whose spread is at most this share of the largest count as equal: they differ by float32's rounding."""
+
+
 def estimate_advantages(
     batch: Batch, old: PolicyOutput, config: PPOConfig, weights: torch.Tensor, estimate: Estimator | None
 ) -> Advantages:
@@ -53,15 +57,22 @@ def correction(batch: Batch, old: PolicyOutput, config: PPOConfig) -> torch.Tens
         old: The policy's output before the update.
         config: The level of the ratio, and its bound.
     """
-    level = "token" if config.importance_sampling == "none" else config.importance_sampling
-    ratio = importance_ratio(old.logprobs, batch.sampling_logprobs, batch.action_mask, level=level)
+    ratio = unbounded_correction(batch, old, config)
     if config.importance_sampling == "none":
         return ratio
     return importance_weights(ratio, bound=config.importance_sampling_bound, cap=config.importance_sampling_cap)
 
 
+def unbounded_correction(batch: Batch, old: PolicyOutput, config: PPOConfig) -> torch.Tensor:
+    """Return the importance ratios before they are bounded, ``[B, T]``; see :func:`correction`."""
+    level = "token" if config.importance_sampling == "none" else config.importance_sampling
+    return importance_ratio(old.logprobs, batch.sampling_logprobs, batch.action_mask, level=level)
+
+
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, eps: float = 1e-8) -> torch.Tensor:
     """Return ``values`` with mean 0 and variance 1 over the elements where ``mask`` is True, and 0 elsewhere.
+
+    Values that differ by rounding alone give 0 everywhere.
 
     Args:
         values: Any shape.
@@ -72,8 +83,10 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, *, eps: float = 1e-8) -> to
     count = mask.sum().clamp(min=1)
     mean = (values * mask).sum() / count
     variance = ((values - mean).square() * mask).sum() / count
+    # rounding is no signal
+    is_noise = ((values - mean) * mask).abs().max() <= ROUNDING * (values * mask).abs().max()
     # whiten
-    return (values - mean) * torch.rsqrt(variance + eps) * mask
+    return (values - mean) * torch.rsqrt(variance + eps) * (mask & ~is_noise)
 
 
 def reinforce_plus_plus_baseline(
@@ -94,8 +107,8 @@ def reinforce_plus_plus_baseline(
     >>> result.advantages.tolist()
     [[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]
     """
-    mean, _ = _of_group(rewards, group_ids)
-    return _broadcast(rewards - mean, rewards, action_mask, whitened=True)
+    centred, _ = _centred(rewards, group_ids)
+    return _broadcast(centred, rewards, action_mask, whitened=True)
 
 
 def reinforce_plus_plus(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
@@ -116,10 +129,10 @@ def grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tens
     >>> [round(a, 3) for a in result.advantages[:, 0].tolist()]
     [0.707, -0.707, 0.0]
     """
-    mean, count = _of_group(rewards, group_ids)
-    squares, _ = _of_group((rewards - mean).square(), group_ids)
+    centred, count = _centred(rewards, group_ids)
+    squares, _ = _of_group(centred.square(), group_ids)
     deviation = (squares * count / (count - 1).clamp(min=1)).sqrt()
-    return _broadcast((rewards - mean) / (deviation + 1e-4), rewards, action_mask)
+    return _broadcast(centred / (deviation + 1e-4), rewards, action_mask)
 
 
 def dr_grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
@@ -127,8 +140,8 @@ def dr_grpo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.T
 
     Args: As for :func:`reinforce_plus_plus_baseline`.
     """
-    mean, _ = _of_group(rewards, group_ids)
-    return _broadcast(rewards - mean, rewards, action_mask)
+    centred, _ = _centred(rewards, group_ids)
+    return _broadcast(centred, rewards, action_mask)
 
 
 def rloo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tensor) -> Advantages:
@@ -140,8 +153,20 @@ def rloo(rewards: torch.Tensor, group_ids: torch.Tensor, action_mask: torch.Tens
     >>> rloo(torch.tensor([5.0, -1.0, -1.0]), torch.tensor([0, 0, 0]), mask).advantages[:, 0].tolist()
     [6.0, -3.0, -3.0]
     """
+    centred, count = _centred(rewards, group_ids)
+    return _broadcast(centred * count / (count - 1).clamp(min=1), rewards, action_mask)
+
+
+def _centred(rewards: torch.Tensor, group_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rewards minus the mean of their group, 0 throughout a group without a spread, and the group's size."""
     mean, count = _of_group(rewards, group_ids)
-    return _broadcast((rewards - mean) * count / (count - 1).clamp(min=1), rewards, action_mask)
+    centred = rewards - mean
+    _, group = torch.unique(group_ids, return_inverse=True)
+
+    def largest(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(values).scatter_reduce_(0, group, values.abs(), "amax")[group]
+
+    return torch.where(largest(centred) <= ROUNDING * largest(rewards), 0.0, centred), count
 
 
 def _of_group(values: torch.Tensor, group_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -82,16 +82,20 @@ def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:
         yield (parts[place], True) if place < len(parts) else (parts[0], False)
 
 
-def describe_mismatch(batch: Batch, old: PolicyOutput, weights: torch.Tensor) -> dict[str, float]:
+def describe_mismatch(
+    batch: Batch, old: PolicyOutput, weights: torch.Tensor, unbounded: torch.Tensor
+) -> dict[str, float]:
     """Return metrics of the mismatch between the engine's and the trainer's log-probabilities before the update.
 
     Args:
         batch: ``B`` sequences.
         old: The policy's output before the update.
         weights: ``[B, T]`` importance weights from :func:`agents.learning.advantages.correction`.
+        unbounded: ``[B, T]``, the same before they are bounded.
 
     Returns:
-        Absolute differences in nats, and statistics of the importance weights, named as in TRL.
+        Absolute differences in nats, statistics of the importance weights, named as in TRL, and the share of the
+        tokens whose weight was capped or masked.
     """
     difference = (old.logprobs - batch.sampling_logprobs)[batch.action_mask]
     ratio = weights[batch.action_mask]
@@ -101,4 +105,5 @@ def describe_mismatch(batch: Batch, old: PolicyOutput, weights: torch.Tensor) ->
         "sampling/importance_sampling_ratio/min": float(ratio.min()),
         "sampling/importance_sampling_ratio/mean": float(ratio.mean()),
         "sampling/importance_sampling_ratio/max": float(ratio.max()),
+        "sampling/importance_sampling_ratio/capped": float((ratio != unbounded[batch.action_mask]).float().mean()),
     }

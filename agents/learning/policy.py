@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.modules.dropout import _DropoutNd
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agents.core.distributed import add_up, size
+from agents.core.distributed import add_up, size, wait
 from agents.core.errors import ModelError
 from agents.core.types import Batch, PolicyOutput
 from agents.learning.batching import deal, micro_batches
@@ -72,6 +73,7 @@ class Policy(nn.Module):
             critic.get_output_embeddings().requires_grad_(False)  # its logits are never computed
         for each in self._models():
             _prepare(each, gradient_checkpointing)
+        self._gradient_checkpointing = gradient_checkpointing
         self.temperature = temperature
         self.value_head = nn.Linear(model.config.hidden_size, 1) if value_head else None
         if self.value_head is not None:
@@ -89,6 +91,13 @@ class Policy(nn.Module):
 
     def _models(self) -> list[PreTrainedModel]:
         return [self.model] if self.critic is None else [self.model, self.critic]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules; dropout is off in both, so that an update begins with ratios of exactly 1.
+
+        Transformers recomputes activations in training mode only; models that do not need it stay in evaluation mode.
+        """
+        return super().train(mode and self._gradient_checkpointing)
 
     def layers(self) -> list[nn.Module]:
         """Return the decoder layers, whose parameters are sharded together."""
@@ -185,10 +194,21 @@ def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
             f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
         ) from error
     _check_packing(model)
+    _switch_off_noise(model)
     if gradient_checkpointing:
         # transformers 5.2x renamed it, and warns about the old name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+
+
+def _switch_off_noise(model: PreTrainedModel) -> None:
+    """Set every dropout probability to 0, and the noise of routers: they act in training mode."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
 
 
 @torch.no_grad()
@@ -243,6 +263,7 @@ def shard(policy: Policy) -> None:
     """
     if size() == 1:
         return
+    wait()  # some processes load a model more slowly
     for parameter in policy.parameters():
         torch.distributed.broadcast(parameter.data, 0)
     mesh = init_device_mesh(policy.device.type, (size(),))

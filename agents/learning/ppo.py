@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import get_scheduler
 
 from agents.core.distributed import add_up_metrics, size, whole
 from agents.core.plugins import load_plugin
@@ -33,6 +34,29 @@ def is_finite(metrics: Mapping[str, float], _: Part) -> bool:
     return all(map(math.isfinite, metrics.values()))
 
 
+def learning_rate_schedule(config: PPOConfig, max_steps: int) -> Callable[[int], float]:
+    """Return a function from the number of an optimizer step in a run, from 0, to the factor of the learning rate.
+
+    As in transformers, the first factor of a warm-up is 0. A factor depends on nothing but its number, so that a
+    resumed run continues exactly; skipped optimizer steps count.
+
+    >>> from agents.config.training import PPOConfig
+    >>> config = PPOConfig(lr_scheduler_type="linear", warmup_steps=2, num_minibatches=1)
+    >>> [learning_rate_schedule(config, 6)(step) for step in range(6)]
+    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
+    """
+    per_step = config.num_epochs * config.num_minibatches
+    rises = config.lr_scheduler_type == "constant" and config.warmup_steps > 0
+    scheduler = get_scheduler(
+        "constant_with_warmup" if rises else config.lr_scheduler_type,
+        torch.optim.SGD([torch.zeros(())]),
+        num_warmup_steps=config.warmup_steps * per_step,
+        num_training_steps=max_steps * per_step,
+    )
+    factor: Callable[[int], float] = scheduler.lr_lambdas[0]
+    return factor
+
+
 class PPO:
     """Updates a policy by PPO.
 
@@ -40,16 +64,20 @@ class PPO:
         policy: The policy to train.
         config: Learning rate, clipping and batch sizes.
         max_completion_length: Maximum tokens of a completion; an aggregation may use it.
+        max_steps: Updates of the whole run, for a schedule of the learning rate.
     """
 
-    def __init__(self, policy: Policy, config: PPOConfig, *, max_completion_length: int = 1) -> None:
+    def __init__(
+        self, policy: Policy, config: PPOConfig, *, max_completion_length: int = 1, max_steps: int = 1
+    ) -> None:
         self.policy = policy
         self.config = config
         self._max_completion_length = max_completion_length
         self.estimate = find_estimator(config.advantage)
         name = config.aggregation
         self._weigh: Aggregation = AGGREGATIONS.get(name) or load_plugin("ppo.aggregation", name, "aggregations")
-        rates = (config.learning_rate, config.critic_learning_rate)
+        self._schedule = learning_rate_schedule(config, max_steps)
+        self._rates = rates = (config.learning_rate, config.critic_learning_rate)
         self.optimizer = torch.optim.AdamW(
             [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
             betas=(config.adam_beta1, config.adam_beta2),
@@ -63,6 +91,7 @@ class PPO:
         targets: Advantages,
         *,
         generator: torch.Generator,
+        step: int = 0,
         guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
@@ -73,6 +102,7 @@ class PPO:
             old: The policy's output before the update.
             targets: Advantages and returns; reference log-probabilities for a KL penalty.
             generator: Draws the minibatches.
+            step: Number of the update, from 0, on which a schedule of the learning rate depends.
             guard: Called before each optimizer step with the minibatch's metrics (means over sampled tokens, and the
                 gradient norm); returns whether to take the step. If not, parameters and optimizer state are unchanged.
             should_stop: Called after each backward pass; once it returns True, the update ends, and the gradients of
@@ -84,13 +114,17 @@ class PPO:
         """
         totals: dict[str, float] = defaultdict(float)
         norms = []
-        for index in self._minibatches(len(batch), generator):
+        per_step = self.config.num_epochs * self.config.num_minibatches
+        for place, index in enumerate(self._minibatches(len(batch), generator), step * per_step):
             # forward and backward
             part = batch.rows(index), old.rows(index), targets.rows(index)
             summed = self.accumulate(*part, should_stop=should_stop)
             if summed is None:
                 return None
             count, metrics = summed
+            # learning rate
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
+                group["lr"] = rate * self._schedule(place)
             # clip
             norm = self._clip()
             # optimizer step, unless the guard rejects it
@@ -188,7 +222,7 @@ class PPO:
     def _minibatches(self, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
         for _ in range(self.config.num_epochs):
             order = torch.randperm(size, generator=generator)
-            yield from order.chunk(self.config.num_minibatches)
+            yield from order.tensor_split(min(size, self.config.num_minibatches))  # sizes differ by at most 1
 
     def _clip(self) -> float:
         """Clip each parameter group's gradient; return the policy's norm, or the first that is not finite."""

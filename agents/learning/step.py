@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from agents.core.types import Trajectory, seed_of
-from agents.learning.advantages import correction, estimate_advantages
+from agents.learning.advantages import correction, estimate_advantages, unbounded_correction
 from agents.learning.batching import collate, describe_mismatch
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO, Part, is_finite
@@ -49,14 +49,13 @@ def update(
     batch = collate(trajectories, in_loss=in_loss)
 
     # the policy before the update, without gradients
-    torch.manual_seed(seed_of(seed, 3, step))  # for dropout, if the model has any
     old = policy.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
     if old is None:
         return None
 
     # importance weights: correct for the mismatch between engine and trainer
     weights = correction(batch, old, config)
-    metrics = describe_mismatch(batch, old, weights)
+    metrics = describe_mismatch(batch, old, weights, unbounded_correction(batch, old, config))
 
     # advantages
     targets = estimate_advantages(batch, old, config, weights, ppo.estimate)
@@ -72,5 +71,5 @@ def update(
     generator = torch.Generator().manual_seed(seed_of(seed, 2, step))
     acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without actions would have no gradient
     parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
-    updated = ppo.update(*parts, generator=generator, guard=guard, should_stop=should_stop)
+    updated = ppo.update(*parts, generator=generator, step=step, guard=guard, should_stop=should_stop)
     return None if updated is None else metrics | updated

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger("agents")
+_EXECUTIONS, _GRADINGS = "tools/executions", "episodes/gradings"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,15 +41,44 @@ class _Clock:
     gradings: list[float] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """Return mean seconds of executions and of last steps, and how the collection's time was spent."""
+        """Return mean seconds and numbers of executions and of last steps, and how the time was spent."""
         whole = time.perf_counter() - self.begin
         return {
+            _EXECUTIONS: float(len(self.executions)),
+            _GRADINGS: float(len(self.gradings)),
             "tools/execution_s": _mean(self.executions),
             "episodes/grading_s": _mean(self.gradings),
             "engine/utilisation": self.sampling / whole,
             "engine/waiting_s": self.waiting,
             "time/sampling_s": whole,
         }
+
+
+def over_processes(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Combine the metrics of the collections that several processes made of one step.
+
+    The step's sampling takes as long as that of the slowest process; an engine that is done before idles.
+
+    >>> fast, slow = {"time/sampling_s": 1.0, "engine/utilisation": 1.0}, {"time/sampling_s": 3.0}
+    >>> both = over_processes([fast, slow | {"engine/utilisation": 1.0}])
+    >>> {name: round(both[name], 3) for name in ("time/sampling_s", "time/sampling_mean_s", "engine/utilisation")}
+    {'time/sampling_s': 3.0, 'time/sampling_mean_s': 2.0, 'engine/utilisation': 0.667}
+    """
+
+    def mean(name: str, by: str | None = None) -> float:
+        weights = [1.0 if by is None else each.get(by, 1.0) for each in measured]
+        values = [each.get(name, 0.0) * weight for each, weight in zip(measured, weights, strict=True)]
+        return sum(values) / sum(weights) if sum(weights) else 0.0
+
+    slowest = max(each["time/sampling_s"] for each in measured)
+    return {
+        "tools/execution_s": mean("tools/execution_s", by=_EXECUTIONS),
+        "episodes/grading_s": mean("episodes/grading_s", by=_GRADINGS),
+        "engine/utilisation": mean("engine/utilisation", by="time/sampling_s") * mean("time/sampling_s") / slowest,
+        "engine/waiting_s": mean("engine/waiting_s"),
+        "time/sampling_s": slowest,
+        "time/sampling_mean_s": mean("time/sampling_s"),
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

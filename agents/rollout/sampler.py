@@ -12,13 +12,13 @@ import torch
 
 from agents.config.schedules import parse_budgets
 from agents.config.training import TrainConfig
-from agents.core.distributed import gather, gather_unless_stopped, rank, share, size
+from agents.core.distributed import gather, gather_unless_stopped, rank, share, size, wait
 from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
-from agents.rollout.collector import Collector
+from agents.rollout.collector import Collector, over_processes
 from agents.rollout.curriculum import ProblemOrder
-from agents.rollout.selection import choose, describe, teaches
+from agents.rollout.selection import choose, describe, teaches, until_enough
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -91,10 +91,11 @@ class Sampler:
         ahead, self._ahead = self._ahead, None
         metrics = dict(sync()) if ahead is None else {}
         mine = self._collect(step, on_end, should_stop) if ahead is None else ahead
-        trajectories = gather_unless_stopped(None if mine is None else mine.trajectories)
-        if mine is None or trajectories is None:
+        parts = gather_unless_stopped(None if mine is None else [mine])
+        if parts is None:
             return None
-        collected = self._choose(trajectories, mine.metrics)
+        trajectories = [trajectory for part in parts for trajectory in part.trajectories]
+        collected = self._choose(trajectories, over_processes([part.metrics for part in parts]))
         # the engine is free: collect for the next step, or free memory for the update
         if self._config.rollout.overlap and step + 1 < self._config.max_steps:
             if ahead is not None:
@@ -110,6 +111,7 @@ class Sampler:
         if self._pending is not None:
             pending, self._pending, self._before = self._pending, None, self._next
             self._ahead = pending.result()
+            wait()  # for the slowest process
         self._before = None
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -143,6 +145,8 @@ class Sampler:
         played = sorted(trajectories, key=lambda t: t.group_id)
         rollout = self._config.rollout
         count = rollout.num_problems if rollout.num_extra_problems else len(played)
+        if rollout.num_extra_problems:  # a process plays groups that those of another make superfluous
+            played = until_enough(played, count, self._selection)
         chosen = choose(played, count, self._selection)
         tokens = sum(sum(t.action_mask) for t in played)
         described = describe(played) | {
@@ -164,7 +168,8 @@ class Sampler:
         def enough(groups: Groups) -> bool:
             if not rollout.num_extra_problems:
                 return False
-            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems // size()
+            # not a share of them: all may have to come from this process
+            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
 
         episodes, seconds = self._episodes(step), 0.0
         while True:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from agents.core.types import Trajectory
+from agents.learning.advantages import ROUNDING
 
 if TYPE_CHECKING:
     from agents.config.training import SelectionConfig
@@ -25,11 +26,32 @@ def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConf
         count: How many groups.
         config: The filters, and how many episodes of a group stay.
     """
+    chosen = [group for group in _groups(trajectories) if teaches(group, config)]
+    return [trajectory for group in chosen[:count] for trajectory in thin_out(group, config.keep_generations)]
+
+
+def until_enough(trajectories: Sequence[Trajectory], count: int, config: SelectionConfig) -> list[Trajectory]:
+    """Return the trajectories up to the group that is the ``count``-th to pass the filters; all if there is none.
+
+    Args:
+        trajectories: Whole groups, one after the other.
+        count: How many groups are needed.
+        config: The filters.
+    """
+    kept: list[Trajectory] = []
+    for group in _groups(trajectories):
+        if count == 0:
+            break
+        kept += group
+        count -= teaches(group, config)
+    return kept
+
+
+def _groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     groups: dict[int, list[Trajectory]] = {}
     for trajectory in trajectories:
         groups.setdefault(trajectory.group_id, []).append(trajectory)
-    chosen = [group for group in groups.values() if teaches(group, config)]
-    return [trajectory for group in chosen[:count] for trajectory in thin_out(group, config.keep_generations)]
+    return list(groups.values())
 
 
 def teaches(group: Group, config: SelectionConfig) -> bool:
@@ -38,9 +60,14 @@ def teaches(group: Group, config: SelectionConfig) -> bool:
     (Dynamic sampling: DAPO, arXiv 2503.14476, section 3.2.)
     """
     valid = [t for t in group if t.reward_valid]
-    if not valid or (config.differing_rewards and len({t.reward for t in valid}) < 2):
+    if not valid or (config.differing_rewards and not _differ([t.reward for t in valid])):
         return False
     return config.min_accuracy <= fmean(t.is_correct for t in valid) <= config.max_accuracy
+
+
+def _differ(rewards: Sequence[float]) -> bool:
+    """Return whether rewards differ by more than rounding, as in the advantages."""
+    return max(rewards) - min(rewards) > ROUNDING * max(map(abs, rewards))
 
 
 def thin_out(group: Group, count: int | None) -> list[Trajectory]:
@@ -108,14 +135,14 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     if not valid:
         return metrics
     rewards = [t.reward for t in valid]
-    groups: dict[int, set[float]] = {}
+    groups: dict[int, list[float]] = {}
     for t in valid:
-        groups.setdefault(t.group_id, set()).add(t.reward)
+        groups.setdefault(t.group_id, []).append(t.reward)
     mean = fmean(rewards)
     return metrics | {
         "reward": mean,
         "reward_std": fmean((r - mean) ** 2 for r in rewards) ** 0.5,
-        "frac_reward_zero_std": fmean(len(rewards) == 1 for rewards in groups.values()),
+        "frac_reward_zero_std": fmean(not _differ(rewards) for rewards in groups.values()),
         "accuracy": fmean(t.is_correct for t in valid),
     }
 

@@ -152,10 +152,13 @@ def _method(config: TrainConfig) -> str:
     warm_up = f"After {config.warm_up_steps} supervised steps: " if config.warm_up_steps else ""
     kl = f"a KL penalty of {ppo.kl_coefficient:g} ({ppo.kl_estimator})" if ppo.kl_coefficient else "no KL penalty"
     bonus = f"an entropy bonus of {ppo.entropy_coefficient:g}" if ppo.entropy_coefficient else "no entropy bonus"
+    rises = f" after a warm-up of {ppo.warmup_steps} steps" if ppo.warmup_steps else ""
+    falls = {"constant": "", "linear": ", falling linearly to 0", "cosine": ", falling along a cosine to 0"}
+    rate = f"{ppo.learning_rate:g}{rises}{falls[ppo.lr_scheduler_type]}"
     return (
         f"{warm_up}PPO's clipped loss (epsilon {ppo.epsilon:g} below, {ppo.epsilon_high:g} above) with "
         f"`{ppo.advantage}` advantages, {kl} and {bonus}. Each step samples {rollout.num_problems} problems with "
-        f"{rollout.num_generations} episodes each; the learning rate is {ppo.learning_rate:g}, the interaction budget "
+        f"{rollout.num_generations} episodes each; the learning rate is {rate}, the interaction budget "
         f"`{config.env.interaction_budget}`. Tokens inserted by the environment are excluded from the loss."
     )
 

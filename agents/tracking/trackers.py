@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agents.core.distributed import rank
 from agents.core.errors import ConfigError, ServiceError, one_line
-from agents.core.files import append_json_lines, drop_rows
+from agents.core.files import append_json_lines, drop_rows, write_text
 from agents.core.plugins import is_plugin, load_plugin
 
 if TYPE_CHECKING:
@@ -189,5 +189,5 @@ def open_log(
 def _run_id(path: Path, *, resumed: bool) -> str:
     """Return the run's id for trackers; a resumed run keeps its id."""
     if not (resumed and path.exists()):
-        path.write_text(secrets.token_hex(4))
+        write_text(path, secrets.token_hex(4))
     return path.read_text()

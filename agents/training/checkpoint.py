@@ -14,6 +14,7 @@ the process or the machine dies, every ``checkpoint-N`` is complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 STATE = "trainer_state.json"
 ROLLOUTS = "rollouts.json"
 TRAINING_STATE = "training_state"
+_FULL_DISK = 2**20  # bytes that are left where a write has failed for lack of space
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -116,8 +118,9 @@ def save(
             _write(partial, policy, tokenizer, optimizer, rollouts, lora)
         distributed.succeed_together(finish, on_first=True)
     except Exception as error:  # safetensors and torch have their own error classes for a full disk
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reason = str(full if _is_full(folder) else error).partition("\n")[0]
         shutil.rmtree(partial, ignore_errors=True)
-        reason = str(error).partition("\n")[0]
         raise CheckpointError(
             f"Could not write {target}: {reason}. Free disk space; older checkpoints are intact."
         ) from error
@@ -127,6 +130,14 @@ def save(
             if old.name != best:
                 _remove(old)
     return target
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether the disk is full, which torch's writer reports as an unexpected position in a file."""
+    try:
+        return shutil.disk_usage(folder).free < _FULL_DISK
+    except OSError:
+        return False
 
 
 def _write(  # noqa: PLR0917 - it is `save`, continued
@@ -151,7 +162,7 @@ def _write(  # noqa: PLR0917 - it is `save`, continued
         save_adapters(policy.model, lora, folder / "adapter")
     state = _training_state(policy, optimizer)
     with _shards():
-        save_shards(state, checkpoint_id=folder / TRAINING_STATE)
+        save_shards(state, checkpoint_id=folder / TRAINING_STATE, process_group=distributed.patient_group())
 
 
 @contextmanager
@@ -249,7 +260,7 @@ def load_training_state(path: Path, *, policy: Policy, optimizer: torch.optim.Op
     states = _training_state(policy, optimizer)
     try:
         with _shards():
-            load_shards(states, checkpoint_id=path / TRAINING_STATE)
+            load_shards(states, checkpoint_id=path / TRAINING_STATE, process_group=distributed.patient_group())
     except Exception as error:  # torch raises many classes
         reason = str(error).partition("\n")[0]
         raise CheckpointError(

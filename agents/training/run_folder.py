@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.core.errors import ConfigError, one_line
+from agents.core import distributed
+from agents.core.errors import ConfigError, expect, one_line
 from agents.rollout.envs import lacking
 from agents.training import checkpoint
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 _GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
 """Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
-    *("resume", "max_steps", "save_every", "save_total_limit", "device", "output_dir", "validation", "report_to"),
-    *("samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
+    *("resume", "max_steps", "save_every", "save_total_limit", "best_metric", "device", "output_dir", "validation"),
+    *("report_to", "samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
 
@@ -36,7 +37,7 @@ def claim(config: TrainConfig) -> Path | None:
     except OSError as error:
         raise ConfigError(f"Expect `output_dir` to be a folder, got {folder}: {one_line(error)}.") from error
     found = checkpoint.checkpoints(folder)
-    if not config.resume:
+    if not config.resume or (config.resume == "auto" and not found):
         if found:
             raise ConfigError(
                 f"{folder} holds a run already: add --resume to continue it, or choose another --output-dir."
@@ -47,22 +48,34 @@ def claim(config: TrainConfig) -> Path | None:
         raise ConfigError(f"Expect a checkpoint in {folder} to resume from, got none: drop --resume.")
     before = checkpoint.read_json(found[-1] / checkpoint.STATE)["config"]
     if changed := changes(before, config):
-        raise ConfigError(f"Expect the settings of the run in {folder}, got others: {', '.join(changed)}.")
+        listed = "; ".join(f"`{name}` to be {then!r}, got {now!r}" for name, (then, now) in changed.items())
+        raise ConfigError(f"Expect the settings of the run in {folder}: {listed}. Other settings are another run.")
     checkpoint.remove_leftovers(folder)
     return found[-1]
 
 
-def changes(before: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Return which of the settings are not those of a checkpoint, perhaps an earlier version's, as dotted names.
+def check_same(started: Path | None, folder: Path) -> None:
+    """Refuse a run whose processes do not resume from the same checkpoint; a collective call.
 
-    A setting that the checkpoint does not know has its default there. One that is known no more must have had its
-    default, and arguments that the environment does not have make no difference.
+    Raises:
+        ConfigError: They see different checkpoints.
+    """
+    names = sorted(set(distributed.gather(["none" if started is None else started.name], patiently=True)))
+    expect(len(names) == 1, "output_dir", "on a disk that all processes share", f"{folder} with {', '.join(names)}")
+
+
+def changes(before: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Return which settings are not those of a checkpoint, by dotted name: the checkpoint's value and the present one.
+
+    The checkpoint may be an earlier version's. A setting that it does not know has its default there. One that is known
+    no more must have had its default, and arguments that the environment does not have make no difference.
     """
     unused = {f"env.{name}" for name in lacking(config.env.id, config.env.kwargs(split="train"))}
-    now, default, then = (dict(_flat(each)) for each in (settings(config), settings(type(config)()), before))
-    changed = [name for name in now if then.get(name, default[name]) != now[name] and name not in unused]
-    gone = [name for name in then if name not in now and name not in unused]
-    return sorted(changed + [name for name in gone if name not in _GONE or then[name] != _GONE[name]])
+    now, default = (dict(_flat(settings(each))) for each in (config, type(config)()))
+    then = dict(_flat({name: value for name, value in before.items() if name not in _MAY_CHANGE}))
+    was, is_now = {**default, **then}, {**_GONE, **now}
+    differ = [name for name in {**now, **then} if was[name] != is_now.get(name) and name not in unused]
+    return {name: (was[name], is_now.get(name)) for name in sorted(differ)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

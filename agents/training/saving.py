@@ -113,7 +113,9 @@ class Saver:
     def restore(self, path: Path) -> int:
         """Restore the run from a checkpoint; return its number of whole steps."""
         state = checkpoint.read_json(path / checkpoint.STATE)
-        self._validator.last_step, self._best = state["validated"], state["best"]
+        self._validator.last_step = state["validated"]
+        best = state["best"]
+        self._best = best if best is not None and best["metric"] == self._run.config.best_metric else None
         self._run.health.restore(state["health"])
         self._run.interaction_budget = state["interaction_budget"]
         checkpoint.load_training_state(path, policy=self._ppo.policy, optimizer=self._ppo.optimizer)

@@ -86,6 +86,7 @@ class Trainer:
             self.callbacks = with_own_callbacks(callbacks, config)
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             path = started if started and not adapts else resolve_model(config.model, log=log)
+        run_folder.check_same(started, config.output_dir)
 
         # environment, policy, engine
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
@@ -100,7 +101,8 @@ class Trainer:
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
         self.chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
-        self.ppo = PPO(self.policy, config.ppo, max_completion_length=config.rollout.max_completion_length)
+        limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
+        self.ppo = PPO(self.policy, config.ppo, **limits)
         self.engine = build_engine(config, path, self.chat, dtype=dtype, device=self.device, log=log)
 
         # what the loop works with
@@ -118,6 +120,7 @@ class Trainer:
         if started is not None:
             self.step = self._saver.restore(started)
         self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
+        distributed.wait()  # some processes load an engine more slowly
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the run was asked to stop before.
@@ -143,7 +146,6 @@ class Trainer:
                     raise
             self.log(f"Checkpoint after step {self.step}: {self.save()}")
         self._call("on_train_end")
-        distributed.wait()  # the first process may have uploaded something
         return ended and not self._stop.asked
 
     def save(self) -> Path:
@@ -266,3 +268,4 @@ class Trainer:
     def _call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
+        distributed.wait()  # callbacks are the first process's

@@ -14,6 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -101,6 +103,12 @@ def tiny_qwen2(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedM
 def tiny_llama(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random Llama with an output layer of its own and heads wider than the hidden size has room for."""
     return _made(LlamaForCausalLM, LlamaConfig, seed, vocab_size=vocab_size, head_dim=12, **changes)
+
+
+def tiny_opt(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random OPT, whose dropout is a module's as well as a function's."""
+    sizes = {"ffn_dim": 48, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
+    return _made(OPTForCausalLM, OPTConfig, seed, vocab_size=vocab_size, **(sizes | changes))
 
 
 MODELS: Mapping[str, Callable[..., PreTrainedModel]] = {"qwen2": tiny_qwen2, "llama": tiny_llama}

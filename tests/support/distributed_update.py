@@ -7,24 +7,27 @@ RUNS is a JSON list of arguments of train.py, for runs that follow: starting the
 
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from agents_fakes import random_batch, small_chat, tiny_qwen2
+from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_qwen2
 
 import train
-from agents.config.training import LoraConfig, PPOConfig
+from agents.config.training import LoraConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.core import distributed
 from agents.core.distributed import whole
 from agents.core.errors import EngineFault
+from agents.core.types import Completion
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import correction, estimate_advantages
 from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
+from agents.rollout.sampler import Sampler
 from agents.training.weight_sync import Weights, sync_weights
 
 V = 40
@@ -93,6 +96,41 @@ def probe(*, is_deaf: bool) -> str:
     return "passed"
 
 
+def straggler() -> dict[str, float]:
+    """The metrics of a step whose second process samples slowly."""
+    rollout = RolloutConfig(num_problems=4, num_generations=2, max_completion_length=60, max_model_len=96)
+    engine = FakeEngine(small_chat())
+    poll = engine.poll
+
+    def slow() -> list[Completion]:
+        time.sleep(0.02 + 0.08 * distributed.rank())
+        return poll()
+
+    engine.poll = slow  # type: ignore[method-assign]
+    with pool(num_envs=4) as envs:
+        sampler = Sampler(envs, engine, small_chat(), TrainConfig(rollout=rollout))
+        begin = time.perf_counter()
+        collected = sampler.take(0, sync=dict, on_end=lambda _: None)
+        whole = time.perf_counter() - begin
+        sampler.close()
+    assert collected is not None
+    tokens = sum(sum(each.action_mask) for each in collected.trajectories)
+    return {**collected.metrics, "whole": whole, "tokens": float(tokens)}
+
+
+def extra_problems() -> list[tuple[list[int], float]]:
+    """For some steps the problems that are trained on, two of six with different rewards, and the mean reward."""
+    rollout = RolloutConfig(
+        num_problems=2, num_extra_problems=4, num_generations=2, max_completion_length=60, max_model_len=96
+    )
+    engine = FakeEngine(small_chat(), lambda request_id, turn, seed: "a" if seed % 2 else "x")
+    with pool(num_envs=4) as envs:
+        sampler = Sampler(envs, engine, small_chat(), TrainConfig(rollout=rollout))
+        steps = [sampler.take(step, sync=dict, on_end=lambda _: None) for step in range(6)]
+        sampler.close()
+    return [([t.group_id for t in step.trajectories], step.metrics["reward"]) for step in steps if step is not None]
+
+
 def unwritable(folder: Path) -> str:
     """Say what comes of adapters that the first process cannot write."""
     (folder / "adapter").touch()
@@ -107,11 +145,15 @@ def unwritable(folder: Path) -> str:
 
 def main(folder: Path) -> None:
     """Run all cases."""
+    straggled = distributed.gather([straggler()])
+    chosen = extra_problems()
     said = distributed.gather([[probe(is_deaf=False), probe(is_deaf=True), unwritable(folder)]])
     outcomes = {name: update(settings) for name, settings in CASES.items()}
     if distributed.rank() == 0:
         torch.save(outcomes, folder / "outcomes.pt")
         (folder / "said.json").write_text(json.dumps(said))
+        (folder / "straggled.json").write_text(json.dumps(straggled))
+        (folder / "chosen.json").write_text(json.dumps(chosen))
 
 
 if __name__ == "__main__":

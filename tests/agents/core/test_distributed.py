@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_update import CASES, update
+from distributed_update import CASES, extra_problems, update
 from paths import ROOT
 from runs import SMALL
 
@@ -90,6 +90,24 @@ def test_a_failed_write_of_adapters_is_an_error_in_all_processes(torchrun: tuple
     assert all("adapter" in error for *_, error in said)
 
 
+@pytest.mark.slow
+def test_a_slow_process_shows_in_the_metrics_of_all(torchrun: tuple[Path, str]) -> None:
+    first, second = json.loads((torchrun[0] / "straggled.json").read_text())
+    assert {k: v for k, v in first.items() if k != "whole"} == {k: v for k, v in second.items() if k != "whole"}
+    slowest, mean = first["time/sampling_s"], first["time/sampling_mean_s"]
+    assert 0.8 * first["whole"] < slowest <= second["whole"]
+    assert slowest / 2 < mean < 0.9 * slowest
+    assert first["tokens_per_second"] == pytest.approx(first["tokens"] / slowest)
+    assert first["engine/utilisation"] < 0.9
+
+
+@pytest.mark.slow
+def test_extra_problems_give_the_same_batch_in_one_process_and_in_two(torchrun: tuple[Path, str]) -> None:
+    alone = extra_problems()
+    assert any(chosen[0] % 2 == chosen[-1] % 2 for chosen, _ in alone)  # both are problems of one process
+    assert json.loads((torchrun[0] / "chosen.json").read_text()) == [list(step) for step in alone]
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     """Metrics that depend neither on a clock nor on the assignment of episodes to processes."""
     names = ("reward", "policy_loss", "entropy", "grad_norm", "completions/mean_length", "validation/accuracy")
@@ -107,6 +125,26 @@ def test_two_processes_train_like_one_and_resume_each_others_checkpoints(one: Pa
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert train.main([*ARGS, "3", "--output-dir", str(two), "--resume"]) == 0
     assert metrics(two)[-1] == pytest.approx(metrics(folder / "one")[-1], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_answer_ends_the_run_in_one_line() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            str(SUPPORT / "lost_process.py"),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1
+    assert said[0].startswith("train.py: Expect an answer from the other processes within 0.05 minutes, got none: ")
+    assert said[0].endswith("The last checkpoint is unchanged.")
 
 
 def test_idle_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agents.core.errors import RunError
-from agents.core.files import drop_rows, read_json_lines, read_metrics, write_json, write_json_lines
+from agents.core.files import append_json_lines, drop_rows, read_json_lines, read_metrics, write_json, write_json_lines
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -17,6 +17,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {("no", "key"): 1})
     assert json.loads(path.read_text()) == {"a": str(path)}
     assert [each.name for each in path.parent.iterdir()] == ["summary.json"]
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    (tmp_path / ".metrics.jsonl.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"\[Errno 28\] No space left on device: '{path}'"):
+        write_json(path, {"a": 1})
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"\[Errno 28\] No space left on device: '{path}'"):
+        append_json_lines(path, [{"a": 1}])
 
 
 def test_rows_are_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from agents.learning.advantages import (
     reinforce_plus_plus,
     reinforce_plus_plus_baseline,
     rloo,
+    unbounded_correction,
     whiten,
 )
+from agents.learning.batching import describe_mismatch
 from agents.learning.losses import policy_loss
 
 
@@ -44,6 +46,28 @@ def test_equal_rewards_give_advantages_of_exactly_zero() -> None:
     rewards, groups = torch.tensor([1.0, 1.0, -1.0, -1.0]), torch.tensor([4, 4, 9, 9])
     out = reinforce_plus_plus_baseline(rewards, groups, mask("xx", "x.", "xx", ".x"))
     assert out.advantages.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_rewards_that_differ_by_rounding_alone_give_advantages_of_exactly_zero(name: str) -> None:
+    near = float(torch.nextafter(torch.tensor(0.7), torch.tensor(1.0)))
+    groups = torch.tensor([0, 0, 0, 1, 1, 1])
+    sets = [[0.7] * 6, [0.7, 0.7, near] * 2]
+    if name != "reinforce_plus_plus":  # the one without a baseline for each group
+        sets += [[0.1, 0.1, 0.1, 0.7, 0.7, 0.7], [1e6, 1e6, 1e6, 0.7, 0.7, near]]
+    for rewards in sets:
+        out = ESTIMATORS[name](torch.tensor(rewards), groups, torch.ones(6, 5, dtype=torch.bool))
+        assert out.advantages.abs().max() == 0
+
+
+def test_gae_with_equal_errors_gives_advantages_of_exactly_zero() -> None:
+    rewards, values = torch.full((3,), 0.7), torch.full((3, 1), 0.1)
+    assert gae(rewards, values, mask("x", "x", "x")).advantages.abs().max() == 0
+
+
+def test_a_small_difference_of_rewards_is_not_taken_for_rounding() -> None:
+    out = reinforce_plus_plus_baseline(torch.tensor([1.0, 1.001]), torch.tensor([0, 0]), mask("x", "x"))
+    assert out.advantages.flatten().tolist() == pytest.approx([-0.98, 0.98], abs=0.01)
 
 
 def test_two_answers_of_equal_length_get_plus_and_minus_one() -> None:
@@ -225,6 +249,22 @@ def test_the_configuration_chooses_the_correction(config: PPOConfig, advantages:
     batch, old = off_policy()
     targets = estimate_advantages(batch, old, config, correction(batch, old, config), find_estimator(config.advantage))
     assert targets.advantages[:, 1].tolist() == pytest.approx(advantages)
+
+
+@pytest.mark.parametrize(
+    ("config", "capped"),
+    [
+        (PPOConfig(), 0.0),
+        (PPOConfig(importance_sampling="token"), 0.5),
+        (PPOConfig(importance_sampling="token", importance_sampling_cap=9.0), 0.0),
+        (PPOConfig(importance_sampling="sequence", importance_sampling_bound="mask"), 0.5),
+    ],
+)
+def test_the_share_of_capped_ratios_is_reported(config: PPOConfig, capped: float) -> None:
+    batch, old = off_policy()
+    ratios = unbounded_correction(batch, old, config)
+    metrics = describe_mismatch(batch, old, correction(batch, old, config), ratios)
+    assert metrics["sampling/importance_sampling_ratio/capped"] == capped
 
 
 def test_gae_without_values_is_rejected() -> None:

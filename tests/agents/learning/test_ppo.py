@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from agents_fakes import random_batch, tiny_llama, tiny_qwen2
+from agents_fakes import random_batch, tiny_llama, tiny_opt, tiny_qwen2
+from transformers import get_scheduler
 
 from agents.config.training import PPOConfig
 from agents.core.types import Advantages, Batch, PolicyOutput
@@ -144,6 +145,34 @@ def run_update(agent: PPO, batch: Batch, aims: Advantages, *, seed: int = 0) -> 
     return agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_dropout_is_off_so_that_an_update_begins_with_ratios_of_exactly_1(gradient_checkpointing: bool) -> None:
+    model, batch = tiny_opt(V, dropout=0.1, attention_dropout=0.1, layerdrop=0.1), random_batch(V)
+    policy = Policy(model, gradient_checkpointing=gradient_checkpointing)
+    metrics = run_update(PPO(policy, PPOConfig(num_minibatches=1)), batch, targets(batch))
+    assert metrics["approx_kl"] == 0
+    assert metrics["grad_norm"] > 0
+
+
+def test_gradient_checkpointing_recomputes_the_layers_of_an_update() -> None:
+    calls = {}
+    for recomputes in (False, True):
+        policy = Policy(tiny_qwen2(V), gradient_checkpointing=recomputes)
+        count = 0
+
+        def counted(*_: Any) -> None:
+            nonlocal count
+            count += 1
+
+        policy.model.model.layers[0].self_attn.register_forward_hook(counted)
+        agent, batch = PPO(policy, PPOConfig()), random_batch(V)
+        old = policy.evaluate(batch, 9999)
+        count = 0
+        agent.accumulate(batch, old, targets(batch))
+        calls[recomputes] = count
+    assert calls == {False: 1, True: 2}
+
+
 def test_an_update_makes_good_tokens_more_likely_and_bad_ones_less_likely() -> None:
     agent, batch = ppo(num_epochs=3), random_batch(V)
     signs = torch.where(torch.arange(len(batch)) % 2 == 0, 1.0, -1.0)[:, None] * batch.action_mask
@@ -193,7 +222,7 @@ def test_an_entropy_bonus_raises_the_entropy() -> None:
     assert last > first + 0.05
 
 
-@pytest.mark.parametrize(("rows", "minibatches", "epochs", "updates"), [(6, 2, 1, 2), (6, 4, 3, 9), (2, 4, 1, 2)])
+@pytest.mark.parametrize(("rows", "minibatches", "epochs", "updates"), [(6, 2, 1, 2), (6, 4, 3, 12), (2, 4, 1, 2)])
 def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int, epochs: int, updates: int) -> None:
     agent = ppo(num_minibatches=minibatches, num_epochs=epochs)
     batch = random_batch(V, rows=rows)
@@ -212,6 +241,16 @@ def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int
     )
     assert metrics["num_updates"] == len(norms) == updates
     assert metrics["grad_norm"] == pytest.approx(sum(norms) / updates)
+
+
+@pytest.mark.parametrize(
+    ("rows", "minibatches", "sizes"),
+    [(10, 4, [3, 3, 2, 2]), (5, 4, [2, 1, 1, 1]), (8, 4, [2, 2, 2, 2]), (7, 2, [4, 3]), (2, 4, [1, 1])],
+)
+def test_minibatches_have_equal_sizes_up_to_one_row(rows: int, minibatches: int, sizes: list[int]) -> None:
+    parts = list(ppo(num_minibatches=minibatches)._minibatches(rows, torch.Generator()))
+    assert [len(part) for part in parts] == sizes
+    assert sorted(torch.cat(parts).tolist()) == list(range(rows))
 
 
 def test_every_epoch_sees_every_sequence_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +350,39 @@ def test_a_separate_critic_has_its_own_learning_rate_and_does_not_change_the_pol
     assert after.values is not None
     assert after.values[batch.action_mask].mean() > 0.1 + before.values[batch.action_mask].mean()
     assert [len(group) for group in policy.parameter_groups()] == [len(list(policy.model.parameters())), 28]
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "same_as"),
+    [
+        ("constant", 0, "constant"),
+        ("constant", 2, "constant_with_warmup"),
+        ("linear", 1, "linear"),
+        ("cosine", 0, "cosine"),
+    ],
+)
+def test_the_learning_rates_are_those_of_transformers_schedulers(name: Any, warmup: int, same_as: str) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
+    scheduler = get_scheduler(same_as, optimizer, num_warmup_steps=2 * warmup, num_training_steps=10)
+    expected = []
+    for _ in range(10):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    config = PPOConfig(learning_rate=1e-2, lr_scheduler_type=name, warmup_steps=warmup, num_minibatches=2)
+    batch, found = random_batch(V, rows=4), []
+    agent = PPO(Policy(tiny_qwen2(V)), config, max_steps=5)
+
+    def guard(*_: object) -> bool:
+        found.append(agent.optimizer.param_groups[0]["lr"])
+        return len(found) != 3  # a skipped step counts
+
+    old = agent.policy.evaluate(batch, 99)
+    for step in range(5):
+        metrics = agent.update(batch, old, targets(batch), generator=torch.Generator(), step=step, guard=guard)
+        assert metrics is not None
+        assert metrics["learning_rate"] == found[-1]
+    assert found == expected
 
 
 def test_metrics_cover_only_the_steps_that_were_taken() -> None:

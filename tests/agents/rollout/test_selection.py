@@ -9,7 +9,7 @@ from agents.config.training import RolloutConfig, SelectionConfig, TrainConfig
 from agents.core.errors import ConfigError
 from agents.core.types import Trajectory, Turn
 from agents.learning.batching import collate
-from agents.rollout.selection import choose, is_in_loss, teaches, thin_out
+from agents.rollout.selection import choose, describe, is_in_loss, teaches, thin_out, until_enough
 
 ALL = SelectionConfig()
 DIFFERING = SelectionConfig(differing_rewards=True)
@@ -29,6 +29,17 @@ def called(reward: float, *statuses: str, **changes: Any) -> Trajectory:
 
 def group_ids(made: list[Trajectory]) -> list[int]:
     return [each.group_id for each in made]
+
+
+def test_rewards_that_differ_by_rounding_alone_do_not_differ() -> None:
+    assert not teaches(group(0, 0.1 + 0.2, 0.3), DIFFERING)
+    assert describe(group(0, 0.1 + 0.2, 0.3))["frac_reward_zero_std"] == 1
+
+
+def test_groups_after_the_last_one_needed_do_not_count() -> None:
+    groups = [*group(0, 1, 1), *group(1, 1, -1), *group(2, -1, -1), *group(3, -1, 1), *group(4, 1, -1)]
+    assert group_ids(until_enough(groups, 1, DIFFERING)) == [0, 0, 1, 1]
+    assert group_ids(until_enough(groups, 9, DIFFERING)) == group_ids(groups)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,18 @@ def test_a_failed_save_leaves_the_older_checkpoint_and_no_partial_one(
     assert (before / "model.safetensors").read_bytes() == weights
 
 
+def test_a_full_disk_is_named_where_torch_only_reports_an_unexpected_position(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(checkpoint, "save_shards", unexpected)
+    monkeypatch.setattr(checkpoint, "_FULL_DISK", 2**62)
+    with pytest.raises(CheckpointError, match=r"checkpoint-2: \[Errno 28\] No space left on device\. Free disk space"):
+        write(tmp_path, trained(), 2)
+
+
 @contextmanager
 def no_file_above(size: int) -> Iterator[None]:
     """Let writes beyond this size of any file fail."""

@@ -1,5 +1,6 @@
 """The loop around a step: recovery from errors, when the engine sleeps, and the reference of a KL penalty."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -177,8 +178,23 @@ def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -
     assert read_json(tmp_path / "checkpoint-2" / STATE)["data"] == "10,000 problems of 'arithmetic/train'"
 
 
+def test_a_schedule_of_the_learning_rate_resumes_exactly(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_steps": 3, "save_every": 1, "save_total_limit": 9}
+    settings["ppo"] = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "advantage": "gae"}
+    with trainer(tmp_path / "whole", **settings) as made:
+        made.train()
+    shutil.copytree(tmp_path / "whole" / "checkpoint-1", tmp_path / "parted" / "checkpoint-1")
+    with trainer(tmp_path / "parted", resume=True, **settings) as made:
+        made.train()
+    whole, parted = (tmp_path / name / "checkpoint-3" / "model.safetensors" for name in ("whole", "parted"))
+    assert parted.read_bytes() == whole.read_bytes() != (whole.parents[1] / "checkpoint-2" / whole.name).read_bytes()
+    rates = [row["learning_rate"] for row in rows(tmp_path / "whole")]
+    assert rates[1:] == [row["learning_rate"] for row in rows(tmp_path / "parted")]
+    assert rates[0] < rates[1] > rates[2] > 0
+
+
 def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1])  # before training there is nothing to keep
+    accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1, 0.0])  # before training there is nothing to keep
     monkeypatch.setattr("agents.training.trainer.metrics_of", lambda _: {"validation/accuracy": next(accuracies)})
     every = {"validation": {"every": 1}, "save_total_limit": 1}
     with trainer(tmp_path, max_steps=4, **every) as made:
@@ -188,7 +204,10 @@ def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, mo
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-5"]
     best = {"checkpoint": "checkpoint-3", "metric": "validation/accuracy", "value": 0.6}
     assert [read_json(path / STATE)["best"] for path in checkpoints(tmp_path)] == [best, best]
-    assert list(accuracies) == []  # the last step of the first run was not validated twice
+    with trainer(tmp_path, max_steps=6, resume=True, best_metric=None, **every) as made:
+        made.train()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-6"]
+    assert list(accuracies) == []  # no last step was validated twice
 
 
 def test_a_best_checkpoint_that_could_not_be_saved_is_not_named(
