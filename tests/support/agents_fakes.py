@@ -12,12 +12,18 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from agents.core.chat import Chat
@@ -101,6 +107,37 @@ def tiny_qwen2(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedM
 def tiny_llama(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random Llama with an output layer of its own and heads wider than the hidden size has room for."""
     return _made(LlamaForCausalLM, LlamaConfig, seed, vocab_size=vocab_size, head_dim=12, **changes)
+
+
+def tiny_qwen3_moe(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random Qwen3-MoE with four experts, two of them for each token."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    return _made(Qwen3MoeForCausalLM, Qwen3MoeConfig, seed, vocab_size=vocab_size, **(sizes | changes))
+
+
+def tiny_mixtral(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random Mixtral with four experts, two of them for each token."""
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+    return _made(MixtralForCausalLM, MixtralConfig, seed, vocab_size=vocab_size, **(sizes | changes))
+
+
+def tiny_deepseek(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random DeepSeek-V3: latent attention, a dense layer, and eight experts, two of them for each token."""
+    sizes = {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 12,
+    }
+    return _made(DeepseekV3ForCausalLM, DeepseekV3Config, seed, vocab_size=vocab_size, **(sizes | changes))
 
 
 MODELS: Mapping[str, Callable[..., PreTrainedModel]] = {"qwen2": tiny_qwen2, "llama": tiny_llama}
