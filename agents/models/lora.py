@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from agents.core.distributed import succeed_together, whole
@@ -28,7 +29,10 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
         import peft
     except ImportError:
         raise ConfigError('Expect the library peft for `lora.rank`: pip install "cir-env[lora]".') from None
-    peft.inject_adapter_in_model(_peft_config(config), model)
+    with warnings.catch_warnings():
+        # peft sets rank and alpha of fused experts, then warns that no module has their names
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+        peft.inject_adapter_in_model(_peft_config(config), model)
 
 
 def save_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path) -> None:

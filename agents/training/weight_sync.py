@@ -6,6 +6,7 @@ they differ only by rounding; an engine that still has old weights, even in a si
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,19 +45,22 @@ class Weights(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._adapted: dict[str, Any] = {n: m for n, m in model.named_modules() if hasattr(m, "lora_A")}
-        state = model.state_dict()
-        self._tensors = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
+        self._adapted: dict[str, Any] = {
+            _plain(f"{name}.{getattr(layer, 'parameter_name', 'weight')}"): layer
+            for name, layer in model.named_modules()
+            if hasattr(layer, "lora_A")
+        }
+        self._tensors = {_plain(name): t for name, t in model.state_dict().items() if ".lora_" not in name}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return the full tensor of a name."""
         tensor = whole(self._tensors[name])
-        layer = self._adapted.get(name.removesuffix(".weight"))
+        layer = self._adapted.get(name)
         if layer is None:
             return tensor
         down, up = (whole(part[_ADAPTER].weight.detach()) for part in (layer.lora_A, layer.lora_B))
         scaling: float = layer.scaling[_ADAPTER]
-        return tensor + scaling * (up @ down)
+        return tensor + scaling * _product(layer, up, down, experts=len(tensor) if tensor.ndim > 2 else None)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order of the model's state dict."""
@@ -65,6 +69,24 @@ class Weights(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         """Return the number of tensors."""
         return len(self._tensors)
+
+
+def _plain(name: str) -> str:
+    """Return the name that a tensor has without adapters, which wrap each adapted layer.
+
+    >>> _plain("mlp.experts.base_layer.base_layer.down_proj")
+    'mlp.experts.down_proj'
+    """
+    return re.sub(r"(\.base_layer)+\.", ".", name)
+
+
+def _product(layer: Any, up: torch.Tensor, down: torch.Tensor, experts: int | None) -> torch.Tensor:
+    """Multiply the two matrices of an adapter; peft stacks those of fused experts."""
+    if experts is None:
+        return up @ down
+    ups, downs = up.reshape(len(up), -1, experts), down.reshape(experts, -1, down.shape[-1])
+    is_transposed = not getattr(layer, "_did_swap_in_out_features", False)
+    return torch.einsum("ore,eri->eio" if is_transposed else "ore,eri->eoi", ups, downs)
 
 
 class WeightSync:
