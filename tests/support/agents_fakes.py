@@ -152,6 +152,16 @@ def _made(model: Any, config: Any, seed: int, **changes: Any) -> PreTrainedModel
     return made
 
 
+def stretched(vocab_size: int, kind: str, *, made_for: int) -> PreTrainedModel:
+    """A random Llama whose positions depend on the longest row once that is longer than ``made_for``."""
+    rope = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0}
+    if kind == "longrope":
+        factors = {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
+        rope |= {"original_max_position_embeddings": made_for} | factors
+    longest = 4 * made_for if kind == "longrope" else made_for
+    return tiny_llama(vocab_size, max_position_embeddings=longest, rope_parameters=rope)
+
+
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """Another model with the same weights."""
     made: PreTrainedModel = type(model)(model.config)
