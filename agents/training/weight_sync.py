@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from agents.learning.policy import Policy
 
 _ADAPTER = "default"  # peft's name for a model's first
-_PROBE = "What is 12 * 34?"
 _PROBES = 4
 _PROBE_TOKENS = 8
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
@@ -97,17 +96,25 @@ class WeightSync:
         engine: The run's.
         chat: Encodes the text that is probed.
         dtype: Of the engine's weights.
+        prompt_length: Tokens of this text. As many as the run's prompts may have, so that windows and positions
+            count; the completions share them, and they are computed once.
     """
 
-    def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str) -> None:
+    def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str, *, prompt_length: int) -> None:
         self._policy, self._engine = policy, engine
-        self._prompt = chat.encode_prompt(_PROBE)
+        self._prompt = probe_prompt(chat, min(prompt_length, engine.max_model_len - _PROBE_TOKENS))
         exact = dtype == "float32" and policy.autocast is None
         self._tolerance = TOLERANCE["float32" if exact else "bfloat16"]
 
     def __call__(self, version: int) -> dict[str, float]:
         """Sync the weights of a version; see :func:`sync_weights`."""
         return sync_weights(self._policy, self._engine, version=version, prompt=self._prompt, tolerance=self._tolerance)
+
+
+def probe_prompt(chat: Chat, length: int) -> list[int]:
+    """Return a prompt of as many tokens, at least one."""
+    questions = " ".join(f"What is {number} * {number + 22}?" for number in range(12, 13 + length // 4))
+    return chat.encode_prompt(questions)[: max(1, length)]
 
 
 def sync_weights(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import gymnasium
@@ -163,8 +164,8 @@ def stretched(vocab_size: int, kind: str, *, made_for: int) -> PreTrainedModel:
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Another model with the same weights."""
-    made: PreTrainedModel = type(model)(model.config)
+    """Another model with the same weights, whose attention can be set by itself."""
+    made: PreTrainedModel = type(model)(deepcopy(model.config))
     made.load_state_dict(model.state_dict())
     return made
 
