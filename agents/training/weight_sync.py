@@ -82,7 +82,8 @@ def _plain(name: str) -> str:
 def _product(layer: Any, up: torch.Tensor, down: torch.Tensor, experts: int | None) -> torch.Tensor:
     """Multiply the two matrices of an adapter; peft stacks those of fused experts."""
     if experts is None:
-        return up @ down
+        product = up @ down
+        return product.T if getattr(layer, "fan_in_fan_out", False) else product
     ups, downs = up.reshape(len(up), -1, experts), down.reshape(experts, -1, down.shape[-1])
     is_transposed = not getattr(layer, "_did_swap_in_out_features", False)
     return torch.einsum("ore,eri->eio" if is_transposed else "ore,eri->eoi", ups, downs)

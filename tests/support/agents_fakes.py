@@ -15,6 +15,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -108,6 +110,12 @@ def tiny_qwen2(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedM
 def tiny_llama(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random Llama with an output layer of its own and heads wider than the hidden size has room for."""
     return _made(LlamaForCausalLM, LlamaConfig, seed, vocab_size=vocab_size, head_dim=12, **changes)
+
+
+def tiny_gpt2(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random GPT-2 without dropout: learned positions and transposed weights."""
+    plain = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_positions": 512}
+    return _made(GPT2LMHeadModel, GPT2Config, seed, vocab_size=vocab_size, **(plain | changes))
 
 
 def tiny_qwen3_moe(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:

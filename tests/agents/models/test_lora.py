@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from agents_fakes import random_batch, tiny_mixtral, tiny_qwen2, tiny_qwen3_moe, twin
+from agents_fakes import random_batch, tiny_gpt2, tiny_mixtral, tiny_qwen2, tiny_qwen3_moe, twin
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -19,7 +19,7 @@ from agents.training.weight_sync import Weights
 V = 40
 
 
-FAMILIES = {"qwen2": tiny_qwen2, "qwen3_moe": tiny_qwen3_moe, "mixtral": tiny_mixtral}
+FAMILIES = {"qwen2": tiny_qwen2, "qwen3_moe": tiny_qwen3_moe, "mixtral": tiny_mixtral, "gpt2": tiny_gpt2}
 
 every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 Make = Callable[..., PreTrainedModel]
@@ -76,6 +76,7 @@ def test_exported_weights_give_a_plain_model_with_the_same_output(make: Make) ->
 
 @every_family
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # peft asks for it
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys")  # peft's, about the experts' ranks
 def test_peft_reads_what_is_written(make: Make, tmp_path: Path) -> None:
     config = LoraConfig(rank=4, alpha=8)
