@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 GROUPED_ATTENTION = "cir_grouped"
 """Name of the attention function, for ``set_attn_implementation``."""
@@ -28,6 +24,9 @@ def _grouped_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Grouped-query attention that, for one query per row, does not copy keys and values for each head of a group."""
+    window = kwargs.pop("sliding_window", None)
+    if window is not None and attention_mask is not None and key.shape[2] > window:
+        attention_mask = _within(window, attention_mask)
     batch, heads, length, _ = query.shape
     if length > 1:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -39,6 +38,12 @@ def _grouped_attention(
     return out.reshape(batch, 1, heads, -1), None
 
 
+def _within(window: int, mask: torch.Tensor) -> torch.Tensor:
+    """Limit a causal mask ``[..., keys]`` to the last ``window`` keys that each query sees."""
+    seen = mask.sum(-1, keepdim=True)
+    return mask & (torch.arange(mask.shape[-1], device=mask.device) >= seen - window)
+
+
 AttentionInterface.register(GROUPED_ATTENTION, _grouped_attention)
 
 
@@ -46,18 +51,13 @@ class RowCache(Cache):
     """KV cache of ``rows`` sequences, each written at its own positions.
 
     Args:
-        model: Gives shapes, dtype and device.
         rows: Number of sequences.
         capacity: Positions per row.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, capacity: int) -> None:
-        config = model.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (rows, config.num_key_value_heads, capacity, head_dim)
+    def __init__(self, rows: int, capacity: int) -> None:
         self.layers = []
-        self._make = partial(torch.zeros, shape, dtype=model.dtype, device=model.device)
-        self._num_layers = config.num_hidden_layers
+        self._size, self._capacity = rows, capacity
         self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._rows = slice(0, rows)
         self._slots = torch.zeros(rows, 1, dtype=torch.long)
@@ -78,31 +78,31 @@ class RowCache(Cache):
         self._store = []
 
     def fill(self, length: int) -> None:
-        """Fill the first ``length`` positions with noise, the same in all rows."""
-        self._take()
+        """Fill the first ``length`` positions with noise, the same in all rows. The first pass allocates the cache."""
         noise = torch.Generator().manual_seed(0)
         for layer in self._store:
             for stored in layer:
                 stored[:, :, :length] = torch.randn(stored[0, :, :length].shape, generator=noise).to(stored)
 
-    def _take(self) -> None:
-        if not self._store:
-            self._store = [(self._make(), self._make()) for _ in range(self._num_layers)]
-
     def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
         """Make the next pass write its tokens to ``slots [rows, n]`` and read the first ``length`` positions."""
-        self._take()
         self._rows, self._slots, self._length = rows, slots, length
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store keys and values ``[rows, H, n, D]``; return all keys and values that the pass may attend to."""
+        if layer_idx == len(self._store):
+            self._store.append((self._allocate(key_states), self._allocate(value_states)))
         rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
         keys, values = self._store[layer_idx]
         keys[rows, :, self._slots] = key_states.transpose(1, 2)
         values[rows, :, self._slots] = value_states.transpose(1, 2)
         return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
+
+    def _allocate(self, states: torch.Tensor) -> torch.Tensor:
+        _, heads, _, width = states.shape
+        return states.new_zeros(self._size, heads, self._capacity, width)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of positions that the pass reads."""

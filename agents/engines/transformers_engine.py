@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from agents.core.errors import EngineError, EngineFault
+from agents.core.errors import EngineError, EngineFault, ModelError, one_line
 from agents.core.types import Completion
 from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache, with_cache
 from agents.models.load import load_model
+from agents.models.support import check_length, plain_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +41,7 @@ _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start
 _PREFILL_TOKENS = 24  # more pending tokens than this are prefilled in a pass of their own
 _CHUNK = 64  # tokens per prefill pass over the context of a first turn
 _FEWEST_ROWS = 2  # a single row uses different matrix kernels
+_ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that shapes rarely change
 
 
@@ -53,6 +55,10 @@ class TransformersEngine:
         max_num_seqs: Cache rows, that is, the maximum number of concurrent requests.
         max_model_len: Maximum tokens per request. The cache has about ``max_num_seqs * max_model_len`` positions, and
             at most as many are kept aside for waiting requests.
+
+    Raises:
+        ConfigError: The model's positions do not allow ``max_model_len`` tokens.
+        ModelError: The engine would compute other logits than the model itself.
     """
 
     def __init__(
@@ -67,13 +73,13 @@ class TransformersEngine:
         self.max_model_len = max_model_len
         self.version = 0
         self._is_whole = True
+        check_length(model, max_model_len)
         self._model = model.eval().requires_grad_(False)
-        self._model.set_attn_implementation(GROUPED_ATTENTION)
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
         capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
         self._scratch = capacity - 1  # inactive rows write here
-        self._cache = RowCache(model, max_num_seqs, capacity)
+        self._cache = RowCache(max_num_seqs, capacity)
         self._sizes: list[int] = []  # allowed numbers of rows in a pass, ascending
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._in_chunks = [0] * max_num_seqs  # leading tokens of each row that were computed in whole chunks
@@ -85,6 +91,7 @@ class TransformersEngine:
         self._queue: dict[int, Request] = {}
         self._random: dict[int, np.random.Generator] = {}
         self._first_turns: set[int] = set()  # requests in their first turn
+        self._check(*plain_logits(model))
 
     @classmethod
     def from_pretrained(
@@ -212,6 +219,26 @@ class TransformersEngine:
                 done.append(request.completion(reason))
         return done
 
+    @torch.inference_mode()
+    def _check(self, ids: torch.Tensor, expected: torch.Tensor) -> None:
+        """Reject a model whose logits in this engine are not its own."""
+        name, context = type(self._model).__name__, ids.tolist()
+        self._model.set_attn_implementation(GROUPED_ATTENTION)
+        whole, self._cache = self._cache, RowCache(_FEWEST_ROWS, _LENGTH_STEP)
+        try:
+            self._prefill(0, context, 0, len(context) - 1)
+            found = self._pass([context[-1], 0], [len(context) - 1, 0], [len(context) - 1, 0])[0]
+        except Exception as error:
+            raise ModelError(f"Expect a model for the engine transformers, got {name}: {one_line(error)}") from error
+        self._cache = whole
+        self._forget()
+        difference = (found.log_softmax(-1) - expected[-1].log_softmax(-1))[expected[-1].argmax()].abs()
+        if not difference <= _ROUNDING.get(self._model.dtype, 1e-3):
+            raise ModelError(
+                f"Expect a model for the engine transformers, got {name}, whose log-probabilities it would change by "
+                f"{difference:.2g} nats."
+            )
+
     def _forget(self) -> None:
         self._cached = [[] for _ in self._cached]
         self._in_chunks = [0] * len(self._cached)
@@ -315,8 +342,9 @@ class TransformersEngine:
         cache must be empty; it is left filled with noise.
         """
         count, draw = len(self._cached), random.Random(0)
-        tokens = [draw.randrange(self._model.config.vocab_size) for _ in range(count)]
-        slots = [draw.randrange(_LENGTH_STEP) for _ in range(count)]
+        tokens = [draw.randrange(self._model.config.get_text_config().vocab_size) for _ in range(count)]
+        slots = [draw.randrange(min(_LENGTH_STEP, self.max_model_len)) for _ in range(count)]
+        self._pass(tokens, slots, slots)
         self._cache.fill(_LENGTH_STEP)
         every, step = self._pass(tokens, slots, slots), max(_FEWEST_ROWS, -(-count // 8))
         sizes = range(step, count, step)

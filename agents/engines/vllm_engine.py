@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from agents.core.types import Completion
 from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import Request
 from agents.models.load import load_generation_config
+from agents.models.names import FileNames
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -230,16 +232,19 @@ class VllmEngine:
         if not self._shapes:
             raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
         self._is_whole = False
-        got = {name: tuple(weights[name].shape) for name in self._shapes if name in weights}
-        wrong = next((name for name, shape in self._shapes.items() if got.get(name) != shape), None)
+        got: dict[str, tuple[int, ...]] = {}
+        for name, tensor in weights.items():
+            got |= self._names.shapes(name, tuple(tensor.shape))
+        expected = {name: shape for name, shape in self._shapes.items() if not self._names.is_unused(name)}
+        wrong = next((name for name, shape in expected.items() if got.get(name) != shape), None)
         if wrong is not None:  # vLLM would fail halfway and never load again
             raise EngineError(
-                f"Expect the weights of the model in use, got others: {wrong} of shape {self._shapes[wrong]}, "
+                f"Expect the weights of the model in use, got others: {wrong} of shape {expected[wrong]}, "
                 f"got {got.get(wrong, 'none')}."
             )
         self._wake()
         try:
-            whole = ((name, weights[name]) for name in self._shapes)
+            whole = self._in_files(weights, expected)
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
             self._llm.collective_rpc(_repack_output_layer)
             self._llm.reset_prefix_cache(reset_running_requests=True)
@@ -247,6 +252,17 @@ class VllmEngine:
             raise EngineFault(f"vLLM failed to load the weights: {error}") from error
         self._is_whole = True
         self.version = version
+
+    @cached_property
+    def _names(self) -> FileNames:
+        return FileNames(Path(self._llm.model_config.model))
+
+    def _in_files(
+        self, weights: Mapping[str, torch.Tensor], names: Collection[str]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the weights as vLLM's loader expects them: under the names of the model's files."""
+        for name, tensor in weights.items():
+            yield from ((part, each) for part, each in self._names.translate(name, tensor).items() if part in names)
 
     def sleep(self) -> None:
         """Free weights and KV cache on a GPU until new weights are loaded; does nothing on a CPU."""

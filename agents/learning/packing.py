@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from agents.core.types import Batch
+from agents.models.support import CHANGE_SCORES
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -34,7 +35,6 @@ ATTENTION = "agents_packed"
 """Name of :func:`attend` in transformers' attention registry."""
 SHARED_TOKENS = 16
 """Minimum number of common tokens for a shared segment."""
-_CHANGE_SCORES = ("softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class Layout:
     """Indices of each segment's ancestors, from the root down."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Device of the sequence."""
+    _masks: dict[int | None, tuple[torch.Tensor | None, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def key_lengths(self) -> tuple[int, ...]:
@@ -56,13 +57,24 @@ class Layout:
             for length, above in zip(self.lengths, self.ancestors, strict=True)
         )
 
-    @cached_property
-    def masks(self) -> tuple[torch.Tensor | None, ...]:
-        """For each segment a bool mask ``[own tokens, visible tokens]``; None for a root, which is plainly causal."""
-        return tuple(
-            torch.ones(n, k, dtype=torch.bool, device=self.device).tril(k - n) if k > n else None
-            for n, k in zip(self.lengths, self.key_lengths, strict=True)
-        )
+    def masks(self, window: int | None = None) -> tuple[torch.Tensor | None, ...]:
+        """Return the bool mask of each segment: ``[own tokens, visible tokens]``; None if it is plainly causal.
+
+        Args:
+            window: How many tokens up to itself a token sees; None: all.
+        """
+        if window not in self._masks:
+            self._masks[window] = tuple(
+                self._mask(n, k, window) for n, k in zip(self.lengths, self.key_lengths, strict=True)
+            )
+        return self._masks[window]
+
+    def _mask(self, own: int, visible: int, window: int | None) -> torch.Tensor | None:
+        before = visible - own
+        if before == 0 and (window is None or own <= window):
+            return None
+        mask = torch.ones(own, visible, dtype=torch.bool, device=self.device).tril(before)
+        return mask if window is None else mask.triu(before - window + 1)
 
     @cached_property
     def key_index(self) -> torch.Tensor:
@@ -191,40 +203,47 @@ def attend(
         attention_mask: None with a layout.
         layout: The attention pattern.
         scaling: Factor of the scores; None: ``1 / sqrt(D)``.
-        sliding_window: Number of previous tokens that a layer sees; None: all.
+        sliding_window: How many tokens up to itself a token sees in this layer; None: all.
         more: Further arguments of transformers.
 
     Returns:
         The output ``[1, N, heads, D]``, and None for the attention weights.
 
     Raises:
-        ValueError: A row is longer than the sliding window, or the model modifies attention scores.
+        ValueError: The model modifies attention scores.
     """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    odd = next((name for name in _CHANGE_SCORES if more.get(name) is not None), None)
+    odd = next((name for name in CHANGE_SCORES if more.get(name) is not None), None)
     if odd is not None:
         raise ValueError(f"Expect attention with unmodified scores, got `{odd}`.")
-    longest = max(layout.key_lengths)
-    if sliding_window is not None and longest > sliding_window:
-        raise ValueError(f"Expect rows within the model's sliding window of {sliding_window} tokens, got {longest}.")
+    if sliding_window is not None and max(layout.key_lengths) <= sliding_window:
+        sliding_window = None
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings have made queries and keys float32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (part.to(dtype) for part in (query, key, value))
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        output = _varlen(query, key, value, layout, scaling)
+        output = _varlen(query, key, value, layout, scaling=scaling, window=sliding_window)
     else:
-        output = _by_segment(query, key, value, layout, scaling)
+        output = _by_segment(query, key, value, layout, scaling=scaling, window=sliding_window)
     return output.transpose(1, 2), None
 
 
 def _varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     """Run flash attention once for all segments; its causal mask aligns the last query with the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     repeats = query.shape[1] // key.shape[1]
+    narrower = query.shape[-1] - value.shape[-1]  # in latent attention; the kernel takes one width
+    value = pad(value, (0, narrower)) if narrower else value
     keys, values = (
         part[0].transpose(0, 1).index_select(0, layout.key_index).repeat_interleave(repeats, dim=1)
         for part in (key, value)
@@ -237,19 +256,25 @@ def _varlen(
         layout.key_ends,
         max(layout.lengths),
         max(layout.key_lengths),
-        window_size=(-1, 0),
+        window_size=(-1 if window is None else window - 1, 0),
         scale=scaling,
     )
-    return output.transpose(0, 1)[None]  # type: ignore[no-any-return]
+    return output.transpose(0, 1)[None, ..., : value.shape[-1] - narrower]  # type: ignore[no-any-return]
 
 
 def _by_segment(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    *,
+    scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     lengths = list(layout.lengths)
     queries, keys, values = (part.split(lengths, dim=2) for part in (query, key, value))
     outputs = []
-    for number, (above, mask) in enumerate(zip(layout.ancestors, layout.masks, strict=True)):
+    for number, (above, mask) in enumerate(zip(layout.ancestors, layout.masks(window), strict=True)):
         seen = (*above, number)
         output = scaled_dot_product_attention(
             queries[number],

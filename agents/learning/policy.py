@@ -21,13 +21,13 @@ from agents.core.errors import ModelError
 from agents.core.types import Batch, PolicyOutput
 from agents.learning.batching import deal, micro_batches
 from agents.learning.packing import ATTENTION, SHARED_TOKENS, Packed, pack
+from agents.models.support import attention_calls, longest_row, plain_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}  # of the logits that are in memory at once
-_ROUNDING = 1e-4  # relative to the largest hidden value
-_CHANGE_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_ROUNDING = 1e-4  # relative to the largest logit
 
 
 class Policy(nn.Module):
@@ -74,8 +74,9 @@ class Policy(nn.Module):
         for each in self._models():
             _prepare(each, gradient_checkpointing)
         self._gradient_checkpointing = gradient_checkpointing
+        self._longest = longest_row(model)
         self.temperature = temperature
-        self.value_head = nn.Linear(model.config.hidden_size, 1) if value_head else None
+        self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1) if value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
@@ -126,6 +127,9 @@ class Policy(nn.Module):
                 "Expect a prompt of at least one token in every row, got a row that starts with an action."
             )
         packed = pack(batch)
+        if self._longest is not None and max(packed.layout.key_lengths) > self._longest[0]:
+            length, reason = self._longest
+            raise ValueError(f"Expect rows of at most {length} tokens for {reason}.")
         before = packed.places[:, :-1][acts[:, 1:]]
         with self._casting():
             hidden = _hidden(self.model, packed)[before]
@@ -184,16 +188,9 @@ class Policy(nn.Module):
 
 
 def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
-    changed = [name for name in _CHANGE_LOGITS if getattr(model.config, name, None) not in (None, 1)]
-    if changed:
-        raise ModelError(f"Expect a model whose output layer gives the logits, got one with `{changed[0]}`.")
-    try:
-        model.set_attn_implementation(ATTENTION)
-    except ValueError as error:
-        raise ModelError(
-            f"Expect a model whose attention transformers can replace, got {type(model).__name__}."
-        ) from error
-    _check_packing(model)
+    ids, expected = plain_logits(model)
+    model.set_attn_implementation(ATTENTION)
+    _check_packing(model, ids, expected)
     _switch_off_noise(model)
     if gradient_checkpointing:
         # transformers 5.2x renamed it, and warns about the old name
@@ -212,27 +209,29 @@ def _switch_off_noise(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _check_packing(model: PreTrainedModel) -> None:
-    """Reject a model that mixes tokens outside standard attention: packing would change its outputs."""
-    ids = torch.arange(2 * SHARED_TOKENS, device=model.device).repeat(2, 1)
-    ids[1, SHARED_TOKENS:] += SHARED_TOKENS
-    ids %= model.config.vocab_size
+def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Tensor) -> None:
+    """Reject a model whose logits of a row change when it is packed beside a row with the same prefix."""
+    ids = row.repeat(2, 1)
+    ids[0, SHARED_TOKENS:] = (ids[0, SHARED_TOKENS:] + SHARED_TOKENS) % model.config.get_text_config().vocab_size
     there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=model.device)
-    rows = Batch(
-        token_ids=ids,
-        attention_mask=there,
-        action_mask=there,
-        sampling_logprobs=zeros,
-        rewards=zeros[:, 0],
-        group_ids=ids[:, 0],
+    packed = pack(
+        Batch(
+            token_ids=ids,
+            attention_mask=there,
+            action_mask=there,
+            sampling_logprobs=zeros,
+            rewards=zeros[:, 0],
+            group_ids=ids[:, 0],
+        )
     )
-    model.eval()
-    try:
-        together, alone = (pack(rows.rows(torch.tensor(kept, device=model.device))) for kept in ([0, 1], [1]))
-        found, expected = _hidden(model, together)[together.places[1]], _hidden(model, alone)
-    except ValueError as error:
-        raise ModelError(f"{str(error).removesuffix('.')} in {type(model).__name__}.") from error
+    hidden = _hidden(model, packed)[packed.places[1]]
+    found = model.get_output_embeddings()(hidden).float()
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
+        if not all("layout" in names for names in attention_calls(model, layout=0)):
+            raise ModelError(
+                f"Expect a model that passes arguments on to its attention, got {type(model).__name__}, "
+                "whose rows cannot be packed into one sequence."
+            )
         raise ModelError(
             f"Expect a model that mixes tokens only in standard attention, got {type(model).__name__}, "
             "whose rows cannot be packed into one sequence."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from agents.core.distributed import succeed_together, whole
-from agents.core.errors import ConfigError
+from agents.core.errors import ConfigError, ModelError, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +24,22 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
 
     Raises:
         ConfigError: The library peft is not installed.
+        ModelError: Peft cannot adapt the model.
     """
     try:
         import peft
     except ImportError:
         raise ConfigError('Expect the library peft for `lora.rank`: pip install "cir-env[lora]".') from None
-    peft.inject_adapter_in_model(_peft_config(config), model)
+    with warnings.catch_warnings():
+        # peft sets rank and alpha of fused experts, then warns that no module has their names; and it warns of what
+        # it does for the transposed weights of GPT-2
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        try:
+            peft.inject_adapter_in_model(_peft_config(config), model)
+        except (ValueError, RuntimeError) as error:
+            name = type(model).__name__
+            raise ModelError(f"Expect a model that peft can adapt, got {name}: {one_line(error)}.") from error
 
 
 def save_adapters(model: PreTrainedModel, config: LoraConfig, folder: Path) -> None:

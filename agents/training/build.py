@@ -18,6 +18,7 @@ from agents.learning.warm_up import warm_up
 from agents.models.devices import has_fast_bfloat16
 from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
+from agents.models.support import check_length
 from agents.rollout.envs import accepted
 from agents.tracking.callbacks import Callback, SampleLog
 from agents.tracking.model_card import ModelCardWriter
@@ -47,11 +48,11 @@ def build_policy(
         log: Takes lines for the user.
 
     Raises:
-        ConfigError: Episodes may be longer than the model looks back.
+        ConfigError: Episodes may be longer than the model's positions allow.
         ModelError: The model cannot be trained.
     """
     model = _load(path, device)
-    _check_window(model, config.rollout.max_model_len, log)
+    _check_length(model, config.rollout.max_model_len, log)
     if is_new and config.warm_up_steps:
         _warm_up(model, config, chat, log)
     if is_new and config.ppo.kl_coefficient:
@@ -137,16 +138,9 @@ def _load(path: Path, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _check_window(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
-    types = getattr(model.config, "layer_types", None)
-    window = getattr(model.config, "sliding_window", None) if types is None or "sliding_attention" in types else None
-    expect(
-        window is None or max_model_len <= window,
-        "max_model_len",
-        f"within the model's window ({window})",
-        max_model_len,
-    )
-    made_for = getattr(model.config, "max_position_embeddings", None)
+def _check_length(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
+    check_length(model, max_model_len)
+    made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if made_for is not None and max_model_len > made_for:
         log(f"Warning: episodes may have {max_model_len} tokens, though the model was made for {made_for}.")
 

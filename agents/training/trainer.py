@@ -106,7 +106,8 @@ class Trainer:
         self.engine = build_engine(config, path, self.chat, dtype=dtype, device=self.device, log=log)
 
         # what the loop works with
-        self._sync = WeightSync(self.policy, self.engine, self.chat, dtype)
+        prompt_length = config.rollout.max_model_len - config.rollout.max_completion_length
+        self._sync = WeightSync(self.policy, self.engine, self.chat, dtype, prompt_length=prompt_length)
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config, rules=self._rules)
         self.validator = Validator(config, held_out, self.engine, self.chat, self._rules)
         self._saver = Saver(

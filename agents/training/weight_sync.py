@@ -6,6 +6,7 @@ they differ only by rounding; an engine that still has old weights, even in a si
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from agents.learning.policy import Policy
 
 _ADAPTER = "default"  # peft's name for a model's first
-_PROBE = "What is 12 * 34?"
 _PROBES = 4
 _PROBE_TOKENS = 8
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
@@ -44,19 +44,22 @@ class Weights(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._adapted: dict[str, Any] = {n: m for n, m in model.named_modules() if hasattr(m, "lora_A")}
-        state = model.state_dict()
-        self._tensors = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
+        self._adapted: dict[str, Any] = {
+            _plain(f"{name}.{getattr(layer, 'parameter_name', 'weight')}"): layer
+            for name, layer in model.named_modules()
+            if hasattr(layer, "lora_A")
+        }
+        self._tensors = {_plain(name): t for name, t in model.state_dict().items() if ".lora_" not in name}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """Return the full tensor of a name."""
         tensor = whole(self._tensors[name])
-        layer = self._adapted.get(name.removesuffix(".weight"))
+        layer = self._adapted.get(name)
         if layer is None:
             return tensor
         down, up = (whole(part[_ADAPTER].weight.detach()) for part in (layer.lora_A, layer.lora_B))
         scaling: float = layer.scaling[_ADAPTER]
-        return tensor + scaling * (up @ down)
+        return tensor + scaling * _product(layer, up, down, experts=len(tensor) if tensor.ndim > 2 else None)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order of the model's state dict."""
@@ -67,6 +70,25 @@ class Weights(Mapping[str, torch.Tensor]):
         return len(self._tensors)
 
 
+def _plain(name: str) -> str:
+    """Return the name that a tensor has without adapters, which wrap each adapted layer.
+
+    >>> _plain("mlp.experts.base_layer.base_layer.down_proj")
+    'mlp.experts.down_proj'
+    """
+    return re.sub(r"(\.base_layer)+\.", ".", name)
+
+
+def _product(layer: Any, up: torch.Tensor, down: torch.Tensor, experts: int | None) -> torch.Tensor:
+    """Multiply the two matrices of an adapter; peft stacks those of fused experts."""
+    if experts is None:
+        product = up @ down
+        return product.T if getattr(layer, "fan_in_fan_out", False) else product
+    ups, downs = up.reshape(len(up), -1, experts), down.reshape(experts, -1, down.shape[-1])
+    is_transposed = not getattr(layer, "_did_swap_in_out_features", False)
+    return torch.einsum("ore,eri->eio" if is_transposed else "ore,eri->eoi", ups, downs)
+
+
 class WeightSync:
     """Gives the engine of a run the policy's weights, and checks that it has them.
 
@@ -75,17 +97,25 @@ class WeightSync:
         engine: The run's.
         chat: Encodes the text that is probed.
         dtype: Of the engine's weights.
+        prompt_length: Tokens of this text. As many as the run's prompts may have, so that windows and positions
+            count; the completions share them, and they are computed once.
     """
 
-    def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str) -> None:
+    def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str, *, prompt_length: int) -> None:
         self._policy, self._engine = policy, engine
-        self._prompt = chat.encode_prompt(_PROBE)
+        self._prompt = probe_prompt(chat, min(prompt_length, engine.max_model_len - _PROBE_TOKENS))
         exact = dtype == "float32" and policy.autocast is None
         self._tolerance = TOLERANCE["float32" if exact else "bfloat16"]
 
     def __call__(self, version: int) -> dict[str, float]:
         """Sync the weights of a version; see :func:`sync_weights`."""
         return sync_weights(self._policy, self._engine, version=version, prompt=self._prompt, tolerance=self._tolerance)
+
+
+def probe_prompt(chat: Chat, length: int) -> list[int]:
+    """Return a prompt of as many tokens, at least one."""
+    questions = " ".join(f"What is {number} * {number + 22}?" for number in range(12, 13 + length // 4))
+    return chat.encode_prompt(questions)[: max(1, length)]
 
 
 def sync_weights(

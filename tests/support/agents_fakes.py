@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import gymnasium
@@ -12,14 +13,22 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from agents.core.chat import Chat
@@ -111,6 +120,43 @@ def tiny_opt(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedMod
     return _made(OPTForCausalLM, OPTConfig, seed, vocab_size=vocab_size, **(sizes | changes))
 
 
+def tiny_gpt2(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random GPT-2 without dropout: learned positions and transposed weights."""
+    plain = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_positions": 512}
+    return _made(GPT2LMHeadModel, GPT2Config, seed, vocab_size=vocab_size, **(plain | changes))
+
+
+def tiny_qwen3_moe(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random Qwen3-MoE with four experts, two of them for each token."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    return _made(Qwen3MoeForCausalLM, Qwen3MoeConfig, seed, vocab_size=vocab_size, **(sizes | changes))
+
+
+def tiny_mixtral(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random Mixtral with four experts, two of them for each token."""
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+    return _made(MixtralForCausalLM, MixtralConfig, seed, vocab_size=vocab_size, **(sizes | changes))
+
+
+def tiny_deepseek(vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random DeepSeek-V3: latent attention, a dense layer, and eight experts, two of them for each token."""
+    sizes = {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 12,
+    }
+    return _made(DeepseekV3ForCausalLM, DeepseekV3Config, seed, vocab_size=vocab_size, **(sizes | changes))
+
+
 MODELS: Mapping[str, Callable[..., PreTrainedModel]] = {"qwen2": tiny_qwen2, "llama": tiny_llama}
 
 
@@ -123,9 +169,19 @@ def _made(model: Any, config: Any, seed: int, **changes: Any) -> PreTrainedModel
     return made
 
 
+def stretched(vocab_size: int, kind: str, *, made_for: int) -> PreTrainedModel:
+    """A random Llama whose positions depend on the longest row once that is longer than ``made_for``."""
+    rope = {"rope_type": kind, "rope_theta": 100.0, "factor": 4.0}
+    if kind == "longrope":
+        factors = {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
+        rope |= {"original_max_position_embeddings": made_for} | factors
+    longest = 4 * made_for if kind == "longrope" else made_for
+    return tiny_llama(vocab_size, max_position_embeddings=longest, rope_parameters=rope)
+
+
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """Another model with the same weights."""
-    made: PreTrainedModel = type(model)(model.config)
+    """Another model with the same weights, whose attention can be set by itself."""
+    made: PreTrainedModel = type(model)(deepcopy(model.config))
     made.load_state_dict(model.state_dict())
     return made
 

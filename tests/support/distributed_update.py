@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_qwen2
+from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_qwen2, tiny_qwen3_moe
 
 import train
 from agents.config.training import LoraConfig, PPOConfig, RolloutConfig, TrainConfig
@@ -37,6 +37,8 @@ CASES: dict[str, dict[str, Any]] = {
     "all weights": {},
     "a critic of its own": {"advantage": "gae", "critic": "separate"},
     "adapters": {"lora": 4},
+    "experts": {"model": "qwen3_moe"},
+    "adapters of experts": {"model": "qwen3_moe", "lora": 4},
     "fewer rows than processes": {"rows": 1, "advantage": "reinforce_plus_plus_baseline"},
 }
 
@@ -44,8 +46,11 @@ CASES: dict[str, dict[str, Any]] = {
 def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Return weights and log-probabilities after two updates, and the figures of the second."""
     lora, rows = settings.get("lora", 0), settings.get("rows", 7)
-    changes = {k: v for k, v in settings.items() if k not in ("lora", "rows")}
-    model = tiny_qwen2(V).double()
+    make = tiny_qwen3_moe if "model" in settings else tiny_qwen2
+    changes = {k: v for k, v in settings.items() if k not in ("lora", "rows", "model")}
+    model = make(V).double()
+    if "model" in settings:
+        model.set_experts_implementation("eager")  # the other kernels have no float64
     if lora:
         torch.manual_seed(0)
         add_adapters(model, LoraConfig(rank=lora))

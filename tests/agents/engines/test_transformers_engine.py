@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,8 +17,12 @@ from agents_fakes import (
     ScannedCallEnv,
     episodes,
     pool,
+    stretched,
+    tiny_deepseek,
     tiny_llama,
+    tiny_mixtral,
     tiny_qwen2,
+    tiny_qwen3_moe,
     tokenizer,
     transformers_engine,
     twin,
@@ -26,9 +31,10 @@ from engine_contract import CHAT, END, LAWS, PROMPT, Law, complete, complete_all
 from fakes import FakeSandbox
 from fakes import make as make_code_math
 from tokenizer_families import FAMILIES
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from agents.core.chat import Chat
+from agents.core.errors import ConfigError, ModelError
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine, _draw
@@ -122,8 +128,9 @@ class WatchedEngine(TransformersEngine):
     """Allows passes with any even number of rows, and records their numbers."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
         self.sizes: list[int] = []
+        super().__init__(*arguments, **keywords)
+        self.sizes.clear()  # of the check that the engine fits the model
 
     def _equal_sizes(self) -> list[int]:
         return list(range(2, len(self._cached) + 1, 2))
@@ -269,6 +276,52 @@ def test_logprobs_agree_with_shared_prompts_and_long_caches() -> None:
         ]
     assert difference(made, model) < 1e-4
     assert max(len(each.token_ids) for each in made) > 128
+
+
+FAMILIES: dict[str, MakeModel] = {
+    "a window in all layers": partial(tiny_qwen2, use_sliding_window=True, sliding_window=16, max_window_layers=0),
+    "a window in one layer": partial(tiny_qwen2, use_sliding_window=True, sliding_window=16, max_window_layers=1),
+    "Qwen3-MoE": tiny_qwen3_moe,
+    "Mixtral": tiny_mixtral,
+    "DeepSeek-V3": tiny_deepseek,
+}
+
+
+@pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+def test_logprobs_agree_with_windows_experts_and_latent_attention(make: MakeModel) -> None:
+    model = make(V)
+    with pool(lambda: ScannedCallEnv(calls=3)) as envs:
+        engine = transformers_engine(model, CHAT)
+        made = collect(envs, engine, CHAT, episodes(6), Sampling(max_tokens=70))
+    assert difference(made, model) < 1e-4
+    assert max(len(each.token_ids) for each in made) > 64
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_an_engine_for_longer_rows_than_positions_allow_is_rejected(kind: str) -> None:
+    model = stretched(V, kind, made_for=96)
+    transformers_engine(model, CHAT, max_model_len=96)
+    with pytest.raises(
+        ConfigError, match=rf"^Expect `max_model_len` of at most 96 for `{kind}` positions, .*, got 97\.$"
+    ):
+        transformers_engine(model, CHAT, max_model_len=97)
+
+
+class Doubled(LlamaForCausalLM):
+    """Transforms its logits in code, without a word in its configuration."""
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        output = super().forward(*arguments, **keywords)
+        output.logits = 2 * output.logits
+        return output
+
+
+def test_an_engine_that_would_change_logprobs_is_rejected() -> None:
+    wrong = (
+        r"^Expect a model for the engine transformers, got Doubled, whose log-probabilities it would change by .*\.$"
+    )
+    with pytest.raises(ModelError, match=wrong):
+        TransformersEngine(Doubled(tiny_llama(V).config), CHAT, stop_token_ids=())
 
 
 def test_logprobs_agree_after_new_weights_during_sampling() -> None:

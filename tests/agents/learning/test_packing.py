@@ -88,20 +88,23 @@ def test_the_instruction_is_above_the_problems_and_a_problem_above_its_completio
 def test_one_row_is_one_segment() -> None:
     layout = pack(random_batch(rows=1, padding=False)).layout
     assert layout.ancestors == ((),)
-    assert layout.masks == (None,)
+    assert layout.masks() == (None,)
 
 
 @pytest.mark.parametrize("heads", [2, 4])
-def test_attention_over_the_forest_is_attention_over_each_path(heads: int) -> None:
+@pytest.mark.parametrize("window", [None, 1, 4, 8])
+def test_attention_over_the_forest_is_attention_over_each_path(heads: int, window: int | None) -> None:
     layout = Layout(lengths=(5, 3, 4), ancestors=((), (0,), (0,)))
     query = torch.randn(1, 4, 12, 8, dtype=torch.float64)
     key, value = torch.randn(2, 1, heads, 12, 8, dtype=torch.float64)
-    output, _ = attend(torch.nn.Identity(), query, key, value, None, layout=layout)
+    output, _ = attend(torch.nn.Identity(), query, key, value, None, layout=layout, sliding_window=window)
     for path in (range(8), [*range(5), *range(8, 12)]):
         repeats = 4 // heads
         parts = query, key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
         q, k, v = (part[:, :, list(path)] for part in parts)
-        scores = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(~torch.ones(len(path), len(path)).tril().bool(), -1e9)
+        distances = torch.arange(len(path))[:, None] - torch.arange(len(path))
+        is_seen = (distances >= 0) & (distances < (window or len(path)))
+        scores = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(~is_seen, -1e9)
         expected = (scores.softmax(-1) @ v).transpose(1, 2)
         assert torch.allclose(output[:, list(path)], expected)
 
@@ -112,9 +115,9 @@ def test_under_autocast_the_kernel_gets_one_dtype_though_positions_have_made_que
     dtypes: list[torch.dtype] = []
     by_segment = packing._by_segment
 
-    def seen(*parts: Any) -> torch.Tensor:
+    def seen(*parts: Any, **more: Any) -> torch.Tensor:
         dtypes.extend(part.dtype for part in parts[:3])
-        return by_segment(*parts)
+        return by_segment(*parts, **more)
 
     monkeypatch.setattr(packing, "_by_segment", seen)
     query, key, value = torch.randn(3, 1, 2, 5, 8)

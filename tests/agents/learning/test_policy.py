@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from agents_fakes import MODELS, random_batch, tiny_llama, tiny_qwen2, twin
+from agents_fakes import (
+    MODELS,
+    random_batch,
+    stretched,
+    tiny_deepseek,
+    tiny_llama,
+    tiny_mixtral,
+    tiny_qwen2,
+    tiny_qwen3_moe,
+    twin,
+)
 from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel, StableLmConfig, StableLmForCausalLM
 
 from agents.core.errors import ModelError
@@ -109,33 +119,70 @@ def test_neither_padding_nor_shared_prefixes_are_computed_again(checkpointing: b
     assert computed(model, lambda: policy(batch)) == own
 
 
-def test_rows_attend_no_further_back_than_the_models_window() -> None:
-    model = tiny_qwen2(V, use_sliding_window=True, sliding_window=32, max_window_layers=1)
-    policy = Policy(model)
-    expected = naive(twin(model), short := random_batch(V, prompt=LONG, length=30))
-    assert policy(short).logprobs.sum().item() == pytest.approx(expected.item(), rel=1e-5)
-    with pytest.raises(ValueError, match=r"^Expect rows within the model's sliding window of 32 tokens, got 40\.$"):
-        policy(random_batch(V, rows=2, prompt=LONG, length=40, padding=False))
+@pytest.mark.parametrize("changes", [{}, {"max_window_layers": 1}], ids=["all layers", "the second layer"])
+@pytest.mark.parametrize("prompt", [SHORT, LONG])
+def test_rows_attend_no_further_back_than_the_models_window(prompt: int, changes: dict[str, int]) -> None:
+    model = tiny_qwen2(V, use_sliding_window=True, sliding_window=16, **({"max_window_layers": 0} | changes))
+    full = tiny_qwen2(V, use_sliding_window=False)
+    batch = random_batch(V, prompt=prompt, length=40)
+    expected = naive(model, batch)
+    policy = Policy(twin(model))
+    total = policy(batch).logprobs.sum()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert close(gradients(policy.model, total), gradients(model, expected))
+    assert naive(full, batch).item() != pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [tiny_qwen3_moe, tiny_mixtral, tiny_deepseek])
+def test_experts_and_latent_attention_give_the_logprobs_and_gradients_of_the_plain_model(
+    make: Callable[..., PreTrainedModel],
+) -> None:
+    model, batch = make(V), random_batch(V)
+    expected = naive(model, batch)
+    policy = Policy(twin(model)).train()
+    total = policy(batch).logprobs.sum()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+    trained = [(p, q) for p, q in zip(policy.model.parameters(), model.parameters(), strict=True) if p.requires_grad]
+    ours, plain = zip(*trained, strict=True)
+    found, wanted = (torch.autograd.grad(t, ps, allow_unused=True) for t, ps in ((total, ours), (expected, plain)))
+    assert [g is None for g in found] == [g is None for g in wanted]
+    assert close([g for g in found if g is not None], [g for g in wanted if g is not None])
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rows_longer_than_positions_allow_are_rejected(kind: str) -> None:
+    policy = Policy(stretched(V, kind, made_for=40))
+    expected = naive(stretched(V, kind, made_for=40), batch := random_batch(V, length=40, padding=False))
+    assert policy(batch).logprobs.sum().item() == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(ValueError, match=rf"^Expect rows of at most 40 tokens for `{kind}` positions, which depend on"):
+        policy(random_batch(V, length=41, padding=False))
 
 
 def test_a_model_that_transforms_its_logits_is_rejected() -> None:
     model = tiny_qwen2(V)
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ModelError, match=r"got one with `final_logit_softcapping`\.$"):
+    with pytest.raises(ModelError, match=r"got Qwen2ForCausalLM with `final_logit_softcapping`\.$"):
         Policy(model)
 
 
 def test_a_model_that_does_not_pass_the_layout_to_its_layers_is_rejected() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
     model = StableLmForCausalLM(StableLmConfig(vocab_size=V, initializer_range=0.2, **sizes))
-    with pytest.raises(ModelError, match=r"^Expect a model that mixes tokens only in standard attention, got StableLm"):
+    with pytest.raises(ModelError, match=r"^Expect a model that passes arguments on to its attention, got StableLm"):
         Policy(model)
 
 
 def test_a_model_with_attention_sinks_is_rejected() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
     model = GptOssForCausalLM(
-        GptOssConfig(vocab_size=V, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, **sizes)
+        GptOssConfig(
+            vocab_size=V,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            **sizes,
+        )
     )
     with pytest.raises(
         ModelError, match=r"^Expect attention with unmodified scores, got `s_aux` in GptOssForCausalLM\.$"

@@ -1,11 +1,13 @@
 """Only the adapters are trained, and exported weights are those of a plain model."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from agents_fakes import random_batch, tiny_qwen2, twin
+from agents_fakes import random_batch, tiny_gpt2, tiny_mixtral, tiny_qwen2, tiny_qwen3_moe, twin
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from agents.config.training import LoraConfig, PPOConfig
 from agents.core.types import Advantages
@@ -17,9 +19,15 @@ from agents.training.weight_sync import Weights
 V = 40
 
 
-def trained(config: LoraConfig) -> tuple[Policy, dict[str, torch.Tensor]]:
+FAMILIES = {"qwen2": tiny_qwen2, "qwen3_moe": tiny_qwen3_moe, "mixtral": tiny_mixtral, "gpt2": tiny_gpt2}
+
+every_family = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+Make = Callable[..., PreTrainedModel]
+
+
+def trained(config: LoraConfig, make: Make = tiny_qwen2) -> tuple[Policy, dict[str, torch.Tensor]]:
     """A policy whose adapters took two steps, and its initial weights."""
-    model = tiny_qwen2(V)
+    model = make(V)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     add_adapters(model, config)
     policy, batch = Policy(model), random_batch(V)
@@ -53,24 +61,28 @@ def test_only_adapters_are_trained() -> None:
     )
 
 
-def test_exported_weights_give_a_plain_model_with_the_same_output() -> None:
-    policy, before = trained(LoraConfig(rank=4, alpha=8))
-    plain = tiny_qwen2(V)
+@every_family
+def test_exported_weights_give_a_plain_model_with_the_same_output(make: Make) -> None:
+    policy, before = trained(LoraConfig(rank=4, alpha=8), make)
+    plain = make(V)
     weights = Weights(policy.model)
     assert set(weights) == set(before)
     plain.load_state_dict(dict(weights))
     batch = random_batch(V)
     said = policy(batch).logprobs
     assert torch.allclose(Policy(plain)(batch).logprobs, said, atol=1e-5)
-    assert not torch.allclose(Policy(tiny_qwen2(V))(batch).logprobs, said, atol=1e-2)
+    assert not torch.allclose(Policy(make(V))(batch).logprobs, said, atol=1e-2)
 
 
+@every_family
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # peft asks for it
-def test_peft_reads_what_is_written(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys")  # peft's, about the experts' ranks
+def test_peft_reads_what_is_written(make: Make, tmp_path: Path) -> None:
     config = LoraConfig(rank=4, alpha=8)
-    policy, _ = trained(config)
+    policy, _ = trained(config, make)
     save_adapters(policy.model, config, tmp_path)
-    loaded = PeftModel.from_pretrained(tiny_qwen2(V), tmp_path).merge_and_unload()
+    loaded = PeftModel.from_pretrained(make(V), tmp_path).merge_and_unload()
     weights = Weights(policy.model)
     for name, tensor in loaded.state_dict().items():
         assert torch.allclose(tensor, weights[name], atol=1e-6), name

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from agents_fakes import small_chat, tiny_qwen2
+from agents_fakes import small_chat, stretched, tiny_qwen2
 
 from agents import presets
 from agents.config.training import TrainConfig
@@ -19,17 +19,15 @@ def build(config: TrainConfig, folder: Path) -> list[str]:
     return lines
 
 
-def test_episodes_longer_than_the_models_window_are_rejected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_episodes_longer_than_the_models_positions_allow_are_rejected(kind: str, tmp_path: Path) -> None:
     config = presets["tiny"]()
-    tiny_qwen2(40, use_sliding_window=True, sliding_window=64, max_window_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"^Expect `max_model_len` within the model's window \(64\), got 256\.$"):
+    stretched(40, kind, made_for=64).save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"^Expect `max_model_len` of at most 64 for `{kind}` positions, .*got 256\.$"
+    ):
         build(config, tmp_path)
     build(replace(config, rollout=replace(config.rollout, max_completion_length=32, max_model_len=64)), tmp_path)
-
-
-def test_a_window_that_no_layer_uses_is_none(tmp_path: Path) -> None:
-    tiny_qwen2(40, use_sliding_window=False, sliding_window=64).save_pretrained(tmp_path)
-    build(presets["tiny"](), tmp_path)
 
 
 def test_episodes_longer_than_the_model_supports_cause_a_warning(tmp_path: Path) -> None:

@@ -38,14 +38,16 @@ def test_trainer_and_engine_agree_on_a_gpu_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("window", [None, 48])
 def test_the_packed_kernel_gives_the_numbers_of_attention_by_segment(
-    checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    checkpointing: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bfloat16 all segments go through one flash-attention kernel; on a CPU each is attended to by itself."""
-    model = tiny_qwen2(40, head_dim=64).cuda()
+    windows = {"use_sliding_window": window is not None, "sliding_window": window, "max_window_layers": 0}
+    model = tiny_qwen2(40, head_dim=64, **windows).cuda()
     batch = random_batch(40, rows=6, prompt=30, length=200).to(torch.device("cuda"))
     found, calls, varlen = [], list[bool](), packing._varlen
-    monkeypatch.setattr(packing, "_varlen", lambda *parts: (calls.append(True), varlen(*parts))[1])
+    monkeypatch.setattr(packing, "_varlen", lambda *parts, **more: (calls.append(True), varlen(*parts, **more))[1])
     for autocast in (None, torch.bfloat16):
         policy = Policy(twin(model).cuda(), autocast=autocast, gradient_checkpointing=checkpointing).train()
         logprobs = policy(batch).logprobs

@@ -12,7 +12,7 @@ from agents.core.errors import EngineError, EngineFault
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.policy import Policy
-from agents.training.weight_sync import TOLERANCE, sync_weights
+from agents.training.weight_sync import TOLERANCE, WeightSync, probe_prompt, sync_weights
 
 V = len(CHAT.tokenizer)
 PROMPT = CHAT.encode_feedback("hello: ")
@@ -93,3 +93,30 @@ def test_an_engine_that_reports_nan_is_detected() -> None:
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(EngineError, match="got others"):
         sync(Policy(tiny_qwen2(V + 1)), transformers_engine(tiny_qwen2(V), CHAT))
+
+
+@pytest.mark.parametrize("length", [1, 30, 500, 4096])
+def test_the_probe_is_as_long_as_the_runs_prompts(length: int) -> None:
+    prompt = probe_prompt(CHAT, length)
+    assert len(prompt) == length
+    assert len({tuple(prompt[start : start + 64]) for start in range(0, length, 64)}) > length // 128  # few repeat
+
+
+class Windowless(TransformersEngine):
+    """Attends to all tokens in layers that have a window."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        for layer in self._model.base_model.layers:
+            layer.self_attn.sliding_window = None
+
+
+def test_an_engine_that_is_wrong_for_long_prompts_alone_is_detected() -> None:
+    model = tiny_qwen2(V, use_sliding_window=True, sliding_window=40, max_window_layers=0)
+    policy, arguments = Policy(model), {"stop_token_ids": (), "max_num_seqs": 4, "max_model_len": 200}
+    engine = Windowless(twin(model), CHAT, **arguments)
+    WeightSync(policy, engine, CHAT, "float32", prompt_length=32)(1)
+    with pytest.raises(
+        EngineFault, match=r"^Expect the engine to sample from the trainer's weights \(version 2\), but"
+    ):
+        WeightSync(policy, engine, CHAT, "float32", prompt_length=150)(2)
