@@ -30,7 +30,7 @@ from agents_fakes import (
 from engine_contract import CHAT, END, LAWS, PROMPT, Law, complete, complete_all, finish
 from fakes import FakeSandbox
 from fakes import make as make_code_math
-from tokenizer_families import FAMILIES
+from tokenizer_families import FAMILIES as TOKENIZERS
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from agents.core.chat import Chat
@@ -45,7 +45,7 @@ from cir_env.sandbox import ExecutionResult, Limits, Status
 
 V = len(CHAT.tokenizer)
 BROKEN = {
-    name: ["<0xC3>", "<0xE2>"] if "<0xC3>" in make().get_vocab() else ["Ã", "â"] for name, make in FAMILIES.items()
+    name: ["<0xC3>", "<0xE2>"] if "<0xC3>" in make().get_vocab() else ["Ã", "â"] for name, make in TOKENIZERS.items()
 }
 """Tokens of bytes that begin a character, for each family of tokenizers."""
 
@@ -223,9 +223,9 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(
         assert sum(each.boundary_cuts for each in made) > 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TOKENIZERS)
 def test_logprobs_agree_with_every_family_of_tokenizers_and_a_padded_vocabulary(family: str) -> None:
-    made = FAMILIES[family]()
+    made = TOKENIZERS[family]()
     chat, size = Chat(made, "raw"), len(made)
     model = tiny_llama(size + 7)
     ends = chat.encode_feedback("`\n")
