@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from agents.config.training import LoraConfig
 
+MISSING = 'Expect the library peft for `lora.rank`: pip install "cir-env[lora]".'
+
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     """Add an adapter to every linear layer except the output layer, and freeze all other weights.
@@ -27,7 +29,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     try:
         import peft
     except ImportError:
-        raise ConfigError('Expect the library peft for `lora.rank`: pip install "cir-env[lora]".') from None
+        raise ConfigError(MISSING) from None
     peft.inject_adapter_in_model(_peft_config(config), model)
 
 

@@ -26,10 +26,11 @@ from agents.rollout.episode import TurnRules
 from agents.rollout.sampler import Sampler
 from agents.rollout.selection import describe_staleness, is_in_loss
 from agents.tracking.callbacks import Callback
-from agents.tracking.trackers import MetricsLog, check_installed, open_log
+from agents.tracking.trackers import MetricsLog, open_log
 from agents.training import run_folder
 from agents.training.build import build_engine, build_policy, check_shares, load_reference, with_own_callbacks
 from agents.training.health import Health
+from agents.training.preflight import check_libraries
 from agents.training.progress import Progress
 from agents.training.saving import Saver
 from agents.training.stop_request import StopRequest
@@ -69,7 +70,7 @@ class Trainer:
     ) -> None:
         # processes and folder
         self.config = config
-        check_installed(config.report_to)
+        check_libraries(config)
         self.device = distributed.start(pick_device(config.device))
         check_shares(config)
         self.log = log = log if distributed.rank() == 0 else lambda _: None
