@@ -5,7 +5,7 @@ $ python train.py tiny                no download: two minutes
 $ python train.py tiny --max-steps 5  any field of the configuration is a flag
 $ python train.py quickstart --help   all flags, with the preset's values
 $ python train.py --config run.yaml   flags from a file
-$ python train.py --dry-run           print the configuration and stop
+$ python train.py --dry-run           print the configuration, check it and stop
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 
 from agents.config.presets import from_flags
 from agents.config.training import TrainConfig
@@ -24,7 +25,7 @@ from agents.core.errors import AgentsError, ConfigError, UnhealthyError
 
 
 def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
-    """Return the configuration that the arguments ask for, and whether it is only to be printed."""
+    """Return the configuration that the arguments ask for, and whether it is only to be printed and checked."""
     dry_run = "--dry-run" in args
     preset, config = from_flags([arg for arg in args if arg != "--dry-run"], __doc__ or "")
     if config.env.id != preset.env.id:
@@ -50,25 +51,24 @@ def main(args: Sequence[str]) -> int:
         config, dry_run = parse(args)
     except ConfigError as error:
         return complain(error)
-    if dry_run:
-        print(json.dumps(dataclasses.asdict(config), default=str, indent=2))
-        return 0
-    print("Starting: loading the libraries.", flush=True)
+    as_json = json.dumps(dataclasses.asdict(config), default=str, indent=2)
+    print(as_json if dry_run else "Starting: loading the libraries.", flush=True)
     from cir_env.errors import CirEnvError
 
     trainer = None
     try:
         from agents.core.distributed import launcher, lost_processes_in_one_line
+        from agents.training import preflight
         from agents.training.trainer import Trainer
 
-        with lost_processes_in_one_line():
-            trainer = Trainer(config)
-            with closing(trainer):
-                if trainer.train():
-                    return 0
-        is_auto = config.resume == "auto"  # then the same command resumes
-        again = shlex.join(args if is_auto else [*(arg for arg in args if arg != "--resume"), "--resume"])
-        trainer.log(f"Resume with: {launcher()} train.py {again}")
+        if dry_run:
+            preflight.check(config, warn=partial(print, file=sys.stderr))
+            return 0
+        with lost_processes_in_one_line(), closing(trainer := Trainer(config)):
+            if trainer.train():
+                return 0
+        flags = args if config.resume == "auto" else [*(arg for arg in args if arg != "--resume"), "--resume"]
+        trainer.log(f"Resume with: {launcher()} train.py {shlex.join(flags)}")
     except (AgentsError, CirEnvError, OSError) as error:
         return complain(error)
     except KeyboardInterrupt:

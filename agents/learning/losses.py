@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from agents.core.plugins import load_plugin
 from agents.core.types import Loss
 
 Aggregation = Callable[[torch.Tensor, int], torch.Tensor]
@@ -64,6 +65,15 @@ def constant_sum(action_mask: torch.Tensor, max_completion_length: int) -> torch
 
 AGGREGATIONS: Mapping[str, Aggregation] = {"token": token_mean, "sequence": sequence_mean, "constant": constant_sum}
 """Aggregations by name; ``--ppo.aggregation module:function`` takes any other :data:`Aggregation`."""
+
+
+def find_aggregation(name: str) -> Aggregation:
+    """Return one of :data:`AGGREGATIONS`, or a user's own.
+
+    Raises:
+        ConfigError: A user's own cannot be imported.
+    """
+    return AGGREGATIONS.get(name) or load_plugin("ppo.aggregation", name, "aggregations")
 
 
 def policy_loss(

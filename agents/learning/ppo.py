@@ -14,11 +14,10 @@ import torch
 from transformers import get_scheduler
 
 from agents.core.distributed import add_up_metrics, size, whole
-from agents.core.plugins import load_plugin
 from agents.core.types import Advantages, Batch, Loss, PolicyOutput
 from agents.learning.advantages import find_estimator
 from agents.learning.batching import deal, micro_batches
-from agents.learning.losses import AGGREGATIONS, Aggregation, entropy_loss, kl_loss, policy_loss, value_loss
+from agents.learning.losses import entropy_loss, find_aggregation, kl_loss, policy_loss, value_loss
 
 if TYPE_CHECKING:
     from agents.config.training import PPOConfig
@@ -74,8 +73,7 @@ class PPO:
         self.config = config
         self._max_completion_length = max_completion_length
         self.estimate = find_estimator(config.advantage)
-        name = config.aggregation
-        self._weigh: Aggregation = AGGREGATIONS.get(name) or load_plugin("ppo.aggregation", name, "aggregations")
+        self._weigh = find_aggregation(config.aggregation)
         self._schedule = learning_rate_schedule(config, max_steps)
         self._rates = rates = (config.learning_rate, config.critic_learning_rate)
         self.optimizer = torch.optim.AdamW(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from agents.config.training import LoraConfig
 
+MISSING = 'Expect the library peft for `lora.rank`: pip install "cir-env[lora]".'
+
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     """Add an adapter to every linear layer except the output layer, and freeze all other weights.
@@ -29,7 +31,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
     try:
         import peft
     except ImportError:
-        raise ConfigError('Expect the library peft for `lora.rank`: pip install "cir-env[lora]".') from None
+        raise ConfigError(MISSING) from None
     with warnings.catch_warnings():
         # peft sets rank and alpha of fused experts, then warns that no module has their names; and it warns of what
         # it does for the transposed weights of GPT-2

@@ -51,14 +51,13 @@ class ModelCardWriter(Callback):
         """Write the card; if that fails, log a warning: the checkpoint is complete without it."""
         rows = read_metrics(run.config.output_dir / "metrics.jsonl")
         rows = [row for row in rows if row["step"] <= run.step]
-        command = f"{launcher()} {shlex.join(sys.argv)}"
         try:
             drawn = draw_curve(rows, path / CURVE)
             card = model_card(
                 run.config,
                 rows,
                 step=run.step,
-                command=command,
+                command=command(),
                 drawn=drawn,
                 data=run.data_summary,
             )
@@ -97,12 +96,23 @@ def model_card(
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
 
 
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that a run depends on."""
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    return {"Python": platform.python_version()} | {name: version for name, version in found.items() if version}
+
+
+def command() -> str:
+    """Return the command that started this process, with its launcher."""
+    return f"{launcher()} {shlex.join(sys.argv)}"
+
+
 def _body(
     config: TrainConfig, rows: Rows, *, step: int, command: str, base: str | None, drawn: bool, data: str | None
 ) -> str:
     origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{config.model}`"
     settings = json.dumps(dataclasses.asdict(config), default=str, indent=2)
-    versions = [f"{name} {found}" for name in _LIBRARIES if (found := installed_version(name))]
+    versions = [f"{name} {found}" for name, found in library_versions().items()]
     sections = [
         f"# {config.output_dir.resolve().name}",
         f"{origin} after {step} steps of reinforcement learning in the environment `{config.env.id}`, "
@@ -114,7 +124,7 @@ def _body(
         _method(config),
         f"```bash\n{command}\n```",
         f"<details><summary>Full configuration</summary>\n\n```json\n{settings}\n```\n\n</details>",
-        "Versions: " + ", ".join([f"Python {platform.python_version()}", *versions]) + ".",
+        "Versions: " + ", ".join(versions) + ".",
         "## Citation",
         "The method follows [Towards Effective Code-Integrated Reasoning](https://arxiv.org/abs/2505.24480):",
         f"```bibtex\n{_CITATION}\n```",

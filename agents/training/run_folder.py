@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from agents.core import distributed
 from agents.core.errors import ConfigError, expect, one_line
+from agents.core.files import write_json
 from agents.rollout.envs import lacking
+from agents.tracking.model_card import command, library_versions
 from agents.training import checkpoint
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
 
+RECORD = "run.json"
 _GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
 """Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
@@ -52,6 +59,30 @@ def claim(config: TrainConfig) -> Path | None:
         raise ConfigError(f"Expect the settings of the run in {folder}: {listed}. Other settings are another run.")
     checkpoint.remove_leftovers(folder)
     return found[-1]
+
+
+def record(config: TrainConfig, started: Path | None) -> None:
+    """Write the configuration to the run's folder, and add what starts now: command, time, versions, hardware.
+
+    Args:
+        config: The run.
+        started: The checkpoint that it resumes from, if any.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    path = config.output_dir / RECORD
+    starts = checkpoint.read_json(path)["starts"] if path.exists() else []
+    start = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(),
+        "resumed_from": None if started is None else started.name,
+        "processes": distributed.size(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "versions": library_versions(),
+    }
+    write_json(path, {"config": dataclasses.asdict(config), "starts": [*starts, start]})
 
 
 def check_same(started: Path | None, folder: Path) -> None:

@@ -27,10 +27,12 @@ from agents.rollout.episode import TurnRules
 from agents.rollout.sampler import Sampler
 from agents.rollout.selection import describe_staleness, is_in_loss
 from agents.tracking.callbacks import Callback
-from agents.tracking.trackers import MetricsLog, check_installed, open_log
+from agents.tracking.run_log import RunLog
+from agents.tracking.trackers import MetricsLog, open_log
 from agents.training import run_folder
 from agents.training.build import build_engine, build_policy, check_shares, load_reference, with_own_callbacks
 from agents.training.health import Health
+from agents.training.preflight import check_libraries
 from agents.training.progress import Progress
 from agents.training.saving import Saver
 from agents.training.stop_request import StopRequest
@@ -70,10 +72,12 @@ class Trainer:
     ) -> None:
         # processes and folder
         self.config = config
-        check_installed(config.report_to)
+        check_libraries(config)
         self.device = distributed.start(pick_device(config.device))
         check_shares(config)
-        self.log = log = log if distributed.rank() == 0 else lambda _: None
+        self._run_log = RunLog(log if distributed.rank() == 0 else None)
+        self.log: Callable[[str], Any] = self._run_log
+        log = self.log
         if idle := distributed.idle_gpus(self.device):
             log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
         self.step = 0
@@ -83,10 +87,20 @@ class Trainer:
         self.health = Health(config.health, config.output_dir / "inspect", log)
         with distributed.first_of_node_first():
             started = run_folder.claim(config)
+            if distributed.rank() == 0:
+                run_folder.record(config, started)
+                self._run_log.open(config.output_dir)
             self.callbacks = with_own_callbacks(callbacks, config)
             adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
-            path = started if started and not adapts else resolve_model(config.model, log=log)
+            with self._run_log.noting_errors():
+                path = started if started and not adapts else resolve_model(config.model, log=log)
         run_folder.check_same(started, config.output_dir)
+        with self._run_log.noting_errors():
+            self._open(path, started)
+
+    def _open(self, path: Path, started: Path | None) -> None:
+        """Open environments, policy and engine, from a model's folder, and resume from a checkpoint if there is one."""
+        config, log = self.config, self.log
 
         # environment, policy, engine
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
@@ -134,7 +148,11 @@ class Trainer:
                 could not be pushed to the hub.
         """
         progress = Progress(self.config.max_steps, self.step)
-        with self._stop.on_signals(), open_log(self.config, self.step, warn=self.log) as log:
+        with (
+            self._run_log.noting_errors(),
+            self._stop.on_signals(),
+            open_log(self.config, self.step, warn=self.log) as log,
+        ):
             with progress:
                 try:
                     self._call("on_train_begin")

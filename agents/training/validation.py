@@ -29,6 +29,8 @@ _OF_ARM = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/i
 def open_held_out(config: TrainConfig) -> HeldOut:
     """Return the environments of the validation's problem sets."""
     sets = config.validation.sets()
+    if config.validation.text_prompt is not None:
+        _open_text(config, copies=1).close()  # reject a bad prompt now
     pools = {key: _open(config, problems) for key, (problems, _) in sets.items()}
     return {key: (envs, min(sets[key][1], envs.num_problems or sets[key][1])) for key, envs in pools.items()}
 
@@ -128,8 +130,8 @@ class Validator:
                 return None
             outcomes[arm] = outcome
         if config.text_prompt is not None and self._is_at_an_end(step):
-            problems, size = config.sets()["validation"][0], self._sets["validation"][1]
-            with closing(_open(self._config, problems, prompt=config.text_prompt, interaction_budget=0)) as envs:
+            with closing(_open_text(self._config)) as envs:
+                size = self._sets["validation"][1]
                 outcome = self._play(envs, sampled, size, on_end("validation_text"), should_stop)
             if outcome is None:
                 return None
@@ -165,7 +167,13 @@ class Validator:
         )
 
 
-def _open(config: TrainConfig, problems: str | None, **overrides: Any) -> EnvPool:
+def _open_text(config: TrainConfig, copies: int | None = None) -> EnvPool:
+    """Open the first set's problems with the prompt of the arm without code."""
+    problems, _ = config.validation.sets()["validation"]
+    return _open(config, problems, copies, prompt=config.validation.text_prompt, interaction_budget=0)
+
+
+def _open(config: TrainConfig, problems: str | None, copies: int | None = None, **overrides: Any) -> EnvPool:
     """Open the test split of the training problems, or problems that are named."""
     env = config.env
     named: dict[str, Any] = {} if problems is None else {"problems": problems}
@@ -173,7 +181,7 @@ def _open(config: TrainConfig, problems: str | None, **overrides: Any) -> EnvPoo
         named["test_share"] = 1.0  # nobody trains on the rest of such a file
     budget = 0 if env.interaction_budget == "0" else config.validation.interaction_budget
     arguments = {"interaction_budget": budget, **named, **overrides}
-    return open_split(env, config.rollout.max_num_seqs, split="test", **arguments)
+    return open_split(env, copies or config.rollout.max_num_seqs, split="test", **arguments)
 
 
 def metrics_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from runs import small
 
-from agents import presets
+from agents import Trainer, presets
 from agents.config.training import EnvConfig, TrainConfig
-from agents.core.errors import ConfigError
+from agents.core.errors import ConfigError, ModelError
+from agents.tracking.run_log import RunLog
 from agents.training import checkpoint
 from agents.training.run_folder import changes, check_same, claim, settings
 
@@ -123,3 +124,44 @@ def test_processes_that_see_different_checkpoints_are_refused(tmp_path: Path, mo
         ConfigError, match=r"`output_dir` on a disk that all processes share, got '.* checkpoint-3, none'"
     ):
         check_same(None, tmp_path)
+
+
+def test_a_run_records_its_configuration_and_each_start_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ModelError("no model today")
+
+    config = small(tmp_path / "run", resume="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.training.trainer.resolve_model", broken)
+        with pytest.raises(ModelError):
+            Trainer(config, log=lambda _: None)
+    assert (tmp_path / "run" / "log.txt").read_text().endswith(" ModelError: no model today\n")
+    lines: list[str] = []
+    for resumed in (None, "checkpoint-0"):
+        made = Trainer(replace(config, max_steps=0), log=lines.append)
+        made.train()
+        made.close()
+        found = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert found["starts"][-1]["resumed_from"] == resumed
+    assert found["config"]["max_steps"] == 0
+    assert len(found["starts"]) == 3
+    assert {"command", "time", "processes", "system"} <= found["starts"][0].keys()
+    assert {"Python", "torch", "transformers"} <= found["starts"][0]["versions"].keys()
+    kept = [line.partition(" ")[2] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()]
+    assert kept[1:] == lines
+
+
+def test_lines_before_the_folder_is_known_are_kept_too(tmp_path: Path) -> None:
+    lines: list[str] = []
+    log = RunLog(lines.append)
+    log("early")
+    log.open(tmp_path)
+    log("late")
+    assert lines == ["early", "late"]
+    assert [line.split()[1] for line in (tmp_path / "log.txt").read_text().splitlines()] == lines
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    log("the disk is full")
+    assert lines[-1] == "the disk is full"

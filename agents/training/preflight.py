@@ -1,0 +1,56 @@
+"""What a run needs, checked before anything takes time: libraries, engine, plugins, and problems with their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from agents.config.training import TrainConfig
+from agents.core.errors import ConfigError
+from agents.engines import check_engine
+from agents.learning.advantages import find_estimator
+from agents.learning.losses import find_aggregation
+from agents.models.lora import MISSING
+from agents.rollout.envs import open_split
+from agents.tracking.trackers import check_installed
+from agents.training.validation import check_held_out, open_held_out
+
+
+def check_libraries(config: TrainConfig) -> None:
+    """Check that the libraries and plugins that a run names can be imported.
+
+    Raises:
+        ConfigError: A library is missing, or a plugin cannot be imported.
+        EngineError: There is no such engine, or its library is missing.
+    """
+    check_installed(config.report_to)
+    for name in config.rollout.engine.split(","):
+        check_engine(name)
+    find_estimator(config.ppo.advantage)
+    find_aggregation(config.ppo.aggregation)
+    if config.lora.rank and find_spec("peft") is None:
+        raise ConfigError(MISSING)
+
+
+def check(config: TrainConfig, *, warn: Callable[[str], Any]) -> None:
+    """Check all that needs neither the model nor a GPU: as :func:`check_libraries`, and problems, prompts, graders.
+
+    Args:
+        config: The run.
+        warn: Takes warnings about problems that are trained on and validated on.
+
+    Raises:
+        ConfigError: Problems are trained on and validated on; the environment raises errors of its own.
+    """
+    check_libraries(config)
+    small = replace(config, rollout=replace(config.rollout, max_num_seqs=1))
+    with closing(open_split(config.env, 1, split="train")) as train_envs:
+        held_out = open_held_out(small)
+        try:
+            check_held_out(train_envs, held_out, config.validation.max_overlap, warn=warn)
+        finally:
+            for envs, _ in held_out.values():
+                envs.close()
