@@ -1,5 +1,6 @@
 """`LocalSandbox`, the sandbox on this machine."""
 
+import contextlib
 import os
 import weakref
 from collections.abc import Mapping
@@ -130,6 +131,7 @@ class LocalSandbox:
             OptionError: The files are not valid.
             SandboxUnavailable: The sandbox is closed or cannot start.
         """
+        self._check_caller()
         return self.submit(code, limits, files=files).result()
 
     def open_session(self, *, files: Mapping[str, str] | None = None) -> "LocalSession":
@@ -153,6 +155,10 @@ class LocalSandbox:
     ) -> None:
         """Close the sandbox."""
         self.close()
+
+    def _check_caller(self) -> None:
+        if self._supervisor.is_own_thread:
+            raise RuntimeError("Expect `submit` in the callback of a future, got `run`, which would wait for itself.")
 
     def _submit(
         self, code: str, limits: Limits | None, files: bytes, session: SessionState | None
@@ -194,6 +200,7 @@ class LocalSession:
 
     def run(self, code: str, limits: Limits | None = None) -> ExecutionResult:
         """Execute a block and wait for its result."""
+        self._sandbox._check_caller()
         return self.submit(code, limits).result()
 
     def close(self) -> None:
@@ -206,7 +213,8 @@ _alive: "weakref.WeakSet[Supervisor]" = weakref.WeakSet()
 
 def _after_fork() -> None:
     for supervisor in list(_alive):
-        supervisor.forked()
+        with contextlib.suppress(OSError):
+            supervisor.forked()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -155,9 +155,10 @@ def read_files(data: bytes) -> dict[str, bytes]:
 def write_files(data: bytes, folder: str = ".") -> None:
     """Write encoded files to the working directory of a block, read-only. The block may replace its copies."""
     for name, content in read_files(data).items():
-        place = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+        place = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(place, "wb") as file:
             file.write(content)
+            os.fchmod(place, 0o444)
 
 
 def log_bytes(limit: int) -> int:

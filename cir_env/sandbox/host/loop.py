@@ -47,7 +47,7 @@ class Loop(ABC):
         """React to what has happened."""
 
     @abstractmethod
-    def recover(self, error: Exception) -> None:
+    def recover(self, error: BaseException) -> None:
         """Restore a valid state after an unexpected error, so that later work is done."""
 
     @abstractmethod
@@ -68,10 +68,20 @@ class Loop(ABC):
             if self._thread is None:
                 try:
                     self._open()
-                except OSError as error:
+                except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started.
                     raise SandboxUnavailable(f"The sandbox cannot run code: {error}") from error
             self._inbox.append(action)
             os.eventfd_write(self._wake, 1)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was ever scheduled."""
+        return self._thread is not None
+
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller runs in the thread of the loop, which must not wait for it."""
+        return threading.current_thread() is self._thread
 
     def stop(self) -> None:
         """Stop the loop; safe to call twice and from an exit handler."""
@@ -93,7 +103,7 @@ class Loop(ABC):
 
     def run_inbox(self) -> None:
         """Run the scheduled actions."""
-        while self._inbox:
+        for _ in range(len(self._inbox)):  # An action may add others: they have to wait for their turn.
             self._inbox.popleft()()
 
     def watch(self, what: int | socket.socket, react: Callable[[], None]) -> None:
@@ -108,29 +118,30 @@ class Loop(ABC):
     def _open(self) -> None:
         self.on_open()
         self._selector = selectors.DefaultSelector()
-        try:
+        thread = threading.Thread(target=self._run, name="cir-env-sandbox", daemon=True)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._selector.close)
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        except OSError:
-            self._selector.close()
-            raise
-        self.watch(self._wake, self._on_wake)
-        self._thread = threading.Thread(target=self._run, name="cir-env-sandbox", daemon=True)
-        self._thread.start()
+            undo.callback(self._close_wake)
+            self.watch(self._wake, self._on_wake)
+            thread.start()
+            undo.pop_all()
+        self._thread = thread
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 try:
                     self._turn()
-                except Exception as error:
-                    self.recover(error)
+                except BaseException as error:
+                    with contextlib.suppress(BaseException):
+                        self.recover(error)
         finally:
             self.shut_down()
             with self._lock:
                 self.closed = True
                 self._selector.close()
-                os.close(self._wake)
-                self._wake = -1
+                self._close_wake()
 
     def _turn(self) -> None:
         self.prepare()
@@ -140,6 +151,10 @@ class Loop(ABC):
             key.data()
         self.run_inbox()
         self.act()
+
+    def _close_wake(self) -> None:
+        os.close(self._wake)
+        self._wake = -1
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -10,12 +10,15 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
+from cir_env.errors import SandboxUnavailable
 from cir_env.sandbox import wire
 from cir_env.sandbox.contract import ExecutionResult, Limits, Status
 from cir_env.sandbox.host.launch import ZygoteHandle, pid_of, state_of
+from cir_env.sandbox.host.loop import log
 from cir_env.sandbox.host.output import Output
 
 KB = 1024
@@ -52,6 +55,17 @@ def _over_output_limit(limits: Limits) -> tuple[Status, str]:
     return Status.OUTPUT_LIMIT, f"OutputLimitError: the code printed over {limits.output_limit_kb} KB"
 
 
+@contextlib.contextmanager
+def _calling_back() -> Iterator[None]:
+    """Resolve a future: it may be cancelled, and its callbacks may raise what they like."""
+    try:
+        yield
+    except InvalidStateError:
+        pass
+    except BaseException:
+        log.exception("A callback of a block's future failed")
+
+
 @dataclass(eq=False, slots=True, kw_only=True)
 class Task:
     """A block that is queued or running."""
@@ -76,8 +90,13 @@ class Task:
         result = ExecutionResult(
             status=status, stdout=stdout, error=error, traceback=traceback, cpu_seconds=cpu_seconds
         )
-        with contextlib.suppress(InvalidStateError):
+        with _calling_back():
             self.future.set_result(result)
+
+    def fail(self, error: SandboxUnavailable) -> None:
+        """Deliver an error."""
+        with _calling_back():
+            self.future.set_exception(error)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -118,15 +137,16 @@ class Worker:
         self._pidfd = -1
         self.sock, self.child_sock = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.sock.close)
+            undo.callback(self.child_sock.close)
             self.out = Output(Limits().output_limit_kb * KB)
+            undo.callback(self.out.close)
             if zygote.folders:
                 self.folder = secrets.token_hex(8)
-                os.mkdir(self._folder_path, 0o755)
-        except OSError:
-            self.sock.close()
-            self.child_sock.close()
-            raise
+                os.makedirs(self._folder_path)  # with its parent, if somebody has cleaned up the temporary files
+                os.chmod(self._folder_path, 0o755)
+            undo.pop_all()
         self._outgoing: deque[bytes] = deque()
         self._reads_no_more = False
         self._nonce = b""
@@ -221,6 +241,17 @@ class Worker:
             self._invalid_packets += 1
         return None
 
+    def discard_packets(self) -> bool:
+        """Drop what an idle session has sent; return False at what may be the end of its socket."""
+        try:
+            while self.sock.recv(wire.STATUS_BYTES):
+                pass
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def has_begun(self) -> bool:
         """Return whether the child has begun with its job, as far as it can be trusted in this."""
         return self.out.header().job == wire.job_mark(self._nonce)
@@ -265,7 +296,7 @@ class Worker:
         return self._find_excess(limits, cpu, wall, threads)
 
     def _find_excess(self, limits: Limits, cpu: float, wall: float, threads: int) -> tuple[Status, str] | None:
-        if self.out.direct_bytes() > limits.output_limit_kb * KB:
+        if self.out.surely_exceeds(limits.output_limit_kb * KB):
             return _over_output_limit(limits)
         if cpu >= limits.time_limit_s:
             return Status.TIMEOUT, f"TimeoutError: the code ran for over {limits.time_limit_s:g} s"
@@ -355,6 +386,7 @@ class Worker:
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
+        self.folder = ""
         self.close()
 
     @property

@@ -63,6 +63,13 @@ class Output:
         """Return the header of the log."""
         return wire.LogHeader.unpack(self._read(wire.LOG_HEADER_BYTES, 0))
 
+    def surely_exceeds(self, limit: int) -> bool:
+        """Return whether more than `limit` bytes were written to the descriptors directly.
+
+        Unlike the offset, which writing threads may hold, the size is known at once.
+        """
+        return os.fstat(self.fd).st_size > self.log_bytes + limit
+
     def direct_bytes(self) -> int:
         """Return how many bytes were written to the descriptors directly."""
         return max(0, os.lseek(self.fd, 0, os.SEEK_CUR) - self.log_bytes)

@@ -13,7 +13,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from functools import partial
 
 from cir_env.errors import SandboxUnavailable
@@ -46,7 +46,10 @@ MAX_RECOVERIES = 3
 """How often in a row, without the result of a block, the supervisor may start again until the open blocks fail."""
 DESCRIPTORS_PER_SLOT, DESCRIPTORS_PER_SPARE = 4, 16
 """A block uses up to four descriptors of this process; a spare is forked only if the limit has room for 16."""
+OUT_OF_MEMORY_S = 1.0
+"""Seconds after a kill for lack of memory in which others are taken for such kills, too."""
 LOST_SESSION = "the sandbox lost the process of the session"
+CLOSED_SESSION = "the session was closed"
 TOO_MUCH_MEMORY = "MemoryError: all blocks together used more memory than the sandbox may use"
 
 
@@ -60,6 +63,7 @@ class Supervisor(ZygotePool):
         self.trouble: str | None = None
         """Why open blocks have failed, until new processes are ready."""
         self._recoveries = 0
+        self._out_of_memory_until = 0.0
         self._open_tasks: set[Task] = set()
         self._queue: deque[Task] = deque()
         self._running: set[Worker] = set()
@@ -86,6 +90,9 @@ class Supervisor(ZygotePool):
 
     def end_session(self, session: SessionState) -> None:
         """Close a session."""
+        if not self.has_begun:  # Nor has the session.
+            session.closed = True
+            return
         with contextlib.suppress(SandboxUnavailable):
             self.call(partial(self._close_session, session))
 
@@ -140,16 +147,16 @@ class Supervisor(ZygotePool):
         self.trouble = why
         self._failed_children = self._canaries_sent = 0
         self._replace_all()
+        failed = {*self._queue, *self._open_tasks}  # The queue has cancelled ones, too.
         self._queue.clear()
         self._canary = None
-        for task in list(self._open_tasks):
-            with contextlib.suppress(InvalidStateError):
-                task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {why}"))
+        for task in failed:
+            task.fail(SandboxUnavailable(f"The sandbox cannot run code: {why}"))
             if task.session is not None:
                 task.session.waiting.clear()
                 task.session.active = False
 
-    def recover(self, error: Exception) -> None:
+    def recover(self, error: BaseException) -> None:
         """Replace all processes after an unexpected error; what ran is retried."""
         log.error("The supervisor of the sandbox failed and starts again", exc_info=error)
         self._recoveries += 1
@@ -179,6 +186,7 @@ class Supervisor(ZygotePool):
 
     def shut_down(self) -> None:
         """Finish all open blocks, and end all processes."""
+        self.run_inbox()
         for task in list(self._open_tasks):
             task.finish(Status.INFRASTRUCTURE, "the sandbox was closed")
         for worker in list(self._workers.values()):
@@ -314,23 +322,22 @@ class Supervisor(ZygotePool):
         """End a block that was cancelled. Called by the thread that cancels it."""
         self._open_tasks.discard(task)
         if future.cancelled():
-            with contextlib.suppress(SandboxUnavailable):
+            try:
                 self.call(partial(self._abandon, task))
+            except SandboxUnavailable:
+                future.set_running_or_notify_cancel()
 
     def _abandon(self, task: Task) -> None:
         task.future.set_running_or_notify_cancel()  # Those that wait for the future learn of it.
         if (worker := next((w for w in self._running if w.task is task), None)) is not None:
             self._finish_task(worker, Status.INFRASTRUCTURE, "the block was cancelled", dead=True)
-        elif task in self._queue:
-            self._queue.remove(task)
-            self._advance_session(task)
 
     def _queue_or_wait(self, task: Task) -> None:
         session = task.session
         if session is None:
             self._queue.append(task)
         elif session.lost or session.closed:
-            task.finish(Status.INFRASTRUCTURE, "the session was closed" if session.closed else LOST_SESSION)
+            task.finish(Status.INFRASTRUCTURE, CLOSED_SESSION if session.closed else LOST_SESSION)
         elif session.active:
             session.waiting.append(task)
         else:
@@ -343,9 +350,11 @@ class Supervisor(ZygotePool):
             task = self._queue[0]
             if not self.trusted and task is not self._canary:
                 break
-            if (result := self._refuse(task)) is not None:
+            result = self._refuse(task)
+            if task.future.done() or result is not None:
                 self._queue.popleft()
-                task.finish(*result)
+                if result is not None:
+                    task.finish(*result)
                 self._advance_session(task)
                 continue
             worker = task.session.worker if task.session else None
@@ -358,11 +367,13 @@ class Supervisor(ZygotePool):
         """Return status and error of a block that cannot run."""
         if task.files and self.layers.get("scratch") != "on" and not any(zygote.folders for zygote in self.zygotes):
             return Status.INFRASTRUCTURE, "blocks have no working directory on this machine, and cannot be given files"
-        session = task.session
-        if session is None or session.worker is not None:
+        return None if task.session is None else self._refuse_session(task.session)
+
+    def _refuse_session(self, session: SessionState) -> tuple[Status, str] | None:
+        if session.closed or session.lost:
+            return Status.INFRASTRUCTURE, CLOSED_SESSION if session.closed else LOST_SESSION
+        if session.worker is not None:
             return None
-        if session.lost:
-            return Status.INFRASTRUCTURE, LOST_SESSION
         if session.ended is not None:
             result, session.ended = session.ended, None
             return result
@@ -428,8 +439,10 @@ class Supervisor(ZygotePool):
 
     def _watch_sending(self, worker: Worker, more: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if more else 0)
-        with contextlib.suppress(KeyError):
+        try:
             self._selector.modify(worker.sock, events, partial(self._on_sock, worker))
+        except KeyError:  # Between two blocks of its session it may have sent what looks like the end.
+            self._selector.register(worker.sock, events, partial(self._on_sock, worker))
 
     def _on_sock(self, worker: Worker) -> None:
         if not worker.gone:
@@ -438,6 +451,10 @@ class Supervisor(ZygotePool):
     def _read_sock(self, worker: Worker) -> None:
         if not worker.ready:
             self._on_ready(worker)
+            return
+        if worker.task is None and worker.session is not None:
+            if not worker.discard_packets():
+                self.unwatch(worker.sock)
             return
         self._watch_sending(worker, worker.send())
         if (said := worker.read_status()) is not None:
@@ -453,7 +470,7 @@ class Supervisor(ZygotePool):
         if worker.gone:
             return
         killed = os.WIFSIGNALED(wait_status) and os.WTERMSIG(wait_status) == signal.SIGKILL
-        if killed and self.group is not None and self.group.oom_killed_since_last_call():
+        if killed and self._lacks_memory():
             self._on_out_of_memory(worker)
             return
         if killed and worker.task is not None and self._may_retry(worker.task) and not worker.has_begun():
@@ -463,6 +480,13 @@ class Supervisor(ZygotePool):
         if worker.session is not None and worker.task is None and status is not Status.OK:
             worker.session.ended = status, error
         self._finish_task(worker, status, error, *trace, dead=True)
+
+    def _lacks_memory(self) -> bool:
+        """Return whether the kernel has killed processes of the group just now. It does not say which."""
+        now = time.monotonic()
+        if self.group is not None and self.group.oom_killed_since_last_call():
+            self._out_of_memory_until = now + OUT_OF_MEMORY_S
+        return now < self._out_of_memory_until
 
     def _on_out_of_memory(self, worker: Worker) -> None:
         """Handle a child that the kernel killed, as the largest one, since the memory of the group is full.
@@ -523,6 +547,6 @@ class Supervisor(ZygotePool):
     def _close_session(self, session: SessionState) -> None:
         session.closed = True
         while session.waiting:
-            session.waiting.popleft().finish(Status.INFRASTRUCTURE, "the session was closed")
+            session.waiting.popleft().finish(Status.INFRASTRUCTURE, CLOSED_SESSION)
         if session.worker is not None:
-            self._finish_task(session.worker, Status.INFRASTRUCTURE, "the session was closed", dead=True)
+            self._finish_task(session.worker, Status.INFRASTRUCTURE, CLOSED_SESSION, dead=True)

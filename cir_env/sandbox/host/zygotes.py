@@ -122,6 +122,7 @@ class ZygotePool(Loop):
             zygote.close_control()
         for zygote in self.zygotes:
             zygote.close()
+        self.zygotes.clear()
         if self.group is not None:
             self.group.remove()
 
@@ -173,7 +174,7 @@ class ZygotePool(Loop):
             self._open_group()
         try:
             zygote = ZygoteHandle(self.settings, self.group.folders if self.group else [])
-        except OSError as error:
+        except Exception as error:
             self._on_failed_start(f"the interpreter could not be started: {error}")
             return
         self.zygotes.append(zygote)

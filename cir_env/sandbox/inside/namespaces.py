@@ -8,6 +8,7 @@ import importlib.machinery
 import os
 import signal
 import site
+import socket
 import struct
 import sys
 import sysconfig
@@ -51,6 +52,8 @@ def enter_namespaces(at_end: Callable[[], None]) -> None:
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{INSIDE_UID} {uid} 1")
         _write("/proc/self/gid_map", f"{INSIDE_UID} {gid} 1")
+    with contextlib.suppress(OSError):
+        socket.sethostname("sandbox")
     _hide_uptime()
     pid = os.fork()
     if pid:

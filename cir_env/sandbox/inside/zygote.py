@@ -267,10 +267,11 @@ def main(control: socket.socket, settings: dict[str, Any]) -> Callable[[], None]
     zygote = Zygote(control, folders, found.jail, held)
     ready = {"layers": found.report, "contained": found.contained, "folders": folders}
     pidfd = os.pidfd_open(os.getpid())
-    socket.send_fds(control, [json.dumps(ready).encode()], [pidfd])
-    os.close(pidfd)
-    if (runner := zygote.serve()) is not None:
-        return runner.run
+    with contextlib.suppress(ConnectionError):  # The trainer has ended.
+        socket.send_fds(control, [json.dumps(ready).encode()], [pidfd])
+        os.close(pidfd)
+        if (runner := zygote.serve()) is not None:
+            return runner.run
     if folders:
         shutil.rmtree(folders, ignore_errors=True)
     os._exit(0)

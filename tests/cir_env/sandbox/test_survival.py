@@ -1,7 +1,9 @@
 """The sandbox keeps running, whatever ends or stops a part of it, and never blames a block for this."""
 
+import concurrent.futures
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +179,124 @@ def test_threads_of_other_sessions_do_not_count(own: LocalSandbox) -> None:
     assert own.run(pool).stdout == "6\n"
     for session in sessions:
         session.close()
+
+
+def test_what_a_session_sends_between_its_blocks_keeps_nobody_busy(
+    own: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = []
+    turn = own._supervisor._turn
+    monkeypatch.setattr(own._supervisor, "_turn", lambda: (turns.append(1), turn()))
+    send = """
+import os, sys
+frame = sys._getframe()
+while "job" not in frame.f_locals: frame = frame.f_back
+from struct import pack
+os.write(3, pack("!16sBH", frame.f_locals["job"].nonce, 0, 0))
+os.write(3, b"left")
+print("one")
+"""
+    with closing(own.open_session()) as session:
+        session.run(send)
+        time.sleep(0.3)
+        before = len(turns)
+        time.sleep(0.5)
+        assert len(turns) - before < 20
+        assert session.run("print('two')").stdout == "two\n"
+
+
+def test_callbacks_may_raise_anything_and_submit_again(own: LocalSandbox) -> None:
+    again: list[Any] = []
+    first = own.submit("import time\ntime.sleep(0.2)")
+    first.add_done_callback(lambda _: again.append(own.submit("print('again')")))
+    first.add_done_callback(lambda _: sys.exit(3))
+    assert first.result().status is Status.OK
+    assert eventually(lambda: bool(again))
+    assert again[0].result(30).stdout == "again\n"
+    assert works(own)
+
+
+def test_a_callback_that_would_wait_for_itself_is_told(own: LocalSandbox) -> None:
+    told: list[BaseException] = []
+
+    def run(_: object) -> None:
+        try:
+            own.run("1")
+        except RuntimeError as error:
+            told.append(error)
+
+    own.submit("import time\ntime.sleep(0.2)").add_done_callback(run)
+    assert eventually(lambda: bool(told))
+    assert "Expect `submit` in the callback" in str(told[0])
+
+
+def test_a_callback_that_submits_to_a_closed_session_starves_nobody(own: LocalSandbox) -> None:
+    session = own.open_session()
+    session.run("1")
+    stop: list[int] = []
+
+    def again(_: object) -> None:
+        if not stop:
+            session.submit("1").add_done_callback(again)
+
+    session.close()
+    again(None)
+    assert works(own)
+    stop.append(1)
+
+
+def test_a_queued_block_of_a_closed_session_does_not_run(own: LocalSandbox) -> None:
+    session = own.open_session()
+    session.run("x = 1")
+    busy = own.submit("import time\nwhile time.process_time() < 0.5: pass", Limits(time_limit_s=60.0))
+    queued = session.submit("print('ran')")
+    session.close()
+    assert queued.result(30).status is Status.INFRASTRUCTURE
+    assert busy.result().status is Status.OK
+
+
+def test_closing_notifies_those_who_wait_for_cancelled_blocks() -> None:
+    sandbox = LocalSandbox(slots=1, preload=())
+    futures = [sandbox.submit("import time\ntime.sleep(60)", PATIENT) for _ in range(20)]
+    for future in futures[::2]:
+        future.cancel()
+    sandbox.close()
+    futures[1].cancel()
+    assert not concurrent.futures.wait(futures, timeout=30).not_done
+
+
+FORK = """
+import os, sys
+from cir_env.sandbox import LocalSandbox
+closed = LocalSandbox(slots=1, preload=(), isolation=sys.argv[1])
+closed.run("1")
+closed.close()
+sandbox = LocalSandbox(slots=1, preload=(), isolation=sys.argv[1])
+session = sandbox.open_session(files={"data.csv": "7"})
+session.run("1")
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
+if os.fork() == 0:
+    for fd in held: os.fstat(fd)
+    os._exit(9 if sandbox.failure else 1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 9
+print(session.run("print(open('data.csv').read())").stdout, sandbox.run("print(8)").stdout)
+"""
+
+
+@pytest.mark.parametrize("isolation", ["auto", "without-namespaces"])
+def test_a_fork_of_the_trainer_affects_no_block(isolation: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK, isolation]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["7", "8"]
+
+
+def test_a_folder_that_a_cleaner_has_removed_is_made_again() -> None:
+    with LocalSandbox(slots=1, preload=(), isolation="without-namespaces") as sandbox:
+        sandbox.run("1")
+        shutil.rmtree(sandbox._supervisor.zygotes[0].folders)
+        for _ in range(4):
+            sandbox.run("1")
+        assert sandbox.run("print(open('a').read())", files={"a": "1"}).stdout == "1\n"
 
 
 DESCRIPTORS = """
