@@ -10,8 +10,9 @@ from cir_env.sandbox import LocalSandbox, Status
 from cir_env.sandbox.control_group import UNIFIED, ControlGroup, _candidates
 
 
-def groups() -> set[Path]:
-    return {path for parents in _candidates() for parent in parents for path in parent.glob("cir-env-*")}
+def groups(pid: int) -> set[Path]:
+    """Return the groups of a trainer."""
+    return {path for parents in _candidates() for parent in parents for path in parent.glob(f"cir-env-{pid}-*")}
 
 
 @pytest.fixture
@@ -32,17 +33,17 @@ def test_a_group_is_made_with_limits_and_removed(group: ControlGroup) -> None:
 
 def test_the_sandbox_and_its_blocks_are_in_the_group(group: ControlGroup) -> None:
     group.remove()
-    before = groups()
+    before = groups(os.getpid())
     with LocalSandbox(slots=1, preload=()) as sandbox:
         session = sandbox.open_session()
         session.run("x = 1")
-        (place, *_) = groups() - before
+        (place, *_) = groups(os.getpid()) - before
         children = {worker.pid for worker in sandbox._supervisor._workers.values() if worker.pid}
         members = set(map(int, (place / "cgroup.procs").read_text().split()))
         assert children
         assert children <= members
         assert os.getpid() not in members
-    assert groups() == before
+    assert groups(os.getpid()) == before
 
 
 def test_blocks_killed_by_the_group_limit_have_used_too_much_memory(group: ControlGroup) -> None:
@@ -74,9 +75,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_no_group_remains_when_the_trainer_is_killed(group: ControlGroup) -> None:
     group.remove()
-    before = groups()
-    subprocess.run([sys.executable, "-c", KILLED], check=False, timeout=60)
-    assert eventually(lambda: groups() == before)
+    with subprocess.Popen([sys.executable, "-c", KILLED]) as trainer:
+        assert eventually(lambda: bool(groups(trainer.pid)))
+        trainer.wait(60)
+    assert eventually(lambda: not groups(trainer.pid))
 
 
 def test_the_unified_hierarchy_gets_its_limits_in_one_folder(tmp_path: Path) -> None:
