@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Iterable
 
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 10.0
 """Seconds for which a server that failed is avoided; they double with each failure."""
 
 log = logging.getLogger("cir_env.sandbox")

@@ -12,7 +12,7 @@ from aiohttp import web
 
 IDLE_S = 8.0
 """Seconds that a connection gets to send a whole request with the token."""
-GRACE_S = 0.1
+GRACE_S = 0.5
 """Seconds before which a stranger does not make room for the next one."""
 
 log = logging.getLogger("cir_env.sandbox")
@@ -26,7 +26,7 @@ class Connections:
     received with its connection. When there are too many others, a new one is told so.
 
     Args:
-        strangers: Maximum number of connections that have not authenticated.
+        strangers: Maximum number of connections that have not authenticated; more while there are fewer clients.
         clients: Maximum number of those that have.
     """
 
@@ -82,7 +82,7 @@ class Connections:
                 protocol.force_close()
 
     def _make_room(self) -> bool:
-        if len(self._strangers) < self._max_strangers:
+        if len(self._strangers) + len(self._clients) < self._max_strangers + self._max_clients:
             return True
         oldest, deadline = next(iter(self._strangers.items()))
         if time.monotonic() < deadline - IDLE_S + GRACE_S:
