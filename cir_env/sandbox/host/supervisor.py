@@ -147,7 +147,7 @@ class Supervisor(ZygotePool):
         self.trouble = why
         self._failed_children = self._canaries_sent = 0
         self._replace_all()
-        failed = {*self._queue, *self._open_tasks}  # The queue has cancelled ones, too.
+        failed = {*self._queue, *self._open_tasks} - {self._canary}  # The queue has cancelled ones, too.
         self._queue.clear()
         self._canary = None
         for task in failed:
@@ -312,7 +312,7 @@ class Supervisor(ZygotePool):
 
     def _enqueue(self, task: Task) -> None:
         if self.failure is not None:
-            task.future.set_exception(SandboxUnavailable(f"The sandbox cannot run code: {self.failure}"))
+            task.fail(SandboxUnavailable(f"The sandbox cannot run code: {self.failure}"))
             return
         self._open_tasks.add(task)
         task.future.add_done_callback(partial(self._on_done, task))
@@ -350,8 +350,9 @@ class Supervisor(ZygotePool):
             task = self._queue[0]
             if not self.trusted and task is not self._canary:
                 break
-            result = self._refuse(task)
-            if task.future.done() or result is not None:
+            is_cancelled = task.future.done()
+            result = None if is_cancelled else self._refuse(task)
+            if is_cancelled or result is not None:
                 self._queue.popleft()
                 if result is not None:
                     task.finish(*result)
