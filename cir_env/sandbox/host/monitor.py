@@ -10,9 +10,10 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from typing import Any
 
 from cir_env.errors import SandboxUnavailable
 from cir_env.sandbox import wire
@@ -55,11 +56,10 @@ def _over_output_limit(limits: Limits) -> tuple[Status, str]:
     return Status.OUTPUT_LIMIT, f"OutputLimitError: the code printed over {limits.output_limit_kb} KB"
 
 
-@contextlib.contextmanager
-def _calling_back() -> Iterator[None]:
-    """Resolve a future: it may be cancelled, and its callbacks may raise what they like."""
+def _resolve(resolve: Callable[[Any], None], value: object) -> None:
+    """Resolve a future, which may be cancelled, and whose callbacks may raise what they like."""
     try:
-        yield
+        resolve(value)
     except InvalidStateError:
         pass
     except BaseException:
@@ -90,13 +90,11 @@ class Task:
         result = ExecutionResult(
             status=status, stdout=stdout, error=error, traceback=traceback, cpu_seconds=cpu_seconds
         )
-        with _calling_back():
-            self.future.set_result(result)
+        _resolve(self.future.set_result, result)
 
     def fail(self, error: SandboxUnavailable) -> None:
         """Deliver an error."""
-        with _calling_back():
-            self.future.set_exception(error)
+        _resolve(self.future.set_exception, error)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -104,10 +104,10 @@ class ZygotePool(Loop):
     def deadline(self) -> float | None:
         """Return when the next zygote has to answer, may be started, or has to be looked at."""
         times = [zygote.answer_deadline for zygote in self.zygotes if self._must_answer(zygote)]
-        if self._is_short():
-            times.append(self._start_at)
         if self.zygotes and self.has_work():
             times.append(self._look_at)
+        if self._is_short():
+            times.append(self._start_at)
         return min(times, default=None)
 
     def forked(self) -> None:

@@ -293,6 +293,7 @@ def test_a_fork_of_the_trainer_affects_no_block(isolation: str) -> None:
 def test_a_folder_that_a_cleaner_has_removed_is_made_again() -> None:
     with LocalSandbox(slots=1, preload=(), isolation="without-namespaces") as sandbox:
         sandbox.run("1")
+        assert eventually(lambda: len(sandbox._supervisor._spare) == 1)
         shutil.rmtree(sandbox._supervisor.zygotes[0].folders)
         for _ in range(4):
             sandbox.run("1")
