@@ -78,9 +78,9 @@ class Runner:
         limit = job.memory_mb * MB
         lower(resource.RLIMIT_DATA, data + limit, reserve=RESERVE_BYTES)
         lower(resource.RLIMIT_AS, size + limit + STACK_BYTES + self._log.capacity, reserve=RESERVE_BYTES)
-        threads.limit = job.processes
-        if self._counts_threads:
+        if self._counts_threads and job.processes != threads.limit:
             lower(resource.RLIMIT_NPROC, job.processes)
+        threads.limit = job.processes
         lower(resource.RLIMIT_FSIZE, max(job.file_mb * MB, 2 * self._log.capacity))  # Direct output follows the log.
         if job.flags & wire.ONE_SHOT:
             lower(resource.RLIMIT_CPU, job.cpu_s + 2)
