@@ -10,8 +10,9 @@ import signal
 import sys
 
 from cir_env.errors import OptionError, SandboxUnavailable
-from cir_env.sandbox.host.zygotes import descriptor_limit, raise_descriptor_limit
+from cir_env.sandbox.host.zygotes import descriptor_limit
 from cir_env.sandbox.http.client import TOKEN_VARIABLE
+from cir_env.sandbox.inside.jail import raise_descriptor_limit
 from cir_env.sandbox.local import LocalSandbox
 
 MEANING = {

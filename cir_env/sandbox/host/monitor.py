@@ -40,6 +40,7 @@ MIN_CHECK_INTERVAL_S = 0.01
 MAX_LATE_S = 0.5
 """Seconds by which a check may be late. What exceeds them, as after a stop of this process, counts towards no limit."""
 MAX_THREADS_READ = 256
+CLOSED_SESSION = "the session was closed"
 HAS_SCHEDSTAT = os.path.exists("/proc/self/schedstat")
 
 
@@ -117,6 +118,10 @@ class SessionState:
     """Status and error of the next block, if something else ended the namespace between two blocks."""
     closed: bool = False
     """Whether the session was closed."""
+
+    def why_over(self) -> str | None:
+        """Return why no other block can run in it; None if one can."""
+        return CLOSED_SESSION if self.closed else "the sandbox lost the process of the session" if self.lost else None
 
 
 class Worker:

@@ -22,14 +22,9 @@ from cir_env.sandbox.contract import ExecutionResult, Limits, Status
 from cir_env.sandbox.host import self_test
 from cir_env.sandbox.host.launch import Settings, ZygoteHandle
 from cir_env.sandbox.host.loop import log
-from cir_env.sandbox.host.monitor import SessionState, Task, Worker
-from cir_env.sandbox.host.zygotes import (
-    DESCRIPTORS_TO_START,
-    ZygotePool,
-    descriptor_limit,
-    free_descriptors,
-    raise_descriptor_limit,
-)
+from cir_env.sandbox.host.monitor import CLOSED_SESSION, SessionState, Task, Worker
+from cir_env.sandbox.host.zygotes import DESCRIPTORS_TO_START, ZygotePool, descriptor_limit, free_descriptors
+from cir_env.sandbox.inside.jail import raise_descriptor_limit
 
 MAX_ATTEMPTS = 2
 MAX_CANARIES = 3
@@ -48,8 +43,6 @@ DESCRIPTORS_PER_SLOT, DESCRIPTORS_PER_SPARE = 4, 16
 """A block uses up to four descriptors of this process; a spare is forked only if the limit has room for 16."""
 OUT_OF_MEMORY_S = 1.0
 """Seconds after a kill for lack of memory in which others are taken for such kills, too."""
-LOST_SESSION = "the sandbox lost the process of the session"
-CLOSED_SESSION = "the session was closed"
 TOO_MUCH_MEMORY = "MemoryError: all blocks together used more memory than the sandbox may use"
 
 
@@ -336,8 +329,8 @@ class Supervisor(ZygotePool):
         session = task.session
         if session is None:
             self._queue.append(task)
-        elif session.lost or session.closed:
-            task.finish(Status.INFRASTRUCTURE, CLOSED_SESSION if session.closed else LOST_SESSION)
+        elif (why := session.why_over()) is not None:
+            task.finish(Status.INFRASTRUCTURE, why)
         elif session.active:
             session.waiting.append(task)
         else:
@@ -371,8 +364,8 @@ class Supervisor(ZygotePool):
         return None if task.session is None else self._refuse_session(task.session)
 
     def _refuse_session(self, session: SessionState) -> tuple[Status, str] | None:
-        if session.closed or session.lost:
-            return Status.INFRASTRUCTURE, CLOSED_SESSION if session.closed else LOST_SESSION
+        if (why := session.why_over()) is not None:
+            return Status.INFRASTRUCTURE, why
         if session.worker is not None:
             return None
         if session.ended is not None:

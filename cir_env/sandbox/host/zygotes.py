@@ -19,7 +19,6 @@ ZYGOTE_TIMEOUT_S = 60.0
 """Seconds after which a zygote that does not answer is replaced."""
 LOOK_INTERVAL_S = 1.0
 """Seconds between two looks at whether somebody has stopped a zygote that is needed."""
-MAX_DESCRIPTORS = 65_536
 DESCRIPTORS_TO_START = 12
 """How many descriptors this process needs to start a zygote, some of them for a moment."""
 SLOTS_PER_ZYGOTE = 4
@@ -37,12 +36,6 @@ def free_descriptors() -> int:
         return descriptor_limit() - len(os.listdir("/proc/self/fd"))
     except OSError:
         return 0
-
-
-def raise_descriptor_limit() -> None:
-    """Raise this process's limit of open descriptors, since each session holds three."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_DESCRIPTORS)), hard))
 
 
 class ZygotePool(Loop):
@@ -98,7 +91,7 @@ class ZygotePool(Loop):
         for zygote in list(self.zygotes):
             if now > zygote.answer_deadline and self._must_answer(zygote):
                 self.remove_zygote(zygote)
-        while self._may_start(now):
+        while self._is_short() and now >= self._start_at:
             self._start()
 
     def deadline(self) -> float | None:
@@ -147,9 +140,6 @@ class ZygotePool(Loop):
 
     def _is_short(self) -> bool:
         return self.failure is None and len(self.zygotes) < (self.wanted if self.trusted else 1)
-
-    def _may_start(self, now: float) -> bool:
-        return self._is_short() and now >= self._start_at
 
     def _on_failed_start(self, why: str) -> None:
         self._failed_starts += 1

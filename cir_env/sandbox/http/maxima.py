@@ -8,7 +8,7 @@ from cir_env.errors import OptionError
 from cir_env.sandbox.contract import Limits
 
 LIMIT_TYPES = {field.name: field.type for field in dataclasses.fields(Limits)}
-MAX_LIMITS = Limits(
+LARGEST_LIMITS = Limits(
     time_limit_s=300.0,
     idle_limit_s=300.0,
     wall_limit_s=3600.0,
@@ -23,7 +23,7 @@ MAX_LIMITS = Limits(
 class Maxima:
     """What clients may ask of a server."""
 
-    limits: Limits = MAX_LIMITS
+    limits: Limits = LARGEST_LIMITS
     """The largest limits of a block."""
     sessions: int = 1024
     """Number of open sessions."""

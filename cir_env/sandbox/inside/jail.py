@@ -163,6 +163,6 @@ class Jail:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the limit of open descriptors, since the zygote needs one per child."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    """Raise this process's limit of open descriptors: a child takes three in the trainer, and one in the zygote."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))

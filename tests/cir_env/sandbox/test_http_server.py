@@ -33,7 +33,7 @@ from cir_env.errors import OptionError
 from cir_env.sandbox import Limits, RemoteSandbox, Status
 from cir_env.sandbox import __main__ as program
 from cir_env.sandbox.http.log import OncePerMinute
-from cir_env.sandbox.http.maxima import MAX_LIMITS, Maxima, read_maxima
+from cir_env.sandbox.http.maxima import LARGEST_LIMITS, Maxima, read_maxima
 from cir_env.sandbox.http.server import CONNECTIONS, EXPECTED, MAX_BODY_BYTES, make_app
 
 
@@ -310,8 +310,8 @@ def test_a_number_beyond_all_bounds_is_rejected_in_one_short_line(url: str, valu
 
 def test_the_largest_limits_are_accepted(fake: FakeSandbox) -> None:
     with Served(make_app(fake, TOKEN)) as server, RemoteSandbox(server.url, token=TOKEN) as sandbox:
-        assert sandbox.run("1", MAX_LIMITS).status is Status.OK
-    assert fake.limits == [MAX_LIMITS]
+        assert sandbox.run("1", LARGEST_LIMITS).status is Status.OK
+    assert fake.limits == [LARGEST_LIMITS]
 
 
 def test_code_that_is_too_long_is_rejected(url: str, fake: FakeSandbox) -> None:
