@@ -143,7 +143,7 @@ class ZygotePool(Loop):
 
     def _on_failed_start(self, why: str) -> None:
         self._failed_starts += 1
-        self._start_at = time.monotonic() + min(MAX_PAUSE_S, 0.1 * 2**self._failed_starts)
+        self._start_at = time.monotonic() + min(MAX_PAUSE_S, 0.1 * 2 ** min(self._failed_starts, 10))
         if self._failed_starts >= MAX_STARTS and not any(zygote.ready for zygote in self.zygotes):
             self.fail_open_tasks(f"no process could be started in {self._failed_starts} attempts: {why}")
 

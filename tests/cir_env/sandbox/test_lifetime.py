@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from observe import descendants, eventually, zygote_pid
 from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox import Limits, LocalSandbox, Status, shared_sandbox
 from cir_env.sandbox.host import self_test
+from cir_env.sandbox.host.zygotes import MAX_PAUSE_S
 
 
 def children_of_zygote(sandbox: LocalSandbox) -> list[int]:
@@ -230,6 +232,13 @@ def test_an_interpreter_that_cannot_start_makes_the_sandbox_unavailable(monkeypa
         monkeypatch.setattr(sys, "executable", good)
         assert eventually(lambda: sandbox.failure is None)
         assert sandbox.run("print(1)").stdout == "1\n"
+
+
+def test_the_pause_between_starts_stays_bounded_however_many_fail() -> None:
+    supervisor = LocalSandbox()._supervisor
+    supervisor._failed_starts = 5000
+    supervisor._on_failed_start("no memory")
+    assert 0 < supervisor._start_at - time.monotonic() <= MAX_PAUSE_S
 
 
 def failure_with(layers: dict[str, str], *, contained: bool) -> str:
