@@ -1,4 +1,4 @@
-"""Settings of all tests. Helpers lie in support/, which pyproject.toml puts on the import path."""
+"""Settings of all tests. Helpers lie in support/ and support/training/, both on the import path (pyproject.toml)."""
 
 import gc
 import os

@@ -17,7 +17,7 @@ import train
 from agents.core import distributed
 from agents.core.files import read_metrics
 
-SUPPORT = ROOT / "tests" / "support"
+SUPPORT = ROOT / "tests" / "support" / "training"
 
 
 ARGS = [

@@ -1,6 +1,6 @@
 """Two processes, the second of which stops answering; the first says so and ends.
 
-torchrun --nproc-per-node 2 tests/support/lost_process.py
+torchrun --nproc-per-node 2 tests/support/training/lost_process.py
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Updates of a tiny policy, by as many processes as torchrun starts; the first one writes what came of them.
 
-torchrun --nproc-per-node 2 tests/support/distributed_update.py FOLDER [RUNS]
+torchrun --nproc-per-node 2 tests/support/training/distributed_update.py FOLDER [RUNS]
 
 RUNS is a JSON list of arguments of train.py, for runs that follow: starting the processes takes longer than a run.
 """
