@@ -62,7 +62,7 @@ def main(args: Sequence[str]) -> int:
         from agents.training.trainer import Trainer
 
         if dry_run:
-            preflight.check(config, warn=partial(print, file=sys.stderr))
+            preflight.check(config, log=partial(print, file=sys.stderr))
             return 0
         with lost_processes_in_one_line(), closing(trainer := Trainer(config)):
             if trainer.train():
@@ -73,7 +73,7 @@ def main(args: Sequence[str]) -> int:
         return complain(error)
     except KeyboardInterrupt:
         print("train.py: stopped at once; the last checkpoint is unchanged.", file=sys.stderr)
-    return 128 + ((trainer and trainer.stopped_by) or signal.SIGINT)
+    return 128 + ((trainer and trainer.stop_request.signal) or signal.SIGINT)
 
 
 if __name__ == "__main__":

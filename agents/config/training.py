@@ -115,6 +115,11 @@ class RolloutConfig(EngineArguments):
         )
 
     @property
+    def num_episodes(self) -> int:
+        """Episodes that one training step begins."""
+        return (self.num_problems + self.num_extra_problems) * self.num_generations
+
+    @property
     def pool_size(self) -> int:
         """How many copies of the environment play the training episodes."""
         if self.num_envs is not None or self.max_new_tokens is None:
@@ -182,6 +187,11 @@ class PPOConfig:
     """Let the value head read the policy's hidden states, or those of a copy of the model (gae)."""
     critic_learning_rate: float = 1e-5
     """AdamW's for a separate critic; the schedule is the same."""
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps of one training step."""
+        return self.num_epochs * self.num_minibatches
 
     def __post_init__(self) -> None:
         check_name("ppo.advantage", self.advantage, ADVANTAGES, "advantages")

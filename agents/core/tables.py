@@ -40,3 +40,16 @@ def number(estimate: Mapping[str, float] | None, digits: int, *, factor: float =
         return "-"
     value, low, high = (f"{factor * estimate[part]:.{digits}f}" for part in ("value", "low", "high"))
     return f"{value} [{low}, {high}]" if interval else value
+
+
+def score_interval(share: float, observations: int) -> tuple[float, float]:
+    """Return a fast, conservative 95% interval of a mean of numbers in [0, 1]: the binomial's (Wilson, 1927).
+
+    >>> [round(bound, 3) for bound in score_interval(0.0, 10)]
+    [0.0, 0.278]
+    """
+    z = 1.96
+    spread = z * (share * (1 - share) / observations + z**2 / (4 * observations**2)) ** 0.5
+    centre = share + z**2 / (2 * observations)
+    low, high = ((centre + sign * spread) / (1 + z**2 / observations) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)

@@ -126,19 +126,6 @@ def sampling_estimate(valid: Sequence[int], correct: Sequence[int], *, seed: int
     return Estimate(value=value, draws=draws.mean(1), observations=observations)
 
 
-def score_interval(share: float, observations: int) -> tuple[float, float]:
-    """Return a fast, conservative 95% interval of a mean of numbers in [0, 1]: the binomial's (Wilson, 1927).
-
-    >>> [round(bound, 3) for bound in score_interval(0.0, 10)]
-    [0.0, 0.278]
-    """
-    z = 1.96
-    spread = z * (share * (1 - share) / observations + z**2 / (4 * observations**2)) ** 0.5
-    centre = share + z**2 / (2 * observations)
-    low, high = ((centre + sign * spread) / (1 + z**2 / observations) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)
-
-
 def mean(estimates: Sequence[Estimate]) -> Estimate:
     """Return the unweighted mean of independent estimates, such as those of several sets.
 

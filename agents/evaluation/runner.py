@@ -25,9 +25,9 @@ from agents.config.shared import EnvArguments
 from agents.core.errors import ConfigError, expect
 from agents.core.files import expect_writable
 from agents.core.samples import Sample, SampleFile, transcript
+from agents.core.tables import score_interval
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling
-from agents.evaluation.bootstrap import score_interval
 from agents.evaluation.manifest import describe_run, describe_session, weights_revision
 from agents.evaluation.run_folder import RunFiles
 from agents.models.devices import pick_device, pick_dtype

@@ -44,13 +44,12 @@ def learning_rate_schedule(config: PPOConfig, max_steps: int) -> Callable[[int],
     >>> [learning_rate_schedule(config, 6)(step) for step in range(6)]
     [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]
     """
-    per_step = config.num_epochs * config.num_minibatches
     rises = config.lr_scheduler_type == "constant" and config.warmup_steps > 0
     scheduler = get_scheduler(
         "constant_with_warmup" if rises else config.lr_scheduler_type,
         torch.optim.SGD([torch.zeros(())]),
-        num_warmup_steps=config.warmup_steps * per_step,
-        num_training_steps=max_steps * per_step,
+        num_warmup_steps=config.warmup_steps * config.num_updates,
+        num_training_steps=max_steps * config.num_updates,
     )
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     return factor
@@ -112,8 +111,7 @@ class PPO:
         """
         totals: dict[str, float] = defaultdict(float)
         norms = []
-        per_step = self.config.num_epochs * self.config.num_minibatches
-        for place, index in enumerate(self._minibatches(len(batch), generator), step * per_step):
+        for place, index in enumerate(self._minibatches(len(batch), generator), step * self.config.num_updates):
             # forward and backward
             part = batch.rows(index), old.rows(index), targets.rows(index)
             summed = self.accumulate(*part, should_stop=should_stop)

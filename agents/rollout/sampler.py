@@ -13,6 +13,7 @@ import torch
 from agents.config.schedules import parse_budgets
 from agents.config.training import TrainConfig
 from agents.core.distributed import gather, gather_unless_stopped, rank, share, size, wait
+from agents.core.errors import TrainingError
 from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
@@ -86,6 +87,9 @@ class Sampler:
 
         Returns:
             The trajectories, and metrics of all episodes of the step, chosen or not; None if a process was stopped.
+
+        Raises:
+            TrainingError: No episode has a valid reward.
         """
         self._before = self._state()
         ahead, self._ahead = self._ahead, None
@@ -96,6 +100,8 @@ class Sampler:
             return None
         trajectories = [trajectory for part in parts for trajectory in part.trajectories]
         collected = self._choose(trajectories, over_processes([part.metrics for part in parts]))
+        if collected.metrics["episodes/invalid_ratio"] == 1:
+            raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
         # the engine is free: collect for the next step, or free memory for the update
         if self._config.rollout.overlap and step + 1 < self._config.max_steps:
             if ahead is not None:

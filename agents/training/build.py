@@ -22,6 +22,7 @@ from agents.models.support import check_length
 from agents.rollout.envs import accepted
 from agents.tracking.callbacks import Callback, SampleLog
 from agents.tracking.model_card import ModelCardWriter
+from agents.tracking.summary import ClosingSummary
 from agents.training.hub import HubUpload
 
 if TYPE_CHECKING:
@@ -115,17 +116,20 @@ def build_engine(
 
 
 def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tuple[Callback, ...]:
-    """Return a run's callbacks between those of our own: samples and model card first, the hub last."""
+    """Return a run's callbacks between those of our own: samples, model card and summary first, the hub last."""
     if distributed.rank() > 0:
         return ()
-    return (SampleLog(config), ModelCardWriter(), *callbacks, *([HubUpload(config)] if config.push_to_hub else []))
+    ours = SampleLog(config), ModelCardWriter(), ClosingSummary()
+    return (*ours, *callbacks, *([HubUpload(config)] if config.push_to_hub else []))
 
 
-def check_shares(config: TrainConfig) -> None:
-    """Refuse a run whose problems cannot be shared evenly among the processes."""
+def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> None:
+    """Refuse a run whose problems cannot be shared evenly among the processes, and name GPUs that would idle."""
     for name in ("num_problems", "num_extra_problems"):
         value, count = getattr(config.rollout, name), distributed.size()
         expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
+    if idle := distributed.idle_gpus(device):
+        log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> torch.dtype | None:

@@ -16,7 +16,7 @@ from agents.learning.losses import find_aggregation
 from agents.models.lora import MISSING
 from agents.rollout.envs import open_split
 from agents.tracking.trackers import check_installed
-from agents.training.validation import check_held_out, open_held_out
+from agents.training.validation import open_held_out
 
 
 def check_libraries(config: TrainConfig) -> None:
@@ -35,12 +35,12 @@ def check_libraries(config: TrainConfig) -> None:
         raise ConfigError(MISSING)
 
 
-def check(config: TrainConfig, *, warn: Callable[[str], Any]) -> None:
+def check(config: TrainConfig, *, log: Callable[[str], Any]) -> None:
     """Check all that needs neither the model nor a GPU: as :func:`check_libraries`, and problems, prompts, graders.
 
     Args:
         config: The run.
-        warn: Takes warnings about problems that are trained on and validated on.
+        log: Takes a line about each problem set, and warnings.
 
     Raises:
         ConfigError: Problems are trained on and validated on; the environment raises errors of its own.
@@ -48,9 +48,5 @@ def check(config: TrainConfig, *, warn: Callable[[str], Any]) -> None:
     check_libraries(config)
     small = replace(config, rollout=replace(config.rollout, max_num_seqs=1))
     with closing(open_split(config.env, 1, split="train")) as train_envs:
-        held_out = open_held_out(small)
-        try:
-            check_held_out(train_envs, held_out, config.validation.max_overlap, warn=warn)
-        finally:
-            for envs, _ in held_out.values():
-                envs.close()
+        for envs, _ in open_held_out(small, train_envs, log=log).values():
+            envs.close()

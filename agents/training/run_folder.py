@@ -21,6 +21,7 @@ from agents.training import checkpoint
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
+    from agents.tracking.run_log import RunLog
 
 RECORD = "run.json"
 _GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
@@ -59,6 +60,20 @@ def claim(config: TrainConfig) -> Path | None:
         raise ConfigError(f"Expect the settings of the run in {folder}: {listed}. Other settings are another run.")
     checkpoint.remove_leftovers(folder)
     return found[-1]
+
+
+def open_folder(config: TrainConfig, run_log: RunLog) -> Path | None:
+    """Claim a run's folder, record this start in it, and keep the log there; return the checkpoint to resume from.
+
+    Raises:
+        ConfigError: As for :func:`claim`.
+        OSError: The folder cannot be written to.
+    """
+    started = claim(config)
+    if distributed.rank() == 0:
+        record(config, started)
+        run_log.open(config.output_dir)
+    return started
 
 
 def record(config: TrainConfig, started: Path | None) -> None:

@@ -11,8 +11,7 @@ from agents.tracking.callbacks import Run
 from agents.training import checkpoint, run_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
+    from agents.core.chat import Chat
     from agents.learning.ppo import PPO
     from agents.rollout.sampler import Sampler
     from agents.training.health import Health
@@ -20,8 +19,16 @@ if TYPE_CHECKING:
 
 
 class Trained(Run, Protocol):
-    """What of a run is saved beside its weights."""
+    """What of a run is saved."""
 
+    ppo: PPO
+    """The policy with its optimizer."""
+    chat: Chat
+    """Its tokenizer is saved beside the model."""
+    sampler: Sampler
+    """What it has sampled and not trained on is saved."""
+    validator: Validator
+    """Its last step is saved."""
     health: Health
     """The health after the last whole step."""
     interaction_budget: float | None
@@ -33,25 +40,11 @@ class Saver:
 
     Args:
         run: The run; its step is that of the last whole one.
-        ppo: The policy with its optimizer.
-        tokenizer: Saved beside the model.
-        sampler: What it has sampled and not trained on is saved.
-        validator: Its last step is saved.
         on_save: Called with each checkpoint that was written.
     """
 
-    def __init__(
-        self,
-        run: Trained,
-        *,
-        ppo: PPO,
-        tokenizer: PreTrainedTokenizerBase,
-        sampler: Sampler,
-        validator: Validator,
-        on_save: Callable[[Path], None],
-    ) -> None:
-        self._run, self._ppo, self._tokenizer = run, ppo, tokenizer
-        self._sampler, self._validator, self._on_save = sampler, validator, on_save
+    def __init__(self, run: Trained, *, on_save: Callable[[Path], None]) -> None:
+        self._run, self._on_save = run, on_save
         self._best: dict[str, Any] | None = None
         self._saved: dict[str, Any] | None = None  # the state in the last checkpoint
 
@@ -65,7 +58,7 @@ class Saver:
         state = {
             "step": self._run.step,
             "config": run_folder.settings(config),
-            "validated": self._validator.last_step,
+            "validated": self._run.validator.last_step,
             "best": self._best,
             "health": self._run.health.as_json(),
             "interaction_budget": self._run.interaction_budget,
@@ -75,11 +68,11 @@ class Saver:
             return checkpoint.path_of(config.output_dir, self._run.step)
         path = checkpoint.save(
             config.output_dir,
-            policy=self._ppo.policy,
-            tokenizer=self._tokenizer,
-            optimizer=self._ppo.optimizer,
+            policy=self._run.ppo.policy,
+            tokenizer=self._run.chat.tokenizer,
+            optimizer=self._run.ppo.optimizer,
             state=state,
-            rollouts=self._sampler.as_json(),
+            rollouts=self._run.sampler.as_json(),
             keep=config.save_total_limit,
             lora=config.lora if config.lora.rank else None,
         )
@@ -113,13 +106,13 @@ class Saver:
     def restore(self, path: Path) -> int:
         """Restore the run from a checkpoint; return its number of whole steps."""
         state = checkpoint.read_json(path / checkpoint.STATE)
-        self._validator.last_step = state["validated"]
+        self._run.validator.last_step = state["validated"]
         best = state["best"]
         self._best = best if best is not None and best["metric"] == self._run.config.best_metric else None
         self._run.health.restore(state["health"])
         self._run.interaction_budget = state["interaction_budget"]
-        checkpoint.load_training_state(path, policy=self._ppo.policy, optimizer=self._ppo.optimizer)
-        self._sampler.restore(checkpoint.read_json(path / checkpoint.ROLLOUTS))
+        checkpoint.load_training_state(path, policy=self._run.ppo.policy, optimizer=self._run.ppo.optimizer)
+        self._run.sampler.restore(checkpoint.read_json(path / checkpoint.ROLLOUTS))
         self._saved = state
         self._run.log(f"Resuming after step {state['step']}.")
         return int(state["step"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from agents.config.training import TrainConfig
 from agents.core import distributed
 from agents.core.chat import Chat
-from agents.core.errors import EngineFault, TrainingError
+from agents.core.errors import EngineFault
 from agents.core.types import Collected
 from agents.learning.ppo import PPO, Part
 from agents.learning.step import update
@@ -27,23 +26,16 @@ from agents.rollout.episode import TurnRules
 from agents.rollout.sampler import Sampler
 from agents.rollout.selection import describe_staleness, is_in_loss
 from agents.tracking.callbacks import Callback
+from agents.tracking.progress import Progress
 from agents.tracking.run_log import RunLog
 from agents.tracking.trackers import MetricsLog, open_log
 from agents.training import run_folder
-from agents.training.build import build_engine, build_policy, check_shares, load_reference, with_own_callbacks
+from agents.training.build import build_engine, build_policy, check_processes, load_reference, with_own_callbacks
 from agents.training.health import Health
 from agents.training.preflight import check_libraries
-from agents.training.progress import Progress
 from agents.training.saving import Saver
 from agents.training.stop_request import StopRequest
-from agents.training.validation import (
-    Validator,
-    check_held_out,
-    describe_held_out,
-    in_words,
-    metrics_of,
-    open_held_out,
-)
+from agents.training.validation import Validator, open_held_out
 from agents.training.weight_sync import WeightSync
 
 
@@ -74,26 +66,20 @@ class Trainer:
         self.config = config
         check_libraries(config)
         self.device = distributed.start(pick_device(config.device))
-        check_shares(config)
         self._run_log = RunLog(log if distributed.rank() == 0 else None)
         self.log: Callable[[str], Any] = self._run_log
-        log = self.log
-        if idle := distributed.idle_gpus(self.device):
-            log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
+        check_processes(config, self.device, log=self.log)
         self.step = 0
         self.interaction_budget: float | None = None  # of the last whole step
-        self._stop = StopRequest(log)
+        self.stop_request = StopRequest(self.log)
         self._rules = rules or TurnRules()
-        self.health = Health(config.health, config.output_dir / "inspect", log)
+        self.health = Health(config.health, config.output_dir / "inspect", self.log)
         with distributed.first_of_node_first():
-            started = run_folder.claim(config)
-            if distributed.rank() == 0:
-                run_folder.record(config, started)
-                self._run_log.open(config.output_dir)
+            started = run_folder.open_folder(config, self._run_log)
             self.callbacks = with_own_callbacks(callbacks, config)
-            adapts = config.lora.rank > 0  # then checkpoints hold the adapters, and the model is the first one
             with self._run_log.noting_errors():
-                path = started if started and not adapts else resolve_model(config.model, log=log)
+                model = None if config.lora.rank else started  # with LoRA a checkpoint holds the adapters alone
+                path = model or resolve_model(config.model, log=self.log)
         run_folder.check_same(started, config.output_dir)
         with self._run_log.noting_errors():
             self._open(path, started)
@@ -105,12 +91,7 @@ class Trainer:
         # environment, policy, engine
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
         self.data_summary = self.train_envs.data_summary
-        if self.data_summary:
-            log(f"Training on {self.data_summary}.")
-        held_out = open_held_out(config)
-        for line in describe_held_out(held_out):
-            log(line)
-        check_held_out(self.train_envs, held_out, config.validation.max_overlap, warn=log)
+        held_out = open_held_out(config, self.train_envs, log=log)
         dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
         self.chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
@@ -124,14 +105,7 @@ class Trainer:
         self._sync = WeightSync(self.policy, self.engine, self.chat, dtype, prompt_length=prompt_length)
         self.sampler = Sampler(self.train_envs, self.engine, self.chat, config, rules=self._rules)
         self.validator = Validator(config, held_out, self.engine, self.chat, self._rules)
-        self._saver = Saver(
-            self,
-            ppo=self.ppo,
-            tokenizer=self.chat.tokenizer,
-            sampler=self.sampler,
-            validator=self.validator,
-            on_save=partial(self._call, "on_save"),
-        )
+        self._saver = Saver(self, on_save=partial(self._call, "on_save"))
         if started is not None:
             self.step = self._saver.restore(started)
         self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
@@ -147,10 +121,10 @@ class Trainer:
             ServiceError: A tracker does not start, and nothing was trained; or the last checkpoint, which is saved,
                 could not be pushed to the hub.
         """
-        progress = Progress(self.config.max_steps, self.step)
+        progress = Progress(self.config.max_steps, self.step, log=self.log)
         with (
             self._run_log.noting_errors(),
-            self._stop.on_signals(),
+            self.stop_request.on_signals(),
             open_log(self.config, self.step, warn=self.log) as log,
         ):
             with progress:
@@ -158,14 +132,14 @@ class Trainer:
                     self._call("on_train_begin")
                     ended = self._loop(log, progress)
                 except Exception as error:
-                    if self._stop.may_abandon and distributed.size() == 1:  # the others would not come to save
+                    if self.stop_request.may_abandon and distributed.size() == 1:  # the others would not come to save
                         self._saver.save_or_warn()
                     if isinstance(error, EngineFault):
                         self.log("The engine is lost. Continue with --resume once it is back.")
                     raise
             self.log(f"Checkpoint after step {self.step}: {self.save()}")
         self._call("on_train_end")
-        return ended and not self._stop.asked
+        return ended and not self.stop_request.asked
 
     def save(self) -> Path:
         """Write a checkpoint of the last whole step, unless it is there already; return where it is."""
@@ -173,12 +147,7 @@ class Trainer:
 
     def stop(self) -> None:
         """End the run as Ctrl-C does: before the step in progress, or after it where it has changed a weight."""
-        self._stop.ask()
-
-    @property
-    def stopped_by(self) -> signal.Signals | None:
-        """The signal that asked the run to stop, if one did."""
-        return self._stop.signal
+        self.stop_request.ask()
 
     def close(self) -> None:
         """Close environments and engine, and leave the other processes."""
@@ -193,7 +162,7 @@ class Trainer:
         if not self._validate_if_due(log, progress):
             return False
         progress.begin()
-        while self.step < self.config.max_steps and not self._stop.anywhere():
+        while self.step < self.config.max_steps and not self.stop_request.anywhere():
             if not (self._train_step(log, progress) and self._validate_if_due(log, progress)):
                 return False
             if self.step < self.config.max_steps and self.step % self.config.save_every == 0:
@@ -207,23 +176,21 @@ class Trainer:
         collected = self.sampler.take(
             self.step,
             sync=partial(self._sync, self.step),
-            on_end=progress.counter("sampling"),
-            should_stop=self._stop.alone,
+            on_end=progress.phase("phase 1 of 2, sampling: episode", self.config.rollout.num_episodes // distributed.size()),
+            should_stop=self.stop_request.alone,
         )
         if collected is None:
             return False
-        if collected.metrics["episodes/invalid_ratio"] == 1:
-            raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
 
         # update
-        updated = self._update(collected)
+        updated = self._update(collected, progress)
         if updated is None:
             return False
 
         # the step is whole
         metrics = {**collected.metrics, **updated}
         self.step += 1
-        self._stop.may_abandon = True
+        self.stop_request.may_abandon = True
         metrics |= self.health.end_step(self.step, metrics, collected.trajectories)
         try:
             self.sampler.finish()
@@ -239,7 +206,7 @@ class Trainer:
         self.health.check()
         return True
 
-    def _update(self, collected: Collected) -> dict[str, float] | None:
+    def _update(self, collected: Collected, progress: Progress) -> dict[str, float] | None:
         """Train on the trajectories with valid rewards; do nothing if none of them is in the loss."""
         begin = time.perf_counter()
         valid = [self._rules.trained(t) for t in collected.trajectories if t.reward_valid and any(t.action_mask)]
@@ -253,8 +220,8 @@ class Trainer:
                 seed=self.config.seed,
                 step=self.step,
                 reference=self._reference,
-                guard=self._admits,
-                should_stop=self._stop.together,
+                guard=partial(self._admits, progress.phase("phase 2 of 2, update: minibatch", self.config.ppo.num_updates)),
+                should_stop=self.stop_request.together,
             )
             if updated is None:
                 return None
@@ -267,21 +234,22 @@ class Trainer:
             return True
         begin = time.perf_counter()
         self._sync(self.step)
-        outcomes = self.validator.play(self.step, on_end=progress.counter, should_stop=self._stop.alone)
-        if outcomes is None:
+        validation = self.validator.play(self.step, on_begin=progress.phase, should_stop=self.stop_request.alone)
+        if validation is None:
             return False
-        metrics = metrics_of(outcomes) | {"time/validation_s": time.perf_counter() - begin}
+        metrics = {**validation.metrics, "time/validation_s": time.perf_counter() - begin}
         if log is not None:
             log.write(self.step, metrics)
-        self._call("on_validation", metrics, {arm: outcome.trajectories for arm, outcome in outcomes.items()})
-        self.log(f"Held-out accuracy after step {self.step}: {in_words(metrics)}")
+        self._call("on_validation", metrics, validation.trajectories)
+        self.log(f"Held-out accuracy after step {self.step}: {validation.in_words()}")
         self.validator.last_step = self.step
         self._saver.keep_if_best(metrics)
         return True
 
-    def _admits(self, metrics: Mapping[str, float], part: Part) -> bool:
+    def _admits(self, on_end: Callable[[Part], None], metrics: Mapping[str, float], part: Part) -> bool:
+        on_end(part)
         admitted = self.health.admits(self.step + 1, metrics, part)
-        self._stop.may_abandon = self._stop.may_abandon and not admitted
+        self.stop_request.may_abandon = self.stop_request.may_abandon and not admitted
         return admitted
 
     def _call(self, hook: str, *arguments: Any) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from agents.core.distributed import share
 from agents.core.errors import ConfigError
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling
 from agents.rollout.envs import EnvPool, open_split
 from agents.rollout.evaluate import Evaluation, evaluate
+from agents.tracking.history import ARMS
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
@@ -26,13 +28,31 @@ _NAMED = 3
 _OF_ARM = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
 
 
-def open_held_out(config: TrainConfig) -> HeldOut:
-    """Return the environments of the validation's problem sets."""
-    sets = config.validation.sets()
+def open_held_out(config: TrainConfig, train: EnvPool, *, log: Callable[[str], Any]) -> HeldOut:
+    """Return the environments of the validation's problem sets, once their problems are known to be held out.
+
+    Args:
+        config: The run.
+        train: The training environments.
+        log: Called with a line about the training problems and about each set, and with warnings.
+
+    Raises:
+        ConfigError: As for `check_held_out`; the environments are closed.
+    """
     if config.validation.text_prompt is not None:
         _open_text(config, copies=1).close()  # reject a bad prompt now
-    pools = {key: _open(config, problems) for key, (problems, _) in sets.items()}
-    return {key: (envs, min(sets[key][1], envs.num_problems or sets[key][1])) for key, envs in pools.items()}
+    if train.data_summary:
+        log(f"Training on {train.data_summary}.")
+    with ExitStack() as opened:
+        sets: dict[str, tuple[EnvPool, int]] = {}
+        for key, (problems, size) in config.validation.sets().items():
+            envs = opened.enter_context(closing(_open(config, problems)))
+            sets[key] = envs, min(size, envs.num_problems or size)
+        for line in describe_held_out(sets):
+            log(line)
+        check_held_out(train, sets, config.validation.max_overlap, warn=log)
+        opened.pop_all()
+    return sets
 
 
 def describe_held_out(sets: HeldOut) -> list[str]:
@@ -71,6 +91,25 @@ def check_held_out(train: EnvPool, sets: HeldOut, max_overlap: float, *, warn: C
         warn(f"Warning: {len(found):,} of {size:,} problems for {key!r} are training problems, too: {listed}.")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """The outcome of a validation."""
+
+    metrics: Mapping[str, float]
+    """Of all sets and arms, by subject too; each name begins with the set's or the arm's."""
+    trajectories: Mapping[str, Sequence[Trajectory]]
+    """By set or arm."""
+
+    def in_words(self) -> str:
+        """Return the accuracy of each set and arm in a line.
+
+        >>> Validation(metrics={"validation/accuracy": 0.5, "time/validation_s": 1.0}, trajectories={}).in_words()
+        'validation 0.500'
+        """
+        of = {key.removesuffix("/accuracy"): value for key, value in self.metrics.items() if key.endswith("/accuracy")}
+        return ", ".join(f"{name} {value:.3f}" for name, value in of.items())
+
+
 class Validator:
     """Plays held-out problems, which are never trained on.
 
@@ -102,41 +141,44 @@ class Validator:
         self,
         step: int,
         *,
-        on_end: Callable[[str], Callable[[Trajectory], None]],
+        on_begin: Callable[[str, int], Callable[[Trajectory], None]],
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> dict[str, Evaluation] | None:
+    ) -> Validation | None:
         """Play every set, and before the first and after the last step the first set's other arms, too.
 
         Args:
             step: Whole steps so far.
-            on_end: Given a set's or an arm's name, returns what is called with each of its trajectories as it ends.
+            on_begin: Called with a phrase about a set or an arm, and the number of its episodes in this process;
+                returns what is called with each of its trajectories as it ends.
             should_stop: Asked all the time; once it returns True the validation ends.
 
         Returns:
-            The outcome of each set, and of the arms ``validation_greedy`` and ``validation_text`` as far as the
+            The outcome of all sets, and of the arms ``validation_greedy`` and ``validation_text`` as far as the
             configuration has them; None if a process was stopped.
         """
         config, rollout = self._config.validation, self._config.rollout
         greedy = Sampling(temperature=0, max_tokens=rollout.max_completion_length)
         sampled = replace(greedy, temperature=rollout.temperature, top_p=config.top_p)
+        first, size = self._sets["validation"]
         arms = [(key, envs, sampled, size) for key, (envs, size) in self._sets.items()]
-        if config.greedy and self._is_at_an_end(step):
-            first, size = self._sets["validation"]
-            arms.append(("validation_greedy", first, greedy, size))
-        outcomes = {}
-        for arm, envs, sampling, size in arms:
-            outcome = self._play(envs, sampling, size, on_end(arm), should_stop)
-            if outcome is None:
-                return None
-            outcomes[arm] = outcome
-        if config.text_prompt is not None and self._is_at_an_end(step):
-            with closing(_open_text(self._config)) as envs:
-                size = self._sets["validation"][1]
-                outcome = self._play(envs, sampled, size, on_end("validation_text"), should_stop)
-            if outcome is None:
-                return None
-            outcomes["validation_text"] = outcome
-        return outcomes
+        with ExitStack() as opened:
+            if config.greedy and self._is_at_an_end(step):
+                arms.append(("validation_greedy", first, greedy, size))
+            if config.text_prompt is not None and self._is_at_an_end(step):
+                text = opened.enter_context(closing(_open_text(self._config)))
+                arms.append(("validation_text", text, sampled, size))
+            outcomes = {}
+            for place, (arm, envs, sampling, size) in enumerate(arms, 1):
+                name = f"validation {place} of {len(arms)}, {ARMS.get(arm, arm)}: episode"
+                on_end = on_begin(name, len(share(range(size))))
+                outcome = self._play(envs, sampling, size, on_end, should_stop)
+                if outcome is None:
+                    return None
+                outcomes[arm] = outcome
+        return Validation(
+            metrics=metrics_of(outcomes),
+            trajectories={arm: outcome.trajectories for arm, outcome in outcomes.items()},
+        )
 
     def close(self) -> None:
         """Close the environments."""
@@ -187,15 +229,6 @@ def _open(config: TrainConfig, problems: str | None, copies: int | None = None, 
 def metrics_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:
     """Return the metrics of all sets and arms, by subject too; each name begins with the set's or the arm's."""
     return {f"{arm}/{name}": value for arm, outcome in outcomes.items() for name, value in _of_arm(outcome).items()}
-
-
-def in_words(metrics: Mapping[str, float]) -> str:
-    """Return the accuracy of each set and arm in a line.
-
-    >>> in_words({"validation/accuracy": 0.5, "validation_greedy/accuracy": 0.75, "time/validation_s": 1.0})
-    'validation 0.500, validation_greedy 0.750'
-    """
-    return ", ".join(f"{k.removesuffix('/accuracy')} {v:.3f}" for k, v in metrics.items() if k.endswith("/accuracy"))
 
 
 def _of_arm(outcome: Evaluation) -> dict[str, float]:

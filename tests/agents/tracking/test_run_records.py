@@ -1,6 +1,5 @@
 """What a run leaves behind: metrics under the names of docs/training.md, samples, and a model card."""
 
-import io
 import json
 import re
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 from paths import ROOT
-from tqdm import tqdm
 
-from agents import Callback, Trainer, presets
+from agents import Trainer, presets
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
 from agents.core.files import read_metrics
@@ -113,37 +111,6 @@ def test_the_plots_read_what_the_run_wrote(folder: Path) -> None:
     run = load_training_run(folder)
     assert (run.steps, len(run.subjects)) == (1, 3)
     assert run.minutes > 0
-
-
-def test_the_remaining_time_excludes_the_first_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, per_step = 0.0, []
-
-    class Bar(tqdm):  # type: ignore[type-arg]
-        """A bar whose time is ours."""
-
-        def __init__(self, *arguments: Any, **more: Any) -> None:
-            super().__init__(*arguments, file=io.StringIO(), **more)
-            self._time = lambda: now
-            self.start_t = self.last_print_t = now
-
-        def update(self, n: float | None = 1) -> bool | None:
-            shown = super().update(n)
-            shows = self.format_dict
-            per_step.append(1 / shows["rate"] if shows["rate"] else shows["elapsed"] / self.n)
-            return shown
-
-    class Clock(Callback):
-        def on_validation(self, *_: Any) -> None:
-            nonlocal now
-            now += 100
-
-        def on_step_end(self, *_: Any) -> None:
-            nonlocal now
-            now += 2 if now < 150 else 6
-
-    monkeypatch.setattr("agents.training.progress.tqdm", Bar)
-    train(small(tmp_path / "run", max_steps=2), callbacks=[Clock()])
-    assert per_step == [2, pytest.approx((2 + 100 + 6) / 2)]  # there is a validation between the steps
 
 
 def test_a_tracker_without_its_library_is_rejected_before_loading(

@@ -114,7 +114,7 @@ def test_a_stop_is_prompt_and_the_resumed_run_ends_the_same(
         else:
             passes.of_policy(made, with_gradient=kind == "update")
         assert not made.train()
-        assert made.stopped_by == signal.SIGTERM
+        assert made.stop_request.signal == signal.SIGTERM
     assert passes.seen == seen
     assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step}"]
     with trainer(tmp_path, resume=True, **CHANGES) as made:

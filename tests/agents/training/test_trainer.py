@@ -18,6 +18,7 @@ from agents.config.training import (
     SelectionConfig,
 )
 from agents.core.types import Collected, Trajectory
+from agents.tracking.progress import Progress
 from agents.training import checkpoint
 from agents.training.checkpoint import STATE, checkpoints, read_json
 
@@ -97,7 +98,7 @@ def test_an_invalid_episode_is_in_neither_baseline_nor_whitening_nor_loss(tmp_pa
     weights = []
     for name, played in (("without", sound), ("with", [invalid, *sound])):
         with trainer(tmp_path / name) as made:
-            made._update(Collected(trajectories=tuple(played), metrics={}))
+            made._update(Collected(trajectories=tuple(played), metrics={}), Progress(1, 0, log=print))
             weights.append([parameter.clone() for parameter in made.policy.parameters()])
     assert all(map(torch.equal, *weights))
 
@@ -195,7 +196,7 @@ def test_a_schedule_of_the_learning_rate_resumes_exactly(tmp_path: Path) -> None
 
 def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1, 0.0])  # before training there is nothing to keep
-    monkeypatch.setattr("agents.training.trainer.metrics_of", lambda _: {"validation/accuracy": next(accuracies)})
+    monkeypatch.setattr("agents.training.validation.metrics_of", lambda _: {"validation/accuracy": next(accuracies)})
     every = {"validation": {"every": 1}, "save_total_limit": 1}
     with trainer(tmp_path, max_steps=4, **every) as made:
         made.train()

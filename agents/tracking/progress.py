@@ -1,0 +1,76 @@
+"""What a run shows in the terminal while it goes, in the first process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from agents.core import distributed
+
+_SHOWN = {"accuracy": "accuracy", "reward": "reward", "tools/use_ratio": "code", "tokens_per_second": "tok/s"}
+_BAR = "{desc} {n_fmt}/{total_fmt} {bar:6} {elapsed}<{remaining}"
+
+
+class Progress:
+    """Shows whole steps with the time left, and below them what the run is doing; without a terminal, a line per step.
+
+    Args:
+        total: Steps of the whole run.
+        done: Steps that are done already.
+        log: Takes the lines where there is no terminal.
+    """
+
+    def __init__(self, total: int, done: int, *, log: Callable[[str], Any]) -> None:
+        hidden = True if distributed.rank() > 0 else None  # None: where there is no terminal
+        self._log = log
+        # the time left is by the mean of all steps of this process, validations between them included
+        self._steps = tqdm(
+            total=total,
+            initial=done,
+            desc="step",
+            smoothing=0,
+            dynamic_ncols=True,
+            bar_format=_BAR + "{postfix}",
+            disable=hidden,
+        )
+        self._phase = tqdm(position=1, leave=False, dynamic_ncols=True, bar_format=_BAR, disable=hidden)
+        self._done, self._total = done, total
+        self._begin = time.perf_counter()
+
+    def begin(self) -> None:
+        """Start the clock: what came before the first step does not count."""
+        self._steps.unpause()
+
+    def phase(self, name: str, total: int) -> Callable[[object], None]:
+        """Show what begins now; return what is called with each of its ``total`` parts that has ended."""
+        self._phase.set_description_str(name, refresh=False)
+        self._phase.reset(total)
+        self._phase.refresh()
+
+        def advance(_: object) -> None:
+            self._phase.update()
+
+        return advance
+
+    def end_step(self, metrics: Mapping[str, float]) -> None:
+        """Count a whole step and show its metrics."""
+        shown = ", ".join(f"{label} {metrics[key]:.3g}" for key, label in _SHOWN.items() if key in metrics)
+        self._steps.set_postfix_str(shown, refresh=False)
+        self._steps.update()
+        self._done += 1
+        if self._steps.disable and distributed.rank() == 0:
+            spent = tqdm.format_interval(time.perf_counter() - self._begin)
+            self._log(f"Step {self._done} of {self._total} after {spent}: {shown}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._phase.close()
+        self._steps.close()
