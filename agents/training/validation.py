@@ -41,14 +41,13 @@ def open_held_out(config: TrainConfig, train: EnvPool, *, log: Callable[[str], A
     """
     if config.validation.text_prompt is not None:
         _open_text(config, copies=1).close()  # reject a bad prompt now
-    if train.data_summary:
-        log(f"Training on {train.data_summary}.")
     with ExitStack() as opened:
         sets: dict[str, tuple[EnvPool, int]] = {}
         for key, (problems, size) in config.validation.sets().items():
             envs = opened.enter_context(closing(_open(config, problems)))
             sets[key] = envs, min(size, envs.num_problems or size)
-        for line in describe_held_out(sets):
+        trained = [f"Training on {train.data_summary}."] if train.data_summary else []
+        for line in trained + describe_held_out(sets):
             log(line)
         check_held_out(train, sets, config.validation.max_overlap, warn=log)
         opened.pop_all()
