@@ -172,11 +172,11 @@ class Trainer:
     def _train_step(self, log: MetricsLog | None, progress: Progress) -> bool:
         """Do one step, from problems to new weights; return False if it was stopped before it changed one."""
         # collect
-        begin = time.perf_counter()
+        begin, num_episodes = time.perf_counter(), self.config.rollout.num_episodes // distributed.size()
         collected = self.sampler.take(
             self.step,
             sync=partial(self._sync, self.step),
-            on_end=progress.phase("phase 1 of 2, sampling: episode", self.config.rollout.num_episodes // distributed.size()),
+            on_end=progress.phase("phase 1 of 2, sampling: episode", num_episodes),
             should_stop=self.stop_request.alone,
         )
         if collected is None:
@@ -211,6 +211,7 @@ class Trainer:
         begin = time.perf_counter()
         valid = [self._rules.trained(t) for t in collected.trajectories if t.reward_valid and any(t.action_mask)]
         in_loss = [is_in_loss(t, self.config.selection) for t in valid]
+        on_minibatch = progress.phase("phase 2 of 2, update: minibatch", self.config.ppo.num_updates)
         metrics = {"num_updates": 0.0}
         if any(in_loss):
             updated = update(
@@ -220,7 +221,7 @@ class Trainer:
                 seed=self.config.seed,
                 step=self.step,
                 reference=self._reference,
-                guard=partial(self._admits, progress.phase("phase 2 of 2, update: minibatch", self.config.ppo.num_updates)),
+                guard=partial(self._admits, on_minibatch),
                 should_stop=self.stop_request.together,
             )
             if updated is None:
@@ -246,8 +247,8 @@ class Trainer:
         self._saver.keep_if_best(metrics)
         return True
 
-    def _admits(self, on_end: Callable[[Part], None], metrics: Mapping[str, float], part: Part) -> bool:
-        on_end(part)
+    def _admits(self, on_minibatch: Callable[[Part], None], metrics: Mapping[str, float], part: Part) -> bool:
+        on_minibatch(part)
         admitted = self.health.admits(self.step + 1, metrics, part)
         self.stop_request.may_abandon = self.stop_request.may_abandon and not admitted
         return admitted
