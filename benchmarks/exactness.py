@@ -2,28 +2,36 @@
 
 python benchmarks/exactness.py --output exactness.json
 python benchmarks/exactness.py --model tiny --prompt question --problems arithmetic --episodes 8
+python benchmarks/exactness.py --families all --page docs/models.md
 
 Each row is an engine in one dtype; the trainer's weights are float32 and its matrix products of the row's dtype. Beside
 it stands what a pipeline would see that keeps text in place of tokens: it decodes each turn, strips it, and encodes it
 again. There the sampled tokens and the trained ones differ, and their log-probabilities are compared place by place.
 vLLM has rows where it is installed.
+
+`--families` measures tiny random models in place of a whole one: of each family of `benchmarks/models.py` that the
+trainer accepts, the engine is loaded with one and then gets the weights of another, as in a sync.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import torch
 import tyro
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents.core.chat import Chat
+from agents.core.errors import AgentsError
 from agents.core.files import write_json
 from agents.core.tables import table
 from agents.core.types import EpisodeSpec, Trajectory
@@ -33,11 +41,15 @@ from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.models.find import resolve_model
 from agents.models.load import load_model, load_tokenizer
+from agents.models.tiny import byte_tokenizer
 from agents.rollout.collector import collect
 from agents.rollout.envs import open_pool
+from agents.training.weight_sync import Weights
+from benchmarks.models import FAMILIES, LENGTH, ROWS, Reasons, as_batch, replace_in_page, sample
 
 ENGINES = ("transformers", "vllm")
 DTYPES = ("float32", "bfloat16")
+FAMILY_MARKS = ("<!-- the table of benchmarks/exactness.py -->\n", "<!-- the end of the table of exactness.py -->\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +70,10 @@ class Config:
     """Tokens of a whole episode."""
     output: Path | None = None
     """Where to write the metrics as JSON."""
+    families: tuple[str, ...] = ()
+    """Families of benchmarks/models.py, or "all", in place of --model."""
+    page: Path | None = None
+    """Page whose table of families is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +187,74 @@ def measure(config: Config, folder: Path, chat: Chat, engine: str, dtype: str) -
     ]
 
 
-def main(config: Config) -> list[Difference]:
+@dataclass(frozen=True, kw_only=True)
+class OfFamily:
+    """How far the trainer is from an engine for a tiny model of a family."""
+
+    family: str
+    """Its name."""
+    engine: str
+    """Engine and dtype."""
+    mean: float | None = None
+    """Mean absolute difference in nats; None: the model is rejected."""
+    largest: float | None = None
+    """The largest."""
+    reason: str = ""
+    """Why the model is rejected."""
+
+
+def measure_family(name: str, engine: str, dtype: str) -> OfFamily:
+    """Load the engine with a tiny model of a family, give it other weights, and compare it with the trainer."""
+    family, chat, whole = FAMILIES[name], Chat(byte_tokenizer()), DTYPES.index(dtype) == 0
+    title = f"{engine}, {dtype}"
+    with tempfile.TemporaryDirectory() as folder:
+        family.build().save_pretrained(folder)
+        chat.tokenizer.save_pretrained(folder)
+        try:
+            policy = Policy(family.build(seed=1), autocast=None if whole else torch.bfloat16)
+            sizes = {"max_num_seqs": ROWS, "max_model_len": LENGTH}
+            opened = open_engine(engine, Path(folder), chat, dtype=dtype, device=torch.device("cpu"), **sizes)
+            with closing(opened):
+                weights = Weights(policy.model)
+                opened.load_weights(1, {key: weights[key].to(getattr(torch, dtype)) for key in weights})
+                sampled = as_batch(sample(opened))
+        except AgentsError as error:
+            return OfFamily(family=name, engine=title, reason=str(error).replace(folder, "this model"))
+    there = sampled.action_mask
+    found = (policy.evaluate(sampled, 10_000).logprobs - sampled.sampling_logprobs)[there].abs()
+    return OfFamily(family=name, engine=title, mean=found.mean().item(), largest=found.max().item())
+
+
+def families_table(rows: Sequence[OfFamily]) -> str:
+    """Return the table, a family in each row, and the reasons below it."""
+    reasons, cells = Reasons(), {row.family: [FAMILIES[row.family].title] for row in rows}
+    for row in rows:
+        measured = row.mean is not None
+        cells[row.family].append(f"{row.mean:.0e} / {row.largest:.0e}" if measured else reasons.refer(row.reason))
+    header = ["family", *dict.fromkeys(row.engine for row in rows)]
+    return reasons.below(table(header, list(cells.values())))
+
+
+def main(config: Config) -> list[Difference] | list[OfFamily]:
     """Measure all engines and dtypes, print the table, and return its rows."""
-    folder = resolve_model(config.model)
-    chat = Chat(load_tokenizer(folder))
     engines = [name for name in ENGINES if name != "vllm" or importlib.util.find_spec("vllm")]
     if "vllm" not in engines:
         print("vllm: not installed, excluded; docs/rollouts.md says how to get it.")
+    if config.families:
+        names = [*FAMILIES] if config.families == ("all",) else config.families
+        cases = list(product(names, engines, DTYPES))
+        of_families = [measure_family(*case) for case in tqdm(cases)]
+        # the families that the trainer rejects have their reasons in the other table
+        accepted = {row.family for row in of_families if row.mean is not None}
+        of_families = [row for row in of_families if row.family in accepted]
+        print(printed := families_table(of_families))
+        if config.page is not None:
+            replace_in_page(config.page, FAMILY_MARKS, printed)
+        if config.output is not None:
+            write_json(config.output, {"rows": [asdict(row) for row in of_families]})
+        return of_families
+    folder = resolve_model(config.model)
+    chat = Chat(load_tokenizer(folder))
     rows = [row for engine in engines for dtype in DTYPES for row in measure(config, folder, chat, engine, dtype)]
     cells = [
         [

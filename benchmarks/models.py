@@ -30,7 +30,7 @@ from agents.core.chat import Chat
 from agents.core.errors import AgentsError
 from agents.core.tables import table
 from agents.core.types import Batch, Completion
-from agents.engines.base import Sampling
+from agents.engines.base import Engine, Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.policy import Policy
 from agents.models.lora import add_adapters
@@ -41,22 +41,24 @@ from agents.training.weight_sync import Weights
 TOLERANCE = 1e-4
 MARKS = ("<!-- the table of benchmarks/models.py -->\n", "<!-- the end of the table -->\n")
 _WINDOW = 32
-_LENGTH = 150  # tokens of the longest row, over several windows
+LENGTH = 150  # tokens of the longest row, over several windows
 _PROMPTS = (3, 80, 80)
+ROWS = 4
 _SIZES = {
     "vocab_size": 259,
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": 128,
+    "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
-    "initializer_range": 0.2,
+    "initializer_range": 0.1,
     "bos_token_id": None,
     "eos_token_id": None,
     "pad_token_id": None,
 }
-_HEADS = {"head_dim": 8}
+_HEAD = 32  # the smallest head that vLLM computes on a CPU
+_HEADS = {"head_dim": _HEAD}
 _ALL = {"num_key_value_heads": 4}
 _LATENT = _ALL | {
     "q_lora_rank": 16,
@@ -78,7 +80,8 @@ BYTES, SPM = "byte-level BPE", "SentencePiece"
 
 
 def _longrope(made_for: int) -> dict[str, Any]:
-    rope = {"rope_type": "longrope", "rope_theta": 100.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    factors = {"short_factor": [1.0] * (_HEAD // 2), "long_factor": [4.0] * (_HEAD // 2)}
+    rope = {"rope_type": "longrope", "rope_theta": 100.0} | factors
     original = {"original_max_position_embeddings": made_for}
     return {"rope_parameters": rope | original, "max_position_embeddings": 1024} | original
 
@@ -106,11 +109,11 @@ class Family:
     changes: Mapping[str, Any] = field(default_factory=dict)
     """What its configuration has beside the sizes."""
 
-    def build(self) -> transformers.PreTrainedModel:
+    def build(self, seed: int = 0) -> transformers.PreTrainedModel:
         """Return a tiny random model, in eval mode."""
         is_whole = self.model.endswith(("Model", "Generation"))
         model = getattr(transformers, self.model if is_whole else f"{self.model}ForCausalLM")
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         made: transformers.PreTrainedModel = model(model.config_class(**(_SIZES | self.changes)))
         return made.eval()
 
@@ -277,25 +280,27 @@ class Row:
     """Mean difference in nats of engine and trainer in bfloat16."""
 
 
-def sample(model: transformers.PreTrainedModel) -> list[tuple[list[int], Completion]]:
-    """Return prompts and what the engine samples for them, three rows of different lengths at once."""
-    engine = TransformersEngine(
-        deepcopy(model), Chat(byte_tokenizer()), stop_token_ids=(), max_num_seqs=4, max_model_len=_LENGTH
-    )
+def sample(engine: Engine) -> list[tuple[list[int], Completion]]:
+    """Return prompts and what an engine samples for them, three rows of different lengths at once."""
     prompts = [[(7 * place) % 259 for place in range(length)] for length in _PROMPTS]
     for number, prompt in enumerate(prompts):
-        engine.submit(number, prompt, Sampling(seed=number, max_tokens=_LENGTH - 80 - 10 * number))
+        engine.submit(number, prompt, Sampling(seed=number, max_tokens=LENGTH - 80 - 10 * number))
     completions: dict[int, Completion] = {}
     while engine.busy:
         completions |= {each.request_id: each for each in engine.poll()}
     return [(prompt, completions[number]) for number, prompt in enumerate(prompts)]
 
 
+def _open(model: transformers.PreTrainedModel) -> Engine:
+    chat = Chat(byte_tokenizer())
+    return TransformersEngine(deepcopy(model), chat, stop_token_ids=(), max_num_seqs=ROWS, max_model_len=LENGTH)
+
+
 def as_batch(sampled: Sequence[tuple[list[int], Completion]]) -> Batch:
     """Return the rows as a batch."""
     rows = [[*prompt, *completion.token_ids] for prompt, completion in sampled]
-    ids, there = torch.zeros(2, len(rows), _LENGTH, dtype=torch.long)
-    logprobs = torch.zeros(len(rows), _LENGTH)
+    ids, there = torch.zeros(2, len(rows), LENGTH, dtype=torch.long)
+    logprobs = torch.zeros(len(rows), LENGTH)
     for number, (row, (_, completion)) in enumerate(zip(rows, sampled, strict=True)):
         ids[number, : len(row)] = torch.tensor(row)
         there[number, : len(row)] = 1
@@ -342,15 +347,15 @@ def measure(family: Family) -> Row:
     batch = as_batch(own)
 
     def policy() -> Policy:
-        check_length(model, _LENGTH)
+        check_length(model, LENGTH)
         return Policy(deepcopy(model))
 
     def engine() -> float:
-        sampled = as_batch(sample(model))
+        sampled = as_batch(sample(_open(model)))
         return furthest(sampled.sampling_logprobs, plain(deepcopy(model), sampled))
 
     def lora() -> float:
-        check_length(model, _LENGTH)
+        check_length(model, LENGTH)
         adapted = deepcopy(model)
         add_adapters(adapted, LoraConfig(rank=4))
         for name, parameter in adapted.named_parameters():
@@ -361,7 +366,7 @@ def measure(family: Family) -> Row:
         return furthest(Policy(adapted).evaluate(batch, 10_000).logprobs, plain(merged, batch))
 
     def rough() -> float:
-        sampled = as_batch(sample(deepcopy(model).bfloat16()))
+        sampled = as_batch(sample(_open(deepcopy(model).bfloat16())))
         found = Policy(deepcopy(model), autocast=torch.bfloat16).evaluate(sampled, 10_000).logprobs
         return (found - sampled.sampling_logprobs).abs().sum().item() / int(sampled.action_mask.sum())
 
@@ -389,16 +394,34 @@ def _completion(token_ids: Sequence[int]) -> Completion:
     )
 
 
+class Reasons(list[str]):
+    """The reasons below a table, each with its number."""
+
+    def refer(self, reason: str) -> str:
+        """Return the cell that refers to a reason."""
+        if reason not in self:
+            self.append(reason)
+        return f"no ({self.index(reason) + 1})"
+
+    def below(self, printed: str) -> str:
+        """Return a table with the reasons below it."""
+        return "\n".join([printed, "", *(f"{number}. {reason}" for number, reason in enumerate(self, 1))]) + "\n"
+
+
+def replace_in_page(page: Path, marks: tuple[str, str], printed: str) -> None:
+    """Replace what a page has between two marks."""
+    before, _, rest = page.read_text().partition(marks[0])
+    page.write_text(f"{before}{marks[0]}\n{printed}\n{marks[1]}{rest.partition(marks[1])[2]}")
+
+
 def page_table(rows: Sequence[Row]) -> str:
     """Return the table and, below it, the reasons."""
-    reasons: list[str] = []
+    reasons = Reasons()
 
     def cell(value: float | str) -> str:
-        if isinstance(value, float):
-            return "right" if value <= TOLERANCE else f"**wrong by {value:.1g}**"
-        if value not in reasons:
-            reasons.append(value)
-        return f"no ({reasons.index(value) + 1})"
+        if isinstance(value, str):
+            return reasons.refer(value)
+        return "right" if value <= TOLERANCE else f"**wrong by {value:.1g}**"
 
     cells = [
         [
@@ -424,8 +447,7 @@ def page_table(rows: Sequence[Row]) -> str:
         "packed",
         "bfloat16",
     ]
-    numbered = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
-    return "\n".join([table(header, cells), "", *numbered]) + "\n"
+    return reasons.below(table(header, cells))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -444,8 +466,7 @@ def main(config: Config) -> list[Row]:
     printed = page_table(rows)
     print(printed)
     if config.page is not None:
-        before, _, rest = config.page.read_text().partition(MARKS[0])
-        config.page.write_text(f"{before}{MARKS[0]}\n{printed}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+        replace_in_page(config.page, MARKS, printed)
     return rows
 
 

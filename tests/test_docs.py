@@ -46,6 +46,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.slow
 def test_every_name_with_dots_can_be_imported(page: Path) -> None:
     groups = {f"agents.{group}" for group in ("advantages", "aggregations", "engines", "trackers")}  # of entry points
     for name in re.findall(r"`((?:agents|cir_env)(?:\.\w+)+)`", page.read_text()):

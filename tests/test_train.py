@@ -60,6 +60,7 @@ def test_the_papers_run_has_the_papers_values() -> None:
     assert replace(config, model=second.model, template="chat", output_dir=second.output_dir) == second
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_resolved_configuration() -> None:
     done = run("--dry-run", "--seed", "3")
     assert done.returncode == 0
@@ -141,6 +142,7 @@ def test_so_is_what_only_the_trainer_finds_wrong(
 
 
 @pytest.mark.parametrize("args", [["--no-such-flag"], ["no-such-preset"], ["--max-steps", "many"]])
+@pytest.mark.slow
 def test_what_is_no_flag_is_named_and_ends_with_code_2(args: list[str]) -> None:
     done = run(*args)
     assert done.returncode == 2
@@ -232,6 +234,7 @@ def test_an_output_folder_that_is_none_is_bad_input(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("number", "flags"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGTERM, ["--resume", "auto"])]
 )
+@pytest.mark.slow
 def test_a_stopped_run_leaves_a_checkpoint_and_says_how_to_go_on(
     number: signal.Signals,
     flags: list[str],

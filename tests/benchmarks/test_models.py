@@ -26,6 +26,7 @@ def test_the_page_has_a_row_for_every_family_and_none_is_wrong() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # peft's and transformers' own
 @pytest.mark.parametrize("name", ["gemma3", "qwen3-moe", "phi3-beyond", "nemotron"])
+@pytest.mark.slow
 def test_the_page_says_what_is_measured(name: str) -> None:
     (found,) = stable(page_table([measure(FAMILIES[name])]))
     assert found in stable(PRINTED)

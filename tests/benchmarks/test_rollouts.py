@@ -136,6 +136,7 @@ def test_tool_calls_are_as_long_as_the_blocks() -> None:
             assert len(call) + 1 == len(turn)
 
 
+@pytest.mark.slow
 def test_the_timed_sandbox_answers_as_the_real_one() -> None:
     code = code_of(scripts(1, 0.02)[0])[0]
     with TimedSandbox() as timed, LocalSandbox() as real:

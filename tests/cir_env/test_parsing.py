@@ -412,6 +412,7 @@ HUGE = 100_000
     ],
     ids=range(19),
 )
+@pytest.mark.slow
 def test_hostile_texts_take_linear_time(text: str) -> None:
     begin = time.process_time()
     parse(text)

@@ -153,6 +153,7 @@ def test_the_pieces_of_any_tokens_are_their_text(token_ids: list[int]) -> None:
 
 @FAST
 @given(st.lists(st.sampled_from([0x24, 0x60, 0x0A, 0xC3, 0xA9, 0xE2, 0x88, 0x91, 0xF0, 0x9F, 0x80, 0xFF]), max_size=30))
+@pytest.mark.slow
 def test_the_pieces_of_any_bytes_are_their_text(data: list[int]) -> None:
     vocabulary = BYTES.get_vocab()
     token_ids = [vocabulary[_letter(byte)] for byte in data]

@@ -52,6 +52,7 @@ def make() -> Iterator[Make]:
 @pytest.mark.parametrize(
     "law", [law for law in LAWS if law.__name__ not in NOT_AS_WRITTEN], ids=lambda law: law.__name__
 )
+@pytest.mark.slow
 def test_a_served_engine_keeps_the_contract(law: Law, make: Make) -> None:
     law(make)
 
@@ -121,6 +122,7 @@ def difference(made: Sequence[Trajectory], policy: Policy) -> float:
     return (output.logprobs - batch.sampling_logprobs)[batch.action_mask].abs().max().item()
 
 
+@pytest.mark.slow
 def test_over_whole_trajectories_the_trainers_logprobs_equal_the_served_engines(make: Make) -> None:
     model = tiny_qwen2(V)
     with pool(lambda: ScannedCallEnv(calls=3, delay_s=0.002), 6) as envs:
@@ -131,6 +133,7 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_served_engines(
     assert [each.token_ids for each in served_ones] == [each.token_ids for each in own]
 
 
+@pytest.mark.slow
 def test_logprobs_agree_with_pauses_and_new_weights(make: Make) -> None:
     policy, engine = Policy(tiny_qwen2(V)), make()
     with pool(lambda: ScannedCallEnv(calls=3), 14) as envs:

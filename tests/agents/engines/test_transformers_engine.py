@@ -165,6 +165,7 @@ def test_few_running_requests_share_a_small_pass_and_keep_their_cache() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("hidden_size", [32, 256])
+@pytest.mark.slow
 def test_a_rows_numbers_do_not_depend_on_the_number_of_other_rows(dtype: torch.dtype, hidden_size: int) -> None:
     model = tiny_llama(V, hidden_size=hidden_size).to(dtype)
     outcomes = []
@@ -210,6 +211,7 @@ def difference(made: Sequence[Trajectory], model: PreTrainedModel, temperature: 
     ("make_env", "rows", "num_envs", "count"),
     [(ScannedCallEnv, 1, 3, 5), (ScannedCallEnv, 3, 6, 14), (CallEnv, 5, 4, 9)],
 )
+@pytest.mark.slow
 def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(
     make_model: MakeModel, make_env: Callable[..., CallEnv], rows: int, num_envs: int, count: int
 ) -> None:
@@ -224,6 +226,7 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(
 
 
 @pytest.mark.parametrize("family", TOKENIZERS)
+@pytest.mark.slow
 def test_logprobs_agree_with_every_family_of_tokenizers_and_a_padded_vocabulary(family: str) -> None:
     made = TOKENIZERS[family]()
     chat, size = Chat(made, "raw"), len(made)
@@ -263,6 +266,7 @@ def test_logprobs_agree_with_long_feedback() -> None:
     assert any(len(turn.feedback) > 40 for each in made for turn in each.turns)
 
 
+@pytest.mark.slow
 def test_logprobs_agree_with_shared_prompts_and_long_caches() -> None:
     class Told(ScannedCallEnv):
         problems = tuple("tell us and " * 12 + f"Q{n}: " for n in range(8))
@@ -355,6 +359,7 @@ class PrintsOne(FakeSandbox):
         return ExecutionResult(status=Status.OK, stdout="1\n", error="", cpu_seconds=0.0)
 
 
+@pytest.mark.slow
 def test_logprobs_agree_with_executed_python_blocks() -> None:
     chat = Chat(tokenizer(), "raw")
     block, feedback = "```python\nprint(1)\n```\n", "```output\n1\n```\n"
@@ -443,6 +448,7 @@ def test_in_bfloat16_they_are_close() -> None:
 # ---------------------------------------------------------------------------------------------------------- sampling
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_from_the_models_distribution() -> None:
     model = tiny_qwen2(V)
     engine = transformers_engine(model, CHAT, max_num_seqs=50)

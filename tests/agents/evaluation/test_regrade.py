@@ -49,6 +49,7 @@ def judged(rows: Sequence[Sample]) -> Any:
     return regrade(rows, shared_grader().submit, final_answer)
 
 
+@pytest.mark.slow
 def test_a_verifier_sees_the_metadata_of_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "users_regrading.py").write_text(
         "def check(gold, answer, metadata): return answer in metadata['also']\n"

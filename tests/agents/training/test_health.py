@@ -68,6 +68,7 @@ def test_steps_are_skipped_once_the_kl_is_too_large(tmp_path: Path) -> None:
         assert row["health/skipped_steps"] >= 1
 
 
+@pytest.mark.slow
 def test_too_many_skipped_steps_stop_the_run_with_a_checkpoint_and_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_an_aborted_validation_is_repeated(tmp_path: Path, whole: Path) -> None:
     assert_the_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "_ONE_REQUEST_S", 0.0)
     with trainer(tmp_path, **CHANGES) as made:

@@ -59,6 +59,7 @@ def test_an_error_during_an_update_is_not_saved(tmp_path: Path, monkeypatch: pyt
     assert checkpoints(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_engine_sleeps_during_the_update_unless_it_samples_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_step_without_an_episode_in_the_loss_changes_nothing(tmp_path: Path) -
     assert (row["episodes/void_ratio"], row["num_updates"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_kl_penalty_is_measured_from_the_model_that_training_began_with_also_after_a_resume(tmp_path: Path) -> None:
     penalty = {"kl_coefficient": 0.1}
     with trainer(tmp_path, ppo=penalty, max_steps=1) as made:
@@ -179,6 +181,7 @@ def test_the_data_and_its_order_are_those_of_the_configuration(tmp_path: Path) -
     assert read_json(tmp_path / "checkpoint-2" / STATE)["data"] == "10,000 problems of 'arithmetic/train'"
 
 
+@pytest.mark.slow
 def test_a_schedule_of_the_learning_rate_resumes_exactly(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_steps": 3, "save_every": 1, "save_total_limit": 9}
     settings["ppo"] = {"lr_scheduler_type": "cosine", "warmup_steps": 1, "advantage": "gae"}
@@ -194,6 +197,7 @@ def test_a_schedule_of_the_learning_rate_resumes_exactly(tmp_path: Path) -> None
     assert rates[0] < rates[1] > rates[2] > 0
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_outlives_newer_ones_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.9, 0.5, 0.2, 0.6, 0.6, 0.1, 0.0])  # before training there is nothing to keep
     monkeypatch.setattr("agents.training.validation.metrics_of", lambda _: {"validation/accuracy": next(accuracies)})

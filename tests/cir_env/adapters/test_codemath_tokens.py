@@ -28,6 +28,7 @@ def test_the_checkers_of_gymnasium_and_stable_baselines_pass() -> None:
         sb3_check_env(env)
 
 
+@pytest.mark.slow
 def test_the_passive_checker_gives_no_warning_in_random_episodes() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -201,6 +201,7 @@ def test_the_reward_may_be_a_function_of_a_module(tmp_path: Path, monkeypatch: p
     assert env.step("\\boxed{6}")[1] == 1.0
 
 
+@pytest.mark.slow
 def test_blocks_may_import_the_packages_that_are_named() -> None:
     code = "```python\nimport tqdm\nprint(list(tqdm.trange(3, disable=True)))\n```\n"
     outcomes = []

@@ -156,6 +156,7 @@ def test_a_gold_of_ten_thousand_elements_is_graded_within_the_limits() -> None:
         assert large[1].result().valid
 
 
+@pytest.mark.slow
 def test_an_element_that_never_ends_makes_a_set_wrong(grader: Grader) -> None:
     verdict = grader.grade(r"\{\sqrt{7}, 1\}", r"\gcd(9^{10^{8}}, 3) + 1, 1", "set")
     assert verdict == Verdict(correct=False, reason="takes more than 1 s to compare")
@@ -321,6 +322,7 @@ def test_an_answer_type_that_does_not_fit_is_rejected_at_construction(
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_environments_share_retyped_problems_and_pickle_them_as_a_recipe() -> None:
     first, second = (make(problems="products", answer_type="set").problems for _ in range(2))
     assert first is second
@@ -329,6 +331,7 @@ def test_environments_share_retyped_problems_and_pickle_them_as_a_recipe() -> No
     assert pickle.loads(data) == first != with_answer_type(first, "math")
 
 
+@pytest.mark.slow
 def test_the_answer_type_survives_the_spec_as_json() -> None:
     spec = gymnasium.make("CodeMath-v0", answer_type="number?rel_tol=0.01").spec
     assert spec is not None

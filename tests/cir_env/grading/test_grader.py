@@ -80,6 +80,7 @@ def test_a_million_characters_are_rejected_unread(character: str) -> None:
     assert Grader().grade("7", answer) == Verdict(correct=False, reason="longer than 1000 characters")
 
 
+@pytest.mark.slow
 def test_an_answer_that_needs_too_much_memory_is_wrong() -> None:
     with Grader(time_limit_s=600, memory_limit_mb=2) as grader:
         verdict = grader.grade(r"\sqrt{7}", "3^{9^{9}}")
@@ -107,6 +108,7 @@ def test_a_worker_that_dies_twice_on_an_answer_makes_the_verdict_invalid(
     assert verdict == Verdict(correct=False, reason="the grading process died twice", valid=False)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_is_repeated_once_and_then_invalid() -> None:
     with Grader(time_limit_s=600) as grader:
         future = grader.submit(r"\sqrt{7}", f"{BOMB}1")
@@ -116,6 +118,7 @@ def test_a_killed_comparison_is_repeated_once_and_then_invalid() -> None:
         assert future.result() == Verdict(correct=False, reason="grading was killed twice from outside", valid=False)
 
 
+@pytest.mark.slow
 def test_closing_ends_the_worker_and_pending_verdicts_and_may_be_repeated() -> None:
     grader = Grader(time_limit_s=600)
     future = grader.submit(r"\sqrt{7}", f"{BOMB}1")
@@ -155,6 +158,7 @@ def test_the_worker_sees_no_secret_of_the_trainer(grader: Grader) -> None:
 # --- lifetime --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_trainer_does_not_import_sympy_and_its_exit_ends_the_worker() -> None:
     run = run_program(r"""
 import sys
@@ -170,6 +174,7 @@ print(grader._process.pid)
     wait_until(lambda: not is_alive(int(run.stdout)))
 
 
+@pytest.mark.slow
 def test_the_worker_ends_when_the_trainer_is_killed() -> None:
     code = r"""
 import time

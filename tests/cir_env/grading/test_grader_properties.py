@@ -101,6 +101,7 @@ def test_no_text_breaks_the_grader_or_makes_a_verdict_invalid(grader: Grader, an
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 50), st.integers(2, 50), st.sampled_from([2, 3, 5, 7]))
+@pytest.mark.slow
 def test_algebra_is_symmetric_for_square_roots(grader: Grader, a: int, b: int, root: int) -> None:
     left, right = rf"{a}\sqrt{{{root}}}", rf"\sqrt{{{root * b * b}}}"
     assert grader.grade(left, right).correct == grader.grade(right, left).correct == (a == b)

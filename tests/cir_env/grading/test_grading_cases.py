@@ -49,6 +49,7 @@ def test_the_answer_is_found_in_the_text_around_it(grader: Grader) -> None:
     assert wrongly_judged(grader, cases) == []
 
 
+@pytest.mark.slow
 def test_the_known_limits_are_still_limits(grader: Grader) -> None:
     limits = [[gold, answer, not right, why] for gold, answer, right, why in FILE["known_limits"]["known_limits"]]
     assert wrongly_judged(grader, limits) == [], "no longer a limit: move it to its group, raise GRADER_VERSION"

@@ -327,6 +327,7 @@ def test_calls_of_a_verifier_share_no_state(grader: Grader) -> None:
     assert [grader.grade(gold, "count", BEHAVE).correct for gold in ("1", "2", "3")] == [True] * 3
 
 
+@pytest.mark.slow
 def test_a_process_left_behind_by_a_verifier_delays_no_verdict() -> None:
     with Grader(time_limit_s=600) as grader:
         verdict = grader.submit("6", "fork", BEHAVE).result(timeout=60)
@@ -342,12 +343,14 @@ def named_process(verdict: Verdict) -> int:
     return int(verdict.reason.removeprefix("the verifier raises ValueError: "))
 
 
+@pytest.mark.slow
 def test_a_verifier_sees_no_secret_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "planted")
     with Grader() as grader:
         assert "WANDB_API_KEY" not in grader.grade("6", "environment", BEHAVE).reason
 
 
+@pytest.mark.slow
 def test_a_verifier_that_only_the_trainer_can_import_makes_verdicts_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USERS_KEY", "1")
     with Grader() as grader:
@@ -370,6 +373,7 @@ def test_the_module_of_a_verifier_is_imported_once(
     assert f"{sys.modules['users_slow'].IMPORTED}" not in reasons.pop()
 
 
+@pytest.mark.slow
 def test_closing_ends_a_sleeping_verifier() -> None:
     grader = Grader(time_limit_s=600)
     future = grader.submit("6", "sleep", BEHAVE)

@@ -114,6 +114,7 @@ FOLDER = Path(os.environ.get("CIR_BENCHMARKS", ROOT.parent / "shared" / "benchma
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="no benchmark files: name their folder in CIR_BENCHMARKS")
+@pytest.mark.slow
 def test_no_benchmark_matches_another_and_each_matches_itself() -> None:
     loaded = {name: load_benchmark(name, FOLDER) for name in BENCHMARKS}
     for name, problems in loaded.items():

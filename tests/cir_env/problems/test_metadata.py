@@ -42,6 +42,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 
 
 @given(OBJECTS)
+@pytest.mark.slow
 def test_metadata_is_the_object_that_it_was_made_of(values: dict[str, Any]) -> None:
     metadata = Metadata(values)
     assert dict(metadata) == values == metadata

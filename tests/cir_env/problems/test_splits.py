@@ -165,6 +165,7 @@ def test_no_generated_statement_is_in_both_splits(name: str) -> None:
     assert set(statement_keys(train)).isdisjoint(statement_keys(test))
 
 
+@pytest.mark.slow
 def test_no_statement_of_reasoning_gym_is_in_both_splits() -> None:
     pytest.importorskip("reasoning_gym")
     train, test = (ProblemSet.generate("reasoning_gym", split=split, size=70) for split in ("train", "test"))

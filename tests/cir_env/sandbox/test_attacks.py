@@ -37,6 +37,7 @@ def test_the_attack_is_contained(driver: Driver, attack: Attack) -> None:
     assert driver.judge(attack) == []
 
 
+@pytest.mark.slow
 def test_the_driver_tells_what_was_not_contained() -> None:
     code = "print(open('/tmp/sbx_canary/answer.txt').read(), open('/tmp/sbx_canary/b', 'w'), 'ESCAPED')"
     expect = {

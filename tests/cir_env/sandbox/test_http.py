@@ -154,6 +154,7 @@ def test_a_wrong_token_is_rejected(remote: RemoteSandbox, fake: FakeSandbox, tok
     assert fake.executed == []
 
 
+@pytest.mark.slow
 def test_without_a_server_the_message_says_how_to_start_one() -> None:
     with RemoteSandbox("http://127.0.0.1:9", token=TOKEN) as sandbox:
         with pytest.raises(SandboxUnavailable, match=r"127.0.0.1:9.*python -m cir_env.sandbox serve"):
@@ -261,6 +262,7 @@ def test_a_wrong_address_or_missing_token_is_rejected(make: Callable[[], object]
         make()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_a_one_line_error(process: str) -> None:
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--slots", "1", "--port", process.rpartition(":")[2]]
     done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
@@ -329,6 +331,7 @@ def test_sandbox_fusion_has_no_sessions() -> None:
         sandbox.open_session()
 
 
+@pytest.mark.slow
 def test_a_killed_server_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cir_env.sandbox.http.client.PATIENCE_S", 0.0)
     program = [sys.executable, "-m", "cir_env.sandbox", "serve", "--port", "0", "--slots", "1"]

@@ -138,6 +138,7 @@ def test_strangers_do_not_keep_a_client_out(fake: FakeSandbox, monkeypatch: pyte
         assert sandbox.run("print(2)").stdout == "2\n"
 
 
+@pytest.mark.slow
 def test_a_client_gets_in_while_strangers_come_and_come(fake: FakeSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cir_env.sandbox.http.connections.GRACE_S", 0.05)
 
@@ -167,6 +168,7 @@ def test_a_client_gets_in_while_strangers_come_and_come(fake: FakeSandbox, monke
         assert eventually(lambda: not any(each.transport for each in list(app[CONNECTIONS]._strangers)))
 
 
+@pytest.mark.slow
 def test_a_burst_of_a_client_closes_none_of_its_own_connections(
     fake: FakeSandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

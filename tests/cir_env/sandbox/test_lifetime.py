@@ -221,6 +221,7 @@ def test_close_resolves_the_blocks_in_flight() -> None:
     assert {future.result().status for future in futures} == {Status.INFRASTRUCTURE}
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_cannot_start_makes_the_sandbox_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     good = sys.executable
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -318,6 +319,7 @@ print(sandbox._supervisor.zygotes[0].pid, flush=True)
 
 
 @pytest.mark.parametrize("end", ["time.sleep(60)", "sys.exit()", "os._exit(0)", "1 / 0"])
+@pytest.mark.slow
 def test_nothing_outlives_the_trainer(end: str) -> None:
     program = [sys.executable, "-c", PROGRAM.format(end=end)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as trainer:

@@ -56,6 +56,7 @@ PRINTED = "line\nno newline written bytes error direct of C é\nlast"
         ("", Status.OK),
     ],
 )
+@pytest.mark.slow
 def test_what_was_printed_is_kept_however_the_block_ends(run: Run, end: str, status: Status) -> None:
     result = run(PRINT + end, BRIEF)
     assert (result.status, result.stdout) == (status, PRINTED)
@@ -130,6 +131,7 @@ def test_output_that_a_kill_interrupts_ends_with_what_was_printed_last(run: Run)
     ],
 )
 @pytest.mark.parametrize("limit", [8, 2048])
+@pytest.mark.slow
 def test_output_beyond_the_limit_is_cut_at_the_limit(run: Run, code: str, limit: int) -> None:
     code = code.replace("8 *", f"{limit} *").replace("5000", str(600 * limit)).replace("4000", str(600 * limit))
     result = run(code, Limits(time_limit_s=60, output_limit_kb=limit))

@@ -23,6 +23,7 @@ def test_a_named_package_is_imported_and_its_dependencies_can_be(isolation: str)
     assert hidden.stdout == "hidden\n"
 
 
+@pytest.mark.slow
 def test_pandas_works_with_nothing_but_its_name() -> None:
     pytest.importorskip("pandas")
     code = "import pandas as pd\nframe = pd.DataFrame({'a': [1, 2]})\nprint(frame.describe().loc['mean', 'a'])\n"

@@ -40,6 +40,7 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[LocalSandbox]:
         ("input()", "(blocks have no input)"),
     ],
 )
+@pytest.mark.slow
 def test_what_no_block_can_do_is_said_at_once(sandbox: LocalSandbox, code: str, reason: str) -> None:
     result = sandbox.run(code)
     assert (result.status, result.stdout) == (Status.ERROR, "")

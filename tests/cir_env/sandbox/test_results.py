@@ -189,6 +189,7 @@ def test_each_block_starts_from_the_same_state(sandbox: LocalSandbox) -> None:
     assert sandbox.run(code).stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_a_second_sandbox_gives_the_same_text(sandbox: LocalSandbox) -> None:
     code = "import random, sympy\nprint(random.random(), set('hello'), set(sympy.symbols('a:h')))"
     with LocalSandbox(slots=1, spares=0) as other:

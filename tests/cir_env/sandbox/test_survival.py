@@ -61,6 +61,7 @@ def test_blocks_survive_a_failure_of_the_supervisor(own: LocalSandbox) -> None:
     assert works(own)
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_fails_again_and_again_fails_the_open_blocks_only(own: LocalSandbox) -> None:
     running = own.submit("import time\ntime.sleep(60)", PATIENT)
     for _ in range(MAX_RECOVERIES + 1):
@@ -96,6 +97,7 @@ def test_a_stopped_zygote_continues_and_its_blocks_are_not_blamed(own: LocalSand
     assert works(own)
 
 
+@pytest.mark.slow
 def test_a_block_that_ended_while_the_trainer_was_stopped_is_not_late() -> None:
     program = """
 from cir_env.sandbox import Limits, LocalSandbox
@@ -284,6 +286,7 @@ print(session.run("print(open('data.csv').read())").stdout, sandbox.run("print(8
 
 
 @pytest.mark.parametrize("isolation", ["auto", "without-namespaces"])
+@pytest.mark.slow
 def test_a_fork_of_the_trainer_affects_no_block(isolation: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK, isolation]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -330,6 +333,7 @@ assert sandbox.open_session().run("print(4)").stdout == "4\\n"
 
 
 @pytest.mark.parametrize("limit", [40, 43, 47, 64, 256])
+@pytest.mark.slow
 def test_running_out_of_descriptors_is_temporary(limit: int) -> None:
     subprocess.run([sys.executable, "-c", DESCRIPTORS, str(limit)], check=True, timeout=120)
 
