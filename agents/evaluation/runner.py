@@ -18,8 +18,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from agents.config.evaluation import EvalConfig
 from agents.config.shared import EnvArguments
 from agents.core.errors import ConfigError, expect
@@ -35,6 +33,7 @@ from agents.models.find import resolve_model
 from agents.models.load import load_tokenizer
 from agents.rollout.envs import EnvPool, lacking, open_split
 from agents.rollout.evaluate import evaluate
+from agents.tracking.progress import open_bar
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -185,7 +184,7 @@ def _run_model(
                     log(f"Dropped an incomplete sample at the end of {files.samples}; it will be played again.")
                 record = _Record(file, _places(config, sets))
                 log(f"{files.folder}: {len(file.rows)} samples found, {len(record.missing)} to play.")
-                with record.bar(f"{plan.model} {plan.arm}"):
+                with record.bar(f"{Path(plan.model).name} {plan.arm}", log):
                     _play_sets(config, sets, record, arm=plan.arm, open_envs=open_envs, engine=engine, chat=chat)
 
 
@@ -249,10 +248,11 @@ class _Record:
             self._count(row)
 
     @contextmanager
-    def bar(self, title: str) -> Iterator[None]:
-        """Show a progress bar with the remaining time."""
+    def bar(self, title: str, log: Callable[[str], Any]) -> Iterator[None]:
+        """Show a progress bar with the remaining time; without a terminal, log a line for each tenth of the samples."""
+        self._log = log
         done = self._total - len(self.missing)
-        with tqdm(total=self._total, initial=done, desc=title, unit="sample", dynamic_ncols=True) as self._bar:
+        with open_bar(title, total=self._total, done=done) as self._bar:
             self._bar.set_postfix_str(self.progress())
             yield
 
@@ -263,6 +263,9 @@ class _Record:
         self._count(row)
         self._bar.set_postfix_str(self.progress(), refresh=False)
         self._bar.update()
+        done = self._total - len(self.missing)
+        if self._bar.disable and 10 * done // self._total > 10 * (done - 1) // self._total:
+            self._log(f"{done} of {self._total} samples, {self.progress()}")
 
     def progress(self) -> str:
         """Return the number of finished problems, and the accuracy so far with its interval over problems."""

@@ -12,7 +12,15 @@ from tqdm import tqdm
 from agents.core import distributed
 
 _SHOWN = {"accuracy": "accuracy", "reward": "reward", "tools/use_ratio": "code", "tokens_per_second": "tok/s"}
-_BAR = "{desc} {n_fmt}/{total_fmt} {bar:6} {elapsed}<{remaining}"
+_BAR = "{desc} {n_fmt}/{total_fmt} {bar:6} {elapsed}<{remaining}{postfix}"
+
+
+def open_bar(
+    desc: str = "", *, total: int | None = None, done: int = 0, hidden: bool = False, **more: Any
+) -> tqdm[Any]:
+    """Open a progress bar that leaves most of 80 columns to figures; it is hidden where there is no terminal."""
+    more |= {"bar_format": _BAR, "dynamic_ncols": True, "disable": hidden or None}
+    return tqdm(desc=desc, total=total, initial=done, **more)
 
 
 class Progress:
@@ -25,19 +33,11 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, *, log: Callable[[str], Any]) -> None:
-        hidden = True if distributed.rank() > 0 else None  # None: where there is no terminal
+        hidden = distributed.rank() > 0
         self._log = log
         # the time left is by the mean of all steps of this process, validations between them included
-        self._steps = tqdm(
-            total=total,
-            initial=done,
-            desc="step",
-            smoothing=0,
-            dynamic_ncols=True,
-            bar_format=_BAR + "{postfix}",
-            disable=hidden,
-        )
-        self._phase = tqdm(position=1, leave=False, dynamic_ncols=True, bar_format=_BAR, disable=hidden)
+        self._steps = open_bar("step", total=total, done=done, hidden=hidden, smoothing=0)
+        self._phase = open_bar(hidden=hidden, position=1, leave=False)
         self._done, self._total = done, total
         self._begin = time.perf_counter()
 

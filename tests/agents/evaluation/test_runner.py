@@ -468,13 +468,15 @@ def test_a_complete_run_cannot_be_split_into_shards(play: Play) -> None:
         play(write_by_seed, shard="0/2")
 
 
-def test_the_progress_bar_shows_finished_problems_and_accuracy(tmp_path: Path) -> None:
+def test_progress_is_finished_problems_and_accuracy_and_without_a_terminal_some_lines(tmp_path: Path) -> None:
+    lines: list[str] = []
     places = [("set", problem, sample) for problem in range(3) for sample in range(2)]
     with SampleFile(tmp_path / "samples.jsonl") as file:
         record = _Record(file, places)
         assert record.progress() == "0/3 problems"
-        with record.bar("set"):
+        with record.bar("set", lines.append):
             for problem, outcomes in enumerate([(True, True), (False, None), (True,)]):
                 for played in sampled(problem, *outcomes):
                     record.add("set", played)
         assert record.progress() == "2/3 problems, accuracy 66.7% [20.8, 93.9]"
+    assert lines[-1].endswith(" of 6 samples, 2/3 problems, accuracy 66.7% [20.8, 93.9]")
