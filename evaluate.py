@@ -41,12 +41,14 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
     command = shlex.join(["python", "evaluate.py", *args])
     if config.env.is_code_math:
         from cir_env.fingerprint import fingerprint
+        from cir_env.problems.benchmarks import is_pinned
         from cir_env.problems.load import load_sets
 
         whole = load_sets(config.set_names, config.benchmarks, held_out=config.env.problems, **config.env.reading)
         print(*(f"Problems: {problems.summary()}." for problems in whole.values()), sep="\n")
         sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
-        folders = run(config, sets, about=partial(fingerprint, sets), command=command)
+        unpinned = [name for name, problems in whole.items() if not is_pinned(problems)]
+        folders = run(config, sets, about=partial(fingerprint, sets, unpinned=unpinned), command=command)
     else:
         folders = run_own_problems(config, command=command)
     if config.shard_of[1] > 1:

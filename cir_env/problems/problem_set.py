@@ -11,16 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self, overload
 
-from cir_env.errors import ProblemError, check_choice
+from cir_env.errors import OptionError, ProblemError, check_choice
+from cir_env.grading.golds import check_gold
 from cir_env.problems import generators
-from cir_env.problems.files import BATCH, read_rows, rows_of
+from cir_env.problems.files import PlacedRow, hub_rows, read_rows
 from cir_env.problems.problem import Problem
 from cir_env.problems.rows import (
     BadRowError,
     Fields,
     UnreadableAnswerError,
     check_unicode,
-    first_line,
     metadata_of,
     read_row,
 )
@@ -165,7 +165,7 @@ class ProblemSet(Sequence[Problem]):
 "answer": "gold"})[0].answer
         '2'
         """
-        return _from_rows(
+        return make_set(
             ((f"{name}, row {n}", check_unicode(row)) for n, row in enumerate(rows, 1)),
             name=name,
             fields=fields,
@@ -199,7 +199,7 @@ class ProblemSet(Sequence[Problem]):
             ProblemError: The file has another suffix, cannot be read, has a bad row, or has no problem.
         """
         path = Path(path)
-        return _from_rows(
+        return make_set(
             read_rows(path),
             name=name or path.stem,
             fields=fields,
@@ -238,20 +238,8 @@ class ProblemSet(Sequence[Problem]):
         Raises:
             ProblemError: The library is missing, the data set cannot be loaded, or a row is bad.
         """
-        try:
-            import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            raise ProblemError(f'Loading {name!r} needs the library datasets: pip install "cir-env[hub]".') from None
-        try:
-            table = datasets.load_dataset(name, config, split=split, revision=revision)
-        except Exception as error:  # the library has no common base class
-            raise ProblemError(
-                f"Expect the hub to have split {split!r} of {name!r}, and to be reachable; "
-                f"got {type(error).__name__}: {first_line(error)}"
-            ) from None
-        batches = table.with_format("arrow").iter(BATCH)  # five times as fast as row by row
-        rows = ((f"{name}, row {n}", row) for n, row in enumerate(rows_of(batches), 1))
-        return _from_rows(
+        rows = hub_rows(name, split=split, config=config, revision=revision)
+        return make_set(
             rows, name=name, fields=fields, on_bad_row=on_bad_row, answer_type=answer_type, unreadable=unreadable
         )
 
@@ -315,15 +303,27 @@ def _from_columns(columns: Sequence[Sequence[Any]], name: str, skipped: int, not
     return ProblemSet(problems, name=name, skipped=skipped, notes=notes)
 
 
-def _from_rows(
-    rows: Iterable[tuple[str, Any]],
+def make_set(
+    rows: Iterable[PlacedRow],
     *,
     name: str,
-    fields: Fields | Mapping[str, Any] | None,
-    on_bad_row: OnBadRow,
-    answer_type: str | None,
-    unreadable: OnUnreadable,
+    fields: Fields | Mapping[str, Any] | None = None,
+    on_bad_row: OnBadRow = "raise",
+    answer_type: str | None = None,
+    unreadable: OnUnreadable = "error",
+    check_golds: bool = True,
 ) -> ProblemSet:
+    """Convert rows with their places; arguments and errors as for `ProblemSet.from_rows`.
+
+    Args:
+        rows: The rows.
+        name: Name of the set.
+        fields: Which fields hold the parts of a problem.
+        on_bad_row: What to do about a bad row.
+        answer_type: The answer type of all problems.
+        unreadable: What to do about an answer that is not of its type.
+        check_golds: Whether to check that answers are of their type; False if that is known.
+    """
     if on_bad_row not in ("raise", "skip"):
         raise ProblemError(f"Expect `on_bad_row` to be 'raise' or 'skip', got {on_bad_row!r}.")
     check_choice("unreadable", unreadable, ("error", "exclude"))
@@ -336,7 +336,9 @@ def _from_rows(
     for number, (place, row) in enumerate(rows, 1):
         try:
             default_id = f"{name}-{number}"
-            parts = read_row(row, names, source=name, default_id=default_id, answer_type=answer_type)
+            parts = read_row(
+                row, names, source=name, default_id=default_id, answer_type=answer_type, check_answer=check_golds
+            )
             content = parts["statement"], parts["answer"], parts["answer_type"], parts["files"]
             if content in problems:
                 repeated += 1
@@ -370,6 +372,26 @@ def _from_rows(
 
 UNREADABLE: Final = "unreadable answers excluded"
 _MAX_NAMED: Final = 20
+
+
+def exclude_unreadable(problems: ProblemSet) -> ProblemSet:
+    """Drop problems whose answers are not of their type, with a warning that names them.
+
+    Raises:
+        ProblemError: No problem is left.
+    """
+    kept: list[Problem] = []
+    excluded: list[str] = []
+    for problem in problems:
+        try:
+            check_gold(problem.answer_type, problem.answer)
+        except OptionError as error:
+            excluded.append(f"Problem {problem.id!r}: {error}")
+        else:
+            kept.append(problem)
+    warn_excluded(excluded, problems.name)
+    notes = (*problems.notes, *[f"{UNREADABLE}: {len(excluded):,}"] * bool(excluded))
+    return ProblemSet(kept, name=problems.name, skipped=problems.skipped + len(excluded), notes=notes)
 
 
 def warn_excluded(excluded: Sequence[str], name: str) -> None:
