@@ -25,13 +25,20 @@ from agents.config.evaluation import EvalConfig
 from agents.core.errors import AgentsError
 
 
-def work_on_samples(command: cli.SamplesCommand) -> None:
+def work_on_samples(command: cli.SamplesCommand, args: Sequence[str]) -> None:
     """Judge or import stored samples."""
     from cir_env.grading.grader import GRADER_VERSION, shared_grader
     from cir_env.parsing import final_answer
+    from cir_env.problems.rows import find_field
 
-    submit, version = shared_grader().submit, str(GRADER_VERSION)
-    cli.execute_on_samples(command, submit=submit, read_answer=final_answer, version=version)
+    cli.execute_on_samples(
+        command,
+        submit=shared_grader().submit,
+        read_answer=final_answer,
+        find=find_field,
+        version=str(GRADER_VERSION),
+        args=shlex.join(["python", "evaluate.py", *args]),
+    )
 
 
 def play(config: EvalConfig, args: Sequence[str]) -> None:
@@ -66,7 +73,7 @@ def main(args: Sequence[str]) -> int:
         if isinstance(command, cli.RunsCommand):
             cli.execute_on_runs(command)
         elif isinstance(command, cli.SamplesCommand):
-            work_on_samples(command)
+            work_on_samples(command, args)
         else:
             play(command, args)
     except (AgentsError, CirEnvError, OSError) as error:

@@ -15,7 +15,8 @@ from agents.config.files import first_paragraph, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
 from agents.evaluation.comparison import compare, comparison_as_json
-from agents.evaluation.lm_eval import read_lm_eval, read_plain
+from agents.evaluation.imported import write_imported, write_regraded
+from agents.evaluation.lm_eval import Find, read_lm_eval, read_plain
 from agents.evaluation.metrics import summarise
 from agents.evaluation.regrade import ReadAnswer, Submit, in_words, read_rows, regrade
 from agents.evaluation.run_folder import SUMMARY, find_runs, read_run
@@ -51,29 +52,31 @@ class Regrade:
     """Judge stored samples again with today's grader, without a model."""
 
     samples: tyro.conf.Positional[Path]
-    """JSONL of samples, as evaluate.py or the command import writes it."""
+    """Folder of a run, as evaluate.py or the command import writes it, or JSONL of samples."""
     answer_type: str = "math"
     """How answers are compared."""
     output: Path | None = None
-    """The new samples; None: beside the old ones, with "regraded-" before the name."""
+    """The new folder or file; None: beside the old one, with "regraded-" before the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Turn other programs' transcripts into samples, which regrade can judge."""
+    """Turn other programs' transcripts into a run, which regrade judges, and report and compare show."""
 
     file: tyro.conf.Positional[Path]
     """A samples_*.jsonl of lm-evaluation-harness, or JSONL with a statement, a right answer and a text in each row."""
     format: Literal["lm-eval", "jsonl"] = "lm-eval"
     """Which of the two."""
     problem: str = "problem"
-    """JSONL: the field with the statement."""
+    """JSONL: the field with the statement, or with messages; a nested one by its path, such as task.prompt."""
     answer: str = "answer"
     """JSONL: the field with the right answer."""
     completion: str = "completion"
-    """JSONL: the field with what a model wrote, or with a list of such texts."""
+    """JSONL: the field with what a model wrote, with a list of such texts, or with messages."""
+    name: str | None = None
+    """Of the model, for tables; None: that of the file."""
     output: Path | None = None
-    """The samples; None: beside the file, with "imported-" before the name."""
+    """The run's folder, or a .jsonl for the samples alone; None: beside the file, with "imported-" before the name."""
 
 
 RunsCommand = Compare | Report
@@ -149,38 +152,68 @@ def _report_on_training(command: Report) -> None:
     print(f"Page: {command.output}")
 
 
-def execute_on_samples(command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, version: str) -> None:
+def execute_on_samples(
+    command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, find: Find, version: str, args: str = ""
+) -> None:
     """Execute the command, and print its result.
 
     Args:
         command: What to do.
         submit: Judges an answer, as for :func:`agents.evaluation.regrade.regrade`.
         read_answer: Finds the answer, as for it.
+        find: Finds a field by its path, as for :func:`agents.evaluation.lm_eval.read_plain`.
         version: Of the grader.
+        args: The command as it was typed, for manifests.
 
     Raises:
         RunError: A file is not what is expected, or one that is to be written is there.
     """
-    path = command.file if isinstance(command, Import) else command.samples
-    if not path.is_file():
-        raise RunError(f"Expect a file, got {path}, which is none.")
     if isinstance(command, Regrade):
-        output = command.output or command.samples.with_name(f"regraded-{command.samples.name}")
-        rows = read_rows(command.samples)
-        expect_new(output)
-        regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
-        print(f"Grader {version}. {in_words(regrading)}\n")
+        _regrade(command, submit, read_answer, version, args)
+    else:
+        _import(command, read_answer, find, args)
+
+
+def _regrade(command: Regrade, submit: Submit, read_answer: ReadAnswer, version: str, args: str) -> None:
+    path = command.samples
+    is_run = path.is_dir()
+    rows = [row for problems in read_run(path).samples.values() for each in problems for row in each] if is_run else []
+    rows = rows or read_rows(_expect_file(path))
+    output = command.output or path.with_name(f"regraded-{path.name}")
+    expect_new(output)
+    regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
+    print(f"Grader {version}. {in_words(regrading)}\n")
+    if is_run:
+        write_regraded(output, regrading.rows, before=path, grader=version, command=args)
+        print(f"Run: {output}. Show it: python evaluate.py report {output}")
+    else:
         write_json_lines(output, regrading.rows)
         print(f"Samples: {output}")
+
+
+def _import(command: Import, read_answer: ReadAnswer, find: Find, args: str) -> None:
+    path = _expect_file(command.file)
+    output = command.output or path.with_name(f"imported-{path.stem}")
+    expect_new(output)
+    if command.format == "lm-eval":
+        rows = read_lm_eval(path, read_answer)
     else:
-        output = command.output or command.file.with_name(f"imported-{command.file.name}")
-        expect_new(output)
-        if command.format == "lm-eval":
-            rows = read_lm_eval(command.file, read_answer)
-        else:
-            fields = {name: getattr(command, name) for name in ("problem", "answer", "completion")}
-            rows = read_plain(command.file, **fields)
-        if not rows:
-            raise RunError(f"Expect at least one text of a model in {command.file}, got none.")
+        fields = {name: getattr(command, name) for name in ("problem", "answer", "completion")}
+        rows = read_plain(path, **fields, find=find)
+    if not rows:
+        raise RunError(f"Expect at least one text of a model in {path}, got none.")
+    if output.suffix == ".jsonl":
         write_json_lines(output, rows)
         print(f"Samples: {output}, {len(rows)} of them. Judge them: python evaluate.py regrade {output}")
+        return
+    source = {"file": path.name, "format": command.format}
+    missing = write_imported(output, rows, name=command.name or path.stem, source=source, command=args)
+    if missing:
+        print(f"Some problems have fewer samples than others: {missing} that are missing count as not judged.")
+    print(f"Run: {output}, {len(rows)} samples. Judge them: python evaluate.py regrade {output}")
+
+
+def _expect_file(path: Path) -> Path:
+    if not path.is_file():
+        raise RunError(f"Expect a file, got {path}, which is none.")
+    return path
