@@ -3,6 +3,7 @@
 $ python evaluate.py --model M              a first look: held-out problems
 $ python evaluate.py paper --model M        the paper's table: five benchmarks
 $ python evaluate.py --model A B --arms code text   two models, two arms
+$ python evaluate.py list                   named problems and protocols
 $ python evaluate.py compare A B            two runs (folders), by problem
 $ python evaluate.py report FOLDER ...      tables of finished runs
 $ python evaluate.py regrade SAMPLES        judge stored samples again
@@ -70,7 +71,11 @@ def main(args: Sequence[str]) -> int:
     from cir_env.errors import CirEnvError
 
     try:
-        if isinstance(command, cli.RunsCommand):
+        if isinstance(command, cli.List):
+            from cir_env.problems.benchmarks import catalogue
+
+            print(catalogue(), cli.protocols_in_words(), sep="\n\n")
+        elif isinstance(command, cli.RunsCommand):
             cli.execute_on_runs(command)
         elif isinstance(command, cli.SamplesCommand):
             work_on_samples(command, args)

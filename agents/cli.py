@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 
 import tyro
 
-from agents.config.evaluation import EvalConfig, protocols
+from agents.config.evaluation import ARMS_IN_WORDS, EvalConfig, protocols
 from agents.config.files import first_paragraph, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
@@ -79,10 +80,15 @@ class Import:
     """The run's folder, or a .jsonl for the samples alone; None: beside the file, with "imported-" before the name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the problems, arms and protocols that have a name, and what each needs."""
+
+
 RunsCommand = Compare | Report
 SamplesCommand = Regrade | Import
-Command = EvalConfig | RunsCommand | SamplesCommand
-_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (Compare, Report, Regrade, Import)}
+Command = EvalConfig | RunsCommand | SamplesCommand | List
+_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (List, Compare, Report, Regrade, Import)}
 
 
 def parse(args: Sequence[str], description: str) -> Command:
@@ -107,6 +113,16 @@ def parse(args: Sequence[str], description: str) -> Command:
     except ConfigError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def protocols_in_words() -> str:
+    """Return the protocols and arms as text of at most 80 columns."""
+    lines = ["Protocols (python evaluate.py PROTOCOL --model M)"]
+    for name, make in protocols.items():
+        lines += textwrap.wrap(first_paragraph(make), 78, initial_indent=f"  {name:10}", subsequent_indent=" " * 12)
+    return "\n".join(
+        [*lines, "", "Arms (--arms ARM ...)", *(f"  {arm:10}{what}" for arm, what in ARMS_IN_WORDS.items())]
+    )
 
 
 def execute_on_runs(command: RunsCommand) -> None:

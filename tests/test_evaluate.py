@@ -13,7 +13,10 @@ import pytest
 from agents_fakes import byte_tokenizer, tiny_qwen2
 
 import evaluate
+from agents.config.evaluation import protocols
 from cir_env.problems.benchmarks import BENCHMARKS
+from cir_env.problems.families import GENERATORS
+from cir_env.problems.load import DATA_SETS
 
 ROOT = Path(evaluate.__file__).parent
 BENCHMARK_FILES = Path(os.environ.get("CIR_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
@@ -233,6 +236,15 @@ def test_help_does_not_load_what_is_slow() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--benchmarks" in done.stdout
     assert done.stdout.endswith("\n[]\n")
+
+
+def test_the_list_has_every_name_and_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for name in (*BENCHMARKS, *protocols, *DATA_SETS, *GENERATORS, "text", "neutral", "hub:OWNER/NAME", ".parquet"):
+        assert name in out
+    assert "  AIME26                  30  no      AIME26.jsonl\n" in out
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

@@ -22,7 +22,12 @@ from agents.config.shared import (
 )
 from agents.core.errors import ConfigError, expect
 
-ARMS = ("code", "text", "neutral")
+ARMS_IN_WORDS = {
+    "code": "with --env.prompt and code; code:8 has another interaction budget",
+    "text": "with --text-prompt, without code",
+    "neutral": "as code, but errors come without their message",
+}
+"""The arms, and what they are."""
 PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
 """The five benchmarks of the paper."""
 
@@ -164,7 +169,7 @@ class EvalConfig(EngineArguments, _Subject):
         [5, 8, 0]
         """
         kind, _, budget = arm.partition(":")
-        known = kind in ARMS and (not budget or budget.isdecimal()) and not (kind == "text" and budget)
+        known = kind in ARMS_IN_WORDS and (not budget or budget.isdecimal()) and not (kind == "text" and budget)
         expect(known, "arms", "like code, text, neutral or code:8", arm)
         without = kind == "text"
         return {

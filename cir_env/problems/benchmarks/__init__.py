@@ -5,6 +5,7 @@ are checked against a pinned SHA-256 where there is one, so that results always 
 docs/benchmarks.md describes the origin and the known flaws of each benchmark.
 """
 
+from cir_env.problems.benchmarks.catalogue import catalogue
 from cir_env.problems.benchmarks.known import BENCHMARKS, PATCHES_VERSION, Benchmark, Drop, HubData, Patch
 from cir_env.problems.benchmarks.loading import HUB, content_sha256, is_pinned, load_benchmark
 
@@ -16,6 +17,7 @@ __all__ = [
     "Drop",
     "HubData",
     "Patch",
+    "catalogue",
     "content_sha256",
     "is_pinned",
     "load_benchmark",

@@ -295,7 +295,7 @@ _ALL = (
         file="olympiadbench.jsonl",
         fields=Fields(subject="subfield"),
         n_problems=675,
-        sha256="d2ed91b9543047edfea1838141e23e2292fbd8507198bd0050fdddffd7c0717e",
+        sha256="e4850bd85a2c9f7cbd0a8142daacffbfb6518b391ecd13ef4687dfb4958427cf",
         hub=HubData(
             name="Hothan/OlympiadBench",
             config="OE_TO_maths_en_COMP",
@@ -318,6 +318,13 @@ _ALL = (
                 old="$t(0,4]$",
                 new="$(0,4]$",
                 why="A sign is lost between the variable and its interval.",
+            ),
+            Patch(
+                row=194,
+                part="answer",
+                old="$221,$8$",
+                new="$221$,$8$",
+                why="A dollar sign is missing.",
             ),
         ),
     ),
