@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 
 from agents.config.evaluation import ARMS_IN_WORDS, EvalConfig, protocols
-from agents.config.files import first_paragraph, parse_with_files
+from agents.config.files import first_paragraph, parse_one, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
 from agents.evaluation.comparison import compare, comparison_as_json
@@ -104,6 +104,12 @@ def parse(args: Sequence[str], description: str) -> Command:
     union: Any = Union[tuple(commands)]  # noqa: UP007
 
     def read(args: list[str]) -> Command:
+        name, rest = args[0], args[1:]
+        prog = f"evaluate.py {name}"
+        if name in protocols:  # alone, so that a hint is given once and not for each protocol
+            make = protocols[name]
+            default: Any = make(tyro.MISSING)
+            return parse_one(EvalConfig, default, rest, prog=prog, description=first_paragraph(make))
         config = (tyro.conf.OmitSubcommandPrefixes,)
         parsed: Command = tyro.cli(union, prog="evaluate.py", description=description, args=args, config=config)
         return parsed

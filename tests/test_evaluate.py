@@ -390,6 +390,7 @@ def test_runs_that_do_not_compare_or_have_too_few_samples(
         (["--model", "tiny", "--nonsense", "1"], "--nonsense"),
         (["--model", "tiny", "--top-p", "2"], "Expect `top_p` in (0, 1], got 2.0."),
         (["--model", "tiny", "--dtype", "int4"], "--dtype"),
+        (["--model", "tiny", "--limit", "3"], "Expect a flag, got `--limit`. Did you mean `--num-problems`?"),
         (["report"], "Expect `runs` to name at least one folder, got ()."),
     ],
 )

@@ -286,8 +286,17 @@ _ALL = (
         file="minerva_math.jsonl",
         fields=Fields(answer="solution", boxed=True, id="idx", subject="type"),
         n_problems=271,
-        sha256="e54c7448b68b3daa5da90db3bca01b66f13a942e34088a07eeb44c9c14958b41",
+        sha256="0e6b250d0eaec575dc56b44ee12889014c66502272b73a047663de47e08c9552",
         hub=HubData(name="math-ai/minervamath", fields=Fields(statement="question")),
+        patches=(
+            Patch(
+                row=49,
+                part="answer",
+                old="{-3./2}",
+                new="{-3/2}",
+                why="A decimal point without decimals is left from a program.",
+            ),
+        ),
         drops=(Drop(rows=frozenset({261}), why="an answer that the grader cannot read"),),
     ),
     Benchmark(
