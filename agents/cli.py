@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -22,12 +23,13 @@ from agents.evaluation.metrics import summarise
 from agents.evaluation.regrade import ReadAnswer, Submit, in_words, read_rows, regrade
 from agents.evaluation.run_folder import SUMMARY, find_runs, read_run
 from agents.evaluation.tables import comparison, report
+from agents.evaluation.training_runs import compare_training, report_on_training
 from agents.tracking.history import is_training_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare two finished runs on the same problems."""
+    """Compare two finished runs on the same problems, or two training runs."""
 
     runs: tyro.conf.Positional[tuple[Path, Path]]
     """Their folders: what the second gains over the first, and how long its samples are beside the first's."""
@@ -35,10 +37,10 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Put shards together and show runs that are done; with --output, also as a page, as training runs are."""
+    """Put shards together and show runs that are done, or training runs; with --output, also as a page."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold such; or output folders of training runs, with --output."""
+    """Folders of runs, or folders that hold such; or output folders of training runs."""
     output: Path | None = None
     """Also write an HTML page: metrics, charts and every transcript, in one file."""
     k: tuple[int, ...] = ()
@@ -135,13 +137,18 @@ def execute_on_runs(command: RunsCommand) -> None:
     """Execute the command, and print its result.
 
     Raises:
-        ConfigError: Training runs are reported on without a page or beside evaluations, or no set has ``k`` samples.
+        ConfigError: There are training runs beside evaluations, or no set has ``k`` samples.
         RunError: A folder holds no whole run, the runs are not on the same problems, or the page cannot be made.
     """
-    if isinstance(command, Compare):
+    are_training = list(map(is_training_run, command.runs))
+    if any(are_training) and not all(are_training):
+        raise ConfigError("Expect `runs` to be evaluations or training runs, got both.")
+    if isinstance(command, Compare) and any(are_training):
+        print(compare_training(*command.runs))
+    elif isinstance(command, Compare):
         one, other = map(read_run, command.runs)
         print(comparison(comparison_as_json(one, other, compare(one, other))))
-    elif any(map(is_training_run, command.runs)):
+    elif any(are_training):
         _report_on_training(command)
     else:
         folders = dict.fromkeys(folder for path in command.runs for folder in find_runs(path))
@@ -166,11 +173,14 @@ def report_on_evaluations(folders: Sequence[Path], *, k: Sequence[int] = (), pag
 
 
 def _report_on_training(command: Report) -> None:
-    if command.output is None or not all(map(is_training_run, command.runs)):
-        raise ConfigError("Expect `output`, and training runs alone, to report on one: add --output report.html.")
+    folders = list(dict.fromkeys(command.runs))
+    print("\n" + report_on_training(folders) + "\n")
+    if command.output is None:
+        print(f"As a page: python evaluate.py report {shlex.join(map(str, folders))} --output report.html")
+        return
     from agents.report import report_training
 
-    report_training(list(dict.fromkeys(command.runs)), command.output)
+    report_training(folders, command.output)
     print(f"Page: {command.output}")
 
 
