@@ -3,6 +3,7 @@
 $ python evaluate.py --model M              a first look: held-out problems
 $ python evaluate.py paper --model M        the paper's table: five benchmarks
 $ python evaluate.py --model A B --arms code text   two models, two arms
+$ python evaluate.py list                   named problems and protocols
 $ python evaluate.py compare A B            two runs (folders), by problem
 $ python evaluate.py report FOLDER ...      tables of finished runs
 $ python evaluate.py regrade SAMPLES        judge stored samples again
@@ -25,13 +26,20 @@ from agents.config.evaluation import EvalConfig
 from agents.core.errors import AgentsError
 
 
-def work_on_samples(command: cli.SamplesCommand) -> None:
+def work_on_samples(command: cli.SamplesCommand, args: Sequence[str]) -> None:
     """Judge or import stored samples."""
     from cir_env.grading.grader import GRADER_VERSION, shared_grader
     from cir_env.parsing import final_answer
+    from cir_env.problems.rows import find_field
 
-    submit, version = shared_grader().submit, str(GRADER_VERSION)
-    cli.execute_on_samples(command, submit=submit, read_answer=final_answer, version=version)
+    cli.execute_on_samples(
+        command,
+        submit=shared_grader().submit,
+        read_answer=final_answer,
+        find=find_field,
+        version=str(GRADER_VERSION),
+        args=shlex.join(["python", "evaluate.py", *args]),
+    )
 
 
 def play(config: EvalConfig, args: Sequence[str]) -> None:
@@ -41,12 +49,14 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
     command = shlex.join(["python", "evaluate.py", *args])
     if config.env.is_code_math:
         from cir_env.fingerprint import fingerprint
+        from cir_env.problems.benchmarks import is_pinned
         from cir_env.problems.load import load_sets
 
         whole = load_sets(config.set_names, config.benchmarks, held_out=config.env.problems, **config.env.reading)
         print(*(f"Problems: {problems.summary()}." for problems in whole.values()), sep="\n")
         sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
-        folders = run(config, sets, about=partial(fingerprint, sets), command=command)
+        unpinned = [name for name, problems in whole.items() if not is_pinned(problems)]
+        folders = run(config, sets, about=partial(fingerprint, sets, unpinned=unpinned), command=command)
     else:
         folders = run_own_problems(config, command=command)
     if config.shard_of[1] > 1:
@@ -61,10 +71,14 @@ def main(args: Sequence[str]) -> int:
     from cir_env.errors import CirEnvError
 
     try:
-        if isinstance(command, cli.RunsCommand):
+        if isinstance(command, cli.List):
+            from cir_env.problems.benchmarks import catalogue
+
+            print(catalogue(), cli.protocols_in_words(), sep="\n\n")
+        elif isinstance(command, cli.RunsCommand):
             cli.execute_on_runs(command)
         elif isinstance(command, cli.SamplesCommand):
-            work_on_samples(command)
+            work_on_samples(command, args)
         else:
             play(command, args)
     except (AgentsError, CirEnvError, OSError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +12,24 @@ from typing import Annotated, Any, Literal, Union
 
 import tyro
 
-from agents.config.evaluation import EvalConfig, protocols
-from agents.config.files import first_paragraph, parse_with_files
+from agents.config.evaluation import ARMS_IN_WORDS, EvalConfig, protocols
+from agents.config.files import first_paragraph, parse_one, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
 from agents.evaluation.comparison import compare, comparison_as_json
-from agents.evaluation.lm_eval import read_lm_eval, read_plain
+from agents.evaluation.imported import write_imported, write_regraded
+from agents.evaluation.lm_eval import Find, read_lm_eval, read_plain
 from agents.evaluation.metrics import summarise
 from agents.evaluation.regrade import ReadAnswer, Submit, in_words, read_rows, regrade
 from agents.evaluation.run_folder import SUMMARY, find_runs, read_run
 from agents.evaluation.tables import comparison, report
+from agents.evaluation.training_runs import compare_training, report_on_training
 from agents.tracking.history import is_training_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare two finished runs on the same problems."""
+    """Compare two finished runs on the same problems, or two training runs."""
 
     runs: tyro.conf.Positional[tuple[Path, Path]]
     """Their folders: what the second gains over the first, and how long its samples are beside the first's."""
@@ -33,10 +37,10 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Put shards together and show runs that are done; with --output, also as a page, as training runs are."""
+    """Put shards together and show runs that are done, or training runs; with --output, also as a page."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold such; or output folders of training runs, with --output."""
+    """Folders of runs, or folders that hold such; or output folders of training runs."""
     output: Path | None = None
     """Also write an HTML page: metrics, charts and every transcript, in one file."""
     k: tuple[int, ...] = ()
@@ -51,35 +55,42 @@ class Regrade:
     """Judge stored samples again with today's grader, without a model."""
 
     samples: tyro.conf.Positional[Path]
-    """JSONL of samples, as evaluate.py or the command import writes it."""
+    """Folder of a run, as evaluate.py or the command import writes it, or JSONL of samples."""
     answer_type: str = "math"
     """How answers are compared."""
     output: Path | None = None
-    """The new samples; None: beside the old ones, with "regraded-" before the name."""
+    """The new folder or file; None: beside the old one, with "regraded-" before the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """Turn other programs' transcripts into samples, which regrade can judge."""
+    """Turn other programs' transcripts into a run, which regrade judges, and report and compare show."""
 
     file: tyro.conf.Positional[Path]
     """A samples_*.jsonl of lm-evaluation-harness, or JSONL with a statement, a right answer and a text in each row."""
     format: Literal["lm-eval", "jsonl"] = "lm-eval"
     """Which of the two."""
     problem: str = "problem"
-    """JSONL: the field with the statement."""
+    """JSONL: the field with the statement, or with messages; a nested one by its path, such as task.prompt."""
     answer: str = "answer"
     """JSONL: the field with the right answer."""
     completion: str = "completion"
-    """JSONL: the field with what a model wrote, or with a list of such texts."""
+    """JSONL: the field with what a model wrote, with a list of such texts, or with messages."""
+    name: str | None = None
+    """Of the model, for tables; None: that of the file."""
     output: Path | None = None
-    """The samples; None: beside the file, with "imported-" before the name."""
+    """The run's folder, or a .jsonl for the samples alone; None: beside the file, with "imported-" before the name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the problems, arms and protocols that have a name, and what each needs."""
 
 
 RunsCommand = Compare | Report
 SamplesCommand = Regrade | Import
-Command = EvalConfig | RunsCommand | SamplesCommand
-_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (Compare, Report, Regrade, Import)}
+Command = EvalConfig | RunsCommand | SamplesCommand | List
+_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (List, Compare, Report, Regrade, Import)}
 
 
 def parse(args: Sequence[str], description: str) -> Command:
@@ -95,6 +106,12 @@ def parse(args: Sequence[str], description: str) -> Command:
     union: Any = Union[tuple(commands)]  # noqa: UP007
 
     def read(args: list[str]) -> Command:
+        name, rest = args[0], args[1:]
+        prog = f"evaluate.py {name}"
+        if name in protocols:  # alone, so that a hint is given once and not for each protocol
+            make = protocols[name]
+            default: Any = make(tyro.MISSING)
+            return parse_one(EvalConfig, default, rest, prog=prog, description=first_paragraph(make))
         config = (tyro.conf.OmitSubcommandPrefixes,)
         parsed: Command = tyro.cli(union, prog="evaluate.py", description=description, args=args, config=config)
         return parsed
@@ -106,17 +123,32 @@ def parse(args: Sequence[str], description: str) -> Command:
         raise SystemExit(2) from error
 
 
+def protocols_in_words() -> str:
+    """Return the protocols and arms as text of at most 80 columns."""
+    lines = ["Protocols (python evaluate.py PROTOCOL --model M)"]
+    for name, make in protocols.items():
+        lines += textwrap.wrap(first_paragraph(make), 78, initial_indent=f"  {name:10}", subsequent_indent=" " * 12)
+    return "\n".join(
+        [*lines, "", "Arms (--arms ARM ...)", *(f"  {arm:10}{what}" for arm, what in ARMS_IN_WORDS.items())]
+    )
+
+
 def execute_on_runs(command: RunsCommand) -> None:
     """Execute the command, and print its result.
 
     Raises:
-        ConfigError: Training runs are reported on without a page or beside evaluations, or no set has ``k`` samples.
+        ConfigError: There are training runs beside evaluations, or no set has ``k`` samples.
         RunError: A folder holds no whole run, the runs are not on the same problems, or the page cannot be made.
     """
-    if isinstance(command, Compare):
+    are_training = list(map(is_training_run, command.runs))
+    if any(are_training) and not all(are_training):
+        raise ConfigError("Expect `runs` to be evaluations or training runs, got both.")
+    if isinstance(command, Compare) and any(are_training):
+        print(compare_training(*command.runs))
+    elif isinstance(command, Compare):
         one, other = map(read_run, command.runs)
         print(comparison(comparison_as_json(one, other, compare(one, other))))
-    elif any(map(is_training_run, command.runs)):
+    elif any(are_training):
         _report_on_training(command)
     else:
         folders = dict.fromkeys(folder for path in command.runs for folder in find_runs(path))
@@ -141,46 +173,79 @@ def report_on_evaluations(folders: Sequence[Path], *, k: Sequence[int] = (), pag
 
 
 def _report_on_training(command: Report) -> None:
-    if command.output is None or not all(map(is_training_run, command.runs)):
-        raise ConfigError("Expect `output`, and training runs alone, to report on one: add --output report.html.")
+    folders = list(dict.fromkeys(command.runs))
+    print("\n" + report_on_training(folders) + "\n")
+    if command.output is None:
+        print(f"As a page: python evaluate.py report {shlex.join(map(str, folders))} --output report.html")
+        return
     from agents.report import report_training
 
-    report_training(list(dict.fromkeys(command.runs)), command.output)
+    report_training(folders, command.output)
     print(f"Page: {command.output}")
 
 
-def execute_on_samples(command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, version: str) -> None:
+def execute_on_samples(
+    command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, find: Find, version: str, args: str = ""
+) -> None:
     """Execute the command, and print its result.
 
     Args:
         command: What to do.
         submit: Judges an answer, as for :func:`agents.evaluation.regrade.regrade`.
         read_answer: Finds the answer, as for it.
+        find: Finds a field by its path, as for :func:`agents.evaluation.lm_eval.read_plain`.
         version: Of the grader.
+        args: The command as it was typed, for manifests.
 
     Raises:
         RunError: A file is not what is expected, or one that is to be written is there.
     """
-    path = command.file if isinstance(command, Import) else command.samples
-    if not path.is_file():
-        raise RunError(f"Expect a file, got {path}, which is none.")
     if isinstance(command, Regrade):
-        output = command.output or command.samples.with_name(f"regraded-{command.samples.name}")
-        rows = read_rows(command.samples)
-        expect_new(output)
-        regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
-        print(f"Grader {version}. {in_words(regrading)}\n")
+        _regrade(command, submit, read_answer, version, args)
+    else:
+        _import(command, read_answer, find, args)
+
+
+def _regrade(command: Regrade, submit: Submit, read_answer: ReadAnswer, version: str, args: str) -> None:
+    path = command.samples
+    is_run = path.is_dir()
+    rows = [row for problems in read_run(path).samples.values() for each in problems for row in each] if is_run else []
+    rows = rows or read_rows(_expect_file(path))
+    output = command.output or path.with_name(f"regraded-{path.name}")
+    expect_new(output)
+    regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
+    print(f"Grader {version}. {in_words(regrading)}\n")
+    if is_run:
+        write_regraded(output, regrading.rows, before=path, grader=version, command=args)
+        print(f"Run: {output}. Show it: python evaluate.py report {output}")
+    else:
         write_json_lines(output, regrading.rows)
         print(f"Samples: {output}")
+
+
+def _import(command: Import, read_answer: ReadAnswer, find: Find, args: str) -> None:
+    path = _expect_file(command.file)
+    output = command.output or path.with_name(f"imported-{path.stem}")
+    expect_new(output)
+    if command.format == "lm-eval":
+        rows = read_lm_eval(path, read_answer)
     else:
-        output = command.output or command.file.with_name(f"imported-{command.file.name}")
-        expect_new(output)
-        if command.format == "lm-eval":
-            rows = read_lm_eval(command.file, read_answer)
-        else:
-            fields = {name: getattr(command, name) for name in ("problem", "answer", "completion")}
-            rows = read_plain(command.file, **fields)
-        if not rows:
-            raise RunError(f"Expect at least one text of a model in {command.file}, got none.")
+        fields = {name: getattr(command, name) for name in ("problem", "answer", "completion")}
+        rows = read_plain(path, **fields, find=find)
+    if not rows:
+        raise RunError(f"Expect at least one text of a model in {path}, got none.")
+    if output.suffix == ".jsonl":
         write_json_lines(output, rows)
         print(f"Samples: {output}, {len(rows)} of them. Judge them: python evaluate.py regrade {output}")
+        return
+    source = {"file": path.name, "format": command.format}
+    missing = write_imported(output, rows, name=command.name or path.stem, source=source, command=args)
+    if missing:
+        print(f"Some problems have fewer samples than others: {missing} that are missing count as not judged.")
+    print(f"Run: {output}, {len(rows)} samples. Judge them: python evaluate.py regrade {output}")
+
+
+def _expect_file(path: Path) -> Path:
+    if not path.is_file():
+        raise RunError(f"Expect a file, got {path}, which is none.")
+    return path

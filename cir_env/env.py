@@ -39,9 +39,8 @@ from cir_env.errors import (
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
 from cir_env.parsing import BlockScanner, find_block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
-from cir_env.problems.load import is_procedural, load_problems
+from cir_env.problems.load import Problems, is_procedural, load_problems
 from cir_env.problems.problem import Problem, block_limits
-from cir_env.problems.problem_set import ProblemSet
 from cir_env.problems.splits import TEST_SHARE, statement_keys
 from cir_env.sandbox import ExecutionResult, Sandbox, Status, shared_sandbox
 from cir_env.spaces import UnicodeText
@@ -177,12 +176,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     ## Arguments
     All arguments are keywords, as in `gymnasium.make("CodeMath-v0", interaction_budget=4)`:
 
-    - `problems` ("arithmetic"): a `ProblemSet`, or a string that `cir_env.problems.load` resolves: a generator, a data
-      set, `hub:OWNER/NAME`, `benchmark:NAME`, a path, or a mixture such as `dapo*3+mixed`. A problem may have `files`
-      for its blocks, a `time_limit_s` and a `memory_limit_mb`; see `cir_env.Problem`.
+    - `problems` ("arithmetic"): a `ProblemSet`, a list or `datasets.Dataset` of rows such as `{"problem": "1 + 1?",
+      "answer": 2}`, or a string that `cir_env.problems.load` resolves: a generator, a data set, `hub:OWNER/NAME`,
+      `benchmark:NAME`, a path (.jsonl, .json, .csv or .parquet), or a mixture such as `dapo*3+mixed`. A problem may
+      have `files` for its blocks, a `time_limit_s` and a `memory_limit_mb`; see `cir_env.Problem`.
     - `split` (None): "train" or "test". A single file is divided by a hash of the statements, so that equal statements
-      are in the same split; `ProblemSet`s and benchmarks have no splits. By default all problems of a file, and the
-      train split of anything else.
+      are in the same split; `ProblemSet`s, lists and benchmarks have no splits. By default all problems of a file, and
+      the train split of anything else.
     - `test_share` (0.05): share of a single file in its test split, from 0 (all for "train") to 1 (all for "test").
     - `decontaminate` (None): folder with benchmark files. Training problems that overlap with a benchmark, by the rules
       of `cir_env.problems.contamination`, are dropped. The attribute `data_summary` reports how many.
@@ -243,7 +243,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     def __init__(
         self,
         *,
-        problems: ProblemSet | str | os.PathLike[str] = "arithmetic",
+        problems: Problems = "arithmetic",
         split: Literal["train", "test"] | None = None,
         test_share: float = TEST_SHARE,
         decontaminate: str | os.PathLike[str] | None = None,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,23 @@ from cir_env.problems.problem_set import ProblemSet
 _GRADER = ("grading/*.py", "parsing.py")
 
 
-def fingerprint(sets: Mapping[str, ProblemSet], prompt: Prompt, system_prompt: str | None = None) -> dict[str, Any]:
+def fingerprint(
+    sets: Mapping[str, ProblemSet],
+    prompt: Prompt,
+    system_prompt: str | None = None,
+    *,
+    unpinned: Collection[str] = (),
+) -> dict[str, Any]:
     """Return the hashes and versions under which results of the same policy compare, as JSON-serializable data.
 
     Args:
         sets: Problem sets by name.
         prompt: As for `cir_env.env.CodeMathEnv`.
         system_prompt: As for `cir_env.env.CodeMathEnv`.
+        unpinned: Names of sets whose problems are not those of a pinned SHA-256.
 
     >>> sorted(fingerprint({}, "cir"))
-    ['environment', 'grader', 'patches', 'problems', 'prompt']
+    ['environment', 'grader', 'patches', 'problems', 'prompt', 'unpinned']
     """
     template, system = find_prompt(prompt), find_system_prompt(system_prompt)
     asked = [Problem(id="", statement=QUESTION, answer="")]
@@ -34,6 +41,7 @@ def fingerprint(sets: Mapping[str, ProblemSet], prompt: Prompt, system_prompt: s
     prompts = [render_messages(template, problem, system) for problem in asked]
     return {
         "problems": {name: content_sha256(problems) for name, problems in sets.items()},
+        "unpinned": sorted(unpinned),
         "prompt": _sha256("".join(map(json.dumps, prompts)).encode()),
         "environment": {"id": "CodeMath-v0", "version": _version("cir-env"), "sha256": _sources("**/*.py")},
         "patches": PATCHES_VERSION,

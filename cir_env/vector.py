@@ -1,5 +1,6 @@
 """`CodeMathVectorEnv`: many episodes in one process, executed and graded concurrently."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from cir_env.env import CodeMathEnv, Stages, StepResult
 from cir_env.errors import ActionError, EpisodeError, OptionError, check_integer
+from cir_env.problems.load import load_problems
+from cir_env.problems.problem_set import ProblemSet
 
 Batch = tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 """Observations, rewards, terminations, truncations, infos."""
@@ -57,6 +60,9 @@ class CodeMathVectorEnv(SyncVectorEnv):
         **kwargs: Any,
     ) -> None:
         check_integer("num_envs", num_envs, 1)
+        if not isinstance(problems := kwargs.get("problems", ""), str | os.PathLike | ProblemSet):
+            reading = {name: kwargs[name] for name in ("split", "answer_type", "unreadable") if name in kwargs}
+            kwargs["problems"] = load_problems(problems, **reading)  # convert rows only once
         super().__init__([lambda: CodeMathEnv(**kwargs)] * num_envs, copy=False, autoreset_mode=autoreset_mode)
         self._resumable: SimpleQueue[int] = SimpleQueue()
         self._stages: dict[int, Stages] = {}

@@ -13,7 +13,10 @@ import pytest
 from agents_fakes import byte_tokenizer, tiny_qwen2
 
 import evaluate
+from agents.config.evaluation import protocols
 from cir_env.problems.benchmarks import BENCHMARKS
+from cir_env.problems.families import GENERATORS
+from cir_env.problems.load import DATA_SETS
 
 ROOT = Path(evaluate.__file__).parent
 BENCHMARK_FILES = Path(os.environ.get("CIR_BENCHMARKS", ROOT.parent / "shared" / "benchmarks"))
@@ -235,6 +238,15 @@ def test_help_does_not_load_what_is_slow() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
+def test_the_list_has_every_name_and_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for name in (*BENCHMARKS, *protocols, *DATA_SETS, *GENERATORS, "text", "neutral", "hub:OWNER/NAME", ".parquet"):
+        assert name in out
+    assert "  AIME26                  30  no      AIME26.jsonl\n" in out
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -378,6 +390,7 @@ def test_runs_that_do_not_compare_or_have_too_few_samples(
         (["--model", "tiny", "--nonsense", "1"], "--nonsense"),
         (["--model", "tiny", "--top-p", "2"], "Expect `top_p` in (0, 1], got 2.0."),
         (["--model", "tiny", "--dtype", "int4"], "--dtype"),
+        (["--model", "tiny", "--limit", "3"], "Expect a flag, got `--limit`. Did you mean `--num-problems`?"),
         (["report"], "Expect `runs` to name at least one folder, got ()."),
     ],
 )

@@ -102,6 +102,18 @@ def test_what_cannot_work_is_said_by_a_dry_run_and_before_the_warm_up(
     assert capsys.readouterr().err.startswith(f"train.py: {message}")
 
 
+def test_a_hint_is_given_once_and_knows_other_programs_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main("tiny", "--max-step", "3")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("--max-steps INT") == 1
+    for flag in ("--ppo.lr", "--lr"):
+        assert main("quickstart", flag, "1e-5") == 2
+        assert capsys.readouterr().err == (
+            f"train.py: Expect a flag, got `{flag}`. Did you mean `--ppo.learning-rate`?\n"
+        )
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = "import sys, train\nwith __import__('contextlib').suppress(SystemExit): train.parse(['--help'])\n"
     code += "print(sorted({'torch', 'transformers', 'cir_env', 'sympy'} & set(sys.modules)))"

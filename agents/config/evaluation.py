@@ -22,7 +22,12 @@ from agents.config.shared import (
 )
 from agents.core.errors import ConfigError, expect
 
-ARMS = ("code", "text", "neutral")
+ARMS_IN_WORDS = {
+    "code": "with --env.prompt and code; code:8 has another interaction budget",
+    "text": "with --text-prompt, without code",
+    "neutral": "as code, but errors come without their message",
+}
+"""The arms, and what they are."""
 PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
 """The five benchmarks of the paper."""
 
@@ -69,6 +74,10 @@ class EvalConfig(EngineArguments, _Subject):
     """Sampling temperature, by set as for --num-samples; 0 takes the likeliest token, with one sample a problem."""
     top_p: float = 0.95
     """Nucleus sampling: probability mass that is kept."""
+    top_k: int = 0
+    """Draw from this many likeliest tokens; 0: from all. The order is min_p, top_k, top_p."""
+    min_p: float = 0.0
+    """Draw from tokens with at least this share of the likeliest token's probability; 0: from all."""
     text_prompt: str = "text"
     """Prompt of the arm without code, as for --env.prompt."""
     max_completion_length: int = 1024
@@ -81,6 +90,8 @@ class EvalConfig(EngineArguments, _Subject):
     """Tokens of a whole episode, prompt included."""
     vllm_gpu_memory_utilization: float = 0.9
     """Share of the GPU's memory that vLLM takes for weights and cache."""
+    tensor_parallel_size: int = 1
+    """GPUs among which vLLM splits the weights."""
     seed: int = 0
     """Fixes the sampling."""
     shard: str = "0/1"
@@ -96,6 +107,15 @@ class EvalConfig(EngineArguments, _Subject):
         expect(self.max_completion_length >= 1, "max_completion_length", "of at least 1", self.max_completion_length)
         expect(self.num_problems is None or self.num_problems >= 1, "num_problems", "of at least 1", self.num_problems)
         expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
+        expect(self.top_k >= 0, "top_k", "of at least 0", self.top_k)
+        expect(0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
+        expect(self.tensor_parallel_size >= 1, "tensor_parallel_size", "of at least 1", self.tensor_parallel_size)
+        expect(
+            self.tensor_parallel_size == 1 or self.engine != "transformers",
+            "tensor_parallel_size",
+            "of 1 with `--engine transformers`, which does not split a model",
+            self.tensor_parallel_size,
+        )
         expect(self.seed >= 0, "seed", "of at least 0", self.seed)
         counts, heats = self._counts(), self._temperatures()
         for name in counts.keys() | heats.keys():
@@ -149,7 +169,7 @@ class EvalConfig(EngineArguments, _Subject):
         [5, 8, 0]
         """
         kind, _, budget = arm.partition(":")
-        known = kind in ARMS and (not budget or budget.isdecimal()) and not (kind == "text" and budget)
+        known = kind in ARMS_IN_WORDS and (not budget or budget.isdecimal()) and not (kind == "text" and budget)
         expect(known, "arms", "like code, text, neutral or code:8", arm)
         without = kind == "text"
         return {

@@ -46,6 +46,45 @@ def first_paragraph(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n\n")[0]
 
 
+def parse_one(
+    config: type[T], default: Any, args: Sequence[str], *, prog: str, description: str, markers: Sequence[Any] = ()
+) -> T:
+    """Parse the flags of one command, and exit with code 2 where they cannot be read.
+
+    Raises:
+        ConfigError: A flag has another library's name.
+    """
+    import tyro
+
+    known = {flag.replace("_", "-"): None for flag, _ in _flags(config)} if is_dataclass(config) else {}
+    for arg in args:
+        flag = arg.partition("=")[0]
+        meant = next((name for name in known if name.rpartition(".")[2] == _ELSEWHERE.get(flag.lstrip("-"))), None)
+        if flag.startswith("--") and meant and flag.removeprefix("--") not in known:
+            raise ConfigError(f"Expect a flag, got `{flag}`. Did you mean `--{meant}`?")
+    parsed: T = tyro.cli(
+        config,
+        default=default,
+        prog=prog,
+        description=description,
+        args=args,
+        config=(tyro.conf.AvoidSubcommands, *markers),
+    )
+    return parsed
+
+
+_ELSEWHERE = {
+    **dict.fromkeys(("lr", "ppo.lr", "actor-lr"), "learning-rate"),
+    **dict.fromkeys(("max-tokens", "max-new-tokens", "max-gen-toks"), "max-completion-length"),
+    **dict.fromkeys(("n", "num-repeats"), "num-samples"),
+    "limit": "num-problems",
+    "tasks": "names",
+    "tp": "tensor-parallel-size",
+    "group-size": "num-generations",
+}
+"""The flags of other programs, and the last part of ours."""
+
+
 def parse_with_files(
     args: Sequence[str], parse: Callable[[list[str]], T], *, config: type, commands: Sequence[str], name: str
 ) -> T:

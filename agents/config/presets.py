@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import tyro
 
-from agents.config.files import first_paragraph, parse_with_files
+from agents.config.files import first_paragraph, parse_one, parse_with_files
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 
 
@@ -130,6 +130,10 @@ def from_flags(args: Sequence[str], description: str) -> tuple[TrainConfig, Trai
 
     def parse(args: list[str]) -> tuple[TrainConfig, TrainConfig]:
         args = list(_with_values(args))
+        if args[0] in presets:  # alone, so that a hint is given once and not for each preset
+            text, default = choices[args[0]]
+            prog = f"train.py {args[0]}"
+            return presets[args[0]](), parse_one(TrainConfig, default, args[1:], prog=prog, description=text)
         config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=description, args=args)
         return presets[args[0]](), config
 

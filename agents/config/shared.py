@@ -46,7 +46,8 @@ class EnvArguments:
     id: str = "cir_env:CodeMath-v0"
     """Gymnasium id of a text environment, or MODULE:ID. It gets the arguments that it accepts."""
     problems: str = "products"
-    """Generator's or data set's name, JSONL or Parquet file, hub:NAME, or a mixture such as dapo*3+mixed."""
+    """Generator's or data set's name, .jsonl, .json, .csv or .parquet file, hub:NAME, or a mixture such as
+    dapo*3+mixed."""
     test_share: float = 0.05
     """Share of a single file's problems that is held out from training: its test split. 0: none, 1: all."""
     answer_type: str | None = None

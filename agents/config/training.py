@@ -6,6 +6,7 @@ Every field is a flag of ``train.py``. `agents.config.presets` has ready configu
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -306,7 +307,7 @@ def short_name(problems: str) -> str:
     ['mixed', 'my set', 'MATH-500']
     """
     name = problems.partition("?")[0].rpartition(":")[2].rpartition("/")[2]
-    return name.removesuffix(".jsonl").removesuffix(".parquet")
+    return re.sub(r"\.(jsonl|json|csv|parquet)$", "", name)
 
 
 @dataclass(frozen=True, kw_only=True)

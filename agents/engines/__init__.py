@@ -60,6 +60,7 @@ def open_engine(
     max_num_seqs: int,
     max_model_len: int,
     gpu_memory_utilization: float = 0.9,
+    tensor_parallel_size: int = 1,
     log: Callable[[str], Any] = print,
 ) -> Engine:
     """Load a model into an engine.
@@ -75,11 +76,13 @@ def open_engine(
         max_num_seqs: Maximum number of concurrent requests.
         max_model_len: Maximum tokens per request, prompt included.
         gpu_memory_utilization: Fraction of GPU memory that vLLM reserves for weights and KV cache, in (0, 1].
+        tensor_parallel_size: Number of GPUs among which vLLM splits the weights.
         log: Receives one line that names the engine chosen by "auto".
 
     Raises:
         ConfigError: Your own engine cannot be imported.
-        EngineError: Unknown engine, missing library, or a model that the engine cannot serve.
+        EngineError: Unknown engine, missing library, a model that the engine cannot serve, or several GPUs for an
+            engine that uses one.
         EngineFault: No engine answers at the address.
     """
     if name == "auto":
@@ -87,6 +90,13 @@ def open_engine(
         log(f"Sampling with the {name} engine.")
     sizes = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len}
     place = {"dtype": dtype, "device": device, "gpu_memory_utilization": gpu_memory_utilization}
+    if tensor_parallel_size > 1:
+        if name != "vllm":
+            raise EngineError(
+                f"Expect a `tensor_parallel_size` of 1 for the engine {name}, got {tensor_parallel_size}: only vllm "
+                "splits a model among GPUs."
+            )
+        place["tensor_parallel_size"] = tensor_parallel_size
     if name.rpartition(":")[2].isdecimal():
         from agents.engines.remote import RemoteEngine
 

@@ -29,12 +29,20 @@ ScannerFactory = Callable[[], Scanner]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """Sampling parameters of one request."""
+    """Sampling parameters of one request.
+
+    The filters apply after the temperature, in the order ``min_p``, ``top_k``, ``top_p``, and log-probabilities are
+    those of the filtered distribution. They are for evaluations: a trainer needs the probabilities of all tokens.
+    """
 
     temperature: float = 1.0
     """Divides the logits, at least 0; 0 decodes greedily."""
     top_p: float = 1.0
     """Nucleus sampling: draw from the smallest set of likeliest tokens with at least this probability, in (0, 1]."""
+    top_k: int = 0
+    """Draw from this many likeliest tokens, and those as likely as the last of them; 0: from all."""
+    min_p: float = 0.0
+    """Draw from tokens with at least this share of the probability of the likeliest one, in [0, 1]."""
     max_tokens: int = 1024
     """Maximum number of sampled tokens."""
     seed: int = 0

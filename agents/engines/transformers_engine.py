@@ -397,14 +397,34 @@ def _draw(
     places = column(uniform).clamp(max=1 - 2**-24)  # stays below 1 in float32
     greedy = temperature == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
-    if any(s.top_p < 1 for s in samplings):
-        logprobs = _keep_nucleus(logprobs, column([s.top_p for s in samplings]))
+    logprobs = _filtered(logprobs, samplings)
     cumulative = logprobs.exp().cumsum(-1)
     drawn = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
     drawn = drawn.clamp(max=logits.shape[-1] - 1)  # NaNs yield V
     drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn
     chosen = logprobs.gather(1, drawn[:, None])[:, 0]
     return drawn.tolist(), chosen.tolist()
+
+
+def _filtered(logprobs: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """Renormalize each row over the tokens that its filters keep, in the order of vLLM."""
+    column = partial(torch.tensor, dtype=torch.float32, device=logprobs.device)
+    if any(s.min_p > 0 for s in samplings):
+        bound = logprobs.amax(-1, keepdim=True) + column([s.min_p for s in samplings]).log()[:, None]
+        logprobs = torch.log_softmax(logprobs.masked_fill(logprobs < bound, -torch.inf), dim=-1)
+    if any(s.top_k > 0 for s in samplings):
+        logprobs = _keep_likeliest(logprobs, [s.top_k for s in samplings])
+    if any(s.top_p < 1 for s in samplings):
+        logprobs = _keep_nucleus(logprobs, column([s.top_p for s in samplings]))
+    return logprobs
+
+
+def _keep_likeliest(logprobs: torch.Tensor, top_k: Sequence[int]) -> torch.Tensor:
+    """Renormalize each row over its ``top_k`` likeliest tokens, and those that tie with the last of them; 0: all."""
+    size = logprobs.shape[-1]
+    places = torch.tensor([min(k or size, size) - 1 for k in top_k], device=logprobs.device)
+    bound = logprobs.sort(-1, descending=True).values.gather(1, places[:, None])
+    return torch.log_softmax(logprobs.masked_fill(logprobs < bound, -torch.inf), dim=-1)
 
 
 def _keep_nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,13 @@ def _import_vllm() -> Any:
 
 
 def load_llm(
-    path: Path, *, dtype: str, max_num_seqs: int, max_model_len: int, gpu_memory_utilization: float = 0.9
+    path: Path,
+    *,
+    dtype: str,
+    max_num_seqs: int,
+    max_model_len: int,
+    gpu_memory_utilization: float = 0.9,
+    tensor_parallel_size: int = 1,
 ) -> Any:
     """Load a model into vLLM.
 
@@ -57,6 +63,7 @@ def load_llm(
         max_model_len: Maximum tokens per request; may exceed the model's ``max_position_embeddings``.
         gpu_memory_utilization: Fraction of GPU memory for weights and KV cache, in (0, 1]; without a GPU the KV cache
             takes 1 GiB.
+        tensor_parallel_size: Number of GPUs that share the weights, or of processes on a CPU.
 
     Raises:
         EngineError: vLLM is not installed, or cannot serve this model on this machine.
@@ -83,15 +90,16 @@ def load_llm(
                 hf_overrides=_positions(path, max_model_len),
                 enable_prefix_caching=True,
                 async_scheduling=False,  # would sample past the end of a block
-                logprobs_mode="processed_logprobs",  # after temperature and top_p
+                logprobs_mode="processed_logprobs",  # after temperature and filters
                 disable_log_stats=True,
+                tensor_parallel_size=tensor_parallel_size,
                 seed=0,
                 **more,
             )
         )
         llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
         llm.step()  # some models load but fail at their first step
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError(
             f"Expect a model that vLLM can serve on this machine, got {path}: {reason}. Use the engine transformers."
@@ -139,6 +147,7 @@ class VllmEngine:
         max_num_seqs: int,
         max_model_len: int,
         gpu_memory_utilization: float = 0.9,
+        tensor_parallel_size: int = 1,
         **_: Any,
     ) -> VllmEngine:
         """Load a model with :func:`load_llm`; its generation config gives further stop tokens."""
@@ -148,6 +157,7 @@ class VllmEngine:
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
         )
         stop = chat.stop_token_ids(load_generation_config(path))
         return cls(llm, chat, stop_token_ids=stop, max_model_len=max_model_len, owns_llm=True)
@@ -172,6 +182,8 @@ class VllmEngine:
         params = self._vllm.SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
             seed=sampling.seed & (2**63 - 1),
             max_tokens=request.max_tokens,
             logprobs=0,

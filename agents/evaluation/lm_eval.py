@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.core.errors import RunError
 from agents.core.files import read_json_lines
-from agents.core.samples import Sample
+from agents.core.samples import Sample, SampleTurn
 from agents.evaluation.regrade import NOT_JUDGED, ReadAnswer
 
+Find = Callable[[Any, str], Any]
+"""Returns the field of a row that a dotted path names, or None."""
 _GSM8K = re.compile(r"####\s*(.+?)\s*$")
 _STATEMENTS = ("problem", "question", "Problem", "Question")
 
@@ -68,48 +70,105 @@ def read_lm_eval(path: Path, read_answer: ReadAnswer) -> list[Sample]:
     return rows
 
 
-def read_plain(path: Path, *, problem: str, answer: str, completion: str) -> list[Sample]:
+def read_plain(path: Path, *, problem: str, answer: str, completion: str, find: Find) -> list[Sample]:
     """Read JSON lines with named fields; rows with the same problem and answer are samples of one problem.
 
     Args:
         path: The file.
-        problem: Name of the field with the statement.
-        answer: Name of the field with the right answer.
-        completion: Name of the field with a model's output, or a list of outputs.
+        problem: Path of the field with the statement: a text, or a list of messages, whose last user message it is.
+        answer: Path of the field with the right answer.
+        completion: Path of the field with a model's output: a text, a list of texts, or a list of messages, in which
+            what stands between two of the assistant's is feedback. A message may be in a field ``message``.
+        find: Returns the field of a row that a path names, or None.
 
     Raises:
-        RunError: A row lacks a field, or its completion is neither a text nor a list of texts.
+        RunError: A row lacks a field, or its completion is something else.
     """
     rows: list[Sample] = []
     places: dict[tuple[str, str], list[int]] = {}
     for number, row in enumerate(_read(path), 1):
-        texts = row.get(completion)
-        texts = [texts] if isinstance(texts, str) else texts
-        for name, value in ((problem, row.get(problem)), (answer, row.get(answer)), (completion, texts)):
-            if value is None:
-                raise RunError(
-                    f"{path}, line {number}: Expect the field {name!r}, got {', '.join(sorted(row)) or 'none'}."
-                )
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise RunError(f"{path}, line {number}: Expect a text or a list of texts in {completion!r}.")
-        place = places.setdefault((str(row[problem]), str(row[answer])), [len(places), 0])
-        for text in texts:
-            rows.append(
-                _row(
-                    set_name=path.stem,
-                    index=place[0],
-                    sample=place[1],
-                    problem_id=str(row.get("id") or f"{path.stem}-{place[0]}"),
-                    subject=row.get("subject"),
-                    level=row.get("level"),
-                    problem=str(row[problem]),
-                    answer=str(row[answer]),
-                    text=text,
-                    verdict=None,
-                )
+        found = {name: find(row, name) for name in (problem, answer, completion)}
+        lacking = next((name for name, value in found.items() if value is None), None)
+        if lacking is not None:
+            raise RunError(
+                f"{path}, line {number}: Expect the field {lacking!r}, got {', '.join(sorted(row)) or 'none'}."
             )
+        statement, gold = _question(found[problem]), str(found[answer])
+        samples = _transcripts(found[completion])
+        if samples is None or statement is None:
+            name, what = (problem, "a text") if statement is None else (completion, "a text or a list of texts")
+            raise RunError(f"{path}, line {number}: Expect {what} or a list of messages in {name!r}.")
+        place = places.setdefault((statement, gold), [len(places), 0])
+        for turns in samples:
+            made = _row(
+                set_name=path.stem,
+                index=place[0],
+                sample=place[1],
+                problem_id=str(row.get("id") or f"{path.stem}-{place[0]}"),
+                subject=row.get("subject"),
+                level=row.get("level"),
+                problem=statement,
+                answer=gold,
+                text="",
+                verdict=None,
+            )
+            rows.append({**made, "turns": turns, "interactions": len(turns) - 1})
             place[1] += 1
     return rows
+
+
+def _question(value: Any) -> str | None:
+    """Return a statement, or the last user message."""
+    messages = _messages(value)
+    if messages is None:
+        return None if isinstance(value, list | dict) else str(value)
+    return next((text for role, text in reversed(messages) if role == "user"), None)
+
+
+def _transcripts(value: Any) -> list[list[SampleTurn]] | None:
+    """Return the turns of each sample in a field, or None if it holds something else."""
+    messages = _messages(value)
+    if messages is not None:
+        return [turns] if (turns := _turns(messages)) else None
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return None
+    return [_turns([("assistant", text)]) for text in texts]
+
+
+def _messages(value: Any) -> list[tuple[str, str]] | None:
+    """Return role and text of each message, or None if a value is no list of messages."""
+    if not isinstance(value, list) or not value:
+        return None
+    messages = [each.get("message", each) if isinstance(each, dict) else None for each in value]
+    if not all(isinstance(message, dict) and "role" in message for message in messages):
+        return None
+    return [(str(message["role"]), _text(message)) for message in messages]  # type: ignore[index, arg-type]
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, with its tool calls behind it."""
+    content = message.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    calls = [call.get("function", call) for call in message.get("tool_calls") or [] if isinstance(call, dict)]
+    called = [f"{call.get('name')}({call.get('arguments')})" for call in calls if isinstance(call, dict)]
+    return "\n".join([str(content), *called]) if called else str(content)
+
+
+def _turns(messages: Sequence[tuple[str, str]]) -> list[SampleTurn]:
+    """Return the turns of a conversation; what comes before the first answer is no part of them.
+
+    >>> [(t["text"], t["feedback"]) for t in _turns([("user", "?"), ("assistant", "a"), ("tool", "b")])]
+    [('a', 'b')]
+    """
+    turns: list[SampleTurn] = []
+    for role, text in messages:
+        if role == "assistant":
+            turns.append({"text": text, "feedback": "", "status": None, "finish_reason": "stop"})
+        elif turns:
+            turns[-1]["feedback"] += text
+    return turns
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -52,10 +52,13 @@ def describe_run(
         },
         "sampling": {
             "top_p": config.top_p,
+            "top_k": config.top_k,
+            "min_p": config.min_p,
             "max_completion_length": config.max_completion_length,
             "max_model_len": config.max_model_len,
             "seed": config.seed,
             "engine": config.engine,
+            "tensor_parallel_size": config.tensor_parallel_size,
         },
         **about,
         "packages": {name: found for name in _PACKAGES if (found := installed_version(name))},

@@ -209,7 +209,13 @@ def _play_sets(
                 envs,
                 engine,
                 chat,
-                Sampling(temperature=temperature, top_p=config.top_p, max_tokens=config.max_completion_length),
+                Sampling(
+                    temperature=temperature,
+                    top_p=config.top_p,
+                    top_k=config.top_k,
+                    min_p=config.min_p,
+                    max_tokens=config.max_completion_length,
+                ),
                 num_problems=_sizes(sets)[name],
                 num_samples=config.samples_of(sets)[name],
                 seed=config.seed,
@@ -304,5 +310,6 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
         max_num_seqs=config.max_num_seqs,
         max_model_len=config.max_model_len,
         gpu_memory_utilization=config.vllm_gpu_memory_utilization,
+        tensor_parallel_size=config.tensor_parallel_size,
     )
     return engine, chat

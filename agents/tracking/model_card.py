@@ -29,7 +29,7 @@ Rows = Sequence[Mapping[str, float]]
 
 CURVE = "learning_curve.png"
 _DATA_SET = re.compile(r"'([\w.-]+/[\w.-]+)'")
-_NOT_ON_HUB = ("/train", "/test", ".jsonl", ".parquet")  # generators and files
+_NOT_ON_HUB = ("/train", "/test", ".jsonl", ".json", ".csv", ".parquet")  # generators and files
 _ACCURACY = "/accuracy"
 _ARMS = {"validation_greedy": ", greedy", "validation_text": ", without code"}
 _LIBRARIES = ("cir-env", "torch", "transformers", "gymnasium", "math-verify", "vllm")

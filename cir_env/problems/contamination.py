@@ -8,11 +8,11 @@ whitespace, punctuation, LaTeX layout commands, and the names of one-letter vari
   finds a problem inside a longer text and one with a changed word or number, but no paraphrases or translations.
 
 The usual rule, a single shared n-gram (GPT-3: 13 words; s1 and Open-R1: 8), fails for mathematics, where problems share
-phrases such as "m and n are relatively prime positive integers. Find m + n". The six benchmarks have 800 problems and
-none in common, but that rule matches 166 (8 words) or 45 (13 words) of them with another benchmark; it also matches 54
-or 6 of the 270 problems of the data set CHAMP, and 1,177 or 0 of 10,000 problems of the generator "mixed". A share of
-0.6 matches none of these. N is 8 rather than 13 since half of the MATH500 problems have at most 33 words: one changed
-word affects 8 of their 26 8-grams, but 13 of their 21 13-grams.
+phrases such as "m and n are relatively prime positive integers. Find m + n". AIME24, AIME25, AMC23, MATH500 and
+OlymMATH have 800 problems and none in common, but that rule matches 166 (8 words) or 45 (13 words) of them with another
+benchmark; it also matches 54 or 6 of the 270 problems of the data set CHAMP, and 1,177 or 0 of 10,000 problems of the
+generator "mixed". A share of 0.6 matches none of these. N is 8 rather than 13 since half of the MATH500 problems have
+at most 33 words: one changed word affects 8 of their 26 8-grams, but 13 of their 21 13-grams.
 """
 
 import os

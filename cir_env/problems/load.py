@@ -6,7 +6,7 @@
 | `still3`, `dapo` | the named data sets `DATA_SETS`, from the Hugging Face hub |
 | `hub:OWNER/NAME` | any other data set on the hub |
 | `benchmark:AIME24?folder=PATH` | a benchmark; the default folder is the environment variable CIR_BENCHMARKS |
-| `PATH.jsonl`, `PATH.parquet` | a file |
+| `PATH.jsonl`, `PATH.json`, `PATH.csv`, `PATH.parquet` | a file |
 | `PATH` | a folder with `train` and `test` files of these formats |
 | `dapo+still3+mixed` | the union of several sets, without repetitions |
 | `dapo*3+mixed` | a weighted mixture: of every four problems in a row, three of the first set and one of the second |
@@ -32,6 +32,7 @@ from cir_env.grading.answer_types import find_answer_type
 from cir_env.problems import generators
 from cir_env.problems.benchmarks import load_benchmark
 from cir_env.problems.families import GENERATORS
+from cir_env.problems.files import READERS, SUFFIXES
 from cir_env.problems.mixtures import mix, unite
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import (
@@ -70,8 +71,12 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 """Named data sets: their name on the hub, and their fields. Both wrap an instruction around the problem."""
 
 
+Problems = ProblemSet | str | os.PathLike[str] | Iterable[Any]
+"""What the argument `problems` may be: a problem set, a spec, a path, problems, or rows as of a file."""
+
+
 def load_problems(
-    spec: "ProblemSet | str | os.PathLike[str]",
+    spec: Problems,
     split: str | None = None,
     *,
     test_share: float = TEST_SHARE,
@@ -81,9 +86,10 @@ def load_problems(
     """Load the problems that a spec names; the same arguments give the same object within a process.
 
     Args:
-        spec: A problem set (returned as it is), a path, or a string as in the table above.
-        split: "train" or "test"; problem sets and benchmarks have no splits, and give all problems. By default all
-            problems of a file, and the train split of anything else.
+        spec: A problem set (returned as it is), a path, a string as in the table above, or a list or
+            `datasets.Dataset` of problems or of rows with the fields of a file.
+        split: "train" or "test"; problem sets, lists and benchmarks have no splits, and give all problems. By default
+            all problems of a file, and the train split of anything else.
         test_share: Share of a single file that is its test split, from 0 to 1.
         answer_type: How to compare answers, for all problems; None: each problem has its own type.
         unreadable: "error" if a gold answer that is not of its type is an error; "exclude" to drop the problem, with a
@@ -118,7 +124,7 @@ def _load(spec: object, wanted: "_Wanted") -> ProblemSet:
     if isinstance(spec, os.PathLike):
         return _load_path(os.fspath(spec), (), wanted)
     if not isinstance(spec, str):
-        raise ProblemError(f"Expect `problems` to be a ProblemSet, a name or a path, got {type(spec).__name__}.")
+        return _load_rows(spec, wanted)
     parts = _parts(spec)
     if any(weight is not None for _, weight in parts):
         return _load_weighted([(name, int(weight or 1)) for name, weight in parts], wanted, spec)
@@ -137,7 +143,8 @@ def load_sets(
     """Load problem sets for an evaluation.
 
     Args:
-        names: Names of benchmarks, and paths that end in `.jsonl` or `.parquet`: all problems of these files.
+        names: Names of benchmarks, and paths that end in `.jsonl`, `.json`, `.csv` or `.parquet`: all problems
+            of these files.
         folder: Folder of the benchmarks, as for `load_benchmark`.
         held_out: Without any names, a spec as for `load_problems`, of which the test split is loaded.
         arguments: `test_share`, `answer_type` and `unreadable`, as for `load_problems`.
@@ -148,7 +155,7 @@ def load_sets(
     Raises:
         OptionError, ProblemError: As for `load_problems`.
     """
-    are_files = {name: parse_spec(name)[0].endswith(tuple(_READERS)) for name in names}
+    are_files = {name: parse_spec(name)[0].endswith(tuple(READERS)) for name in names}
     if not are_files and held_out is not None:
         return {held_out: load_problems(held_out, "test", **arguments)}
     return {
@@ -239,13 +246,27 @@ def _load_benchmark(name: str, options: Options) -> ProblemSet:
     return load_benchmark(name, folder)
 
 
+def _load_rows(rows: Any, wanted: _Wanted) -> ProblemSet:
+    """Return the problems of a list, or of a `datasets.Dataset`, which is known by its `column_names`."""
+    if isinstance(rows, Mapping) and wanted.split in rows:  # a `datasets.DatasetDict`
+        rows = rows[wanted.split]
+    if not isinstance(rows, list | tuple) and not (hasattr(rows, "column_names") and not isinstance(rows, Mapping)):
+        raise ProblemError(
+            "Expect `problems` to be a ProblemSet, a name, a path, a list of rows or a datasets.Dataset, got "
+            f"{type(rows).__name__}."
+        )
+    if isinstance(rows, list | tuple) and any(isinstance(row, Problem) for row in rows):
+        return ProblemSet(rows)
+    return ProblemSet.from_rows(rows, answer_type=wanted.answer_type, unreadable=wanted.unreadable)
+
+
 def _load_path(name: str, options: Options, wanted: _Wanted) -> ProblemSet:
     has_splits = os.path.isdir(name)
     path = _file_of_split(Path(name), wanted.split) if has_splits else Path(name)
-    if path.suffix not in _READERS or not os.path.isfile(path):
+    if path.suffix not in READERS or not os.path.isfile(path):
         raise ProblemError(
             f"Expect `problems` to be {generators.NAMES_IN_WORDS}, {', '.join(map(repr, DATA_SETS))}, "
-            "'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing .jsonl or .parquet file, got "
+            f"'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing {SUFFIXES} file, got "
             f"{name!r}.{did_you_mean(name, [*GENERATORS, *DATA_SETS])}"
         )
     stat = path.stat()
@@ -254,14 +275,11 @@ def _load_path(name: str, options: Options, wanted: _Wanted) -> ProblemSet:
     return problems if has_splits or wanted.test_share is None else divide(problems, wanted.split, wanted.test_share)
 
 
-_READERS = {".jsonl": ProblemSet.from_jsonl, ".parquet": ProblemSet.from_parquet}
-
-
 def _file_of_split(folder: Path, split: str) -> Path:
-    for suffix in _READERS:
+    for suffix in READERS:
         if (path := folder / f"{split}{suffix}").is_file():
             return path
-    raise ProblemError(f"Expect {split}.jsonl or {split}.parquet in the folder {str(folder)!r}, got neither.")
+    raise ProblemError(f"Expect a file {split}{SUFFIXES} in the folder {str(folder)!r}, got none.")
 
 
 @lru_cache(maxsize=32)
@@ -274,7 +292,7 @@ def _load_file(
         if data_set not in DATA_SETS:
             raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {data_set!r}.")
         fields = {**DATA_SETS[data_set][1], **fields}
-    return _READERS[path.suffix](path, fields=fields, answer_type=answer_type, unreadable=unreadable)
+    return ProblemSet.from_file(path, fields=fields, answer_type=answer_type, unreadable=unreadable)
 
 
 @lru_cache(maxsize=32)

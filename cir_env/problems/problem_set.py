@@ -11,15 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self, overload
 
-from cir_env.errors import ProblemError, check_choice
+from cir_env.errors import OptionError, ProblemError, check_choice
+from cir_env.grading.golds import check_gold
 from cir_env.problems import generators
+from cir_env.problems.files import PlacedRow, hub_rows, read_rows
 from cir_env.problems.problem import Problem
 from cir_env.problems.rows import (
     BadRowError,
     Fields,
     UnreadableAnswerError,
-    decode_row,
-    first_line,
+    check_unicode,
     metadata_of,
     read_row,
 )
@@ -30,9 +31,6 @@ OnBadRow = Literal["raise", "skip"]
 OnUnreadable = Literal["error", "exclude"]
 DEFAULT_SIZES = {"train": 10_000, "test": 500}
 """How many problems to generate for each split when no size is given."""
-
-_BATCH = 10_000
-"""How many rows to convert at once."""
 
 
 class ProblemSet(Sequence[Problem]):
@@ -68,7 +66,8 @@ class ProblemSet(Sequence[Problem]):
         seen: set[str] = set()
         for problem in self._problems:
             if not isinstance(problem, Problem):
-                raise ProblemError(f"Expect only `Problem` in {name!r}, got {type(problem).__name__}.")
+                hint = " Convert rows with `ProblemSet.from_rows`." * isinstance(problem, Mapping)
+                raise ProblemError(f"Expect only `Problem` in {name!r}, got {type(problem).__name__}.{hint}")
             if problem.id in seen:
                 raise ProblemError(f"Expect distinct ids in {name!r}, got {problem.id!r} twice.")
             seen.add(problem.id)
@@ -135,7 +134,48 @@ class ProblemSet(Sequence[Problem]):
         return _from_columns, (columns, self._name, self._skipped, self._notes)
 
     @classmethod
-    def from_jsonl(
+    def from_rows(
+        cls,
+        rows: Iterable[Any],
+        *,
+        fields: Fields | Mapping[str, Any] | None = None,
+        on_bad_row: OnBadRow = "raise",
+        answer_type: str | None = None,
+        unreadable: OnUnreadable = "error",
+        name: str = "problems",
+    ) -> "ProblemSet":
+        """Convert rows: dicts as in a file, such as those of a list or of a `datasets.Dataset`.
+
+        Exact repetitions of an earlier problem are dropped; `notes` says how many.
+
+        Args:
+            rows: The rows.
+            fields: Which fields hold the parts of a problem.
+            on_bad_row: "raise" reports the first bad row by its number; "skip" drops bad rows and counts them in
+                `skipped`.
+            answer_type: The answer type of all problems; None: that of each row.
+            unreadable: What to do about an answer that is not of its type: "error" makes it a bad row; "exclude" drops
+                the row, and logs a warning with its place and the reason.
+            name: Name of the set and source of its problems.
+
+        Raises:
+            ProblemError: A row is bad, or there is no problem.
+
+        >>> ProblemSet.from_rows([{"question": "What is 1 + 1?", "gold": 2}], fields={"statement": "question", \
+"answer": "gold"})[0].answer
+        '2'
+        """
+        return make_set(
+            ((f"{name}, row {n}", check_unicode(row)) for n, row in enumerate(rows, 1)),
+            name=name,
+            fields=fields,
+            on_bad_row=on_bad_row,
+            answer_type=answer_type,
+            unreadable=unreadable,
+        )
+
+    @classmethod
+    def from_file(
         cls,
         path: str | os.PathLike[str],
         *,
@@ -145,28 +185,22 @@ class ProblemSet(Sequence[Problem]):
         unreadable: OnUnreadable = "error",
         name: str | None = None,
     ) -> "ProblemSet":
-        """Read a JSON Lines file; blank lines are ignored.
-
-        Exact repetitions of an earlier problem are dropped; `notes` says how many.
+        """Read a file in the format of its suffix: .jsonl, .json (an array), .csv or .parquet (extra ``parquet``).
 
         Args:
-            path: The file, in UTF-8.
-            fields: Which fields hold the parts of a problem.
-            on_bad_row: "raise" reports the first bad row by file and line; "skip" drops bad rows and counts them in
-                `skipped`.
-            answer_type: The answer type of all problems; None: that of each row.
-            unreadable: What to do about an answer that is not of its type: "error" makes it a bad row; "exclude" drops
-                the row, and logs a warning with file, line and reason.
+            path: The file; text is UTF-8.
+            fields: As in `from_rows`; a CSV file names its fields in the first line.
+            on_bad_row: As in `from_rows`; a bad row is reported by file and line.
+            answer_type: As in `from_rows`.
+            unreadable: As in `from_rows`.
             name: Name of the set and source of its problems; by default the stem of the file.
 
         Raises:
-            ProblemError: The file cannot be read, has a bad row, or has no problem.
+            ProblemError: The file has another suffix, cannot be read, has a bad row, or has no problem.
         """
         path = Path(path)
-        lines = _read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        rows = ((f"{path}, line {n}", decode_row(line)) for n, line in enumerate(lines, 1) if line.strip())
-        return _from_rows(
-            rows,
+        return make_set(
+            read_rows(path),
             name=name or path.stem,
             fields=fields,
             on_bad_row=on_bad_row,
@@ -174,32 +208,7 @@ class ProblemSet(Sequence[Problem]):
             unreadable=unreadable,
         )
 
-    @classmethod
-    def from_parquet(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        fields: Fields | Mapping[str, Any] | None = None,
-        on_bad_row: OnBadRow = "raise",
-        answer_type: str | None = None,
-        unreadable: OnUnreadable = "error",
-    ) -> "ProblemSet":
-        """Read a Parquet file (needs the extra ``parquet``); arguments and errors as in `from_jsonl`."""
-        path = Path(path)
-        try:
-            import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
-            import pyarrow.parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            raise ProblemError(f'Reading {str(path)!r} needs pyarrow: pip install "cir-env[parquet]".') from None
-        try:
-            table = pyarrow.parquet.read_table(pyarrow.BufferReader(_read_bytes(path)))
-        except pyarrow.ArrowException as error:
-            raise ProblemError(f"Expect a Parquet file, got {str(path)!r}: {first_line(error)}") from None
-        batches = table.to_batches(max_chunksize=_BATCH)
-        rows = ((f"{path}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
-        return _from_rows(
-            rows, name=path.stem, fields=fields, on_bad_row=on_bad_row, answer_type=answer_type, unreadable=unreadable
-        )
+    from_jsonl = from_parquet = from_file
 
     @classmethod
     def from_hub(
@@ -222,27 +231,15 @@ class ProblemSet(Sequence[Problem]):
             config: Configuration of the data set, if it has several.
             revision: Commit to pin, for reproducibility.
             fields: Which fields hold the parts of a problem.
-            on_bad_row: As in `from_jsonl`.
-            answer_type: As in `from_jsonl`.
-            unreadable: As in `from_jsonl`.
+            on_bad_row: As in `from_rows`.
+            answer_type: As in `from_rows`.
+            unreadable: As in `from_rows`.
 
         Raises:
             ProblemError: The library is missing, the data set cannot be loaded, or a row is bad.
         """
-        try:
-            import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            raise ProblemError(f'Loading {name!r} needs the library datasets: pip install "cir-env[hub]".') from None
-        try:
-            table = datasets.load_dataset(name, config, split=split, revision=revision)
-        except Exception as error:  # the library has no common base class
-            raise ProblemError(
-                f"Expect the hub to have split {split!r} of {name!r}, and to be reachable; "
-                f"got {type(error).__name__}: {first_line(error)}"
-            ) from None
-        batches = table.with_format("arrow").iter(_BATCH)  # five times as fast as row by row
-        rows = ((f"{name}, row {n}", row) for n, row in enumerate(_rows_of(batches), 1))
-        return _from_rows(
+        rows = hub_rows(name, split=split, config=config, revision=revision)
+        return make_set(
             rows, name=name, fields=fields, on_bad_row=on_bad_row, answer_type=answer_type, unreadable=unreadable
         )
 
@@ -306,21 +303,27 @@ def _from_columns(columns: Sequence[Sequence[Any]], name: str, skipped: int, not
     return ProblemSet(problems, name=name, skipped=skipped, notes=notes)
 
 
-def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the rows of Arrow tables, so that a large data set is never in memory as Python objects at once."""
-    for batch in batches:
-        yield from batch.to_pylist()
-
-
-def _from_rows(
-    rows: Iterable[tuple[str, Any]],
+def make_set(
+    rows: Iterable[PlacedRow],
     *,
     name: str,
-    fields: Fields | Mapping[str, Any] | None,
-    on_bad_row: OnBadRow,
-    answer_type: str | None,
-    unreadable: OnUnreadable,
+    fields: Fields | Mapping[str, Any] | None = None,
+    on_bad_row: OnBadRow = "raise",
+    answer_type: str | None = None,
+    unreadable: OnUnreadable = "error",
+    check_golds: bool = True,
 ) -> ProblemSet:
+    """Convert rows with their places; arguments and errors as for `ProblemSet.from_rows`.
+
+    Args:
+        rows: The rows.
+        name: Name of the set.
+        fields: Which fields hold the parts of a problem.
+        on_bad_row: What to do about a bad row.
+        answer_type: The answer type of all problems.
+        unreadable: What to do about an answer that is not of its type.
+        check_golds: Whether to check that answers are of their type; False if that is known.
+    """
     if on_bad_row not in ("raise", "skip"):
         raise ProblemError(f"Expect `on_bad_row` to be 'raise' or 'skip', got {on_bad_row!r}.")
     check_choice("unreadable", unreadable, ("error", "exclude"))
@@ -333,7 +336,9 @@ def _from_rows(
     for number, (place, row) in enumerate(rows, 1):
         try:
             default_id = f"{name}-{number}"
-            parts = read_row(row, names, source=name, default_id=default_id, answer_type=answer_type)
+            parts = read_row(
+                row, names, source=name, default_id=default_id, answer_type=answer_type, check_answer=check_golds
+            )
             content = parts["statement"], parts["answer"], parts["answer_type"], parts["files"]
             if content in problems:
                 repeated += 1
@@ -369,6 +374,26 @@ UNREADABLE: Final = "unreadable answers excluded"
 _MAX_NAMED: Final = 20
 
 
+def exclude_unreadable(problems: ProblemSet) -> ProblemSet:
+    """Drop problems whose answers are not of their type, with a warning that names them.
+
+    Raises:
+        ProblemError: No problem is left.
+    """
+    kept: list[Problem] = []
+    excluded: list[str] = []
+    for problem in problems:
+        try:
+            check_gold(problem.answer_type, problem.answer)
+        except OptionError as error:
+            excluded.append(f"Problem {problem.id!r}: {error}")
+        else:
+            kept.append(problem)
+    warn_excluded(excluded, problems.name)
+    notes = (*problems.notes, *[f"{UNREADABLE}: {len(excluded):,}"] * bool(excluded))
+    return ProblemSet(kept, name=problems.name, skipped=problems.skipped + len(excluded), notes=notes)
+
+
 def warn_excluded(excluded: Sequence[str], name: str) -> None:
     """Log a warning about problems whose answers cannot be read, if there are any.
 
@@ -380,10 +405,3 @@ def warn_excluded(excluded: Sequence[str], name: str) -> None:
         more = [f"... and {len(excluded) - _MAX_NAMED:,} more"] * (len(excluded) > _MAX_NAMED)
         listed = "\n  ".join([*excluded[:_MAX_NAMED], *more])
         _LOG.warning("Excluding %d problems of %r, whose answers cannot be read:\n  %s", len(excluded), name, listed)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ProblemError(f"Expect a readable file, got {str(path)!r}: {error.strerror}.") from None

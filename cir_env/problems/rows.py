@@ -69,6 +69,10 @@ class Fields:
         return cls(**{**value, "boxed": boxed in (True, "true")})
 
 
+class TextRow(dict[str, str]):
+    """A row whose values are all text, such as one of CSV."""
+
+
 class BadRowError(Exception):
     """A row is not a valid problem."""
 
@@ -78,7 +82,13 @@ class UnreadableAnswerError(BadRowError):
 
 
 def read_row(
-    row: Any, names: Fields, *, source: str, default_id: str, answer_type: str | None = None
+    row: Any,
+    names: Fields,
+    *,
+    source: str,
+    default_id: str,
+    answer_type: str | None = None,
+    check_answer: bool = True,
 ) -> dict[str, Any]:
     """Return the arguments of a `Problem` that a row holds, without its metadata.
 
@@ -88,6 +98,7 @@ def read_row(
         source: The source of the problem.
         default_id: The id if the row has none.
         answer_type: The answer type; None: that of the row.
+        check_answer: Whether to check that the answer fits its answer type.
 
     Raises:
         UnreadableAnswerError: The answer does not fit its answer type.
@@ -117,7 +128,8 @@ def read_row(
     except OptionError as error:
         raise BadRowError(f"{error}{origin}") from None
     try:
-        check_gold(answer_type, answer)
+        if check_answer:
+            check_gold(answer_type, answer)
     except OptionError as error:
         raise UnreadableAnswerError(f"{error}{origin}") from None
     return {
@@ -176,11 +188,12 @@ def _unwrap(text: str, names: Fields) -> str:
     return question
 
 
-def _find(row: Any, path: str) -> Any:
-    """Follow a path into a row; a field whose name is the whole path takes precedence.
+def find_field(row: Any, path: str) -> Any:
+    """Return the field of a row that a path names, or None; a field whose name is the whole path takes precedence.
 
-    >>> _find({"prompt": [{"content": "1 + 1?"}]}, "prompt.0.content"), _find({"a.b": 1}, "a.b"), _find([], "0")
-    ('1 + 1?', 1, None)
+    >>> find_field({"prompt": [{"content": "1 + 1?"}]}, "prompt.0.content"), find_field({"a.b": 1}, "a.b")
+    ('1 + 1?', 1)
+    >>> find_field([], "0")
     """
     if isinstance(row, Mapping) and path in row:
         return row[path]
@@ -191,11 +204,11 @@ def _find(row: Any, path: str) -> Any:
         value = row[int(name)]
     else:
         return None
-    return _find(value, rest) if dot else value
+    return find_field(value, rest) if dot else value
 
 
 def _files(row: Mapping[str, Any], name: str) -> Files:
-    value = _find(row, name)
+    value = find_field(row, name)
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -219,7 +232,9 @@ def _limits(row: Mapping[str, Any], names: Fields) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for role in ("time_limit_s", "memory_limit_mb"):
         name = getattr(names, role)
-        value = _find(row, name)
+        value = find_field(row, name)
+        if isinstance(row, TextRow) and isinstance(value, str):
+            value = _number(value)
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise BadRowError(f"Expect field {name!r} to be a number, got {type(value).__name__}.{_other_field(role)}")
         if role == "memory_limit_mb" and isinstance(value, float) and value.is_integer():
@@ -232,12 +247,24 @@ def _limits(row: Mapping[str, Any], names: Fields) -> dict[str, Any]:
     return found
 
 
+def _number(text: str) -> float | str | None:
+    """Return the number that a text is; None if it is blank, and the text if it is something else.
+
+    >>> _number("2.5"), _number(" "), _number("1e3"), _number("two")
+    (2.5, None, 1000.0, 'two')
+    """
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text
+
+
 def _other_field(role: str) -> str:
     return f" If it is meant for something else, set `?{role}=` to a field that no row has."
 
 
 def _text(row: Mapping[str, Any], name: str, *, role: str, default: str | None = None) -> str:
-    value = _find(row, name)
+    value = find_field(row, name)
     if value is None:
         if default is not None:
             return default
@@ -262,10 +289,15 @@ def decode_row(line: bytes) -> Any:
         return BadRowError(f"Expect UTF-8, got {error.reason}.")
     except (ValueError, RecursionError) as error:
         return BadRowError(f"Expect a JSON object, got {first_line(error)}.")
-    if b"\\u" in line and isinstance(row, dict):  # only an escape can be half of a pair
+    return check_unicode(row) if b"\\u" in line else row  # only an escape can be half of a pair
+
+
+def check_unicode(row: Any) -> Any:
+    """Return a row; one that holds a lone surrogate gives an error for `read_row` to raise."""
+    if isinstance(row, Mapping):
         for field in row.items():
             try:
-                json.dumps(field, ensure_ascii=False).encode()
+                json.dumps(field, ensure_ascii=False, default=str).encode()
             except UnicodeEncodeError as error:
                 lone = error.object[error.start]
                 return BadRowError(f"Expect field {field[0]!r} to be Unicode text, got the lone surrogate {lone!r}.")

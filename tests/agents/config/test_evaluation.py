@@ -22,6 +22,13 @@ from agents.core.errors import ConfigError
         ({"temperature": "1,a:0"}, "Expect `num_samples` 1 with temperature 0 (all would be the same), got 16.0."),
         ({"temperature": "-1"}, "Expect `temperature` like '1.0' or '1.0,MATH500:0', got '-1'."),
         ({"top_p": 0.0}, "Expect `top_p` in (0, 1], got 0.0."),
+        ({"top_k": -1}, "Expect `top_k` of at least 0, got -1."),
+        ({"min_p": 1.5}, "Expect `min_p` in [0, 1], got 1.5."),
+        ({"tensor_parallel_size": 0}, "Expect `tensor_parallel_size` of at least 1, got 0."),
+        (
+            {"tensor_parallel_size": 2, "engine": "transformers"},
+            "Expect `tensor_parallel_size` of 1 with `--engine transformers`, which does not split a model, got 2.",
+        ),
         ({"num_problems": 0}, "Expect `num_problems` of at least 1, got 0."),
         ({"max_completion_length": 0}, "Expect `max_completion_length` of at least 1, got 0."),
         ({"max_num_seqs": 0}, "Expect `max_num_seqs` of at least 1, got 0."),

@@ -89,6 +89,15 @@ def test_an_unknown_name_is_rejected_in_one_line(make: Any, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+def test_only_vllm_splits_a_model_among_gpus() -> None:
+    sizes = {"dtype": "float32", "device": torch.device("cpu"), "max_num_seqs": 1, "max_model_len": 2}
+    for name, called in (("auto", "transformers"), ("localhost:5005", "localhost:5005")):
+        with pytest.raises(
+            EngineError, match=rf"^Expect a `tensor_parallel_size` of 1 for the engine {called}, got 2: "
+        ):
+            open_engine(name, Path(), None, tensor_parallel_size=2, **sizes)  # type: ignore[arg-type]
+
+
 def test_an_unknown_engine_is_rejected() -> None:
     with pytest.raises(EngineError, match=r"Expect an engine to be auto, transformers, vllm, HOST:PORT or module"):
         open_engine(

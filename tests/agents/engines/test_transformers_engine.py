@@ -1,5 +1,6 @@
 """The transformers engine samples the tokens of the trainer's model, whatever else is running."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ from agents_fakes import (
     transformers_engine,
     twin,
 )
-from engine_contract import CHAT, END, LAWS, PROMPT, Law, complete, complete_all, finish
+from engine_contract import CHAT, END, LAWS, PROMPT, Law, check_filters, complete, complete_all, finish
 from fakes import FakeSandbox
 from fakes import make as make_code_math
 from tokenizer_families import FAMILIES as TOKENIZERS
@@ -509,6 +510,34 @@ def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float
     mass = probabilities[list(nucleus)].sum().log().item()
     for token_id, logprob in seen.items():
         assert logprob == pytest.approx(probabilities[token_id].log().item() - mass, abs=1e-4)
+
+
+def test_filters_leave_the_likeliest_tokens() -> None:
+    check_filters(transformers_engine(tiny_qwen2(V), CHAT))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        ({"top_k": 2}, [0.4, 0.3]),
+        ({"top_k": 9}, [0.4, 0.3, 0.15, 0.15]),
+        ({"top_k": 3}, [0.4, 0.3, 0.15, 0.15]),  # the last two tie
+        ({"min_p": 0.5}, [0.4, 0.3]),
+        ({"min_p": 0.5, "top_k": 1}, [0.4]),
+        ({"top_k": 2, "top_p": 0.5}, [0.4]),  # of what top_k keeps, 0.4 is 57%
+        ({"min_p": 0.1, "top_p": 0.5}, [0.4, 0.3]),
+    ],
+)
+def test_filters_apply_in_their_order_and_to_their_request_only(sampling: dict[str, float], kept: list[float]) -> None:
+    logits = torch.tensor([0.15, 0.4, 0.15, 0.3]).log()[None]
+    places = [(number + 0.5) / 400 for number in range(400)]
+    samplings = [Sampling(**sampling)] * 400 + [Sampling()]  # type: ignore[arg-type]
+    tokens, logprobs = _draw(logits.expand(401, -1), samplings, [*places, 0.0])
+    assert sorted({round(math.exp(p) * sum(kept), 3) for p in logprobs[:400]}, reverse=True) == sorted(
+        {*kept}, reverse=True
+    )
+    assert len({*tokens[:400]}) == len(kept)
+    assert (tokens[400], logprobs[400]) == (0, pytest.approx(math.log(0.15), abs=1e-5))
 
 
 def test_the_largest_uniform_number_draws_an_allowed_token() -> None:

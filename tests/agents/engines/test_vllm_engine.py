@@ -1,17 +1,24 @@
 """The vLLM engine fulfils the contract of all engines, and samples from the trainer's model."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from agents_fakes import ScannedCallEnv, episodes, pool, tiny_qwen2
-from engine_contract import CHAT, LAWS, PROMPT, Law, complete
+from engine_contract import CHAT, LAWS, PROMPT, Law, check_filters, complete
+from paths import ROOT
 from transformers import PreTrainedModel
 
 from agents.core.errors import EngineError, EngineFault
 from agents.engines.base import Sampling
+from agents.engines.transformers_engine import _filtered
 from agents.engines.vllm_engine import VllmEngine, load_llm
+from agents.evaluation.comparison import settings_apart
+from agents.evaluation.run_folder import read_run
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.rollout.collector import collect
@@ -53,6 +60,22 @@ def test_the_engine_keeps_the_contract(law: Law, llm: Any) -> None:
     law(lambda **arguments: engine_on(llm, **arguments))
 
 
+def test_filters_leave_the_likeliest_tokens(llm: Any) -> None:
+    check_filters(engine_on(llm))
+
+
+@pytest.mark.parametrize("sampling", [{"min_p": 0.6}, {"top_k": 4}, {"min_p": 0.4, "top_k": 9, "top_p": 0.5}])
+def test_filtered_logprobs_are_those_of_the_transformers_engine(llm: Any, sampling: dict[str, Any]) -> None:
+    done = [complete(engine_on(llm), seed=seed, max_tokens=6, **sampling) for seed in range(4)]
+    for each in done:
+        for place, token in enumerate(each.token_ids):
+            context = [*PROMPT, *each.token_ids[:place]]
+            with torch.no_grad():
+                logits = model()(torch.tensor([context])).logits[:, -1]
+            allowed = _filtered(logits.log_softmax(-1), [Sampling(**sampling)])[0]
+            assert allowed[token].item() == pytest.approx(each.logprobs[place], abs=1e-3)
+
+
 def difference(llm: Any, engine: VllmEngine, trained: PreTrainedModel, **sampling: Any) -> float:
     """The largest difference between the engine's and the trainer's log-probability, over multi-turn trajectories."""
     with pool(lambda: ScannedCallEnv(calls=3), 6) as envs:
@@ -78,6 +101,40 @@ def test_logprobs_agree_after_new_weights(llm: Any) -> None:
     engine.load_weights(1, new.state_dict())
     assert difference(llm, engine, new) < 1e-4
     assert difference(llm, engine, model()) > 1e-2
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHAT.tokenizer.save_pretrained(tmp_path / "model")
+    tiny_qwen2(V, hidden_size=128, max_position_embeddings=1024).save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    command = [
+        sys.executable,
+        ROOT / "evaluate.py",
+        "--model",
+        tmp_path / "model",
+        "--template",
+        "raw",
+        "--engine",
+        "vllm",
+    ]
+    command += ["--num-problems", "2", "--num-samples", "1", "--max-completion-length", "8", "--temperature", "0"]
+    for count in ("1", "2"):
+        more = [
+            "--dtype",
+            "float32",
+            "--max-model-len",
+            "700",
+            "--tensor-parallel-size",
+            count,
+            "--output",
+            tmp_path / count,
+        ]
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, other = (read_run(next((tmp_path / count).glob("*/code"))) for count in ("1", "2"))
+    assert settings_apart(one, other) == ["sampling.tensor_parallel_size: 1 -> 2"]
+    assert one.samples == other.samples
 
 
 def test_a_model_that_vllm_cannot_serve_is_rejected_in_one_line(tmp_path: Path) -> None:

@@ -141,16 +141,66 @@ def test_plain_json_lines_are_read_by_field_names(tmp_path: Path, capsys: pytest
     )
     fields = ("--format", "jsonl", "--problem", "q", "--answer", "gold", "--completion", "text")
     assert command(capsys, "import", path, *fields)[0] == 0
-    code, out, _ = command(capsys, "regrade", tmp_path / "imported-mine.jsonl")
+    code, out, _ = command(capsys, "regrade", tmp_path / "imported-mine")
     assert code == 0
     assert "3 samples: 0 verdicts changed" in out
     assert "| mine |               - |           66.7 |" in out
-    rows = read_rows(tmp_path / "regraded-imported-mine.jsonl")
+    rows = read_rows(tmp_path / "regraded-imported-mine" / "samples.jsonl")
     assert [(row["problem_index"], row["sample"], row["correct"]) for row in rows] == [
         (0, 0, True),
         (0, 1, False),
         (0, 2, True),
     ]
+
+
+def test_imported_samples_are_regraded_reported_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"q": "1 + 1?", "gold": 2, "text": [r"\boxed{2}", r"\boxed{3}"]},
+        {"q": "2 + 2?", "gold": 4, "text": r"\boxed{4}"},
+    ]
+    fields = ("--format", "jsonl", "--problem", "q", "--answer", "gold", "--completion", "text")
+    for name, given in (("one", rows), ("other", [{**row, "text": "I do not know."} for row in rows])):
+        path = lines(tmp_path / "mine.jsonl", *given)
+        code, out, _ = command(capsys, "import", path, *fields, "--name", name, "--output", tmp_path / name)
+        assert code == 0
+        assert "2 that are missing" not in out
+        assert ("1 that are missing count as not judged." in out) is (name == "one")
+        assert command(capsys, "regrade", tmp_path / name)[0] == 0
+    code, out, _ = command(capsys, "report", tmp_path / "regraded-one", "--output", tmp_path / "page.html")
+    assert code == 0
+    assert "| mine |        2 |  2 | 75.0 " in out
+    assert "1 + 1?" in (tmp_path / "page.html").read_text()
+    code, out, _ = command(capsys, "compare", tmp_path / "regraded-one", tmp_path / "one")
+    assert code == 0
+    assert "A: one (imported)\nB: one (imported)\n   regraded.grader: 3 -> none" in out
+
+
+def test_nested_fields_and_messages_are_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "python", "arguments": "1+1"}}]}
+    talk = [call, {"role": "tool", "content": "2"}, {"role": "assistant", "content": r"So \boxed{2}."}]
+    question = [{"role": "system", "content": "Solve."}, {"role": "user", "content": "1 + 1?"}]
+    nodes = [{"message": message} for message in [*question, *talk]]
+    row = {"task": {"data": {"prompt": question, "answer": "2"}}, "nodes": nodes, "completion": talk}
+    path = lines(tmp_path / "traces.jsonl", row)
+    for completion in ("nodes", "completion"):
+        output = tmp_path / completion
+        fields = ("--problem", "task.data.prompt", "--answer", "task.data.answer", "--completion", completion)
+        assert command(capsys, "import", path, "--format", "jsonl", *fields, "--output", output)[0] == 0
+        (read,) = read_rows(output / "samples.jsonl")
+        assert (read["problem"], read["answer"], read["interactions"]) == ("1 + 1?", "2", 1)
+        assert [(turn["text"], turn["feedback"]) for turn in read["turns"]] == [
+            ("\npython(1+1)", "2"),
+            (r"So \boxed{2}.", ""),
+        ]
+        assert "| traces |" in command(capsys, "regrade", output)[1]
+
+
+def test_samples_alone_are_imported_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = lines(tmp_path / "mine.jsonl", {"problem": "?", "answer": 1, "completion": "1"})
+    assert command(capsys, "import", path, "--format", "jsonl", "--output", tmp_path / "new.jsonl")[0] == 0
+    assert len(read_rows(tmp_path / "new.jsonl")) == 1
 
 
 @pytest.mark.parametrize(

@@ -404,6 +404,19 @@ def test_an_incomplete_line_of_a_killed_run_is_dropped_and_played_again(play: Pl
     assert path.read_text().count("\n") == 10
 
 
+def test_every_sampling_parameter_reaches_the_engine(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Sampling] = []
+    submit = FakeEngine.submit
+
+    def watched(self: FakeEngine, request_id: int, token_ids: Any, sampling: Sampling, *args: Any, **more: Any) -> None:
+        seen.append(sampling)
+        submit(self, request_id, token_ids, sampling, *args, **more)
+
+    monkeypatch.setattr(FakeEngine, "submit", watched)
+    play(write_by_seed, temperature="0.5", top_p=0.9, top_k=20, min_p=0.1)
+    assert {(each.temperature, each.top_p, each.top_k, each.min_p) for each in seen} == {(0.5, 0.9, 20, 0.1)}
+
+
 def test_a_complete_run_loads_no_model(play: Play) -> None:
     (whole,) = play(write_by_seed)
     (again,) = play(stop_at(0))
@@ -416,6 +429,8 @@ def test_a_run_with_other_settings_is_not_resumed(play: Play, tmp_path: Path, mo
     before = path.read_bytes()
     with pytest.raises(RunError, match=r"got others: sampling.top_p: 0.95 -> 1.0; sampling.seed: 0 -> 1. Ch"):
         play(write_by_seed, seed=1, top_p=1.0)
+    with pytest.raises(RunError, match=r"got others: sampling.top_k: 0 -> 20; sampling.min_p: 0.0 -> 0.1; sampling.te"):
+        play(write_by_seed, top_k=20, min_p=0.1, tensor_parallel_size=2)
     (Path(model) / "a.safetensors").write_text("other weights")
     with pytest.raises(RunError, match=r"got others: model.revision: sha256 .* -> sha256"):
         play(write_by_seed)

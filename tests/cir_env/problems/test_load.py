@@ -338,7 +338,7 @@ def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", ROW, OTHER)
     assert len(load_problems(tmp_path, "train")) == 2
     assert message(lambda: load_problems(tmp_path, "test")) == (
-        f"Expect test.jsonl or test.parquet in the folder {str(tmp_path)!r}, got neither."
+        f"Expect a file test.jsonl, .json, .csv or .parquet in the folder {str(tmp_path)!r}, got none."
     )
 
 
@@ -353,14 +353,14 @@ def test_a_hub_name_loads_the_split_of_that_name(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_name_lists_the_choices(spec: str) -> None:
     assert message(lambda: load_problems(spec, "train")) == (
         "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'reasoning_gym', 'reasoning_gym:TASK', "
-        "'still3', 'dapo', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing .jsonl or .parquet file, "
-        f"got {spec!r}."
+        "'still3', 'dapo', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing .jsonl, .json, .csv or "
+        f".parquet file, got {spec!r}."
     )
 
 
 def test_a_spec_of_another_type_is_an_error() -> None:
     assert message(lambda: load_problems(7, "train")) == (  # type: ignore[arg-type]
-        "Expect `problems` to be a ProblemSet, a name or a path, got int."
+        "Expect `problems` to be a ProblemSet, a name, a path, a list of rows or a datasets.Dataset, got int."
     )
 
 

@@ -10,7 +10,9 @@ A law takes a function that creates an engine, ``make(max_num_seqs=..., max_mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -47,10 +49,10 @@ def finish(engine: Engine, count: int) -> dict[int, Completion]:
 
 
 def complete(
-    engine: Engine, *, seed: int = 0, max_tokens: int = 12, context: Iterable[int] = PROMPT, request_id: int = 0
+    engine: Engine, *, max_tokens: int = 12, context: Iterable[int] = PROMPT, request_id: int = 0, **sampling: Any
 ) -> Completion:
     """Sample one completion and release its request."""
-    engine.submit(request_id, list(context), Sampling(seed=seed, max_tokens=max_tokens))
+    engine.submit(request_id, list(context), Sampling(max_tokens=max_tokens, **sampling))
     done = finish(engine, 1)[request_id]
     engine.release(request_id)
     return done
@@ -65,6 +67,23 @@ def complete_all(
         scanner = None if scanners is None else scanners[seed]
         engine.submit(seed, PROMPT, Sampling(seed=seed, max_tokens=max_tokens), scanner)
     return finish(engine, count)
+
+
+def check_filters(engine: Engine) -> None:
+    """Check that filters leave the likeliest tokens with renormalized probabilities, in the request that has them."""
+    greedy = complete(engine, temperature=0, max_tokens=8).token_ids
+    free = complete(engine, seed=3, max_tokens=8).token_ids
+    for one in ({"top_k": 1}, {"min_p": 1.0}):
+        done = complete(engine, max_tokens=8, **one)
+        assert done.token_ids == greedy
+        assert max(map(abs, done.logprobs)) < 1e-4
+    assert complete(engine, seed=3, max_tokens=8).token_ids == free
+    seen: dict[int, float] = {}
+    for seed in range(60):
+        first = complete(engine, seed=seed, top_k=3, max_tokens=1)
+        seen[first.token_ids[0]] = first.logprobs[0]
+    assert len(seen) == 3
+    assert abs(sum(map(math.exp, seen.values())) - 1) < 1e-3
 
 
 def refusal(engine: Engine, request_id: int, token_ids: list[int]) -> str:
