@@ -241,7 +241,7 @@ def test_help_does_not_load_what_is_slow() -> None:
 def test_a_model_that_is_not_there(fails: Fails, tmp_path: Path) -> None:
     missing = tmp_path / "no" / "model"
     assert fails(model=missing) == (
-        f"Expect `model` to be a folder, 'tiny' or a hub name, got '{missing}': no such folder"
+        f"Expect `model` to be a folder, a GGUF file, 'tiny' or a hub name, got '{missing}': no such folder"
     )
 
 
