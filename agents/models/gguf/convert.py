@@ -17,7 +17,7 @@ from agents.models.gguf.header import GgufHeader, read_header
 from agents.models.load import load_tokenizer, no_progress_bars
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SUFFIX = ".gguf"
 _CONVERSION = "1"
@@ -75,13 +75,10 @@ def convert(file: Path, folder: Path) -> None:
     """
     from transformers import GenerationConfig
 
-    from agents.models.gguf.config import config_of, token_id
-    from agents.models.gguf.tokenizer import tokenizer_of
+    from agents.models.gguf.config import token_id
 
     _expect_packages()
-    header = read_header(file)
-    config = config_of(header)
-    tokenizer = tokenizer_of(header, config.max_position_embeddings)
+    header, config, tokenizer = describe(file)
     with no_progress_bars():
         model = _load(header, config, folder.parent)
         ends = {token_id(header, name) for name in ("eos", "eot", "eom")} - {None}
@@ -91,6 +88,25 @@ def convert(file: Path, folder: Path) -> None:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _check_saved(tokenizer, folder)
+
+
+def describe(file: Path) -> tuple[GgufHeader, PreTrainedConfig, PreTrainedTokenizerFast]:
+    """Return what a file says of its model: header, configuration and tokenizer.
+
+    Raises:
+        ModelError: The file is damaged, or what it holds is not supported.
+    """
+    from agents.models.gguf.config import config_of
+    from agents.models.gguf.tokenizer import tokenizer_of
+
+    try:
+        header = read_header(file)
+        config = config_of(header)
+        return header, config, tokenizer_of(header, config.max_position_embeddings)
+    except ModelError:
+        raise
+    except Exception as error:  # damaged metadata are numbers where there should be text, and more of that kind
+        raise ModelError(f"Expect a GGUF file with valid metadata, got {file}: {one_line(error)}.") from error
 
 
 def join(parts: Sequence[Path], target: Path) -> Path:
@@ -129,7 +145,7 @@ def _expect_packages() -> None:
         raise ModelError(f"Expect {' and '.join(_PACKAGES)}, to read GGUF: run `pip install {' '.join(missing)}`.")
 
 
-def _load(header: GgufHeader, config: Any, scratch: Path) -> PreTrainedModel:
+def _load(header: GgufHeader, config: PreTrainedConfig, scratch: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 

@@ -136,5 +136,5 @@ def _read(cursor: _Cursor) -> GgufHeader:
         block, size = GGML_QUANT_SIZES[kind]
         begin = data_begin + offset
         tensors[name] = GgufTensor(shape=shape, kind=kind, begin=begin, end=begin + prod(shape) // block * size)
-        cursor.expect_bytes(tensors[name].end)
+    cursor.expect_bytes(max((tensor.end for tensor in tensors.values()), default=data_begin))
     return GgufHeader(path=cursor.path, metadata=metadata, tensors=tensors)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from agents.core.errors import ModelError, one_line
+from agents.core.errors import ModelError
 from agents.models.gguf.config import token_id
 from agents.models.gguf.header import GgufHeader
 
@@ -95,16 +95,11 @@ def tokenizer_of(header: GgufHeader, max_length: int) -> PreTrainedTokenizerFast
     if kind not in builders:
         raise ModelError(f"Expect `tokenizer.ggml.model` to be gpt2 or llama, got {kind!r}.")
     tokens, types = _vocabulary(metadata)
-    try:
-        backend, begins = builders[kind](metadata, tokens, types)
-        for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
-            found = [token for token, each in zip(tokens, types, strict=True) if each == wanted]
-            added = [AddedToken(token, special=is_special, normalized=False) for token in found]
-            (backend.add_special_tokens if is_special else backend.add_tokens)(added)
-    except ModelError:
-        raise
-    except Exception as error:  # tokenizers raises nothing else
-        raise ModelError(f"Expect a vocabulary that tokenizers accept, got: {one_line(error)}.") from error
+    backend, begins = builders[kind](metadata, tokens, types)
+    for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
+        found = [token for token, each in zip(tokens, types, strict=True) if each == wanted]
+        added = [AddedToken(token, special=is_special, normalized=False) for token in found]
+        (backend.add_special_tokens if is_special else backend.add_tokens)(added)
     ids = {name: _listed(header, name, tokens) for name in ("bos", "eos", "pad", "unk")}
     names = {f"{name}_token": None if i is None else tokens[i] for name, i in ids.items()}
     bos = names["bos_token"]
@@ -145,10 +140,10 @@ def _listed(header: GgufHeader, name: str, tokens: Sequence[str]) -> int | None:
 
 def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> tuple[Tokenizer, bool]:
     """Return a byte-level BPE tokenizer, and whether a text begins with a special token by default."""
-    name = metadata.get("tokenizer.ggml.pre", "")
-    if name not in _KINDS:
+    name = metadata.get("tokenizer.ggml.pre")
+    kind = _KINDS.get(str(name))
+    if kind is None:
         raise ModelError(f"Expect `tokenizer.ggml.pre` to be one of {', '.join(_KINDS)}, got {name!r}.")
-    kind = _KINDS[name]
     merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges", [])]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=kind.takes_whole_words))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from agents.core.errors import ModelError
 from agents.models.find import resolve_model
 from agents.models.gguf import convert as module
+from agents.models.gguf.header import read_header
 from agents.models.load import load_generation_config, load_model, load_tokenizer
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
@@ -195,6 +197,25 @@ def test_another_file_is_rejected(content, message, tmp_path):
     assert str(caught.value) == message.format(path)
 
 
+def test_damaged_metadata_are_rejected_in_one_line(file, tmp_path):
+    content = bytearray(file.read_bytes())
+    end = read_header(file).tensors["output_norm.weight"].begin
+    path = tmp_path / "damaged.gguf"
+    rng = random.Random(0)
+    rejected = 0
+    for _ in range(100):
+        damaged = content.copy()
+        for position in rng.sample(range(min(end, 6_000)), 3):
+            damaged[position] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            module.describe(path)
+        except ModelError as error:
+            assert "\n" not in str(error)
+            rejected += 1
+    assert rejected > 50
+
+
 @pytest.mark.parametrize("name", ["nowhere/x.gguf", "nowhere/part*.bin"])
 def test_a_missing_file_is_not_looked_up_on_the_hub(name):
     with pytest.raises(ModelError) as caught:
@@ -226,10 +247,15 @@ def test_a_missing_file_is_not_looked_up_on_the_hub(name):
             {"llama.rope.scaling.type": "longrope"},
             "Expect `rope.scaling.type` to be none, linear or yarn, got 'longrope'.",
         ),
+        (
+            {"tokenizer.ggml.merges": ["a bc"]},
+            "Expect a GGUF file with valid metadata, got {}: "
+            "Error while initializing BPE: Token `bc` out of vocabulary.",
+        ),
         ({"general.architecture": "falcon"}, "falcon"),
     ],
 )
-def test_metadata_that_contradict_the_tensors_or_are_not_supported_are_rejected(changes, message, convert):
+def test_metadata_that_contradict_the_tensors_or_are_not_supported_are_rejected(changes, message, convert, tmp_path):
     content = tiny_content()[1]
     if "general.architecture" in changes:
         content.architecture = "falcon"
@@ -238,7 +264,7 @@ def test_metadata_that_contradict_the_tensors_or_are_not_supported_are_rejected(
     content.metadata |= changes
     with pytest.raises(ModelError) as caught:
         convert(content)
-    assert str(caught.value) == message
+    assert str(caught.value) == message.format(tmp_path / "model.gguf")
 
 
 def test_metadata_that_a_model_needs_are_required(convert):
