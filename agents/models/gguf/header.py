@@ -136,5 +136,5 @@ def _read(cursor: _Cursor) -> GgufHeader:
         block, size = GGML_QUANT_SIZES[kind]
         begin = data_begin + offset
         tensors[name] = GgufTensor(shape=shape, kind=kind, begin=begin, end=begin + prod(shape) // block * size)
-    cursor.expect_bytes(max((tensor.end for tensor in tensors.values()), default=data_begin))
+    cursor.expect_bytes(max((tensor.end for tensor in tensors.values()), default=0))
     return GgufHeader(path=cursor.path, metadata=metadata, tensors=tensors)

@@ -126,7 +126,7 @@ def _vocabulary(metadata: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[in
             f"Expect {len(tokens)} different tokens with a type each, got {len(set(tokens))}, {len(types)}."
         )
     end = len(tokens)
-    while end and types[end - 1] == _UNUSED:
+    while end and (types[end - 1] == _UNUSED or tokens[end - 1] == f"[PAD{end - 1}]"):
         end -= 1
     return tokens[:end], types[:end]
 
@@ -155,7 +155,11 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], types: Seque
 
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> tuple[Tokenizer, bool]:
-    """Return a BPE tokenizer with byte fallback, as transformers builds that of Llama 2."""
+    """Return a BPE tokenizer with byte fallback, as transformers builds that of Llama 2.
+
+    Llama 2 has a space before each text, and Mistral only before one that does not begin with a space. GGUF does not
+    say which it is; transformers does as Mistral.
+    """
     scores = metadata.get("tokenizer.ggml.scores", [])
     if len(scores) < len(tokens):
         raise ModelError(f"Expect `tokenizer.ggml.scores` to have a score for each of {len(tokens)} tokens.")
