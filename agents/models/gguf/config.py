@@ -32,10 +32,11 @@ _NEEDED = MappingProxyType(
         "block_count": "num_hidden_layers",
         "feed_forward_length": "intermediate_size",
         "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
         "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     }
 )
-_OPTIONAL = MappingProxyType({"attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim"})
+_OPTIONAL = MappingProxyType({"attention.key_length": "head_dim"})
 _EXPERTS = MappingProxyType(
     {
         "expert_count": "num_experts",
@@ -92,7 +93,6 @@ def config_of(header: GgufHeader) -> PreTrainedConfig:
     config: PreTrainedConfig = AutoConfig.for_model(
         model_type,
         **{field: stated[name] for name, field in fields.items() if name in stated},
-        **({} if "attention.head_count_kv" in stated else {"num_key_value_heads": stated["attention.head_count"]}),
         **fixed,
         rope_parameters=_positions(header, stated),
         vocab_size=header.tensors[_EMBEDDING].shape[0],

@@ -265,13 +265,13 @@ def test_metadata_that_contradict_the_tensors_or_are_not_supported_are_rejected(
     assert str(caught.value) == message.format(tmp_path / "model.gguf")
 
 
-def test_metadata_that_a_model_needs_are_required(convert):
+@pytest.mark.parametrize("name", ["attention.layer_norm_rms_epsilon", "attention.head_count_kv"])
+def test_metadata_that_a_model_needs_are_required(name, convert):
     content = tiny_content()[1]
-    del content.metadata["llama.attention.layer_norm_rms_epsilon"]
-    with pytest.raises(
-        ModelError, match=r"^Expect the metadata `llama.attention.layer_norm_rms_epsilon`, found none\.$"
-    ):
+    del content.metadata[f"llama.{name}"]
+    with pytest.raises(ModelError) as caught:
         convert(content)
+    assert str(caught.value) == f"Expect the metadata `llama.{name}`, found none."
 
 
 def test_one_of_llama_cpp_s_own_splits_is_rejected_with_the_command_that_merges_them(convert):
