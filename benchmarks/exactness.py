@@ -57,7 +57,7 @@ class Config:
     """What to measure."""
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    """Folder, hub name, or "tiny"."""
+    """Folder, GGUF file, hub name, or "tiny"."""
     problems: str = "products"
     """As for train.py's env.problems."""
     prompt: str = "cir_one_shot"

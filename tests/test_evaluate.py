@@ -253,7 +253,7 @@ def test_the_list_has_every_name_and_fits_a_terminal(capsys: pytest.CaptureFixtu
 def test_a_model_that_is_not_there(fails: Fails, tmp_path: Path) -> None:
     missing = tmp_path / "no" / "model"
     assert fails(model=missing) == (
-        f"Expect `model` to be a folder, 'tiny' or a hub name, got '{missing}': no such folder"
+        f"Expect `model` to be a folder, a GGUF file, 'tiny' or a hub name, got '{missing}': no such folder"
     )
 
 

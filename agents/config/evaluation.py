@@ -49,7 +49,7 @@ class _Subject:
     """What is evaluated: a base class, so that --help begins with it."""
 
     model: tuple[str, ...]
-    """Folders, hub names, or "tiny"; several are evaluated one after another."""
+    """Folders, GGUF files, hub names, or "tiny"; several are evaluated one after another."""
     arms: tuple[str, ...] = ("code",)
     """code, text (--text-prompt, no code), neutral (code, errors without a message); code:8 has another budget."""
     template: Template = "chat"

@@ -347,7 +347,7 @@ class TrainConfig:
     """A whole run."""
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    """Folder, hub name, or "tiny"."""
+    """Folder, GGUF file, hub name, or "tiny"."""
     template: Template = "chat"
     """Put prompts into the model's chat template, or take them as they are."""
     chat_template_kwargs: str = CHAT_TEMPLATE_KWARGS

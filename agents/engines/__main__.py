@@ -23,7 +23,7 @@ class Config:
     """Configuration of an engine server."""
 
     model: str
-    """Folder, hub name, or "tiny": the model in training; the trainer replaces its weights at every step."""
+    """Folder, GGUF file, hub name, or "tiny": the model in training; the trainer replaces its weights at every step."""
     address: str
     """HOST:PORT to listen on."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"

@@ -77,5 +77,5 @@ def build_once(target: Path, build: Callable[[Path], None]) -> None:
     except OSError as error:
         if missing_part(target) is not None:  # otherwise another process was faster, with the same result
             raise ModelError(
-                f"Cannot create {target}: {one_line(error)}. Set CIR_CACHE to a folder with 600 MB free"
+                f"Cannot create {target}: {one_line(error)}. Set CIR_CACHE to a folder with room for it"
             ) from error

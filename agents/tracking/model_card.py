@@ -29,6 +29,7 @@ Rows = Sequence[Mapping[str, float]]
 
 CURVE = "learning_curve.png"
 _DATA_SET = re.compile(r"'([\w.-]+/[\w.-]+)'")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(?<!\.gguf)")
 _NOT_ON_HUB = ("/train", "/test", ".jsonl", ".json", ".csv", ".parquet")  # generators and files
 _ACCURACY = "/accuracy"
 _ARMS = {"validation_greedy": ", greedy", "validation_text": ", without code"}
@@ -81,7 +82,8 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    base = None if config.model == "tiny" or Path(config.model).exists() else config.model
+    is_on_hub = _HUB_NAME.fullmatch(config.model) and config.model != "tiny" and not Path(config.model).exists()
+    base = config.model if is_on_hub else None
     metadata = ModelCardData(
         base_model=base,
         datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_ON_HUB)] or None,

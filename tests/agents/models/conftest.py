@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.models import find, smollm2
+from agents.models import find
+from agents.models.gguf import wheels
 
 
 @pytest.fixture
@@ -16,4 +17,4 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find, "hub_cached", lambda name: None)
     monkeypatch.setattr(find, "hub_problem", lambda name: "no answer in 3 s")
-    monkeypatch.setattr(smollm2, "hub_problem", lambda name: "no answer in 3 s")
+    monkeypatch.setattr(wheels, "hub_problem", lambda name: "no answer in 3 s")

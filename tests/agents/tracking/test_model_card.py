@@ -58,7 +58,7 @@ def test_the_card_reports_only_results_measured_at_its_step() -> None:
     assert "Not measured at this step." in card(ROWS[1:2], step=1).text
 
 
-@pytest.mark.parametrize("model", ["tiny", "."])
+@pytest.mark.parametrize("model", ["tiny", ".", "parts/*.bin", "moved/model.gguf"])
 def test_a_local_model_is_not_a_base_model(model: str) -> None:
     local = TrainConfig(model=model)
     assert model_card(local, ROWS, step=2, command="", drawn=False).data.base_model is None
