@@ -12,8 +12,6 @@ from agents.models.gguf.header import GgufHeader
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-ROPE_FACTORS = "rope_freqs.weight"
-"""The tensor with which llama.cpp stores the positions of Llama 3.1 and later: what divides each frequency."""
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -95,8 +93,8 @@ def config_of(header: GgufHeader) -> PreTrainedConfig:
         **{field: stated[name] for name, field in fields.items() if name in stated},
         **fixed,
         rope_parameters=_positions(header, stated),
-        vocab_size=header.tensors[_EMBEDDING].shape[0],
-        tie_word_embeddings=_OUTPUT not in header.tensors,
+        vocab_size=header.shapes[_EMBEDDING][0],
+        tie_word_embeddings=_OUTPUT not in header.shapes,
         **{f"{name}_token_id": token_id(header, name) for name in ("bos", "eos", "pad")},
     )
     return config
@@ -118,10 +116,10 @@ def token_id(header: GgufHeader, name: str) -> int | None:
 
 def _check(header: GgufHeader, stated: Mapping[str, Any], prefix: str) -> None:
     """Compare metadata with tensors; the shapes of the other tensors are compared when they are loaded."""
-    if _EMBEDDING not in header.tensors:
+    if _EMBEDDING not in header.shapes:
         raise ModelError(f"Expect the tensor {_EMBEDDING}, found none.")
-    rows, width = header.tensors[_EMBEDDING].shape
-    blocks = {int(name.split(".")[1]) for name in header.tensors if name.startswith("blk.")}
+    rows, width = header.shapes[_EMBEDDING]
+    blocks = {int(name.split(".")[1]) for name in header.shapes if name.startswith("blk.")}
     head = stated.get("attention.key_length") or stated["embedding_length"] // stated["attention.head_count"]
     for name, found, of in (
         ("embedding_length", width, _EMBEDDING),
@@ -141,8 +139,8 @@ def _positions(header: GgufHeader, stated: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of rotary positions."""
     kind = stated.get("rope.scaling.type", "none")
     made: dict[str, Any] = {"rope_type": "default", "rope_theta": stated.get("rope.freq_base", 10_000.0)}
-    if ROPE_FACTORS in header.tensors and kind == "none":
-        return made | {**_LLAMA3_POSITIONS, "factor": max(header.floats(ROPE_FACTORS))}
+    if header.rope_factors is not None and kind == "none":
+        return made | {**_LLAMA3_POSITIONS, "factor": max(header.rope_factors)}
     match kind:
         case "none":
             return made

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.core.errors import ModelError, one_line
 from agents.models.folders import Log, build_once, missing_part
-from agents.models.gguf.header import GgufHeader, read_header
+from agents.models.gguf.header import ROPE_FACTORS, GgufHeader, read_header
 from agents.models.load import load_tokenizer, no_progress_bars
 
 if TYPE_CHECKING:
@@ -149,8 +149,6 @@ def _load(header: GgufHeader, config: PreTrainedConfig, scratch: Path) -> PreTra
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    from agents.models.gguf.config import ROPE_FACTORS
-
     link = scratch / "model.gguf"  # transformers wants a file of this name
     link.symlink_to(header.path.resolve())
     try:
@@ -170,14 +168,14 @@ def _load(header: GgufHeader, config: PreTrainedConfig, scratch: Path) -> PreTra
     if missing:
         raise ModelError(f"Expect all weights of a {type(model).__name__} in {header.path}, found no {missing[0]}.")
     held = sum(parameter.numel() for parameter in model.parameters())
-    sizes = {name: torch.Size(tensor.shape).numel() for name, tensor in header.tensors.items() if name != ROPE_FACTORS}
-    if held != sum(sizes.values()):
+    there = sum(torch.Size(shape).numel() for name, shape in header.shapes.items() if name != ROPE_FACTORS)
+    if held != there:
         raise ModelError(
-            f"Expect a file with the {held} weights of a {type(model).__name__}, got {sum(sizes.values())}: "
+            f"Expect a file with the {held} weights of a {type(model).__name__}, got {there}: "
             "it has tensors that transformers ignores."
         )
-    if ROPE_FACTORS in header.tensors:
-        _check_positions(model, header.floats(ROPE_FACTORS))
+    if header.rope_factors is not None:
+        _check_positions(model, header.rope_factors)
     return model
 
 

@@ -173,9 +173,7 @@ def test_a_file_that_is_cut_off_is_rejected_and_nothing_is_left(share, file, tmp
     cut.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(ModelError) as caught:
         resolve_model(str(cut), cache_dir=tmp_path / "cache", log=quiet)
-    assert str(caught.value).startswith(
-        f"Expect a complete GGUF file, got {cut}, which ends after {cut.stat().st_size}"
-    )
+    assert str(caught.value).startswith(f"Expect a complete GGUF file, got {cut}: ")
     assert str(caught.value).endswith(
         "If it is one of several parts, pass them all, as a pattern: --model 'FOLDER/NAME*'."
     )
@@ -187,7 +185,7 @@ def test_a_file_that_is_cut_off_is_rejected_and_nothing_is_left(share, file, tmp
     [
         (b"", "Expect a file that begins with GGUF, got {}."),
         (b"PK\3\4 a zip file", "Expect a file that begins with GGUF, got {}."),
-        (b"GGUF" + bytes([0, 0, 0, 3]) + bytes(16), "Expect GGUF of version 2 or 3, got 50331648 in {}."),
+        (b"GGUF" + bytes([3, 0, 0, 0]) + bytes(16), "Expect GGUF of the architectures llama, "),
     ],
 )
 def test_another_file_is_rejected(content, message, tmp_path):
@@ -195,7 +193,7 @@ def test_another_file_is_rejected(content, message, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ModelError) as caught:
         resolve_model(str(path), cache_dir=tmp_path / "cache", log=quiet)
-    assert str(caught.value) == message.format(path)
+    assert str(caught.value).startswith(message.format(path))
 
 
 def test_damaged_metadata_are_rejected_in_one_line(file, tmp_path):

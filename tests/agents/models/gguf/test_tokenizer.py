@@ -28,7 +28,7 @@ TEXTS = (
 
 
 def header(metadata: dict) -> GgufHeader:
-    return GgufHeader(path=Path("x.gguf"), metadata=metadata, tensors={})
+    return GgufHeader(path=Path("x.gguf"), metadata=metadata, shapes={}, rope_factors=None)
 
 
 def llama3(vocab: dict[str, int], merges: list[tuple[str, str]]) -> PreTrainedTokenizerBase:
