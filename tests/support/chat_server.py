@@ -33,6 +33,7 @@ class ChatServer(ThreadingHTTPServer):
         extra: Whether it takes parameters beyond OpenAI's; if not, they are an error.
         counts: When a stream says how many tokens it has: "always", at its "end" or "never".
         key: The key that it asks for.
+        port: Where it listens; 0: anywhere.
     """
 
     daemon_threads = True
@@ -45,8 +46,9 @@ class ChatServer(ThreadingHTTPServer):
         extra: bool = True,
         counts: str = "always",
         key: str = KEY,
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.policy, self.continues, self.extra, self.counts, self.key = policy, continues, extra, counts, key
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.models = ["scripted"]
@@ -85,17 +87,17 @@ class _Handler(BaseHTTPRequestHandler):
         messages = body["messages"]
         text = self.server.policy("\n".join(message["content"] for message in messages))
         pieces = re.findall(r"(?s).{1,3}", text)
-        is_cut = len(pieces) > body["max_tokens"]
+        limit = body.get("max_tokens") or body["max_completion_tokens"]
         prompt = sum(len(message["content"]) + CLOSING for message in messages)
         prompt -= CLOSING * (self.server.continues and body.get("continue_final_message", False))
         self.begin("text/event-stream")
-        for number, piece in enumerate(pieces[: body["max_tokens"]], 1):
+        for number, piece in enumerate(pieces[:limit], 1):
             usage = {"prompt_tokens": prompt, "completion_tokens": number} if self.server.counts == "always" else None
             self.event({"choices": [{"index": 0, "delta": {"content": piece}}], "usage": usage})
-        reason = "length" if is_cut else "stop"
+        reason = "length" if len(pieces) > limit else "stop"
         self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         if self.server.counts != "never":
-            usage = {"prompt_tokens": prompt, "completion_tokens": min(len(pieces), body["max_tokens"])}
+            usage = {"prompt_tokens": prompt, "completion_tokens": min(len(pieces), limit)}
             self.event({"choices": [], "usage": usage})
         self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
