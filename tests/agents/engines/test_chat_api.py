@@ -67,7 +67,7 @@ def test_a_server_continues_a_message_only_if_it_counts_fewer_tokens(
 
 
 def test_a_wanted_continuation_that_is_ignored_is_an_error(serve: Serve) -> None:
-    with pytest.raises(EngineError, match="Expect an API that continues the assistant's message, .* --turns message"):
+    with pytest.raises(EngineError, match=r"Expect an API that continues the assistant's message, .* --turns message"):
         client(serve(continues=False).url, turns="prefix").connect()
 
 
