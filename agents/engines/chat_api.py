@@ -110,6 +110,7 @@ class ChatServer:
 
     Attributes:
         traits: What the server can do; set by :meth:`connect`.
+        num_replies: Number of replies since then.
         last_failure: Why the last request that was given up failed.
 
     Raises:
@@ -132,6 +133,7 @@ class ChatServer:
         self._read_chars = self._read_tokens = 0
         self.traits = Traits(turns="message", extra_parameters=True, seed=True)
         self.last_failure = ""
+        self.num_replies = 0
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run what uses :meth:`complete`, and close all connections.
@@ -175,7 +177,7 @@ class ChatServer:
         """
         if not self._is_connected:
             self.traits = self.run(self._probe)
-            self._is_connected = True
+            self._is_connected, self.num_replies = True, 0
         if begun is not None:
             able = replace(self.traits, turns=begun.turns) if begun.turns == "message" else self.traits
             if able != begun:
@@ -191,7 +193,7 @@ class ChatServer:
         counting = [*question, {"role": "assistant", "content": "1, 2, 3,"}]
         # Drop one after the other what the server rejects.
         while isinstance(reply := await self._try(question, prefix=False), EngineError):
-            if not self._adapt(str(reply)):
+            if not (is_rejection(reply) and self._adapt(str(reply))):
                 raise await self._explained(reply)
         wanted = self._config.turns
         if wanted == "message":
@@ -221,8 +223,6 @@ class ChatServer:
 
     def _adapt(self, rejection: str) -> bool:
         """Drop a parameter that the server has rejected; return whether there was one to drop."""
-        if not rejection.startswith(_REJECTED):
-            return False
         if self._limit == "max_tokens" and "max_completion_tokens" in rejection:
             self._limit = "max_completion_tokens"
         elif self.traits.extra_parameters:
@@ -274,6 +274,7 @@ class ChatServer:
             now = time.monotonic()
             if isinstance(outcome, Reply):
                 self._succeeded_at = now
+                self.num_replies += 1
                 return outcome
             if not outcome.is_api and self._succeeded_at < 0:
                 raise EngineError(
@@ -397,10 +398,15 @@ class ChatServer:
 _REJECTED = "Expect requests to be accepted"
 
 
+def is_rejection(error: EngineError) -> bool:
+    """Whether a server rejects what is in a request, rather than the key or the model."""
+    return str(error).startswith(_REJECTED)
+
+
 def is_about_length(error: EngineError) -> bool:
     """Whether a server rejects a request because messages and reply do not fit into its context."""
     text = str(error).lower()
-    return text.startswith(_REJECTED.lower()) and "context" in text and ("length" in text or "size" in text)
+    return is_rejection(error) and "context" in text and ("length" in text or "size" in text)
 
 
 def _message_of(error: APIStatusError) -> str:

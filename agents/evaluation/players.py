@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from agents.config.evaluation import EvalConfig
 from agents.config.served import served_name
 from agents.config.shared import CHAT_TEMPLATE_KWARGS
-from agents.core.errors import expect
+from agents.core.errors import EngineFault, expect
 from agents.engines.chat_api import ChatServer, Traits
 from agents.evaluation.manifest import weights_revision
 from agents.evaluation.run_folder import RunFiles, read_manifest
@@ -108,10 +108,18 @@ def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[Play]:
 def _open_server(server: ChatServer, traits: Traits) -> Iterator[Play]:
     server.connect(traits)
 
+    failed = 0
+
     def play(envs: EnvPool, sampling: Sampling, **which: Any) -> None:
-        play_chats(envs, server, sampling, **which)
+        nonlocal failed
+        failed += play_chats(envs, server, sampling, **which)
 
     yield play
+    if failed:
+        raise EngineFault(
+            f"Expect an answer to each request, got none for {failed} samples: {server.last_failure}. All others are "
+            "kept; the same command plays these again."
+        )
 
 
 def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:

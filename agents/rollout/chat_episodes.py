@@ -8,14 +8,15 @@ as a local engine would, or gets the feedback as the next user message (:data:`a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from agents.core.errors import EngineError, EngineFault
+from agents.core.errors import EngineError
 from agents.core.types import EpisodeSpec, Trajectory, Turn, Usage, seed_of
-from agents.engines.chat_api import is_about_length
+from agents.engines.chat_api import is_about_length, is_rejection
 from agents.rollout.envs import action_scanner
 from agents.rollout.evaluate import specs_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agents.engines.chat_api import ChatServer, Message, Reply
     from agents.rollout.envs import EnvPool
 
+_LOG = logging.getLogger("agents")
 OnEnd = Callable[[Trajectory, Usage], None]
 
 
@@ -40,7 +42,7 @@ def play_chats(
     options: Mapping[str, Any],
     wanted: Callable[[tuple[int, int]], bool],
     on_end: OnEnd,
-) -> None:
+) -> int:
     """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
 
     Args:
@@ -55,20 +57,17 @@ def play_chats(
         wanted: Returns whether to play an episode.
         on_end: Called with each trajectory, which has no token ids, and its tokens as the server counted them.
 
+    Returns:
+        The number of episodes that were given up, because a request failed again and again while others succeeded.
+        They are not passed to ``on_end``. One whose request is rejected is, as an invalid one.
+
     Raises:
-        EngineError: The server rejects a request.
-        EngineFault: The server is gone, or the requests of some episodes failed for good. Such episodes are not
-            passed to ``on_end``.
+        EngineError: The server rejects the key, the model or the first requests.
+        EngineFault: The server is gone.
     """
-    specs = specs_of(envs, num_problems, num_samples, seed=seed, options=options, wanted=wanted)
-    waiting = iter(specs)
+    waiting = iter(specs_of(envs, num_problems, num_samples, seed=seed, options=options, wanted=wanted))
     with ThreadPoolExecutor(len(envs), thread_name_prefix="env") as threads:
-        failed = server.run(lambda: _play_all(envs, server, sampling, waiting, threads, on_end))
-    if failed:
-        raise EngineFault(
-            f"Expect an answer to each request, got none for {failed} of {len(specs)} samples: {server.last_failure}. "
-            "All others are kept; the same command plays these again."
-        )
+        return server.run(lambda: _play_all(envs, server, sampling, waiting, threads, on_end))
 
 
 async def _play_all(  # noqa: PLR0917
@@ -115,6 +114,7 @@ class _Chat:
     replies: list[Reply] = field(default_factory=list)
     reward: float = 0.0
     truncated: bool = False
+    rejected: bool = False
 
     async def to_its_end(self) -> bool:
         """Play the episode; return False if a request of it failed for good."""
@@ -123,10 +123,16 @@ class _Chat:
         while True:
             reply = None
             if not self._is_stuck and (room := self._room()) > 0:
-                reply = await self._ask(room)
-                if reply is None:
+                try:
+                    reply = await self._ask(room)
+                except EngineError as error:
+                    if not is_rejection(error) or not self.server.num_replies:
+                        raise
+                    self.rejected = True
+                    _LOG.warning("Dropping a sample of problem %s: %s", info.get("problem_id"), error)
+                if reply is None and not self.rejected:
                     return False
-                self.replies.append(reply)
+                self.replies += [reply] if reply else []
             # without room the environment ends the episode with what it has
             text = reply.text if reply else ""
             observation, reward, terminated, truncated, info = await self._call(self.env.step, text)
@@ -206,7 +212,7 @@ class _Chat:
             logprobs=(),
             prompt_length=0,
             reward=self.reward,
-            reward_valid=bool(info.get("reward_valid", True)),
+            reward_valid=bool(info.get("reward_valid", True)) and not self.rejected,
             terminated=not self.truncated,
             truncated=self.truncated,
             turns=tuple(self.turns),

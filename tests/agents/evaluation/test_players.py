@@ -188,12 +188,27 @@ def test_a_whole_run_needs_no_server(play: Play) -> None:
 def test_a_sample_whose_request_fails_for_good_is_not_recorded(serve: Serve, play: Play, tmp_path: Path) -> None:
     server = serve()
     server.fails = lambda body: status(500, "bad luck") if "What is 2 * 3?" in str(body["messages"]) else None
-    with pytest.raises(EngineFault, match=r"got none for 2 of 10 samples: 500 bad luck\. All others are kept"):
+    with pytest.raises(EngineFault, match=r"got none for 2 samples: 500 bad luck\. All others are kept"):
         play(server, retry_s=0.5)
     (path,) = tmp_path.rglob("samples.jsonl")
     assert {each["problem_index"] for each in read_samples(path)[0]} == {1, 2, 3, 4}
     server.fails = lambda body: None
     assert all(each["correct"] for each in rows_of(play(server)))
+
+
+def test_a_sample_whose_request_is_rejected_is_invalid(serve: Serve, play: Play) -> None:
+    server = serve()
+    server.fails = lambda body: status(400, "filtered") if "What is 3 * 4?" in str(body["messages"]) else None
+    played = play(server, concurrency=1)
+    assert [each["reward_valid"] for each in rows_of(played)] == [True] * 2 + [False] * 2 + [True] * 6
+    assert summarise(played)["sets"]["products"]["avg"]["value"] == 1.0
+
+
+def test_requests_that_are_rejected_from_the_first_one_end_the_run(serve: Serve, play: Play) -> None:
+    server = serve()
+    server.fails = lambda body: status(400, "top_p must be 1") if body["top_p"] < 1 else None
+    with pytest.raises(EngineError, match=r"Expect requests to be accepted at .*, got 400 top_p must be 1\."):
+        play(server)
 
 
 @contextmanager
