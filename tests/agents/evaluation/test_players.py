@@ -2,9 +2,8 @@
 
 import json
 import re
-import resource
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from chat_server import KEY, serving, status
 from eval_fakes import open_fakes, row
 from fakes import products
+from processes import no_file_above
 
 import evaluate
 from agents.config.evaluation import EvalConfig, EvalEnvConfig
@@ -209,17 +209,6 @@ def test_requests_that_are_rejected_from_the_first_one_end_the_run(serve: Serve,
     server.fails = lambda body: status(400, "top_p must be 1") if body["top_p"] < 1 else None
     with pytest.raises(EngineError, match=r"Expect requests to be accepted at .*, got 400 top_p must be 1\."):
         play(server)
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Let writes beyond this size of any file fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_was_sampled(serve: Serve, play: Play, tmp_path: Path) -> None:
