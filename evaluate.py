@@ -2,14 +2,14 @@
 
 $ python evaluate.py --model M              a first look: held-out problems
 $ python evaluate.py paper --model M        the paper's table: five benchmarks
+$ python evaluate.py --model openai:M --base-url URL    behind a chat API
 $ python evaluate.py --model A B --arms code text   two models, two arms
 $ python evaluate.py list                   named problems and protocols
 $ python evaluate.py compare A B            two runs (folders), by problem
 $ python evaluate.py report FOLDER ...      tables of finished runs
 $ python evaluate.py regrade SAMPLES        judge stored samples again
 $ python evaluate.py import FILE            other programs' samples
-$ python evaluate.py --config FILE          flags from a file
-$ python evaluate.py quick --help           all flags
+$ python evaluate.py quick --help           all flags; --config FILE reads them
 
 The same command resumes a run that was stopped or killed.
 """

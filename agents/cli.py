@@ -16,6 +16,7 @@ from agents.config.evaluation import ARMS_IN_WORDS, EvalConfig, protocols
 from agents.config.files import first_paragraph, parse_one, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
+from agents.engines.chat_api import take_key
 from agents.evaluation.comparison import compare, comparison_as_json
 from agents.evaluation.imported import write_imported, write_regraded
 from agents.evaluation.lm_eval import Find, read_lm_eval, read_plain
@@ -117,7 +118,10 @@ def parse(args: Sequence[str], description: str) -> Command:
         return parsed
 
     try:
-        return parse_with_files(args, read, config=EvalConfig, commands=tuple(protocols), name="protocol")
+        command = parse_with_files(args, read, config=EvalConfig, commands=tuple(protocols), name="protocol")
+        if isinstance(command, EvalConfig) and command.served:
+            take_key(command.api_key_env)  # before any process starts
+        return command
     except ConfigError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error

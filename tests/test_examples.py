@@ -1,11 +1,7 @@
 """The programs in examples/ do what they say."""
 
-import json
 import re
 import runpy
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -52,37 +48,6 @@ def test_a_recurrent_policy_trains_too() -> None:
 def test_the_trainer_trains_on_an_environment_that_it_has_never_heard_of(tmp_path: Path) -> None:
     first, last = run("another_environment", steps=8, output_dir=tmp_path / "run")
     assert last > 3 * first
-
-
-class ScriptedModel(BaseHTTPRequestHandler):
-    """Answers like a chat API whose model writes products as Python."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = "\n".join(message["content"] for message in body["messages"])
-        policy = runpy.run_path(str(EXAMPLES / "scripted_agent.py"))["policy"]
-        answer = json.dumps({"choices": [{"message": {"content": policy(text)}}]}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None:
-        """Stay silent."""
-
-
-@pytest.fixture
-def model_url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), ScriptedModel) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_model_behind_a_chat_api_plays(model_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("chat_api", url=model_url, model="scripted", episodes=2) == 1.0
-    assert capsys.readouterr().out.count("(right)") == 2
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from agents.config.served import SERVED, ServedArguments, served_name
 from agents.config.shared import (
     CHAT_TEMPLATE_KWARGS,
-    EngineArguments,
     EnvArguments,
     Template,
     check_template_kwargs,
@@ -49,7 +49,7 @@ class _Subject:
     """What is evaluated: a base class, so that --help begins with it."""
 
     model: tuple[str, ...]
-    """Folders, GGUF files, hub names, or "tiny"; several are evaluated one after another."""
+    """Folders, GGUF files, hub names, "tiny", or openai:NAME behind --base-url; evaluated one after another."""
     arms: tuple[str, ...] = ("code",)
     """code, text (--text-prompt, no code), neutral (code, errors without a message); code:8 has another budget."""
     template: Template = "chat"
@@ -59,7 +59,7 @@ class _Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(EngineArguments, _Subject):
+class EvalConfig(ServedArguments, _Subject):
     """An evaluation of one or more models, each in one or more arms, on one or more sets of problems."""
 
     benchmarks: Path | None = None
@@ -87,7 +87,7 @@ class EvalConfig(EngineArguments, _Subject):
     max_num_seqs: int = 32
     """Episodes in flight; each holds a row of the engine's cache."""
     max_model_len: int = 2048
-    """Tokens of a whole episode, prompt included."""
+    """Tokens of a whole episode, prompt included; an API has its own limit."""
     vllm_gpu_memory_utilization: float = 0.9
     """Share of the GPU's memory that vLLM takes for weights and cache."""
     tensor_parallel_size: int = 1
@@ -122,16 +122,24 @@ class EvalConfig(EngineArguments, _Subject):
             count, heat = counts.get(name, counts[""]), heats.get(name, heats[""])
             expect(heat > 0 or count == 1, "num_samples", "1 with temperature 0 (all would be the same)", count)
         expect(
-            self.max_model_len > self.max_completion_length,
+            self.max_model_len > self.max_completion_length or self.served == self.model,
             "max_model_len",
             f"above max_completion_length ({self.max_completion_length})",
             self.max_model_len,
         )
+        expect(SERVED not in self.served, "model", "like 'openai:NAME'", SERVED)
+        expect(not self.served or self.template == "chat", "template", f"chat with {SERVED}NAME", self.template)
         for arm in self.arms:
             self.env_kwargs(arm)
         _ = self.shard_of
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
         object.__setattr__(self, "chat_template_kwargs", spelled)
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The models behind an API."""
+        known = self.model if isinstance(self.model, tuple) else ()  # the command line has not been read yet
+        return tuple(model for model in known if served_name(model) is not None)
 
     @property
     def set_names(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from agents.core.errors import RunError
-from agents.core.files import json_line, read_json_lines
-from agents.core.types import FinishReason, Trajectory
+from agents.core.files import json_line, naming, read_json_lines
+from agents.core.types import FinishReason, Trajectory, Usage
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,10 +33,16 @@ class SampleTurn(TypedDict):
 
 
 class _Later(TypedDict, total=False):
-    """Fields that files of earlier versions lack."""
+    """Fields that files of earlier versions lack; the last three are those of models behind an API."""
 
     metadata: dict[str, Any]
     """The other fields of the problem's row."""
+    prompt_tokens: int
+    """Tokens of the prompts of all requests; a later one contains the earlier ones."""
+    cost: float | None
+    """Price of the tokens; None without one."""
+    usage_estimated: bool
+    """Whether the server has left some tokens uncounted, and their number is an estimate."""
 
 
 class Sample(_Later):
@@ -81,15 +87,17 @@ class Sample(_Later):
     """Number of tokens cut at the end of a block; see :func:`agents.rollout.episode.keep_tokens`."""
 
 
-def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample:
+def transcript(trajectory: Trajectory, *, set_name: str | None = None, usage: Usage | None = None) -> Sample:
     """Return the sample of a trajectory, JSON-serializable if the environment's info is.
 
     Args:
         trajectory: The episode.
         set_name: Name of its problem set; None: the source of the problem in the environment's info.
+        usage: The tokens of a trajectory without token ids.
     """
     info = trajectory.info
-    sampled = sum(trajectory.action_mask)
+    sampled = usage.completion_tokens if usage else sum(trajectory.action_mask)
+    feedback = usage.feedback_tokens if usage else len(trajectory.token_ids) - trajectory.prompt_length - sampled
     turns: list[SampleTurn] = [
         {
             "text": turn.text,
@@ -99,7 +107,7 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
         }
         for turn in trajectory.turns
     ]
-    return {
+    row: Sample = {
         "set": set_name if set_name is not None else str(info.get("source") or ""),
         "problem_index": int(info.get("problem_index", trajectory.group_id)),
         "sample": trajectory.sample,
@@ -120,9 +128,12 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
         "void": trajectory.is_void,
         "interactions": info["interaction_budget"] - info["interactions_left"] if "interactions_left" in info else 0,
         "sampled_tokens": sampled,
-        "feedback_tokens": len(trajectory.token_ids) - trajectory.prompt_length - sampled,
+        "feedback_tokens": feedback,
         "boundary_cuts": trajectory.boundary_cuts,
     }
+    if usage is not None:
+        row |= {"prompt_tokens": usage.prompt_tokens, "cost": usage.cost, "usage_estimated": usage.is_estimated}
+    return row
 
 
 def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +203,8 @@ class SampleFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.rows, size = read_samples(path)
@@ -206,9 +218,11 @@ class SampleFile:
         self._file.truncate(size)
 
     def append(self, row: Sample) -> None:
-        """Append a row and flush it, so that it survives a kill of the process."""
-        self._file.write(json_line(row).encode())
-        self._file.flush()
+        """Append a row without a buffer, so that it survives a kill of the process."""
+        rest = memoryview(json_line(row).encode())
+        with naming(self._path):
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]
 
     def __enter__(self) -> SampleFile:
         return self

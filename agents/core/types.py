@@ -98,6 +98,22 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of an episode as an API counts them, where there are no token ids."""
+
+    prompt_tokens: int
+    """Tokens of the prompts of all its requests; a later one contains the earlier ones."""
+    completion_tokens: int
+    """Tokens that the model wrote."""
+    feedback_tokens: int
+    """Tokens that the environment, and the chat template, wrote between the turns."""
+    cost: float | None
+    """What they cost; None without a price."""
+    is_estimated: bool
+    """Whether the server has left some of them uncounted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectory:
     """One finished episode, with exactly the tokens that were sampled.
 

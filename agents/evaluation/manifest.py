@@ -16,34 +16,29 @@ from agents.core.files import installed_version
 from agents.models.folders import WEIGHT_FILES
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "gymnasium")
+_PACKAGES_BESIDE_AN_API = ("numpy", "gymnasium")
 _CHUNK = 1 << 24
 # arguments that say nothing, or are described by `sets` and `about`
 _ELSEWHERE = ("sandbox", "split", "test_share", "unreadable", "problems")
 
 
 def describe_run(
-    config: EvalConfig, *, model: str, revision: str, arm: str, sizes: Mapping[str, int], about: Mapping[str, Any]
+    config: EvalConfig, *, model: Mapping[str, Any], arm: str, sizes: Mapping[str, int], about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return all settings that a run's samples depend on, JSON-serializable; a resumed run must have the same ones.
 
     Args:
         config: The evaluation's configuration.
-        model: The model's name.
-        revision: Revision of its weights; see :func:`weights_revision`.
+        model: Its name, the revision of its weights and what else they or their API are.
         arm: One of the configuration's arms.
         sizes: Number of problems in each set.
         about: Description of the environment and the problems.
     """
     counts, heats = config.samples_of(sizes), config.temperatures_of(sizes)
     environment = {name: value for name, value in config.env_kwargs(arm).items() if name not in _ELSEWHERE}
+    packages = _PACKAGES_BESIDE_AN_API if "base_url" in model else _PACKAGES
     run = {
-        "model": {
-            "name": model,
-            "revision": revision,
-            "template": config.template,
-            "chat_template_kwargs": config.chat_template_kwargs,
-            "dtype": config.dtype,
-        },
+        "model": {**model, "template": config.template, "chat_template_kwargs": config.chat_template_kwargs},
         "arm": arm,
         "arguments": environment,
         "sets": {
@@ -61,7 +56,7 @@ def describe_run(
             "tensor_parallel_size": config.tensor_parallel_size,
         },
         **about,
-        "packages": {name: found for name in _PACKAGES if (found := installed_version(name))},
+        "packages": {name: found for name in packages if (found := installed_version(name))},
     }
     return dict(json.loads(json.dumps(run)))
 

@@ -17,6 +17,8 @@ number of tokens with its 95% interval (:mod:`agents.evaluation.bootstrap`), or 
       by_subject.NAME        problems, samples, accuracy; and so by_level.NAME
       by_blocks.NAME         samples, share, accuracy; none, all_ran, some_failed, all_failed
       recovery               rate: share of the samples with a failed block in which a later block ran; samples
+      usage                  of a model behind an API, in all samples together: prompt_tokens, completion_tokens, cost
+                             (None without a price), estimated (how many samples the server has not counted whole)
 
 A sample that is invalid because of an infrastructure error ("unjudged") counts only in ``rates`` and ``tokens``.
 """
@@ -135,6 +137,7 @@ class SetMetrics:
             "by_level": self._by(lambda row: row["level"]),
             "by_blocks": {kind: self._of_blocks(kind) for kind in BLOCKS},
             "recovery": self._recovery(),
+            **self._usage(),
         }
 
     @property
@@ -181,6 +184,19 @@ class SetMetrics:
 
         samples = sum(failed(row) for rows in self._judged for row in rows)
         return {"samples": samples, "rate": self.share_of_judged(recovers, failed).as_json()}
+
+    def _usage(self) -> dict[str, Any]:
+        rows = [row for rows in self._problems for row in rows]
+        if not all("prompt_tokens" in row for row in rows):
+            return {}
+        costs = [cost for row in rows if (cost := row.get("cost")) is not None]
+        usage = {
+            "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
+            "completion_tokens": sum(row["sampled_tokens"] for row in rows),
+            "cost": sum(costs) if len(costs) == len(rows) else None,
+            "estimated": sum(row.get("usage_estimated", False) for row in rows),
+        }
+        return {"usage": usage}
 
 
 def blocks_of(row: Sample) -> str:

@@ -1,13 +1,12 @@
 """Accuracy of a policy on a set of problems: every problem gets the same number of episodes.
 
 `run` plays all sets, models and arms of an `EvalConfig`: it writes each sample as it finishes, and resumes where an
-earlier process was killed. It plays a single set with `agents.rollout.evaluate`, which the trainer uses for validation.
+earlier process was killed. `agents.evaluation.players` plays a single set, with a local model or one behind an API.
 `agents.evaluation.metrics` computes metrics from the samples, `agents.evaluation.tables` prints them.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -16,7 +15,7 @@ from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.config.evaluation import EvalConfig
 from agents.config.shared import EnvArguments
@@ -24,27 +23,20 @@ from agents.core.errors import ConfigError, expect
 from agents.core.files import expect_writable
 from agents.core.samples import Sample, SampleFile, transcript
 from agents.core.tables import score_interval
-from agents.core.types import Trajectory
+from agents.core.types import Trajectory, Usage
 from agents.engines.base import Sampling
-from agents.evaluation.manifest import describe_run, describe_session, weights_revision
+from agents.evaluation.manifest import describe_run, describe_session
+from agents.evaluation.players import Load, Play, Player, find_player
 from agents.evaluation.run_folder import RunFiles
 from agents.models.devices import pick_device, pick_dtype
-from agents.models.find import resolve_model
-from agents.models.load import load_tokenizer
 from agents.rollout.envs import EnvPool, lacking, open_split
-from agents.rollout.evaluate import evaluate
 from agents.tracking.progress import open_bar
-
-if TYPE_CHECKING:
-    from agents.core.chat import Chat
-    from agents.engines.base import Engine
 
 Place = tuple[str, int, int]
 """Identifies a sample: set, problem index and sample number."""
 Sets = Mapping[str, "Sequence[Any] | int"]
 """Problem sets by name, in the form of the environment's argument ``problems``; or how many of its own problems."""
 OpenEnvs = Callable[..., EnvPool]
-Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 
 
 def run_own_problems(
@@ -98,7 +90,8 @@ def run(
         command: The command that resumes these runs, for the manifest.
         open_envs: Called as ``open_envs(num_envs, **arguments)`` with ``config.env_kwargs(arm)`` and, unless they are
             the environment's own, ``problems``; by default for ``config.env``.
-        load: Loads the model of a folder; by default :func:`load_engine`. Its engine is closed at the end.
+        load: Loads the model of a folder; by default :func:`agents.evaluation.players.load_engine`. Its engine is
+            closed at the end.
         log: Receives lines for the user.
 
     Returns:
@@ -109,6 +102,8 @@ def run(
             written.
         RunError: An existing run has other settings, or another process is writing to it.
         ModelError: A model cannot be loaded, or its tokenizer cannot be used for chats.
+        EngineError: There is no such API, or it rejects the key, the model or a request.
+        EngineFault: An API fails. The samples that are done are kept.
     """
     open_envs = open_envs or partial(_open_envs, config.env)
     sizes = _sizes(sets)
@@ -119,22 +114,22 @@ def run(
     with ExitStack() as opened:  # reject bad arguments before resolving a model
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, **_arguments(config, arm, problems))))
-    config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
+    if config.served != config.model:
+        config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
     plans = []
     for model in config.model:
-        path = resolve_model(model, log=log)
-        revision = weights_revision(path)
+        player = find_player(config, model, load=load, log=log)
         for arm in config.arms:
             more = about(**{name: config.env_kwargs(arm)[name] for name in ("prompt", "system_prompt")})
-            made_with = describe_run(config, model=model, revision=revision, arm=arm, sizes=sizes, about=more)
-            plans.append(_Plan(model=model, path=path, arm=arm, about=made_with))
+            made_with = describe_run(config, model=player.about, arm=arm, sizes=sizes, about=more)
+            plans.append(_Plan(model=model, player=player, arm=arm, about=made_with))
     folders = [plan.files(config).folder for plan in plans]
     names = [f"{plan.model} {plan.arm}" for plan in plans]
     expect(len(set(folders)) == len(folders), "model and arms", "to give each run a folder of its own", names)
     for plan in plans:
         plan.files(config).claim(plan.about)
     for _, arms in groupby(plans, key=lambda plan: plan.model):
-        _run_model(config, sets, list(arms), command=command, open_envs=open_envs, load=load or load_engine, log=log)
+        _run_model(config, sets, list(arms), command=command, open_envs=open_envs, log=log)
     return folders
 
 
@@ -143,7 +138,7 @@ class _Plan:
     """One run."""
 
     model: str
-    path: Path
+    player: Player
     arm: str
     about: Mapping[str, Any]
 
@@ -167,15 +162,14 @@ def _run_model(
     *,
     command: str,
     open_envs: OpenEnvs,
-    load: Load,
     log: Callable[[str], Any],
 ) -> None:
     """Play the missing samples of one model's runs; a model without missing samples is not loaded."""
     plans = [plan for plan in plans if plan.files(config).num_samples() < len(_places(config, sets))]
     if not plans:
         return
-    engine, chat = load(config, plans[0].path)
-    with closing(engine):
+    player = plans[0].player
+    with player.opened() as play:
         for plan in plans:
             files = plan.files(config)
             with SampleFile(files.samples) as file:
@@ -185,30 +179,27 @@ def _run_model(
                 record = _Record(file, _places(config, sets))
                 log(f"{files.folder}: {len(file.rows)} samples found, {len(record.missing)} to play.")
                 with record.bar(f"{Path(plan.model).name} {plan.arm}", log):
-                    _play_sets(config, sets, record, arm=plan.arm, open_envs=open_envs, engine=engine, chat=chat)
+                    _play_sets(config, sets, record, plan, open_envs=open_envs, play=play)
 
 
 def _play_sets(
     config: EvalConfig,
     sets: Sets,
     record: _Record,
+    plan: _Plan,
     *,
-    arm: str,
     open_envs: OpenEnvs,
-    engine: Engine,
-    chat: Chat,
+    play: Play,
 ) -> None:
     """Play the missing samples of one run."""
     for name, temperature in config.temperatures_of(sets).items():
         missing = frozenset((problem, sample) for of_set, problem, sample in record.missing if of_set == name)
         if not missing:
             continue
-        arguments = _arguments(config, arm, sets[name])
-        with closing(open_envs(config.max_num_seqs, **arguments)) as envs:
-            evaluate(
+        arguments = _arguments(config, plan.arm, sets[name])
+        with closing(open_envs(plan.player.num_envs, **arguments)) as envs:
+            play(
                 envs,
-                engine,
-                chat,
                 Sampling(
                     temperature=temperature,
                     top_p=config.top_p,
@@ -262,9 +253,9 @@ class _Record:
             self._bar.set_postfix_str(self.progress())
             yield
 
-    def add(self, name: str, trajectory: Trajectory) -> None:
+    def add(self, name: str, trajectory: Trajectory, usage: Usage | None = None) -> None:
         """Write a sample of a set."""
-        row = transcript(trajectory, set_name=name)
+        row = transcript(trajectory, set_name=name, usage=usage)
         self._file.append(row)
         self._count(row)
         self._bar.set_postfix_str(self.progress(), refresh=False)
@@ -287,29 +278,3 @@ class _Record:
     def _count(self, row: Sample) -> None:
         self.missing.discard((row["set"], row["problem_index"], row["sample"]))
         self._played.setdefault((row["set"], row["problem_index"]), []).append(row)
-
-
-def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
-    """Load the model of a folder into an engine; return it with its chat.
-
-    Raises:
-        ModelError: The model cannot be loaded, or its tokenizer cannot be used for chats.
-    """
-    from agents.core.chat import Chat
-    from agents.engines import open_engine
-
-    device = pick_device("auto")
-    print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
-    chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
-    engine = open_engine(
-        config.engine,
-        path,
-        chat,
-        dtype=config.dtype,
-        device=device,
-        max_num_seqs=config.max_num_seqs,
-        max_model_len=config.max_model_len,
-        gpu_memory_utilization=config.vllm_gpu_memory_utilization,
-        tensor_parallel_size=config.tensor_parallel_size,
-    )
-    return engine, chat

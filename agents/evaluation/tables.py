@@ -30,6 +30,7 @@ def report(summaries: Sequence[Mapping[str, Any]], *, k: Sequence[int] = ()) -> 
     parts = [_overview(summaries)] if len(summaries) > 1 else []
     for each in summaries:
         tables = [_scores(each, k), _endings(each), _groups(each, "subject"), _groups(each, "level"), _blocks(each)]
+        tables.append(_usage(each))
         parts.append("\n\n".join([each["name"], *filter(None, tables)]))
     return "\n\n".join(parts)
 
@@ -138,3 +139,13 @@ def _blocks(summary: Mapping[str, Any]) -> str:
         if of_set["recovery"]["samples"]
     ]
     return table(["code blocks", "set", "samples", "accuracy"], rows + recovered) if rows else ""
+
+
+def _usage(summary: Mapping[str, Any]) -> str:
+    rows = []
+    for name, metrics in summary["sets"].items():
+        if usage := metrics.get("usage"):
+            counts = [f"{usage[kind]:,}" for kind in ("prompt_tokens", "completion_tokens")]
+            cost = "" if usage["cost"] is None else f"{usage['cost']:.4g}"
+            rows.append([name, *counts, cost, str(usage["estimated"] or "")])
+    return table(["API usage", "prompt tokens", "completion tokens", "cost", "samples estimated"], rows) if rows else ""

@@ -115,9 +115,12 @@ class EnvPool(ABC):
         """Close every copy, and discard what is in flight."""
 
     def _scanner(self, env_id: int, *, over: bool) -> Scanner | None:
-        env = self.envs[env_id]
-        has_scanner = not over and env.has_wrapper_attr("action_scanner")
-        return env.get_wrapper_attr("action_scanner")() if has_scanner else None
+        return None if over else action_scanner(self.envs[env_id])
+
+
+def action_scanner(env: gymnasium.Env[str, str]) -> Scanner | None:
+    """Return what finds the end of an environment's next action, if it has a scanner; see :class:`EnvPool`."""
+    return env.get_wrapper_attr("action_scanner")() if env.has_wrapper_attr("action_scanner") else None
 
 
 def open_pool(env_id: str, num_envs: int, **kwargs: Any) -> EnvPool:

@@ -76,24 +76,37 @@ def evaluate(
     Returns:
         The outcome; None if a process was stopped.
     """
-    available = envs.num_problems
-    if available is not None and num_problems > available:
-        raise ValueError(f"Expect at most {available} problems, got num_problems={num_problems}.")
-    episodes = [
-        EpisodeSpec(
-            group_id=problem,
-            env_seed=problem,
-            sampling_seed=seed_of(seed, problem, sample, bits=64),
-            options={**(options or {}), **({} if available is None else {"problem_index": problem})},
-            sample=sample,
-        )
-        for problem in share(range(num_problems))
-        for sample in range(num_samples)
-        if wanted((problem, sample))
-    ]
+    episodes = specs_of(envs, num_problems, num_samples, seed=seed, options=options or {}, wanted=wanted)
     collector = Collector(envs, engine, chat, rules=rules)
     collected = collector.collect(episodes, sampling, on_end=on_end, should_stop=should_stop)
     trajectories = gather_unless_stopped(None if collected is None else collected.trajectories)
     if trajectories is None:
         return None
     return Evaluation(trajectories=tuple(sorted(trajectories, key=lambda t: t.group_id)))
+
+
+def specs_of(
+    envs: EnvPool,
+    num_problems: int,
+    num_samples: int,
+    *,
+    seed: int,
+    options: Mapping[str, Any],
+    wanted: Callable[[tuple[int, int]], bool],
+) -> list[EpisodeSpec]:
+    """Return this process's episodes of an evaluation; the arguments are those of :func:`evaluate`."""
+    available = envs.num_problems
+    if available is not None and num_problems > available:
+        raise ValueError(f"Expect at most {available} problems, got num_problems={num_problems}.")
+    return [
+        EpisodeSpec(
+            group_id=problem,
+            env_seed=problem,
+            sampling_seed=seed_of(seed, problem, sample, bits=64),
+            options={**options, **({} if available is None else {"problem_index": problem})},
+            sample=sample,
+        )
+        for problem in share(range(num_problems))
+        for sample in range(num_samples)
+        if wanted((problem, sample))
+    ]

@@ -1,7 +1,9 @@
-"""Helpers that observe the processes of a grader."""
+"""Helpers that observe the processes of a grader, and one that fills the disk."""
 
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cir_env.grading.grader import Grader
@@ -35,3 +37,14 @@ def new_child(pid: int, known: int = 0) -> int:
 
     wait_until(lambda: bool(children()))
     return children()[0]
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """Let writes of this process beyond this size of any file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

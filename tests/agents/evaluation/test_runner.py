@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium
 import pytest
 from agents_fakes import CallEnv, FakeEngine, byte_tokenizer, pool, scripted, small_chat, trajectory
-from fakes import CODE, FEEDBACK, fakes, make, products
+from eval_fakes import open_fakes
+from fakes import CODE, FEEDBACK, fakes, products
 
 from agents.config.evaluation import EvalConfig, EvalEnvConfig
 from agents.core.chat import Chat
@@ -19,7 +20,6 @@ from agents.engines.base import Sampling
 from agents.evaluation.metrics import summarise
 from agents.evaluation.run_folder import Run, read_run
 from agents.evaluation.runner import _Record, run, run_own_problems
-from agents.rollout.envs import EnvPool, ThreadedPool
 from agents.rollout.evaluate import Evaluation, evaluate
 
 Write = Callable[[int, int, int], str]
@@ -44,16 +44,6 @@ def scores(write: Write, **changes: Any) -> Evaluation:
     arguments = {"num_problems": 3, "num_samples": 2} | changes
     with pool() as envs:
         return evaluate(envs, FakeEngine(chat, write), chat, Sampling(max_tokens=60), **arguments)
-
-
-def open_fakes(**fake: Any) -> Callable[..., EnvPool]:
-    """Opens environments that start no process."""
-    fake = fake or fakes()
-
-    def open_envs(num_envs: int, **arguments: Any) -> EnvPool:
-        return ThreadedPool(lambda: make(**(fake | arguments | {"sandbox": fake["sandbox"]})), num_envs)
-
-    return open_envs
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from agents_fakes import byte_tokenizer, random_batch, tiny_qwen2
+from processes import no_file_above
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.config.training import LoraConfig, PPOConfig
@@ -194,17 +193,6 @@ def test_a_full_disk_is_named_where_torch_only_reports_an_unexpected_position(
     monkeypatch.setattr(checkpoint, "_FULL_DISK", 2**62)
     with pytest.raises(CheckpointError, match=r"checkpoint-2: \[Errno 28\] No space left on device\. Free disk space"):
         write(tmp_path, trained(), 2)
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Let writes beyond this size of any file fail."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", SHARD, "trainer_state.json"])

@@ -1,14 +1,16 @@
 """Handmade samples and runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from agents_fakes import trajectory
+from fakes import fakes, make
 
 from agents.core.samples import Sample, transcript
 from agents.core.types import Turn
 from agents.evaluation.run_folder import Run
+from agents.rollout.envs import EnvPool, ThreadedPool
 
 
 def row(right: bool | None = True, *, blocks: Sequence[str] = (), **changes: Any) -> Sample:
@@ -50,3 +52,13 @@ def run_of(*, name: str = "A", **sets: Sequence[Sequence[Sample]]) -> Run:
     sizes = {key: {"problems": len(rows), "num_samples": len(rows[0])} for key, rows in samples.items()}
     about = {"model": {"name": name, "revision": "r"}, "arm": "code", "sets": sizes}
     return Run(folder=Path(name), about=about, samples=samples)
+
+
+def open_fakes(**fake: Any) -> Callable[..., EnvPool]:
+    """Opens environments that start no process."""
+    fake = fake or fakes()
+
+    def open_envs(num_envs: int, **arguments: Any) -> EnvPool:
+        return ThreadedPool(lambda: make(**(fake | arguments | {"sandbox": fake["sandbox"]})), num_envs)
+
+    return open_envs

@@ -1,0 +1,151 @@
+"""What plays the samples of a run: a model of a folder in an engine, or one behind an API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.config.evaluation import EvalConfig
+from agents.config.served import served_name
+from agents.config.shared import CHAT_TEMPLATE_KWARGS
+from agents.core.errors import EngineFault, expect
+from agents.engines.chat_api import ChatServer, Traits
+from agents.evaluation.manifest import weights_revision
+from agents.evaluation.run_folder import RunFiles, read_manifest
+from agents.models.devices import pick_device
+from agents.models.find import resolve_model
+from agents.models.load import load_tokenizer
+from agents.rollout.chat_episodes import play_chats
+from agents.rollout.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from agents.core.chat import Chat
+    from agents.engines.base import Engine, Sampling
+    from agents.rollout.envs import EnvPool
+
+Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
+Play = Callable[..., object]
+"""Called as `agents.rollout.evaluate.evaluate` is, without engine and chat; ``on_end`` may also get a `Usage`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Player:
+    """A model to evaluate."""
+
+    about: Mapping[str, Any]
+    """What the manifest says of it."""
+    num_envs: int
+    """Episodes in flight."""
+    opened: Callable[[], AbstractContextManager[Play]]
+    """Loads the model, or connects to its API."""
+
+
+def find_player(
+    config: EvalConfig, model: str, *, load: Load | None = None, log: Callable[[str], Any] = print
+) -> Player:
+    """Return what plays with a model; it is not loaded yet.
+
+    An API is asked what it can do, unless a run that can be resumed says so.
+
+    Args:
+        config: The evaluation.
+        model: The model's name.
+        load: Loads the model of a folder; by default :func:`load_engine`.
+        log: Receives lines for the user.
+
+    Raises:
+        ConfigError: The API does not take the chat template's variables, or a filter.
+        ModelError: There is no such model.
+        EngineError: There is no such API, or it rejects the key or the model.
+        EngineFault: An API fails.
+    """
+    name = served_name(model)
+    if name is None:
+        path = resolve_model(model, log=log)
+        about = {"name": model, "revision": weights_revision(path), "dtype": config.dtype}
+        opened = partial(_open_engine, partial(load or load_engine, config, path))
+        return Player(about=about, num_envs=config.max_num_seqs, opened=opened)
+    server = ChatServer(config, name, template_kwargs=json.loads(config.chat_template_kwargs))
+    traits = _earlier_traits(config, model) or server.connect()
+    if config.turns != "auto":
+        traits = replace(traits, turns=config.turns)
+    kwargs = config.chat_template_kwargs
+    is_heard = traits.extra_parameters or kwargs == CHAT_TEMPLATE_KWARGS
+    expect(is_heard, "chat_template_kwargs", "unset, since the API does not take them", kwargs)
+    for option in ("top_k", "min_p"):
+        value = getattr(config, option)
+        expect(traits.extra_parameters or value == 0, option, "unset, since the API does not take it", value)
+    about = {"name": model, "revision": "unknown", "base_url": config.base_url, **asdict(traits)}
+    return Player(about=about, num_envs=config.concurrency, opened=partial(_open_server, server, traits))
+
+
+def _earlier_traits(config: EvalConfig, model: str) -> Traits | None:
+    """Return what the API could do when an arm's run began that can be resumed."""
+    names = [field.name for field in fields(Traits)]
+    for arm in config.arms:
+        files = RunFiles.of(config, model, arm)
+        if files.num_samples() and files.manifest.exists():
+            about = read_manifest(files.manifest)["run"]["model"]
+            if all(name in about for name in names):
+                return Traits(**{name: about[name] for name in names})
+    return None
+
+
+@contextmanager
+def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[Play]:
+    engine, chat = load()
+
+    def play(envs: EnvPool, sampling: Sampling, **which: Any) -> object:
+        return evaluate(envs, engine, chat, sampling, **which)
+
+    with closing(engine):
+        yield play
+
+
+@contextmanager
+def _open_server(server: ChatServer, traits: Traits) -> Iterator[Play]:
+    server.connect(traits)
+
+    failed = 0
+
+    def play(envs: EnvPool, sampling: Sampling, **which: Any) -> None:
+        nonlocal failed
+        failed += play_chats(envs, server, sampling, **which)
+
+    yield play
+    if failed:
+        raise EngineFault(
+            f"Expect an answer to each request, got none for {failed} samples: {server.last_failure}. All others are "
+            "kept; the same command plays these again."
+        )
+
+
+def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
+    """Load the model of a folder into an engine; return it with its chat.
+
+    Raises:
+        ModelError: The model cannot be loaded, or its tokenizer cannot be used for chats.
+    """
+    from agents.core.chat import Chat
+    from agents.engines import open_engine
+
+    device = pick_device("auto")
+    print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
+    chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
+    engine = open_engine(
+        config.engine,
+        path,
+        chat,
+        dtype=config.dtype,
+        device=device,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=config.max_model_len,
+        gpu_memory_utilization=config.vllm_gpu_memory_utilization,
+        tensor_parallel_size=config.tensor_parallel_size,
+    )
+    return engine, chat
