@@ -7,22 +7,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cir_env.dialects import DialectName, find_dialect
 from cir_env.episode.prompts import QUESTION, Prompt, Template, find_prompt, find_system_prompt, render_messages
 from cir_env.grading.grader import GRADER_VERSION
 from cir_env.problems.benchmarks import PATCHES_VERSION, content_sha256
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
 
-_GRADER = ("grading/*.py", "parsing.py")
+_GRADER = ("grading/*.py", "parsing.py", "dialects.py")
 
 
-def fingerprint(sets: Mapping[str, ProblemSet], prompt: Prompt, system_prompt: str | None = None) -> dict[str, Any]:
+def fingerprint(
+    sets: Mapping[str, ProblemSet], prompt: Prompt, system_prompt: str | None = None, dialect: DialectName = "fence"
+) -> dict[str, Any]:
     """Return the hashes and versions under which results of the same policy compare, as JSON-serializable data.
 
     Args:
         sets: Problem sets by name.
         prompt: As for `cir_env.env.CodeMathEnv`.
         system_prompt: As for `cir_env.env.CodeMathEnv`.
+        dialect: As for `cir_env.env.CodeMathEnv`.
 
     >>> sorted(fingerprint({}, "cir"))
     ['environment', 'grader', 'patches', 'problems', 'prompt']
@@ -31,7 +35,7 @@ def fingerprint(sets: Mapping[str, ProblemSet], prompt: Prompt, system_prompt: s
     asked = [Problem(id="", statement=QUESTION, answer="")]
     if not isinstance(template, Template):  # a function may write something else for each problem
         asked += [problem for problems in sets.values() for problem in problems]
-    prompts = [render_messages(template, problem, system) for problem in asked]
+    prompts = [render_messages(template, problem, system, find_dialect(dialect)) for problem in asked]
     return {
         "problems": {name: content_sha256(problems) for name, problems in sets.items()},
         "prompt": _sha256("".join(map(json.dumps, prompts)).encode()),
