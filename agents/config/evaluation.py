@@ -18,6 +18,7 @@ from agents.config.shared import (
     EngineArguments,
     EnvArguments,
     Template,
+    check_dialect,
     check_template_kwargs,
 )
 from agents.core.errors import ConfigError, expect
@@ -110,6 +111,7 @@ class EvalConfig(EngineArguments, _Subject):
         for arm in self.arms:
             self.env_kwargs(arm)
         _ = self.shard_of
+        check_dialect(self.env.dialect, self.template)
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
         object.__setattr__(self, "chat_template_kwargs", spelled)
 

@@ -95,7 +95,7 @@ def run(
     Args:
         config: The models, the arms, the sampling and the environment.
         sets: Problem sets by name, in the form of the environment's argument ``problems``; or how many of its own.
-        about: Returns, for an arm's ``prompt`` and ``system_prompt``, what else its samples depend on.
+        about: Returns, for an arm's ``prompt``, ``system_prompt`` and ``dialect``, what else its samples depend on.
         command: The command that resumes these runs, for the manifest.
         open_envs: Called as ``open_envs(num_envs, **arguments)`` with ``config.env_kwargs(arm)`` and, unless they are
             the environment's own, ``problems``; by default for ``config.env``.
@@ -126,7 +126,7 @@ def run(
         path = resolve_model(model, log=log)
         revision = weights_revision(path)
         for arm in config.arms:
-            more = about(**{name: config.env_kwargs(arm)[name] for name in ("prompt", "system_prompt")})
+            more = about(**{name: config.env_kwargs(arm)[name] for name in ("prompt", "system_prompt", "dialect")})
             made_with = describe_run(config, model=model, revision=revision, arm=arm, sizes=sizes, about=more)
             plans.append(_Plan(model=model, path=path, arm=arm, about=made_with))
     folders = [plan.files(config).folder for plan in plans]
@@ -291,7 +291,12 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
 
     device = pick_device("auto")
     print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
-    chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
+    chat = Chat(
+        load_tokenizer(path),
+        config.template,
+        template_kwargs=json.loads(config.chat_template_kwargs),
+        dialect=config.env.dialect,
+    )
     engine = open_engine(
         config.engine,
         path,
