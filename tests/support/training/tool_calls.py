@@ -93,17 +93,23 @@ def check_tokens(made: Trajectory, chat: Chat) -> None:
     prompt = chat.tokenizer.apply_chat_template(list(info["messages"]), tools=tools, add_generation_prompt=True)
     assert list(made.token_ids[:at]) == prompt["input_ids"]
     assert not any(made.action_mask[:at])
-    for turn in made.turns[:-1]:
+    *answered, last = made.turns
+    if (last.text, last.finish_reason) == ("", "length"):  # the last feedback did not fit
+        *answered, last = answered
+    for turn in answered:
         messages = [{"role": role, "content": text} for role, text in (("user", "?"), ("assistant", "XYZ"))]
         messages.append({"role": "tool", "content": turn.feedback})
         rendered = chat.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=True)
         inserted = chat.tokenizer(rendered.rpartition("XYZ")[2], add_special_tokens=False)["input_ids"]
+        if "<|" in turn.feedback:  # a name of a special token, which is text
+            assert chat.encode_feedback(turn.feedback, tools) != inserted
+            inserted = chat.encode_feedback(turn.feedback, tools)
         begin = next(i for i in range(at, len(made.token_ids)) if list(made.token_ids[i:])[: len(inserted)] == inserted)
         assert decoded(chat, made.token_ids[at:begin]) == turn.text
         at = begin + len(inserted)
         assert not any(made.action_mask[begin:at])
-    assert decoded(chat, made.token_ids[at:]).startswith(made.turns[-1].text)
-    assert all(made.action_mask[at:])
+    assert decoded(chat, made.token_ids[at:]).startswith(last.text)
+    assert all(made.action_mask[at:]) or last is not made.turns[-1]
     assert all(acts or logprob == 0 for acts, logprob in zip(made.action_mask, made.logprobs, strict=True))
 
 
