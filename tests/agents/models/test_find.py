@@ -71,7 +71,9 @@ def test_the_cache_is_where_the_environment_variable_says(tmp_path, monkeypatch)
 
 def test_an_unwritable_cache_gives_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"^Cannot create .*/file/tiny-2: .*Set CIR_CACHE to a folder with 600 MB free$"):
+    with pytest.raises(
+        ModelError, match=r"^Cannot create .*/file/tiny-2: .*Set CIR_CACHE to a folder with 600 MB free$"
+    ):
         resolve_model("tiny", cache_dir=tmp_path / "file", log=quiet)
 
 
