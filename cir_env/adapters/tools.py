@@ -23,7 +23,8 @@ class ToolEpisode:
 
     Args:
         arguments: Those of `CodeMathEnv`. `observation` and `on_exhausted` have no effect here: a call beyond the
-            budget is always answered with a notice.
+            budget is always answered with a notice. With `dialect="hermes"` or "llama3" the prompt mentions the tool,
+            and the feedback is the output alone, without a fence.
 
     Example:
         >>> from cir_env import Problem, ProblemSet

@@ -149,6 +149,16 @@ def test_every_dialect_passes_gymnasiums_checks(dialect: str) -> None:
     assert again.unwrapped.write_code("1") == DIALECTS[dialect].write("1")
 
 
+def test_a_vector_environment_serves_tool_calls() -> None:
+    envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, dialect="hermes", observation="feedback", **fakes())
+    _, infos = envs.reset(seed=0)
+    assert [tools[0]["function"]["name"] for tools in infos["tools"]] == ["python", "python"]
+    observations, *_, infos = envs.step((HERMES.write("print(6)"), "no answer"))
+    assert tuple(observations) == ("6", "")
+    assert [len(calls) for calls in infos["calls"]] == [1, 0]
+    envs.close()
+
+
 def test_an_unknown_dialect_is_refused() -> None:
     with pytest.raises(OptionError, match=r"^Expect `dialect` to be 'fence', 'hermes' or 'llama3', got 'herms'"):
         make(dialect="herms")
