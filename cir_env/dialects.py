@@ -416,8 +416,8 @@ def _not_run(dialect: Dialect, segments: Sequence[str]) -> str:
         block = other.find(text)
         # Without a tag around it, an object that cannot be read is no call.
         if block is not None and not (isinstance(block, Call) and block.error and text[block.start] != "<"):
-            what = "a code block" if isinstance(other, Fence) else f"a tool call of the dialect {other.name}"
-            return f"; {what} is not run in the dialect {dialect.name}"
+            what = "a code block" if isinstance(other, Fence) else f"a {other.name} tool call"
+            return f'; {what} is not executed with dialect="{dialect.name}"'
     return ""
 
 

@@ -109,13 +109,14 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     >>> hermes.reset()[1]["tools"] == info["tools"]
     True
     >>> hermes.step("```python\nprint(6 * 7)\n```\n")[-1]["reason"]
-    'no \\boxed answer; a code block is not run in the dialect hermes'
+    'no \\boxed answer; a code block is not executed with dialect="hermes"'
 
     ```
 
     - In "llama3" the object has `parameters` in place of `arguments`. It is at the beginning of the action or behind
       `<|python_tag|>`. `cir_env.dialects` has the exact rules.
     - Of several calls in an action, the first is executed, and the rest is discarded.
+    - A call that is never closed is plain text in "hermes". In "llama3", the end of the action closes it.
     - A call that holds no code (malformed JSON, another tool, other or missing arguments, code that is not a string)
       counts as a block that failed: its status is "error", and its result says what was expected.
     - The feedback is the result alone, as the content of a tool message, which a chat template renders after the end of

@@ -111,12 +111,12 @@ def test_the_scanner_finds_where_the_environment_cuts(dialect: ToolCalls) -> Non
 def test_code_in_another_dialect_ends_the_episode_with_a_reason() -> None:
     for dialect, text, other in (
         ("hermes", CODE, "a code block"),
-        ("fence", HERMES.write("print(6)"), "a tool call of the dialect hermes"),
-        ("llama3", HERMES.write("print(6)"), "a tool call of the dialect hermes"),
+        ("fence", HERMES.write("print(6)"), "a hermes tool call"),
+        ("llama3", HERMES.write("print(6)"), "a hermes tool call"),
     ):
         *_, terminated, _, info = begun(dialect=dialect).step(text)
         assert terminated
-        assert info["reason"] == rf"no \boxed answer; {other} is not run in the dialect {dialect}"
+        assert info["reason"] == rf'no \boxed answer; {other} is not executed with dialect="{dialect}"'
 
 
 def test_the_default_prompt_asks_for_calls_and_the_example_is_one() -> None:
