@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import gymnasium
 
+from cir_env.dialects import DIALECTS, FENCE, Call, DialectName, Scanner, find_dialect
 from cir_env.episode.prompts import (
     EXHAUSTED,
     NEUTRAL_ERROR,
@@ -20,6 +21,7 @@ from cir_env.episode.prompts import (
     render_feedback,
     render_messages,
     render_result,
+    shorten,
 )
 from cir_env.episode.rewards import Reward, correctness
 from cir_env.episode.state import Episode, print_unprinted
@@ -37,7 +39,7 @@ from cir_env.errors import (
     import_function,
 )
 from cir_env.grading.grader import AnswerGrader, Verdict, shared_grader
-from cir_env.parsing import BlockScanner, find_block
+from cir_env.parsing import Block
 from cir_env.problems.contamination import decontaminate as drop_benchmark_problems
 from cir_env.problems.load import Problems, is_procedural, load_problems
 from cir_env.problems.problem import Problem, block_limits
@@ -88,8 +90,41 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       it ended, crashed or was stopped, whether it was flushed or not. If the block failed, the last line of the
       traceback, or a line about what stopped it, follows. If the result is longer than `max_output_chars`, its middle
       is replaced by `...`.
+    - `dialect` chooses another way to write code: calls of the tool `python`, as JSON; see below.
     - Otherwise the action is the final answer. Once the budget is used up, code blocks are treated as plain text,
       unless `on_exhausted` says otherwise.
+
+    ### Tool calls
+    With `dialect="hermes"` (Qwen 2.5, Qwen 3, Hermes) or "llama3" (Llama 3.1 and later), a block is a tool call:
+
+    ```python
+    >>> hermes = gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), observation="feedback", dialect="hermes")
+    >>> _, info = hermes.reset(seed=1)
+    >>> info["tools"][0]["function"]["name"]
+    'python'
+    >>> call = '<tool_call>\n{"name": "python", "arguments": {"code": "print(6 * 7)"}}\n</tool_call>'
+    >>> hermes.step(call)[0]
+    '42'
+    >>> hermes.reset()[1]["tools"] == info["tools"]
+    True
+    >>> hermes.step("```python\nprint(6 * 7)\n```\n")[-1]["reason"]
+    'no \\boxed answer; a code block is not executed with dialect="hermes"'
+
+    ```
+
+    - In "llama3" the object has `parameters` in place of `arguments`. It is at the beginning of the action or behind
+      `<|python_tag|>`. `cir_env.dialects` has the exact rules.
+    - Of several calls in an action, the first is executed, and the rest is discarded.
+    - A call that is never closed is plain text in "hermes". In "llama3", the end of the action closes it.
+    - A call that holds no code (malformed JSON, another tool, other or missing arguments, code that is not a string)
+      counts as a block that failed: its status is "error", and its result says what was expected.
+    - The feedback is the result alone, as the content of a tool message, which a chat template renders after the end of
+      the policy's message. In the transcript, the result is on lines of its own.
+    - Boxes within calls are no answers, whether the calls were executed or not.
+    - The prompts "cir" and "cir_one_shot" mention the tool. `info["tools"]` holds its schema, for the argument `tools`
+      of a chat template. With an interaction budget of 0, no tool is offered.
+
+    If an episode ends without an answer, in any dialect, `info["reason"]` reports code in another dialect.
 
     ## Observation Space
     An observation is a `UnicodeText(max_transcript_chars)`:
@@ -156,6 +191,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     - `messages` (`tuple` of `dict`): the prompt as a chat for models with a chat template; each message has a `role`
       and a `content`. The transcript starts with the contents, separated by blank lines.
+    - `tools` (`tuple` of `dict`): JSON schemas of the tools that the policy may call; empty with `dialect="fence"`.
+      Otherwise feedback is the content of a tool message.
     - `problem_id`, `statement`, `source`, `subject`, `level` (`str`): fields of the problem.
     - `metadata` (`Mapping`): the other fields of the problem's row, as JSON values; empty for generated problems. It is
       immutable, and `dict(info["metadata"])` is a dict. It may contain a solution, so do not show it to the policy.
@@ -167,6 +204,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `execution_status` (`str` or `None`): how the block of this step ended, a value of `cir_env.sandbox.Status`.
     - `feedback` (`str`): text that this step appended after the action.
     - `kept_chars` (`int`): number of characters of the action that the transcript keeps.
+    - `calls` (`tuple` of `(int, int, str)`): start, end and code of each tool call in the kept part of the action; the
+      code of a call that holds none is "". Empty with `dialect="fence"`.
     - `predicted` (`str` or `None`): the graded answer; `None` before the end, or without one.
     - `correct` (`bool`): whether the answer is right; `False` before the end.
     - `reason` (`str`): short reason for the verdict, or why there is no answer to judge; empty before the end only.
@@ -192,6 +231,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `unreadable` ("error"): what to do about a problem whose gold answer cannot be read as its answer type. "error":
       an error that names file and line. "exclude": drop the problem; a warning says which ones were dropped and why.
     - `interaction_budget` (2): how many blocks an episode may execute; 0 for text only.
+    - `dialect` ("fence"): how the policy writes code: "fence" for fenced blocks, as in the paper; "hermes" or "llama3"
+      for tool calls.
     - `observation` ("transcript"): "transcript" or "feedback".
     - `prompt` ("cir"): a key of `cir_env.PROMPTS`; a path that ends in .txt or .md, to a template that contains
       `{problem}` once; or a function from a `Problem` to a string, or to messages with `role` and `content`, which may
@@ -250,6 +291,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         answer_type: str | None = None,
         unreadable: Literal["error", "exclude"] = "error",
         interaction_budget: int = 2,
+        dialect: DialectName = "fence",
         observation: Literal["transcript", "feedback"] = "transcript",
         prompt: Prompt = "cir",
         system_prompt: str | None = None,
@@ -293,6 +335,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self._reward_function = reward or correctness(
             check_number("reward_correct", reward_correct), check_number("reward_incorrect", reward_incorrect)
         )
+        self._dialect = find_dialect(check_choice("dialect", dialect, tuple(DIALECTS)))
+        self._blocks = "code blocks" if self._dialect is FENCE else "tool calls"
         self.on_exhausted = check_choice("on_exhausted", on_exhausted, ("silent", "tell", "end"))
         self.show_budget = check_choice("show_budget", show_budget, (False, True))
         self.prompt = prompt
@@ -341,9 +385,9 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         index = self._choose_problem(options)
         problem = self.problems[index]
-        messages = render_messages(self._template, problem, self._system_prompt)
+        messages = render_messages(self._template, problem, self._system_prompt, self._dialect)
         if self.show_budget:
-            messages = add_budget(messages, budget)
+            messages = add_budget(messages, budget, self._blocks)
         prompt = join_messages(messages)
         if len(prompt) >= self.max_transcript_chars:
             raise OptionError(
@@ -357,6 +401,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             messages=messages,
             budget=budget,
             interactions_left=budget,
+            dialect=self._dialect,
             transcript=prompt,
         )
         self._print_unprinted()
@@ -400,14 +445,14 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise ActionError(f"Expect an action to be a string, got {type(action).__name__}.")
         episode = self._episode_in_progress()
         room = self.max_transcript_chars - len(episode.transcript)
-        block = find_block(action) if not final and self._block_ends_action(episode) else None
+        block = self._dialect.find(action) if not final and self._block_ends_action(episode) else None
         if block is None or block.end > room:
             episode.write(action[:room])
             return (yield from self._end(episode, truncated=len(action) > room))
         kept = action[: block.end]
         episode.write(kept)
         if episode.interactions_left:
-            result = yield from self._execute(episode, block.code)
+            result = yield from self._execute(episode, block)
             if result.status is Status.INFRASTRUCTURE:
                 episode.status = result.status
                 _LOG.warning(
@@ -420,16 +465,25 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             printed, episode.told = EXHAUSTED, True
         else:
             return (yield from self._end(episode, truncated=False))
-        feedback = render_feedback(kept, printed, self.max_output_chars)
-        feedback += budget_left(episode.interactions_left) if self.show_budget else ""
-        episode.feedback = feedback[: room - block.end]
-        episode.transcript += episode.feedback
+        left = budget_left(episode.interactions_left, self._blocks) if self.show_budget else ""
+        if self._dialect is FENCE:
+            feedback = render_feedback(kept, printed, self.max_output_chars) + left
+            begin = end = ""
+        else:
+            feedback = "\n".join(filter(None, (shorten(printed, self.max_output_chars), left.rstrip("\n"))))
+            begin, end = "" if kept.endswith("\n") else "\n", "\n"
+        episode.feedback = feedback[: max(0, room - block.end - len(begin))]
+        episode.transcript += f"{begin}{episode.feedback}{end}"[: room - block.end]
         if len(episode.transcript) >= self.max_transcript_chars:
             return (yield from self._end(episode, truncated=True))
         self._print_unprinted()
         return self._observe(episode), 0.0, False, False, episode.info()
 
-    def action_scanner(self) -> BlockScanner | None:
+    def write_code(self, code: str) -> str:
+        """Return an action that runs exactly this code, in the environment's dialect."""
+        return self._dialect.write(code)
+
+    def action_scanner(self) -> Scanner | None:
         """Return a scanner that finds the end of the next action in streamed text.
 
         A sampler can stop where the scanner reports the end of a block that would be executed, since the environment
@@ -437,7 +491,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         `on_exhausted` is "silent"), or no episode is in progress.
         """
         episode = self._episode
-        return BlockScanner() if episode and not episode.over and self._block_ends_action(episode) else None
+        is_watched = episode is not None and not episode.over and self._block_ends_action(episode)
+        return self._dialect.scanner() if is_watched else None
 
     @property
     def statement_keys(self) -> tuple[str, ...]:
@@ -482,6 +537,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Whether a block ends the next action, so that the text after it is discarded."""
         if episode.interactions_left:
             return True
+        if not episode.takes_code:
+            return False
         return self.on_exhausted == "end" or (self.on_exhausted == "tell" and not episode.told)
 
     def _choose_problem(self, options: Mapping[str, Any]) -> int:
@@ -493,8 +550,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
             raise ProblemError(f"Expect `problem_index` to be from 0 to {last}, got {index}.")
         return index
 
-    def _execute(self, episode: Episode, code: str) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
-        """Run a block; an unavailable sandbox becomes `Status.INFRASTRUCTURE`."""
+    def _execute(self, episode: Episode, block: Block) -> Generator["Future[ExecutionResult]", None, ExecutionResult]:
+        """Run a block; an unavailable sandbox becomes `Status.INFRASTRUCTURE`, a call without code `Status.ERROR`."""
+        if isinstance(block, Call) and block.error:
+            return ExecutionResult(status=Status.ERROR, stdout="", error=block.error, cpu_seconds=0.0)
+        code = block.code
         problem = episode.problem
         limits = block_limits(problem.time_limit_s, problem.memory_limit_mb, self.limits)
         files: dict[str, Any] = {"files": problem.files} if problem.files else {}

@@ -7,19 +7,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cir_env.dialects import DialectName, find_dialect
 from cir_env.episode.prompts import QUESTION, Prompt, Template, find_prompt, find_system_prompt, render_messages
 from cir_env.grading.grader import GRADER_VERSION
 from cir_env.problems.benchmarks import PATCHES_VERSION, content_sha256
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
 
-_GRADER = ("grading/*.py", "parsing.py")
+_GRADER = ("grading/*.py", "parsing.py", "dialects.py")
 
 
 def fingerprint(
     sets: Mapping[str, ProblemSet],
     prompt: Prompt,
     system_prompt: str | None = None,
+    dialect: DialectName = "fence",
     *,
     unpinned: Collection[str] = (),
 ) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def fingerprint(
         sets: Problem sets by name.
         prompt: As for `cir_env.env.CodeMathEnv`.
         system_prompt: As for `cir_env.env.CodeMathEnv`.
+        dialect: As for `cir_env.env.CodeMathEnv`.
         unpinned: Names of sets whose problems are not those of a pinned SHA-256.
 
     >>> sorted(fingerprint({}, "cir"))
@@ -38,7 +41,7 @@ def fingerprint(
     asked = [Problem(id="", statement=QUESTION, answer="")]
     if not isinstance(template, Template):  # a function may write something else for each problem
         asked += [problem for problems in sets.values() for problem in problems]
-    prompts = [render_messages(template, problem, system) for problem in asked]
+    prompts = [render_messages(template, problem, system, find_dialect(dialect)) for problem in asked]
     return {
         "problems": {name: content_sha256(problems) for name, problems in sets.items()},
         "unpinned": sorted(unpinned),

@@ -14,6 +14,7 @@ from agents_fakes import byte_tokenizer, tiny_qwen2
 
 import evaluate
 from agents.config.evaluation import protocols
+from agents.models.tiny import build_tiny
 from cir_env.problems.benchmarks import BENCHMARKS
 from cir_env.problems.families import GENERATORS
 from cir_env.problems.load import DATA_SETS
@@ -73,6 +74,12 @@ def evaluated(output: Path, model: str, *args: str, arm: str = "code") -> tuple[
 
 
 # ---------------------------------------------------------------------------------------------------------- it works
+
+
+def test_tool_calls_are_evaluated_with_a_template_that_presents_tools(tmp_path: Path) -> None:
+    build_tiny(tmp_path / "model")
+    summary, rows = evaluated(tmp_path / "runs", str(tmp_path / "model"), "--env.dialect", "hermes")
+    assert (summary["sets"]["products"]["problems"], len(rows)) == (2, 4)
 
 
 def test_two_arms_are_evaluated_reported_and_compared(
@@ -269,6 +276,12 @@ def test_a_model_folder_without_tokenizer(fails: Fails, tmp_path: Path) -> None:
 def test_a_model_without_a_chat_template(fails: Fails, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", template=None)
     assert fails(model=folder) == "Expect a tokenizer with a chat template, got one without: use `--template raw`."
+
+
+def test_a_template_without_tools_is_refused_for_tool_calls(fails: Fails) -> None:
+    assert fails("--env.dialect", "hermes") == (
+        "Expect a chat template that presents tools for `--env.dialect hermes`, got one that drops them."
+    )
 
 
 def test_an_output_that_can_not_be_written_is_told_before_a_model_is_looked_for(fails: Fails, tmp_path: Path) -> None:

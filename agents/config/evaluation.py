@@ -18,6 +18,7 @@ from agents.config.shared import (
     CHAT_TEMPLATE_KWARGS,
     EnvArguments,
     Template,
+    check_dialect,
     check_template_kwargs,
 )
 from agents.core.errors import ConfigError, expect
@@ -129,9 +130,13 @@ class EvalConfig(ServedArguments, _Subject):
         )
         expect(SERVED not in self.served, "model", "like 'openai:NAME'", SERVED)
         expect(not self.served or self.template == "chat", "template", f"chat with {SERVED}NAME", self.template)
+        expect(
+            not self.served or self.env.dialect == "fence", "env.dialect", f"fence with {SERVED}NAME", self.env.dialect
+        )
         for arm in self.arms:
             self.env_kwargs(arm)
         _ = self.shard_of
+        check_dialect(self.env.dialect, self.template)
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
         object.__setattr__(self, "chat_template_kwargs", spelled)
 

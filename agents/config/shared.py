@@ -12,6 +12,9 @@ from agents.core.errors import expect
 Dtype = Literal["auto", "float32", "bfloat16"]
 """dtype of weights that sample; auto: bfloat16 where the device computes in it, else float32."""
 
+Dialect = Literal["fence", "hermes", "llama3"]
+"""How the policy writes code."""
+
 Template = Literal["chat", "raw"]
 """Whether prompts are put into the model's chat template."""
 CHAT_TEMPLATE_KWARGS = '{"enable_thinking": false}'
@@ -39,6 +42,16 @@ def check_template_kwargs(text: str, template: Template) -> str:
     return spelled
 
 
+def check_dialect(dialect: Dialect, template: Template) -> None:
+    """Check that there is a chat template for tool calls.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    has_tools = template == "chat" or dialect == "fence"
+    expect(has_tools, "env.dialect", "fence beside `--template raw`, which uses no chat template", dialect)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnvArguments:
     """Which environment, and its arguments."""
@@ -58,6 +71,8 @@ class EnvArguments:
     """Prompt: a template's name, a .txt or .md file with {problem} in it, or module:function."""
     system_prompt: str | None = None
     """System message: a text, or a .txt or .md file. None: the prompt's own, if any."""
+    dialect: Dialect = "fence"
+    """How the policy writes code: fenced blocks, or tool calls as in Qwen 2.5 and 3 (hermes) or Llama 3.1 (llama3)."""
     stateful: bool = False
     """Let a block see what earlier blocks of the episode defined."""
     show_budget: bool = False

@@ -17,6 +17,7 @@ from agents.config.shared import (
     EngineArguments,
     EnvArguments,
     Template,
+    check_dialect,
     check_template_kwargs,
 )
 from agents.core.errors import expect
@@ -417,5 +418,6 @@ class TrainConfig:
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("save_every", "save_total_limit"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        check_dialect(self.env.dialect, self.template)
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
         object.__setattr__(self, "chat_template_kwargs", spelled)

@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from agents.core.errors import RunError
 from agents.core.files import json_line, naming, read_json_lines
-from agents.core.types import FinishReason, Trajectory, Usage
+from agents.core.types import FinishReason, Trajectory, Turn, Usage
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 
-class SampleTurn(TypedDict):
+class _Calls(TypedDict, total=False):
+    """Fields of turns with tool calls."""
+
+    calls: list[tuple[int, int, str]]
+    """Start, end and code of each tool call in the text; the code of a call that holds none is ""."""
+
+
+class SampleTurn(_Calls):
     """One action and the environment's response."""
 
     text: str
@@ -98,15 +105,6 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None, usage: Us
     info = trajectory.info
     sampled = usage.completion_tokens if usage else sum(trajectory.action_mask)
     feedback = usage.feedback_tokens if usage else len(trajectory.token_ids) - trajectory.prompt_length - sampled
-    turns: list[SampleTurn] = [
-        {
-            "text": turn.text,
-            "feedback": turn.feedback,
-            "status": turn.info.get("execution_status"),
-            "finish_reason": turn.finish_reason,
-        }
-        for turn in trajectory.turns
-    ]
     row: Sample = {
         "set": set_name if set_name is not None else str(info.get("source") or ""),
         "problem_index": int(info.get("problem_index", trajectory.group_id)),
@@ -116,7 +114,7 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None, usage: Us
         "level": info.get("level") or None,
         "metadata": _metadata(info),
         "problem": str(info.get("statement") or ""),
-        "turns": turns,
+        "turns": [_turn(turn) for turn in trajectory.turns],
         "predicted": info.get("predicted"),
         "answer": info.get("answer"),
         "reason": info.get("reason") or None,
@@ -134,6 +132,32 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None, usage: Us
     if usage is not None:
         row |= {"prompt_tokens": usage.prompt_tokens, "cost": usage.cost, "usage_estimated": usage.is_estimated}
     return row
+
+
+def _turn(turn: Turn) -> SampleTurn:
+    row: SampleTurn = {
+        "text": turn.text,
+        "feedback": turn.feedback,
+        "status": turn.info.get("execution_status"),
+        "finish_reason": turn.finish_reason,
+    }
+    if calls := turn.info.get("calls"):
+        row["calls"] = [(int(start), int(end), str(code)) for start, end, code in calls]
+    return row
+
+
+def outside_calls(turn: SampleTurn) -> list[str]:
+    """Return the pieces of a turn's text outside its tool calls.
+
+    >>> turn = {"text": "a<1>b", "feedback": "", "status": None, "finish_reason": "stop", "calls": [(1, 4, "1")]}
+    >>> outside_calls(turn)
+    ['a', 'b']
+    """
+    pieces, begin = [], 0
+    for start, end, _ in turn.get("calls", ()):
+        pieces.append(turn["text"][begin:start])
+        begin = end
+    return [*pieces, turn["text"][begin:]]
 
 
 def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:

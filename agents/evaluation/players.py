@@ -136,7 +136,12 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
 
     device = pick_device("auto")
     print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
-    chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
+    chat = Chat(
+        load_tokenizer(path),
+        config.template,
+        template_kwargs=json.loads(config.chat_template_kwargs),
+        dialect=config.env.dialect,
+    )
     engine = open_engine(
         config.engine,
         path,

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, Protocol, cast
 
 from agents.core.errors import RunError
-from agents.core.samples import Sample, read_samples
+from agents.core.samples import Sample, outside_calls, read_samples
 from agents.core.tables import percent, table
 
 NOT_JUDGED = "not judged yet"
@@ -83,7 +83,8 @@ def regrade(rows: Sequence[Sample], submit: Submit, read_answer: ReadAnswer, *, 
         read_answer: Extracts the answer as the environment does.
         answer_type: Answer type of rows without a field ``answer_type``.
     """
-    answers = [read_answer([turn["text"] for turn in row["turns"]]) if row["reward_valid"] else None for row in rows]
+    texts = [[text for turn in row["turns"] for text in outside_calls(turn)] for row in rows]
+    answers = [read_answer(text) if row["reward_valid"] else None for row, text in zip(rows, texts, strict=True)]
     futures = [
         submit(
             "" if row["answer"] is None else str(row["answer"]),

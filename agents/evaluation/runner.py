@@ -86,7 +86,7 @@ def run(
     Args:
         config: The models, the arms, the sampling and the environment.
         sets: Problem sets by name, in the form of the environment's argument ``problems``; or how many of its own.
-        about: Returns, for an arm's ``prompt`` and ``system_prompt``, what else its samples depend on.
+        about: Returns, for an arm's ``prompt``, ``system_prompt`` and ``dialect``, what else its samples depend on.
         command: The command that resumes these runs, for the manifest.
         open_envs: Called as ``open_envs(num_envs, **arguments)`` with ``config.env_kwargs(arm)`` and, unless they are
             the environment's own, ``problems``; by default for ``config.env``.
@@ -120,7 +120,7 @@ def run(
     for model in config.model:
         player = find_player(config, model, load=load, log=log)
         for arm in config.arms:
-            more = about(**{name: config.env_kwargs(arm)[name] for name in ("prompt", "system_prompt")})
+            more = about(**{name: config.env_kwargs(arm)[name] for name in ("prompt", "system_prompt", "dialect")})
             made_with = describe_run(config, model=player.about, arm=arm, sizes=sizes, about=more)
             plans.append(_Plan(model=model, player=player, arm=arm, about=made_with))
     folders = [plan.files(config).folder for plan in plans]

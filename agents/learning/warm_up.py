@@ -11,8 +11,9 @@ r"""Supervised warm-up of a randomly initialized model, so that it starts where 
     \boxed{168}
 
 On the left it writes code, which the environment runs, and copies the result; the output block comes from the
-environment and is excluded from the loss. On the right it guesses, mostly wrong. `CODE_FRACTION` of the examples use
-code, so the warmed-up model is right in about a third of the episodes. Reinforcement learning does the rest.
+environment and is excluded from the loss. If the environment offers a tool, the code is a call of it. On the right it
+guesses, mostly wrong. `CODE_FRACTION` of the examples use code, so the warmed-up model is right in about a third of the
+episodes. Reinforcement learning does the rest.
 
 A randomly initialized transformer is slow to learn to copy a number digit by digit. Two things speed that up: guesses,
 whose digits are noise, appear only in the last third of the steps; and the vocabulary is small.
@@ -26,11 +27,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from agents.core.chat import Tools
 from agents.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Script:
     """The policy's turns."""
     feedback: tuple[str, ...]
     """The environment's feedback after each turn except the last."""
+    tools: Tools = ()
+    """The tools that the environment offers."""
 
 
 def arithmetic_code(text: str) -> str | None:
@@ -84,7 +89,20 @@ def arithmetic_code(text: str) -> str | None:
     return None
 
 
-def scripted_solution(prompt: str, answer: str, *, code: str | None, rng: random.Random) -> Script:
+def in_fence(code: str) -> str:
+    """Return a fenced block of code."""
+    return f"```python\n{code}\n```\n"
+
+
+def scripted_solution(
+    prompt: str,
+    answer: str,
+    *,
+    code: str | None,
+    rng: random.Random,
+    tools: Tools = (),
+    write_code: Callable[[str], str] = in_fence,
+) -> Script:
     r"""Script one of the two ways to answer: run `code`, which must print `answer`, or guess if `code` is None.
 
     >>> script = scripted_solution("What is 2 + 3?", "5", code="print(2 + 3)", rng=random.Random(0))
@@ -95,19 +113,20 @@ def scripted_solution(prompt: str, answer: str, *, code: str | None, rng: random
     """
     if code is None:
         guess = f"{rng.randint(1, 9)}{'0' * (len(answer) - 1)}"  # only the first digit is noise
-        return Script(prompt=prompt, turns=(rf"\boxed{{{guess}}}",), feedback=())
-    block, feedback = f"```python\n{code}\n```\n", f"```output\n{answer}\n```\n"
-    return Script(prompt=prompt, turns=(block, rf"\boxed{{{answer}}}"), feedback=(feedback,))
+        return Script(prompt=prompt, turns=(rf"\boxed{{{guess}}}",), feedback=(), tools=tools)
+    feedback = answer if tools else f"```output\n{answer}\n```\n"
+    turns = (write_code(code), rf"\boxed{{{answer}}}")
+    return Script(prompt=prompt, turns=turns, feedback=(feedback,), tools=tools)
 
 
 def encode_script(script: Script, chat: Chat) -> tuple[list[int], list[bool]]:
     """Return the token ids of an episode, and a mask that is True on the policy's tokens."""
-    token_ids = chat.encode_prompt(script.prompt)
+    token_ids = chat.encode_prompt(script.prompt, tools=script.tools)
     mask = [False] * len(token_ids)
     for i, turn in enumerate(script.turns):
         last = i == len(script.turns) - 1
         written = chat.encode_feedback(turn) + ([chat.tokenizer.eos_token_id] if last else [])
-        inserted = [] if last else chat.encode_feedback(script.feedback[i])
+        inserted = [] if last else chat.encode_feedback(script.feedback[i], script.tools)
         token_ids += written + inserted
         mask += [True] * len(written) + [False] * len(inserted)
     return token_ids, mask
@@ -136,6 +155,8 @@ def warm_up(
     steps: int = 1000,
     batch_size: int = 16,
     code_fraction: float = CODE_FRACTION,
+    tools: Tools = (),
+    write_code: Callable[[str], str] = in_fence,
     log: Callable[[str], Any] = print,
 ) -> WarmUpReport:
     """Train a randomly initialized model, in place, to solve arithmetic problems by code or by guessing.
@@ -148,6 +169,8 @@ def warm_up(
         steps: Number of optimizer steps, at least 1; the first 65% only show code.
         batch_size: Scripts per step, at least 1.
         code_fraction: Share of scripts with code in the other 35% of the steps, in [0, 1].
+        tools: The tools that the environment offers.
+        write_code: Writes code as the environment's policies do.
         log: Receives progress lines.
 
     Raises:
@@ -164,10 +187,11 @@ def warm_up(
     started, rng, num_tokens, losses = time.perf_counter(), random.Random(seed), 0, []
     log(f"warm-up: {steps} steps of {batch_size} scripted solutions ...")
     model.train()
+    script = partial(scripted_solution, tools=tools, write_code=write_code)
     optimizer = _optimizer(model)
     for step in range(steps):
         with_code = 1.0 if step < 0.65 * steps else code_fraction
-        batch = [encode_script(script, chat) for script in _draw(pairs, with_code, batch_size, rng)]
+        batch = [encode_script(each, chat) for each in _draw(pairs, with_code, batch_size, rng, script)]
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * _schedule(step, steps)
         loss = _loss(model, batch)
@@ -206,11 +230,14 @@ def _checked(problems: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
 
 
 def _draw(
-    problems: Sequence[tuple[str, str, str]], code_fraction: float, size: int, rng: random.Random
+    problems: Sequence[tuple[str, str, str]],
+    code_fraction: float,
+    size: int,
+    rng: random.Random,
+    script: Callable[..., Script],
 ) -> Iterator[Script]:
     for prompt, answer, code in rng.choices(problems, k=size):
-        shown = code if rng.random() < code_fraction else None
-        yield scripted_solution(prompt, answer, code=shown, rng=rng)
+        yield script(prompt, answer, code=code if rng.random() < code_fraction else None, rng=rng)
 
 
 def _schedule(step: int, steps: int) -> float:

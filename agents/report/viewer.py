@@ -143,6 +143,17 @@ def segments(text: str) -> list[str | list[str]]:
     return [*parts, *([text[at:]] if at < len(text) else [])]
 
 
+def _parts(turn: SampleTurn) -> list[str | list[str]]:
+    """Return the segments of a turn's text, in which each tool call is a block of its code."""
+    parts: list[str | list[str]] = []
+    begin = 0
+    for start, end, code in turn.get("calls", ()):
+        if code:
+            parts += [*segments(turn["text"][begin:start]), ["fence", "python\n", *_highlight(code), "", "\n"]]
+            begin = end
+    return [*parts, *segments(turn["text"][begin:])]
+
+
 @lru_cache(maxsize=4096)
 def _highlight(code: str) -> tuple[str, ...]:
     if len(code) > MAX_HIGHLIGHTED:
@@ -198,8 +209,7 @@ def _item(sample: Sample, link: str, facets: dict[str, list[str]]) -> dict[str, 
         "feedbackTokens": sample["feedback_tokens"],
         "facets": facets,
         "turns": [
-            {"parts": segments(t["text"]), "result": result_of(t["feedback"]), "status": t["status"]}
-            for t in sample["turns"]
+            {"parts": _parts(t), "result": result_of(t["feedback"]), "status": t["status"]} for t in sample["turns"]
         ],
     }
 

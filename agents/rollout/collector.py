@@ -251,7 +251,8 @@ class Collector:
     def _take_result(self, play: ActiveEpisode, result: EnvResult) -> bool:
         """Advance an episode whose environment is done; return whether it has ended."""
         if not play.token_ids:
-            play.insert(self._chat.encode_prompt(result.observation, result.info.get("messages")))
+            messages, tools = result.info.get("messages"), result.info.get("tools") or ()
+            play.insert(self._chat.encode_prompt(result.observation, messages, tools))
             play.prompt_length = len(play.token_ids)
         elif self._take_step(play, result):
             return True
@@ -272,7 +273,8 @@ class Collector:
 
     def _ask(self, play: ActiveEpisode, result: EnvResult) -> None:
         """Prepare the next turn, or end the episode if no token is left for it."""
-        feedback_ids = self._chat.encode_feedback(result.observation) if play.turns else []
+        tools = result.info.get("tools") or ()
+        feedback_ids = self._chat.encode_feedback(result.observation, tools) if play.turns else []
         play.scanner, play.completion = result.scanner, None
         is_stuck = bool(play.turns) and not play.turns[-1].text and not feedback_ids
         if is_stuck or self._room(play, len(feedback_ids)) < 1:

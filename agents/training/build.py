@@ -14,7 +14,7 @@ from agents.core import distributed
 from agents.core.errors import expect
 from agents.engines import open_engine
 from agents.learning.policy import Policy, shard
-from agents.learning.warm_up import warm_up
+from agents.learning.warm_up import in_fence, warm_up
 from agents.models.devices import has_fast_bfloat16
 from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
@@ -28,7 +28,7 @@ from agents.training.hub import HubUpload
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from agents.core.chat import Chat
+    from agents.core.chat import Chat, Tools
     from agents.engines.base import Engine
 
 _WARM_UP_PROBLEMS = 2000
@@ -158,11 +158,15 @@ def _warm_up(model: PreTrainedModel, config: TrainConfig, chat: Chat, log: Calla
     """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
     env = gymnasium.make(config.env.id, **accepted(config.env, config.env.kwargs(split="train")))
     count = len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else _WARM_UP_PROBLEMS
-    pairs = []
+    write_code = env.get_wrapper_attr("write_code") if env.has_wrapper_attr("write_code") else in_fence
+    pairs: list[tuple[str, str]] = []
+    tools: Tools = ()
     for index in range(min(_WARM_UP_PROBLEMS, count)):
-        prompt, _ = env.reset(seed=index, options={"problem_index": index})
+        prompt, info = env.reset(seed=index, options={"problem_index": index})
+        tools = info.get("tools") or ()
         *_, info = env.step("")
         pairs.append((prompt, str(info["answer"])))
     env.close()
-    report = warm_up(model, chat, pairs, seed=config.seed, steps=config.warm_up_steps, log=log)
+    scripts: dict[str, Any] = {"tools": tools, "write_code": write_code}
+    report = warm_up(model, chat, pairs, seed=config.seed, steps=config.warm_up_steps, log=log, **scripts)
     log(f"Warmed up in {report.seconds:.0f} s.")

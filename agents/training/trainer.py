@@ -94,7 +94,12 @@ class Trainer:
         held_out = open_held_out(config, self.train_envs, log=log)
         dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
-        self.chat = Chat(load_tokenizer(path), config.template, template_kwargs=json.loads(config.chat_template_kwargs))
+        self.chat = Chat(
+            load_tokenizer(path),
+            config.template,
+            template_kwargs=json.loads(config.chat_template_kwargs),
+            dialect=config.env.dialect,
+        )
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
         limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
         self.ppo = PPO(self.policy, config.ppo, **limits)

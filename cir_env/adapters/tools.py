@@ -6,18 +6,16 @@ the grader and the reward.
 """
 
 import asyncio
-import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final, Literal
 
+from cir_env.dialects import check_code
 from cir_env.env import CodeMathEnv, Stages, StepResult
 from cir_env.episode.prompts import EXHAUSTED
 
 OVER: Final = "This was not run: the episode is over. Give the final answer."
 """The response to a call after the sandbox has failed or the transcript is full."""
-
-_NO_CODE: Final = "This was not run: expect `code` to be a string that holds Python, got {}."
 
 
 class ToolEpisode:
@@ -25,7 +23,8 @@ class ToolEpisode:
 
     Args:
         arguments: Those of `CodeMathEnv`. `observation` and `on_exhausted` have no effect here: a call beyond the
-            budget is always answered with a notice.
+            budget is always answered with a notice. With `dialect="hermes"` or "llama3" the prompt mentions the tool,
+            and the feedback is the output alone, without a fence.
 
     Example:
         >>> from cir_env import Problem, ProblemSet
@@ -67,10 +66,11 @@ class ToolEpisode:
                 return OVER
             if not self.info["interactions_left"]:
                 return EXHAUSTED
-            if not isinstance(code, str) or not code.strip():
-                return _NO_CODE.format(repr(code) if isinstance(code, str) else type(code).__name__)
-            await self._step(self._env.begin_step(as_block(code)))
-            return self.info["feedback"] or OVER
+            text, fault = check_code(code)
+            if fault:
+                return fault
+            await self._step(self._env.begin_step(self._env.write_code(text)))
+            return OVER if self.over and not self.info["feedback"] else str(self.info["feedback"])
 
     async def finish(self, answer: str) -> float | None:
         """End the episode with the policy's last message. Later calls return the same reward.
@@ -116,17 +116,6 @@ def rows(split: Literal["train", "test"] | None = None, **arguments: Any) -> Ite
             "problem_index": index,
             "problem_id": info["problem_id"],
         }
-
-
-def as_block(code: str) -> str:
-    r"""Return a block with exactly this code; its fence is longer than any run of backticks in the code.
-
-    >>> as_block("print('''\n```\n''')").splitlines()[0]
-    '````python'
-    """
-    longest = max(map(len, re.findall("`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}python\n{code}\n{fence}\n"
 
 
 async def _finished(stages: Stages) -> StepResult:

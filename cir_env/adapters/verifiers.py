@@ -20,11 +20,12 @@ an infrastructure error ends with an error and without a reward.
 
 import json
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
 from cir_env.adapters.tools import ToolEpisode, rows
+from cir_env.dialects import PYTHON_TOOL
 from cir_env.errors import EpisodeError
 
 try:
@@ -35,21 +36,6 @@ except ImportError as error:
     raise ImportError('This adapter needs the library verifiers: pip install "cir-env[verifiers]".') from error
 
 __all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
-
-PYTHON_TOOL: Final[dict[str, Any]] = {
-    "type": "function",
-    "function": {
-        "name": "python",
-        "description": "Run a Python program and return what it printed.",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "code": {"type": "string", "description": "The program. Only what it prints is returned."},
-            },
-            "required": ["code"],
-        },
-    },
-}
 
 
 class CodeMathTaskConfig(vf.TaskConfig):

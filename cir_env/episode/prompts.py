@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from cir_env.dialects import FENCE, PYTHON_TOOL, Dialect
 from cir_env.errors import OptionError, did_you_mean, import_function
 from cir_env.problems.problem import Problem
 
@@ -27,18 +28,19 @@ _CIR: Final = (
     "the execution results back to you to support your reasoning process. Please put the final answer within "
     "\\boxed{}."
 )
+_TOOL: Final = (
+    "Please solve the following problem step by step. During your reasoning process, if needed, you can call the tool "
+    f"`{PYTHON_TOOL['function']['name']}`, which runs a Python program and returns what it printed. Please put the "
+    "final answer within \\boxed{}."
+)
 _TEXT: Final = "Please solve the following problem step by step and put the final answer within \\boxed{}."
 
 # The generators never multiply two three-digit numbers, so the example gives away no answer.
 _EXAMPLE_STATEMENT: Final = "What is 127 * 305?"
-_CIR_SOLUTION: Final = """\
-```python
-print(127 * 305)
-```
-```output
-38735
-```
-The answer is \\boxed{38735}."""
+_EXAMPLE_CODE: Final = "print(127 * 305)"
+_EXAMPLE_OUTPUT: Final = "38735"
+_EXAMPLE_ANSWER: Final = "The answer is \\boxed{38735}."
+_CIR_SOLUTION: Final = f"{FENCE.write(_EXAMPLE_CODE)}```output\n{_EXAMPLE_OUTPUT}\n```\n{_EXAMPLE_ANSWER}"
 _TEXT_SOLUTION: Final = "127 * 305 = 127 * 300 + 127 * 5 = 38100 + 635 = 38735. The answer is \\boxed{38735}."
 
 QUESTION: Final = "{question}"
@@ -53,13 +55,15 @@ class Template:
     """Contains `QUESTION` once, and no other placeholder."""
     solution: str | None = None
     """Solution of the worked example that precedes the problem; None for no example."""
+    tool_text: str | None = None
+    """Replaces `text` in the dialects of tool calls, where the example is a call; None: all is as with fences."""
 
 
 PROMPTS: Final[Mapping[str, Template]] = MappingProxyType(
     {
-        "cir": Template(text=f"{_CIR}\n{QUESTION}"),
+        "cir": Template(text=f"{_CIR}\n{QUESTION}", tool_text=f"{_TOOL}\n{QUESTION}"),
         "text": Template(text=f"{_TEXT}\n{QUESTION}"),
-        "cir_one_shot": Template(text=f"{_CIR}\n{QUESTION}", solution=_CIR_SOLUTION),
+        "cir_one_shot": Template(text=f"{_CIR}\n{QUESTION}", solution=_CIR_SOLUTION, tool_text=f"{_TOOL}\n{QUESTION}"),
         "text_one_shot": Template(text=f"{_TEXT}\n{QUESTION}", solution=_TEXT_SOLUTION),
         "question": Template(text=QUESTION),
     }
@@ -142,7 +146,7 @@ def _question(problem: Problem) -> str:
 
 
 def render_messages(
-    prompt: Prompt | Template, problem: Problem, system_prompt: str | None = None
+    prompt: Prompt | Template, problem: Problem, system_prompt: str | None = None, dialect: Dialect = FENCE
 ) -> tuple[dict[str, str], ...]:
     r"""Render the prompt for a problem as a chat: the worked example, if there is one, and the problem.
 
@@ -151,15 +155,17 @@ def render_messages(
         problem: The problem; its statement is inserted verbatim, including any braces. If it has files, a line with
             their names follows, unless the prompt is a function.
         system_prompt: The system message, which replaces the prompt's own; None: the prompt's own, if any.
+        dialect: How code is written.
 
     Returns:
-        Messages with "role" ("system", "user" or "assistant") and "content"; the last one is the user's.
+        Messages with "role" ("system", "user" or "assistant", and "tool" in an example with a call) and "content"; the
+        last one is the user's.
 
     Raises:
         OptionError: There is no such prompt, or the function returned something other than a string or messages.
     """
     found = prompt if isinstance(prompt, Template) else find_prompt(prompt)
-    messages = _of_template(found, problem) if isinstance(found, Template) else _check_messages(found(problem))
+    messages = _of_template(found, problem, dialect) if isinstance(found, Template) else _check_messages(found(problem))
     if system_prompt is None:
         return messages
     others = messages[1:] if messages[0]["role"] == "system" else messages
@@ -181,13 +187,23 @@ def _check_messages(written: Any) -> tuple[dict[str, str], ...]:
     return tuple(map(dict, written))
 
 
-def _of_template(template: Template, problem: Problem) -> tuple[dict[str, str], ...]:
-    before, after = template.text.split(QUESTION)
+def _of_template(template: Template, problem: Problem, dialect: Dialect) -> tuple[dict[str, str], ...]:
+    calls = dialect is not FENCE and template.tool_text is not None
+    text = template.tool_text if calls and template.tool_text else template.text
+    before, after = text.split(QUESTION)
     asked = {"role": "user", "content": before + _question(problem) + after}
     if template.solution is None:
         return (asked,)
     example = {"role": "user", "content": before + _EXAMPLE_STATEMENT + after}
-    return (example, {"role": "assistant", "content": template.solution}, asked)
+    if not calls:
+        return (example, {"role": "assistant", "content": template.solution}, asked)
+    return (
+        example,
+        {"role": "assistant", "content": dialect.write(_EXAMPLE_CODE)},
+        {"role": "tool", "content": _EXAMPLE_OUTPUT},
+        {"role": "assistant", "content": _EXAMPLE_ANSWER},
+        asked,
+    )
 
 
 def render_prompt(prompt: Prompt, problem: Problem) -> str:
@@ -236,7 +252,9 @@ def render_result(stdout: str, error: str) -> str:
     return "\n".join(part for part in (stdout.rstrip("\n"), error) if part)
 
 
-def add_budget(messages: Sequence[Mapping[str, str]], budget: int) -> tuple[dict[str, str], ...]:
+def add_budget(
+    messages: Sequence[Mapping[str, str]], budget: int, blocks: str = "code blocks"
+) -> tuple[dict[str, str], ...]:
     r"""State the interaction budget at the end of a prompt.
 
     Example:
@@ -244,18 +262,18 @@ def add_budget(messages: Sequence[Mapping[str, str]], budget: int) -> tuple[dict
         'What is 6 * 7?\n\nAt most 2 of your code blocks will be run.'
     """
     *others, last = messages
-    line = f"At most {budget} of your code blocks will be run."
+    line = f"At most {budget} of your {blocks} will be run."
     return (*map(dict, others), {**last, "content": f"{last['content']}\n\n{line}"})
 
 
-def budget_left(left: int) -> str:
+def budget_left(left: int, blocks: str = "code blocks") -> str:
     r"""Return the line after the feedback that says how many interactions are left.
 
     Example:
         >>> budget_left(1)
         '[code blocks left to run: 1]\n'
     """
-    return f"[code blocks left to run: {left}]\n"
+    return f"[{blocks} left to run: {left}]\n"
 
 
 EXHAUSTED = "This was not run: no code blocks are left to run. Give the final answer."

@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cir_env.dialects import FENCE, Dialect
 from cir_env.episode.rewards import EpisodeRecord
-from cir_env.parsing import count_blocks, final_answer, why_no_answer
 from cir_env.problems.problem import Problem
 from cir_env.sandbox import Session, Status
 
@@ -27,6 +27,8 @@ class Episode:
     """How many blocks the episode may execute."""
     interactions_left: int
     """How many blocks it still may execute."""
+    dialect: Dialect = FENCE
+    """How the policy writes code."""
     transcript: str
     """The prompt, the kept part of each action, and the feedback."""
     segments: list[str] = field(default_factory=list)
@@ -46,6 +48,8 @@ class Episode:
     """Text that the last step appended after the action."""
     kept_chars: int = 0
     """Number of characters of the last action that were kept."""
+    calls: tuple[tuple[int, int, str], ...] = ()
+    """Where each tool call in them begins and ends, and its code."""
 
     over: bool = False
     """Whether the episode has ended."""
@@ -66,10 +70,17 @@ class Episode:
         """Begin a step with the kept part of the action."""
         self.transcript += text
         self.segments.append(text)
-        self.n_code_blocks += count_blocks(text)
+        calls = self.dialect.calls(text)
+        self.calls = tuple((call.start, call.close, call.code) for call in calls)
+        self.n_code_blocks += len(calls) if calls else self.dialect.count(text)
         self.kept_chars = len(text)
         self.status = None
         self.feedback = ""
+
+    @property
+    def takes_code(self) -> bool:
+        """Whether the policy may write code; a tool is not offered to one that may never call it."""
+        return self.dialect is FENCE or self.budget > 0
 
     def run_block(self, status: Status) -> None:
         """Count a block that was executed."""
@@ -91,16 +102,17 @@ class Episode:
 
     def answer(self) -> str | None:
         """Return the last boxed answer so far; None without one."""
-        return final_answer(self.segments)
+        return self.dialect.final_answer(self.segments)
 
     def why_no_answer(self) -> str:
         """Return why there is no answer, in a few words."""
-        return why_no_answer(self.segments)
+        return self.dialect.why_no_answer(self.segments)
 
     def info(self) -> dict[str, Any]:
         """Return the info of `reset` and `step`; it includes the right answer only at the end."""
         return {
             "messages": tuple(dict(message) for message in self.messages),  # copies: users keep infos
+            "tools": self.dialect.tools() if self.takes_code else (),
             "problem_id": self.problem.id,
             "problem_index": self.problem_index,
             "statement": self.problem.statement,
@@ -115,6 +127,7 @@ class Episode:
             "execution_status": None if self.status is None else self.status.value,
             "feedback": self.feedback,
             "kept_chars": self.kept_chars,
+            "calls": self.calls,
             "predicted": self.predicted,
             "correct": self.correct,
             "reason": self.reason,

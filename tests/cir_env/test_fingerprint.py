@@ -46,7 +46,7 @@ def test_environment_and_grader_are_identified_by_sources_and_versions() -> None
 
 def test_the_graders_hash_covers_parsing_and_every_module_of_grading() -> None:
     folder = Path(module.__file__).parent
-    expected = {"parsing.py"} | {f"grading/{path.name}" for path in (folder / "grading").glob("*.py")}
+    expected = {"parsing.py", "dialects.py"} | {f"grading/{path.name}" for path in (folder / "grading").glob("*.py")}
     found = {str(path.relative_to(folder)) for pattern in module._GRADER for path in folder.glob(pattern)}
     assert found == expected
     assert {"grading/grader.py", "grading/judge.py", "grading/worker.py"} < found

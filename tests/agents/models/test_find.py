@@ -58,7 +58,7 @@ def test_tiny_is_created_once_in_the_cache(tmp_path):
     lines: list[str] = []
     first = resolve_model("tiny", cache_dir=tmp_path, log=lines.append)
     weights = (first / "model.safetensors").stat().st_mtime_ns
-    assert resolve_model("tiny", cache_dir=tmp_path, log=lines.append) == first == tmp_path / "tiny"
+    assert resolve_model("tiny", cache_dir=tmp_path, log=lines.append) == first == tmp_path / "tiny-2"
     assert (first / "model.safetensors").stat().st_mtime_ns == weights
     assert lines == [
         f"model: creating the tiny transformer in {first} ...",
@@ -68,12 +68,14 @@ def test_tiny_is_created_once_in_the_cache(tmp_path):
 
 def test_the_cache_is_where_the_environment_variable_says(tmp_path, monkeypatch):
     monkeypatch.setenv("CIR_CACHE", str(tmp_path / "cache"))
-    assert resolve_model("tiny", log=quiet) == tmp_path / "cache" / "tiny"
+    assert resolve_model("tiny", log=quiet) == tmp_path / "cache" / "tiny-2"
 
 
 def test_an_unwritable_cache_gives_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ModelError, match=r"^Cannot create .*/file/tiny: .*Set CIR_CACHE to a folder with room for it$"):
+    with pytest.raises(
+        ModelError, match=r"^Cannot create .*/file/tiny-2: .*Set CIR_CACHE to a folder with room for it$"
+    ):
         resolve_model("tiny", cache_dir=tmp_path / "file", log=quiet)
 
 

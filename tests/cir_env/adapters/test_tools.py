@@ -9,7 +9,8 @@ from fakes import FakeGrader, FakeSandbox, PatientSandbox, fakes, products
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir_env.adapters.tools import OVER, ToolEpisode, as_block, rows
+from cir_env.adapters.tools import OVER, ToolEpisode, rows
+from cir_env.dialects import FENCE
 from cir_env.episode.prompts import EXHAUSTED, render_messages
 from cir_env.parsing import find_block
 
@@ -74,8 +75,8 @@ def test_the_code_of_a_call_runs_unchanged(code: str) -> None:
 
 
 @given(st.text(st.sampled_from("`~ \n\r\tx#'python"), max_size=40).filter(str.strip))
-def test_as_block_is_inverse_to_parsing(code: str) -> None:
-    text = as_block(code)
+def test_writing_a_block_is_inverse_to_parsing(code: str) -> None:
+    text = FENCE.write(code)
     block = find_block(text)
     assert block is not None
     assert (block.code, block.start, block.end) == (code, 0, len(text))
