@@ -70,7 +70,7 @@ def test_flags_behind_the_file_win_and_so_does_the_command_line_s_preset(tmp_pat
 def test_the_output_of_a_dry_run_is_a_file_that_gives_the_same_configuration(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "check", lambda config, *, warn: None)  # it would load each preset's problems
+    monkeypatch.setattr(preflight, "check", lambda config, *, log: None)  # it would load each preset's problems
     changes = ["--env.packages", "tqdm", "--resume", "--validation.problems", "mixed", "sums", "--lora.rank", "8"]
     args = [name, "--max-steps", "3", *changes, "--warm-up-steps", "0"]
     assert train.main([*args, "--dry-run"]) == 0
