@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -33,12 +34,16 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Put shards together and show runs that are done; with --output, also as a page, as training runs are."""
+    """Put shards together and show runs that are done; with --output or --watch as a page, as training runs are."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs, or folders that hold such; or output folders of training runs, with --output."""
+    """Folders of runs, or folders that hold such; or output folders of training runs, as a page."""
     output: Path | None = None
     """Also write an HTML page: metrics, charts and every transcript, in one file."""
+    watch: bool = False
+    """Serve the page on this machine instead, also of runs in progress, and refresh it until Ctrl-C."""
+    port: int = 0
+    """Port for --watch; 0: a free one."""
     k: tuple[int, ...] = ()
     """Show pass@k for these k; none: for the number of samples."""
 
@@ -116,6 +121,8 @@ def execute_on_runs(command: RunsCommand) -> None:
     if isinstance(command, Compare):
         one, other = map(read_run, command.runs)
         print(comparison(comparison_as_json(one, other, compare(one, other))))
+    elif command.watch:
+        _watch(command)
     elif any(map(is_training_run, command.runs)):
         _report_on_training(command)
     else:
@@ -142,11 +149,22 @@ def report_on_evaluations(folders: Sequence[Path], *, k: Sequence[int] = (), pag
 
 def _report_on_training(command: Report) -> None:
     if command.output is None or not all(map(is_training_run, command.runs)):
-        raise ConfigError("Expect `output`, and training runs alone, to report on one: add --output report.html.")
+        raise ConfigError(
+            "A training run is shown as a page, without evaluations: add --output report.html or --watch."
+        )
     from agents.report import report_training
 
     report_training(list(dict.fromkeys(command.runs)), command.output)
     print(f"Page: {command.output}")
+
+
+def _watch(command: Report) -> None:
+    expect(command.output is None, "output", "unset beside --watch", command.output)
+    from agents.report.watch import WatchServer
+
+    with WatchServer(list(dict.fromkeys(command.runs)), command.port) as server, suppress(KeyboardInterrupt):
+        print(f"Page: http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
 
 
 def execute_on_samples(command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, version: str) -> None:

@@ -111,6 +111,10 @@ class Chat:
         """
         return self._without_special(self._encode_inner(feedback), feedback)
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return b"".join(map(self._token_bytes.of, token_ids)).decode(errors="replace")
+
     def decoder(self) -> TokenDecoder:
         """Return a decoder for the tokens of one completion."""
         return TokenDecoder(self._token_bytes)

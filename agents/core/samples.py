@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -37,6 +37,8 @@ class _Later(TypedDict, total=False):
 
     metadata: dict[str, Any]
     """The other fields of the problem's row."""
+    prompt: str
+    """The prompt as the policy saw it, with the chat template's tokens."""
 
 
 class Sample(_Later):
@@ -81,12 +83,15 @@ class Sample(_Later):
     """Number of tokens cut at the end of a block; see :func:`agents.rollout.episode.keep_tokens`."""
 
 
-def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample:
+def transcript(
+    trajectory: Trajectory, *, set_name: str | None = None, decode: Callable[[Sequence[int]], str] | None = None
+) -> Sample:
     """Return the sample of a trajectory, JSON-serializable if the environment's info is.
 
     Args:
         trajectory: The episode.
         set_name: Name of its problem set; None: the source of the problem in the environment's info.
+        decode: Returns the text of token ids, special ones included; None: the sample lacks its prompt.
     """
     info = trajectory.info
     sampled = sum(trajectory.action_mask)
@@ -99,7 +104,11 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None) -> Sample
         }
         for turn in trajectory.turns
     ]
+    prompt: dict[str, Any] = (
+        {} if decode is None else {"prompt": decode(trajectory.token_ids[: trajectory.prompt_length])}
+    )
     return {
+        **prompt,  # type: ignore[typeddict-item]
         "set": set_name if set_name is not None else str(info.get("source") or ""),
         "problem_index": int(info.get("problem_index", trajectory.group_id)),
         "sample": trajectory.sample,

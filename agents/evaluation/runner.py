@@ -183,7 +183,7 @@ def _run_model(
                 files.write_manifest(plan.about, describe_session(command))
                 if file.dropped:
                     log(f"Dropped an incomplete sample at the end of {files.samples}; it will be played again.")
-                record = _Record(file, _places(config, sets))
+                record = _Record(file, _places(config, sets), decode=chat.decode)
                 log(f"{files.folder}: {len(file.rows)} samples found, {len(record.missing)} to play.")
                 with record.bar(f"{plan.model} {plan.arm}"):
                     _play_sets(config, sets, record, arm=plan.arm, open_envs=open_envs, engine=engine, chat=chat)
@@ -238,10 +238,14 @@ class _Record:
     Args:
         file: The output file; it may already contain samples.
         wanted: All samples of the complete run.
+        decode: Returns the text of a prompt's tokens.
     """
 
-    def __init__(self, file: SampleFile, wanted: Collection[Place]) -> None:
+    def __init__(
+        self, file: SampleFile, wanted: Collection[Place], *, decode: Callable[[Sequence[int]], str] | None = None
+    ) -> None:
         self.missing = set(wanted)
+        self._decode = decode
         self._file, self._total = file, len(wanted)
         self._problems: dict[tuple[str, int], int] = Counter((name, problem) for name, problem, _ in wanted)
         self._played: dict[tuple[str, int], list[Sample]] = {}
@@ -258,7 +262,7 @@ class _Record:
 
     def add(self, name: str, trajectory: Trajectory) -> None:
         """Write a sample of a set."""
-        row = transcript(trajectory, set_name=name)
+        row = transcript(trajectory, set_name=name, decode=self._decode)
         self._file.append(row)
         self._count(row)
         self._bar.set_postfix_str(self.progress(), refresh=False)

@@ -213,7 +213,7 @@ def test_training_runs_need_an_output_and_cannot_be_mixed(tmp_path: Path, capsys
     training, run = str(write_training(tmp_path / "training")), str(write_run(tmp_path / "run", [row()]))
     for args in ([training], [training, run, "--output", str(tmp_path / "report.html")]):
         assert evaluate.main(["report", *args]) == 2
-        assert capsys.readouterr().err.startswith("evaluate.py: Expect `output`, and training runs alone")
+        assert capsys.readouterr().err.startswith("evaluate.py: A training run is shown as a page")
 
 
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
