@@ -104,11 +104,7 @@ def transcript(
         }
         for turn in trajectory.turns
     ]
-    prompt: dict[str, Any] = (
-        {} if decode is None else {"prompt": decode(trajectory.token_ids[: trajectory.prompt_length])}
-    )
-    return {
-        **prompt,  # type: ignore[typeddict-item]
+    row: Sample = {
         "set": set_name if set_name is not None else str(info.get("source") or ""),
         "problem_index": int(info.get("problem_index", trajectory.group_id)),
         "sample": trajectory.sample,
@@ -132,6 +128,9 @@ def transcript(
         "feedback_tokens": len(trajectory.token_ids) - trajectory.prompt_length - sampled,
         "boundary_cuts": trajectory.boundary_cuts,
     }
+    if decode is not None:
+        row["prompt"] = decode(trajectory.token_ids[: trajectory.prompt_length])
+    return row
 
 
 def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
