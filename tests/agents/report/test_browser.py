@@ -1,15 +1,17 @@
 """The HTML report in headless Chromium."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reports import HOSTILE, hostile_row, row, some_rows, turn, write_page, write_run, write_training, wrong
+from reports import HOSTILE, hostile_row, row, some_rows, turn, write_page, write_rows, write_run, write_training, wrong
 
 from agents.report import report_training
+from agents.report.watch import WatchServer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
@@ -59,7 +61,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_page(folder / "six.html", *six)
     mixed = [
         [row(n, 0, prompt="<|user|>Go") if n % 2 else wrong(n, 0) for n in range(4)],
-        [row(n, 0) for n in range(3)],
+        [row(n, 0) for n in range(4)],
     ]
     pair = [write_run(folder / name, mixed[number], model=name) for number, name in enumerate("ab")]
     write_page(folder / "pair.html", *pair)
@@ -187,7 +189,7 @@ def test_formulas_are_set(open_report: Open) -> None:
 def test_two_runs_stand_side_by_side_where_one_solves_what_the_other_misses(open_report: Open) -> None:
     page = open_report("pair")
     page.get_by_role("link", name="solved here, missed by the first").click()
-    expect(page.locator("#count")).to_have_text("2 of 7 transcripts")  # problem 3 was played by one of them only
+    expect(page.locator("#count")).to_have_text("2 of 8 transcripts")
     titles = page.locator("#transcript .pair h3.title")
     expect(titles).to_have_text(["b (code) · 0 · #0 right", "a (code) · 0 · #0 wrong"])
     boxes = [titles.nth(n).bounding_box() for n in range(2)]
@@ -195,7 +197,7 @@ def test_two_runs_stand_side_by_side_where_one_solves_what_the_other_misses(open
 
 
 def test_the_prompt_is_shown_as_the_model_saw_it(open_report: Open) -> None:
-    page = open_report("pair", "#a%20(code)/AIME24/1/0")
+    page = open_report("pair", "#a%20%28code%29/AIME24/1/0")
     page.get_by_text("Prompt as the model saw it").click()
     expect(page.locator("#transcript .prompt pre")).to_have_text("<|user|>Go")
     page.locator("#list a").nth(3).click()
@@ -246,6 +248,26 @@ def test_the_samples_of_a_training_run_are_found_by_step(open_report: Open) -> N
     expect(page.get_by_role("img", name="Accuracy on held-out problems, %.")).to_be_visible()
     page.get_by_role("combobox", name="Step").select_option("3")
     assert links(page) == ["#training/3/products/3/0?step=3"]
+
+
+def test_a_watched_page_reloads_itself_and_keeps_its_place(browser: Any, tmp_path: Path) -> None:
+    rows = some_rows()
+    folder = write_run(tmp_path, rows)
+    write_rows(folder / "samples.jsonl", rows[:9])
+    page = browser.new_page()
+    with WatchServer([folder], 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        page.goto(f"http://127.0.0.1:{server.server_port}/#AIME24/1/1?verdict=wrong")
+        expect(page.locator("#count")).to_have_text("4 of 9 transcripts")
+        page.evaluate("scrollTo(0, 300)")
+        write_rows(folder / "samples.jsonl", rows)
+        expect(page.locator("#count")).to_have_text("12 of 24 transcripts", timeout=60_000)
+        expect(page.locator("#transcript h3.title")).to_have_text("AIME24 · 1 · #1 wrong")
+        assert page.evaluate("scrollY") == 300
+        server.shutdown()
+        thread.join()
+    page.close()
 
 
 # --------------------------------------------------------------------------------------------------------- its safety
