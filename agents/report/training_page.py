@@ -109,8 +109,9 @@ def _before_after(runs: Sequence[TrainingRun]) -> list[Section]:
 
 def _curves(runs: Sequence[TrainingRun]) -> list[Section]:
     """Return the sections with charts; metrics that are always zero are only named."""
-    changes = sorted({change for run in runs for change in run.budget_changes})
-    lead = _held_out(runs, changes)
+    changes = _budget_changes(runs)
+    arms = {f"{arm}/accuracy": name for arm, name in ARMS.items()}
+    lead = _held_out(runs, arms, "Accuracy on held-out problems, %", "lead")
     sections, zero = [], []
     for title, charts in _CHARTS.items():
         drawn = list(lead) if title == "Learning" else []
@@ -142,17 +143,15 @@ def _series(runs: Sequence[TrainingRun], keys: Mapping[str, str]) -> dict[str, l
     }
 
 
-def _held_out(runs: Sequence[TrainingRun], changes: Sequence[tuple[float, float]]) -> list[Chart]:
-    arms = _series(runs, {f"{arm}/accuracy": name for arm, name in ARMS.items()})
-    subjects = _series(runs, {SUBJECT + name: name for name in sorted({s for run in runs for s in run.subjects})})
-    charts = []
-    for title, series, size in (
-        ("Accuracy on held-out problems, %", arms, "lead"),
-        ("Accuracy on held-out problems by subject, %", subjects, "medium"),
-    ):
-        if series:
-            charts.append(learning_chart(title, series, budget_changes=changes, is_rate=True, size=size))
-    return charts
+def _held_out(runs: Sequence[TrainingRun], keys: Mapping[str, str], title: str, size: str) -> list[Chart]:
+    """Return the chart of some accuracies on held-out problems, if there are any."""
+    series = _series(runs, keys)
+    changes = _budget_changes(runs)
+    return [learning_chart(title, series, budget_changes=changes, is_rate=True, size=size)] if series else []
+
+
+def _budget_changes(runs: Sequence[TrainingRun]) -> list[tuple[float, float]]:
+    return sorted({change for run in runs for change in run.budget_changes})
 
 
 def _budget_note(runs: Sequence[TrainingRun]) -> str:
@@ -171,7 +170,10 @@ def _subjects(runs: Sequence[TrainingRun]) -> list[Section]:
         return []
     header = ["subject", *(run.name if len(runs) > 1 else "first → last" for run in runs)]
     title = "Accuracy on held-out problems, %, in the first and the last validation"
-    return [Section(id="subjects", title="Subjects", tables=[Table(title=title, header=header, rows=rows)])]
+    charts = _held_out(runs, {SUBJECT + name: name for name in subjects}, "Accuracy by subject, %", "lead")
+    return [
+        Section(id="subjects", title="Subjects", tables=[Table(title=title, header=header, rows=rows)], charts=charts)
+    ]
 
 
 def _subject_cell(run: TrainingRun, key: str) -> Cell:

@@ -26,7 +26,7 @@
     const color = (name) => style.getPropertyValue(`--${name}`).trim();
     const isCurve = layout.hovermode !== undefined; // of a training run
     const share = isCurve ? Number(controls?.elements.smoothing.value || 0) : 0;
-    const axis = { gridcolor: color("line"), linecolor: color("rule"), zeroline: false, automargin: true, fixedrange: false };
+    const axis = { gridcolor: color("line"), linecolor: color("rule"), zeroline: false, automargin: true, exponentformat: "power" };
     const logarithmic = isCurve && controls?.elements.log.checked ? { type: "log", range: undefined } : {};
     const height = place.clientHeight;
     const data = traces.flatMap((trace) => {
