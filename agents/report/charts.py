@@ -52,7 +52,7 @@ def length_chart(title: str, lengths: Sequence[int], correct: Sequence[int]) -> 
     layout = {
         "barmode": "overlay",
         "xaxis": {"title": {"text": "sampled tokens"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "transcripts"}, "tickformat": ",d"},
+        "yaxis": {"title": {"text": "transcripts"}},
     }
     said = [f"{name}: {_quartiles(values)}" for name, values in named.items() if values]
     return Chart(title=title, description=". ".join(said), traces=traces, layout=layout, size="medium")
@@ -74,12 +74,14 @@ def learning_chart(
         _line(name, number, [x for x, _ in points], [y for _, y in points], is_rate=is_rate)
         for number, (name, points) in enumerate(series.items())
     ]
+    last = max(step for points in series.values() for step, _ in points)
     line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot", "width": 1.5}}
     label = {"yref": "paper", "y": 1, "yanchor": "top", "xanchor": "right", "textangle": -90, "showarrow": False}
     layout = {
-        "xaxis": {"title": {"text": "step"}, "tickformat": ",d"},
+        "xaxis": {"title": {"text": "step"}, **({"dtick": 1} if last <= 10 else {"tickformat": ",d"})},
         "yaxis": _axis([y for points in series.values() for _, y in points], is_rate),
         "hovermode": "x unified",
+        "hoverdistance": -1,
         "shapes": [{**line, "x0": step, "x1": step} for step, _ in budget_changes],
         "annotations": [{**label, "x": step, "text": f"budget {b:g}"} for step, b in budget_changes if size == "lead"],
         "showlegend": len(series) > 1,
@@ -87,9 +89,9 @@ def learning_chart(
     factor, unit = (100, "%") if is_rate else (1, "")
     said = []
     for name, points in series.items():
-        (first, before), (last, after) = points[0], points[-1]
+        (start, before), (end, after) = points[0], points[-1]
         said.append(
-            f"{name}: {factor * before:.4g}{unit} in step {first:g}, {factor * after:.4g}{unit} in step {last:g}"
+            f"{name}: {factor * before:.4g}{unit} in step {start:g}, {factor * after:.4g}{unit} in step {end:g}"
         )
     return Chart(title=title, description=". ".join(said), traces=traces, layout=layout, size=size)
 

@@ -225,17 +225,11 @@ def _differences(runs: Mapping[str, Run]) -> list[Section]:
             [text(f"{set_name}: {label}" if len(sets) > 1 else label), *(cell(p) if p else text("-") for p in parts)]
             for label, cell in kinds
         ]
-    links = [
-        [
-            Cell(text=words, link=filter_link(**dict(zip(("solved", "missed"), order(name), strict=True))))
-            for name in compared
-        ]
-        for words, order in (
-            ("solved here, missed by the first", lambda name: (name, first)),
-            ("solved by the first, missed here", lambda name: (first, name)),
-        )
-    ]
-    rows += [[text("transcripts"), *links[0]], [text(""), *links[1]]]
+    gained, lost = (
+        [Cell(text="transcripts", link=filter_link(solved=name, missed=first)) for name in compared],
+        [Cell(text="transcripts", link=filter_link(solved=first, missed=name)) for name in compared],
+    )
+    rows += [[text("solved here, missed by the first"), *gained], [text("solved by the first, missed here"), *lost]]
     note = (
         f"The runs against the first, {first}, paired by problem: differences in percentage points and multiples of "
         "its tokens, with 95% intervals. Bold: the interval excludes no difference."

@@ -137,7 +137,7 @@ def test_the_differences_are_those_of_compare_and_link_to_the_transcripts(tmp_pa
     assert cells["avg@k, points"].text == "+50.0"
     assert cells["avg@k, points"].detail == f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
     assert cells["tokens, ×"].text == "0.50"
-    assert cells["transcripts"].link == "#?solved=b&missed=a"
+    assert cells["solved here, missed by the first"].link == "#?solved=b&missed=a"
 
 
 def test_runs_on_other_problems_have_no_differences(tmp_path: Path) -> None:
