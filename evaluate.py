@@ -5,6 +5,7 @@ $ python evaluate.py paper --model M        the paper's table: five benchmarks
 $ python evaluate.py --model A B --arms code text   two models, two arms
 $ python evaluate.py compare A B            two runs (folders), by problem
 $ python evaluate.py report FOLDER ...      tables of finished runs
+$ python evaluate.py report FOLDER --watch  the page of runs in progress
 $ python evaluate.py regrade SAMPLES        judge stored samples again
 $ python evaluate.py import FILE            other programs' samples
 $ python evaluate.py --config FILE          flags from a file

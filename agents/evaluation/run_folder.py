@@ -135,7 +135,7 @@ def read_run(folder: Path, *, partial: bool = False) -> Run:
 
     Args:
         folder: The run's folder.
-        partial: Whether it may lack samples; problems and sets without any are then left out.
+        partial: Whether it may lack samples; problems and sets without any are then dropped.
 
     Raises:
         RunError: The folder does not hold a run, mixes different runs, has a duplicate sample, or lacks samples.
