@@ -7,6 +7,7 @@ $ python evaluate.py --model A B --arms code text   two models, two arms
 $ python evaluate.py list                   named problems and protocols
 $ python evaluate.py compare A B            two runs (folders), by problem
 $ python evaluate.py report FOLDER ...      tables of finished runs
+$ python evaluate.py report FOLDER --watch  the page of runs in progress
 $ python evaluate.py regrade SAMPLES        judge stored samples again
 $ python evaluate.py import FILE            other programs' samples
 $ python evaluate.py quick --help           all flags; --config FILE reads them

@@ -6,6 +6,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -38,12 +39,16 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Put shards together and show runs that are done, or training runs; with --output, also as a page."""
+    """Put shards together and show runs that are done, or training runs; with --output or --watch, also as a page."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs, or folders that hold such; or output folders of training runs."""
     output: Path | None = None
     """Also write an HTML page: metrics, charts and every transcript, in one file."""
+    watch: bool = False
+    """Serve the page on this machine instead, also of runs in progress, and refresh it until Ctrl-C."""
+    port: int = 0
+    """Port for --watch; 0: a free one."""
     k: tuple[int, ...] = ()
     """Show pass@k for these k; none: for the number of samples."""
 
@@ -152,6 +157,8 @@ def execute_on_runs(command: RunsCommand) -> None:
     elif isinstance(command, Compare):
         one, other = map(read_run, command.runs)
         print(comparison(comparison_as_json(one, other, compare(one, other))))
+    elif command.watch:
+        _watch(command)
     elif any(are_training):
         _report_on_training(command)
     else:
@@ -186,6 +193,15 @@ def _report_on_training(command: Report) -> None:
 
     report_training(folders, command.output)
     print(f"Page: {command.output}")
+
+
+def _watch(command: Report) -> None:
+    expect(command.output is None, "output", "unset beside --watch", command.output)
+    from agents.report.watch import WatchServer
+
+    with WatchServer(list(dict.fromkeys(command.runs)), command.port) as server, suppress(KeyboardInterrupt):
+        print(f"Page: http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
 
 
 def execute_on_samples(

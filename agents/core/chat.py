@@ -140,6 +140,10 @@ class Chat:
         messages = [_QUESTION, _ANSWER, _tool_message(feedback, tools)]
         return self._encode_messages(messages, lambda marked: self._after_answer(marked, tools))
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return b"".join(map(self._token_bytes.of, token_ids)).decode(errors="replace")
+
     def decoder(self) -> TokenDecoder:
         """Return a decoder for the tokens of one completion."""
         return TokenDecoder(self._token_bytes)

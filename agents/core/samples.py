@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -50,6 +50,8 @@ class _Later(TypedDict, total=False):
     """Price of the tokens; None without one."""
     usage_estimated: bool
     """Whether the server has left some tokens uncounted, and their number is an estimate."""
+    prompt: str
+    """The prompt as the policy saw it, with the chat template's tokens."""
 
 
 class Sample(_Later):
@@ -94,12 +96,19 @@ class Sample(_Later):
     """Number of tokens cut at the end of a block; see :func:`agents.rollout.episode.keep_tokens`."""
 
 
-def transcript(trajectory: Trajectory, *, set_name: str | None = None, usage: Usage | None = None) -> Sample:
+def transcript(
+    trajectory: Trajectory,
+    *,
+    set_name: str | None = None,
+    decode: Callable[[Sequence[int]], str] | None = None,
+    usage: Usage | None = None,
+) -> Sample:
     """Return the sample of a trajectory, JSON-serializable if the environment's info is.
 
     Args:
         trajectory: The episode.
         set_name: Name of its problem set; None: the source of the problem in the environment's info.
+        decode: Returns the text of token ids, special ones included; None: the sample lacks its prompt.
         usage: The tokens of a trajectory without token ids.
     """
     info = trajectory.info
@@ -129,6 +138,8 @@ def transcript(trajectory: Trajectory, *, set_name: str | None = None, usage: Us
         "feedback_tokens": feedback,
         "boundary_cuts": trajectory.boundary_cuts,
     }
+    if decode is not None:
+        row["prompt"] = decode(trajectory.token_ids[: trajectory.prompt_length])
     if usage is not None:
         row |= {"prompt_tokens": usage.prompt_tokens, "cost": usage.cost, "usage_estimated": usage.is_estimated}
     return row

@@ -74,7 +74,7 @@ class SetMetrics:
 
     Args:
         name: Name of the set; it seeds the bootstrap draws.
-        problems: The samples of each problem, the same number for all.
+        problems: The samples of each problem, at least one; the same number for all unless the run is in progress.
     """
 
     def __init__(self, name: str, problems: Problems) -> None:
@@ -84,8 +84,8 @@ class SetMetrics:
 
     @property
     def num_samples(self) -> int:
-        """Number of samples per problem."""
-        return len(self._problems[0])
+        """Number of samples per problem, at most."""
+        return max(map(len, self._problems))
 
     def judged_problems(self, k: int = 1) -> set[int]:
         """Return the problems with at least ``k`` judged samples."""

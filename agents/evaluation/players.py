@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agents.rollout.envs import EnvPool
 
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
+Decode = Callable[[Sequence[int]], str]
 Play = Callable[..., object]
 """Called as `agents.rollout.evaluate.evaluate` is, without engine and chat; ``on_end`` may also get a `Usage`."""
 
@@ -41,8 +42,8 @@ class Player:
     """What the manifest says of it."""
     num_envs: int
     """Episodes in flight."""
-    opened: Callable[[], AbstractContextManager[Play]]
-    """Loads the model, or connects to its API."""
+    opened: Callable[[], AbstractContextManager[tuple[Play, Decode | None]]]
+    """Loads the model, or connects to its API; an API decodes no token ids."""
 
 
 def find_player(
@@ -97,18 +98,18 @@ def _earlier_traits(config: EvalConfig, model: str) -> Traits | None:
 
 
 @contextmanager
-def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[Play]:
+def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[tuple[Play, Decode]]:
     engine, chat = load()
 
     def play(envs: EnvPool, sampling: Sampling, **which: Any) -> object:
         return evaluate(envs, engine, chat, sampling, **which)
 
     with closing(engine):
-        yield play
+        yield play, chat.decode
 
 
 @contextmanager
-def _open_server(server: ChatServer, traits: Traits) -> Iterator[Play]:
+def _open_server(server: ChatServer, traits: Traits) -> Iterator[tuple[Play, None]]:
     server.connect(traits)
 
     failed = 0
@@ -117,7 +118,7 @@ def _open_server(server: ChatServer, traits: Traits) -> Iterator[Play]:
         nonlocal failed
         failed += play_chats(envs, server, sampling, **which)
 
-    yield play
+    yield play, None
     if failed:
         raise EngineFault(
             f"Expect an answer to each request, got none for {failed} samples: {server.last_failure}. All others are "

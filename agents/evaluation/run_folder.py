@@ -37,6 +37,13 @@ class Run:
     """Its settings; see :func:`agents.evaluation.manifest.describe_run`."""
     samples: Mapping[str, tuple[tuple[Sample, ...], ...]]
     """The samples of each problem by set, in order."""
+    missing: int = 0
+    """Number of samples that are still to be played; of a run in progress."""
+
+    @property
+    def rows(self) -> list[Sample]:
+        """All samples, in order."""
+        return [row for problems in self.samples.values() for rows in problems for row in rows]
 
     @property
     def name(self) -> str:
@@ -123,8 +130,12 @@ def _is_size(size: Any) -> bool:
     return False
 
 
-def read_run(folder: Path) -> Run:
-    """Read a complete run, all shards together.
+def read_run(folder: Path, *, partial: bool = False) -> Run:
+    """Read a run, all shards together.
+
+    Args:
+        folder: The run's folder.
+        partial: Whether it may lack samples; problems and sets without any are then dropped.
 
     Raises:
         RunError: The folder does not hold a run, mixes different runs, has a duplicate sample, or lacks samples.
@@ -152,17 +163,22 @@ def read_run(folder: Path) -> Run:
     }
     places = [place for problems in wanted.values() for problem in problems for place in problem]
     missing = [place for place in places if place not in rows]
-    if missing:
+    if missing and not partial:
         command = _of_shard(first["sessions"][-1]["command"], missing[0][1])
         raise RunError(
             f"Expect a finished run in {folder}, got {len(places) - len(missing)} of {len(places)} samples. "
             f"Resume with: {command}"
         )
-    samples = {
-        name: tuple(tuple(rows[place] for place in problem) for problem in problems)
+    played = {
+        name: [[rows[place] for place in problem if place in rows] for problem in problems]
         for name, problems in wanted.items()
     }
-    return Run(folder=folder, about=about, samples=samples)
+    samples = {
+        name: tuple(tuple(problem) for problem in problems if problem)
+        for name, problems in played.items()
+        if any(problems)
+    }
+    return Run(folder=folder, about=about, samples=samples, missing=len(missing))
 
 
 def _of_shard(command: str, problem: int) -> str:

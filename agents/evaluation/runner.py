@@ -169,14 +169,14 @@ def _run_model(
     if not plans:
         return
     player = plans[0].player
-    with player.opened() as play:
+    with player.opened() as (play, decode):
         for plan in plans:
             files = plan.files(config)
             with SampleFile(files.samples) as file:
                 files.write_manifest(plan.about, describe_session(command))
                 if file.dropped:
                     log(f"Dropped an incomplete sample at the end of {files.samples}; it will be played again.")
-                record = _Record(file, _places(config, sets))
+                record = _Record(file, _places(config, sets), decode=decode)
                 log(f"{files.folder}: {len(file.rows)} samples found, {len(record.missing)} to play.")
                 with record.bar(f"{Path(plan.model).name} {plan.arm}", log):
                     _play_sets(config, sets, record, plan, open_envs=open_envs, play=play)
@@ -234,10 +234,14 @@ class _Record:
     Args:
         file: The output file; it may already contain samples.
         wanted: All samples of the complete run.
+        decode: Returns the text of a prompt's tokens.
     """
 
-    def __init__(self, file: SampleFile, wanted: Collection[Place]) -> None:
+    def __init__(
+        self, file: SampleFile, wanted: Collection[Place], *, decode: Callable[[Sequence[int]], str] | None = None
+    ) -> None:
         self.missing = set(wanted)
+        self._decode = decode
         self._file, self._total = file, len(wanted)
         self._problems: dict[tuple[str, int], int] = Counter((name, problem) for name, problem, _ in wanted)
         self._played: dict[tuple[str, int], list[Sample]] = {}
@@ -255,7 +259,7 @@ class _Record:
 
     def add(self, name: str, trajectory: Trajectory, usage: Usage | None = None) -> None:
         """Write a sample of a set."""
-        row = transcript(trajectory, set_name=name, usage=usage)
+        row = transcript(trajectory, set_name=name, decode=self._decode, usage=usage)
         self._file.append(row)
         self._count(row)
         self._bar.set_postfix_str(self.progress(), refresh=False)

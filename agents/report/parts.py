@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlencode
 
-MARKERS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "v": "▼", "P": "✚"}
-"""Matplotlib markers of a chart's series, in order, each with its character in the legend."""
+from agents.core.tables import percent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +17,8 @@ class Cell:
 
     text: str
     """Its text."""
+    detail: str = ""
+    """Smaller text below it, such as an interval."""
     share: float | None = None
     """Draws a bar of this fraction of the cell's width, in [0, 1]."""
     low: float | None = None
@@ -25,6 +27,8 @@ class Cell:
     """Upper end of the error bar, in [0, 1]."""
     link: str | None = None
     """Target of the text's link."""
+    strong: bool = False
+    """Whether the text is emphasised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,16 +47,18 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A chart."""
+    """A chart, drawn by plotly."""
 
     title: str
     """Its caption."""
     description: str
-    """Text alternative for screen readers, with the most important numbers."""
-    svg: str
-    """The chart as an ``<svg>`` element."""
-    legend: Sequence[tuple[str, str]] = ()
-    """Marker character and name of each series."""
+    """Text alternative with the most important numbers."""
+    traces: Sequence[Mapping[str, Any]]
+    """Plotly traces; ``meta`` is the number of a trace's color."""
+    layout: Mapping[str, Any]
+    """Plotly's layout."""
+    size: str = "small"
+    """How much room it gets: "lead", "medium" or "small"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,22 +92,60 @@ class Headline:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How the runs were made."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """Label and value of what is always shown."""
+    table: Table | None = None
+    """What differs between runs, which are the columns."""
+    folded: Mapping[str, str] = field(default_factory=dict)
+    """Label and value of all else."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """A page without its transcripts."""
 
     title: str
     """Its heading."""
-    facts: Mapping[str, str]
-    """Label and value of each setting below the heading."""
-    headlines: Sequence[Headline]
+    settings: Settings
+    """How the runs were made."""
+    headlines: Sequence[Headline] = ()
     """The main results."""
-    sections: Sequence[Section]
+    sections: Sequence[Section] = ()
     """All sections, in order."""
+    runs: Sequence[str] = ()
+    """Names of the runs whose transcripts can be compared; empty for a single run."""
+    progress: str = ""
+    """What is still missing, of a run in progress."""
 
 
 def text(value: str) -> Cell:
     """Return a plain text cell."""
     return Cell(text=value)
+
+
+def rate(estimate: Mapping[str, float] | float | None, *, link: str | None = None, detail: str = "") -> Cell:
+    """Return a cell with a fraction in percent as text and bar, and its interval if it has one."""
+    if isinstance(estimate, Mapping):
+        low, high = estimate["low"], estimate["high"]
+        interval = f"[{percent(low)}, {percent(high)}]"
+        return Cell(
+            text=percent(estimate["value"]),
+            detail=f"{interval} {detail}".strip(),
+            share=estimate["value"],
+            low=low,
+            high=high,
+            link=link,
+        )
+    return Cell(text=percent(estimate), detail=detail, share=estimate, link=link)
+
+
+def with_mean(names: Iterable[str]) -> list[str]:
+    """Return the names of problem sets, and "mean" after several."""
+    found = list(names)
+    return [*found, "mean"] if len(found) > 1 else found
 
 
 def filter_link(**facets: str) -> str:

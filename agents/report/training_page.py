@@ -6,56 +6,152 @@ from collections.abc import Mapping, Sequence
 
 from agents.core.tables import percent
 from agents.report.charts import learning_chart
-from agents.report.parts import Cell, Chart, Headline, Page, Section, Table, text
+from agents.report.parts import Cell, Chart, Headline, Page, Section, Settings, Table, text
 from agents.tracking.history import ARMS, SUBJECT, TrainingRun
 
-_RATES = {
-    "accuracy": "Accuracy in training",
-    "tools/use_ratio": "Episodes with code",
-    "tools/failure_frequency": "Failed blocks",
-    "completions/clipped_ratio": "Truncated completions",
-    "frac_reward_zero_std": "Groups with equal rewards",
+_CHARTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "Learning": {
+        "Reward": {"reward": "mean"},
+        "Accuracy in training, %": {"accuracy": "all"},
+    },
+    "Update": {
+        "Policy loss": {"policy_loss": "loss"},
+        "Value loss": {"value_loss": "loss"},
+        "Clipped tokens, %": {"clip_ratio/low_mean": "below", "clip_ratio/high_mean": "above"},
+        "Entropy, nats": {"entropy": "entropy"},
+        "KL to the policy before the update, nats": {"approx_kl": "approx_kl"},
+        "KL to the initial model, nats": {"kl": "kl"},
+        "Gradient norm": {"grad_norm": "norm"},
+        "Learning rate": {"learning_rate": "rate"},
+        "Engine and trainer: difference of log-probabilities, nats": {
+            "sampling/sampling_logp_difference/mean": "mean",
+            "sampling/sampling_logp_difference/max": "maximum",
+        },
+        "Staleness of sampled tokens, updates": {"sampling/staleness_mean": "mean", "sampling/staleness_max": "max"},
+    },
+    "Rollouts": {
+        "Sampled tokens per episode": {
+            "completions/mean_length": "all",
+            "completions/mean_length_right": "right",
+            "completions/mean_length_wrong": "wrong",
+        },
+        "Blocks per episode": {"tools/call_frequency": "blocks", "interaction_budget": "budget"},
+        "Episodes with code, %": {"tools/use_ratio": "share"},
+        "Failed blocks, %": {"tools/failure_frequency": "all", "tools/timeout_frequency": "timeouts"},
+        "Truncated, void and invalid episodes, %": {
+            "completions/clipped_ratio": "truncated",
+            "episodes/void_ratio": "void",
+            "episodes/invalid_ratio": "invalid",
+        },
+        "Episodes that use up their budget, %": {"tools/budget_exhausted_ratio": "share"},
+        "Groups with equal rewards, %": {"frac_reward_zero_std": "share"},
+    },
+    "Speed": {
+        "Sampled tokens per second": {"tokens_per_second": "tokens"},
+        "Seconds per step": {"step_time": "step", "time/sampling_s": "sampling", "time/update_s": "update"},
+    },
 }
-_OTHERS = {
-    "completions/mean_length": "Sampled tokens per episode",
-    "tools/call_frequency": "Blocks per episode",
-    "entropy": "Entropy, nats",
-    "approx_kl": "KL to the policy before the update (approx_kl)",
-    "grad_norm": "Gradient norm",
-    "step_time": "Seconds per step",
-}
+"""Metrics by section and chart, each with its name in the chart. Titles of shares end in "%"."""
 
 
-def training_page(runs: Sequence[TrainingRun], facts: Mapping[str, str]) -> Page:
+def training_page(runs: Sequence[TrainingRun], settings: Settings, *, progress: str = "") -> Page:
     """Build the page.
 
     Args:
         runs: The training runs.
-        facts: Label and value of each setting shown in the heading.
+        settings: How they were made.
+        progress: How far they are, if they are still running.
     """
     many = len(runs) > 1
-    names = " and ".join(run.name for run in runs)
+    names = [run.name for run in runs]
+    title = (
+        f"{len(runs)} training runs" if len(runs) > 2 else f"Training run{'s' if many else ''} {' and '.join(names)}"
+    )
     return Page(
-        title=f"Training run{'s' if many else ''} {names}",
-        facts=facts,
-        headlines=[headline for run in runs for headline in _headlines(run, f"{run.name}: " if many else "")],
-        sections=[
-            Section(id="curves", title="Learning curves", note=_budget_note(runs), charts=_charts(runs)),
-            *_subjects(runs),
-        ],
+        title=title,
+        settings=settings,
+        headlines=[] if many else _headlines(runs[0]),
+        sections=[*_before_after(runs), *_curves(runs), *_subjects(runs)],
+        progress=progress,
     )
 
 
-def _headlines(run: TrainingRun, before: str) -> list[Headline]:
+def _headlines(run: TrainingRun) -> list[Headline]:
     found = []
     for arm, name in ARMS.items():
         points = run.series(f"{arm}/accuracy")
         if points:
-            (first, start), (last, end) = points[0], points[-1]
+            (first, _), (last, end) = points[0], points[-1]
             detail = f"accuracy on held-out problems, %, at step {first:g} and step {last:g}"
-            value = f"{percent(start)} → {percent(end)}" if last > first else percent(start)
-            found.append(Headline(label=before + name, value=value, detail=detail, cell=Cell(text=value, share=end)))
+            value = _first_last(run, f"{arm}/accuracy")
+            found.append(Headline(label=name, value=value, detail=detail, cell=Cell(text=value, share=end)))
     return found
+
+
+def _first_last(run: TrainingRun, key: str) -> str:
+    points = run.series(key)
+    return " → ".join(percent(value) for _, value in [*points[:1], *points[1:][-1:]]) or "-"
+
+
+def _before_after(runs: Sequence[TrainingRun]) -> list[Section]:
+    """Return the accuracies of several runs, side by side."""
+    header = ["prompts and sampling", *(run.name for run in runs)]
+    rows = [
+        [text(name), *(text(_first_last(run, f"{arm}/accuracy")) for run in runs)]
+        for arm, name in ARMS.items()
+        if any(run.series(f"{arm}/accuracy") for run in runs)
+    ]
+    if len(runs) < 2 or not rows:
+        return []
+    title = "Accuracy on held-out problems, %, in the first and the last validation"
+    return [Section(id="results", title="Results", tables=[Table(title=title, header=header, rows=rows)])]
+
+
+def _curves(runs: Sequence[TrainingRun]) -> list[Section]:
+    """Return the sections with charts; metrics that are always zero are only named."""
+    changes = _budget_changes(runs)
+    arms = {f"{arm}/accuracy": name for arm, name in ARMS.items()}
+    lead = _held_out(runs, arms, "Accuracy on held-out problems, %", "lead")
+    sections, zero = [], []
+    for title, charts in _CHARTS.items():
+        drawn = list(lead) if title == "Learning" else []
+        for name, keys in charts.items():
+            series = _series(runs, keys)
+            shown = {label: points for label, points in series.items() if any(value for _, value in points)}
+            if shown:
+                size = "medium" if title == "Learning" else "small"
+                drawn.append(learning_chart(name, shown, budget_changes=changes, is_rate=name.endswith("%"), size=size))
+            elif series:
+                zero.append(name.removesuffix(", %").lower())
+        if drawn:
+            note = _budget_note(runs) if title == "Learning" else ""
+            sections.append(Section(id=title.lower(), title=title, charts=drawn, note=note))
+    if zero and sections:
+        last = sections.pop()
+        note = f"Always zero, and not drawn: {', '.join(zero)}."
+        sections.append(Section(id=last.id, title=last.title, charts=last.charts, note=f"{last.note} {note}".strip()))
+    return sections
+
+
+def _series(runs: Sequence[TrainingRun], keys: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
+    """Return the points of some metrics by name of run, metric, or both."""
+    several = len(runs) > 1
+    found = {(run.name, name): points for run in runs for key, name in keys.items() if (points := run.series(key))}
+    return {
+        (f"{run}, {name}" if several and len(keys) > 1 else run if several else name): points
+        for (run, name), points in found.items()
+    }
+
+
+def _held_out(runs: Sequence[TrainingRun], keys: Mapping[str, str], title: str, size: str) -> list[Chart]:
+    """Return the chart of some accuracies on held-out problems, if there are any."""
+    series = _series(runs, keys)
+    changes = _budget_changes(runs)
+    return [learning_chart(title, series, budget_changes=changes, is_rate=True, size=size)] if series else []
+
+
+def _budget_changes(runs: Sequence[TrainingRun]) -> list[tuple[float, float]]:
+    return sorted({change for run in runs for change in run.budget_changes})
 
 
 def _budget_note(runs: Sequence[TrainingRun]) -> str:
@@ -67,36 +163,19 @@ def _budget_note(runs: Sequence[TrainingRun]) -> str:
     return f"Dotted lines mark changes of the interaction budget: {', '.join(words)}."
 
 
-def _charts(runs: Sequence[TrainingRun]) -> list[Chart]:
-    steps = max((step for run in runs for step in [row["step"] for row in run.rows]), default=1) or 1
-    changes = sorted({change for run in runs for change in run.budget_changes})
-    held_out = {
-        (f"{run.name}, {name}" if len(runs) > 1 else name): points
-        for run in runs
-        for arm, name in ARMS.items()
-        if (points := run.series(f"{arm}/accuracy"))
-    }
-    charts = []
-    if held_out:
-        title = "Accuracy on held-out problems"
-        charts.append(learning_chart(title, held_out, budget_changes=changes, is_rate=True, steps=steps))
-    for titles, is_rate in ((_RATES, True), (_OTHERS, False)):
-        for key, title in titles.items():
-            series = {run.name: points for run in runs if (points := run.series(key))}
-            if series:
-                charts.append(learning_chart(title, series, budget_changes=changes, is_rate=is_rate, steps=steps))
-    return charts
-
-
 def _subjects(runs: Sequence[TrainingRun]) -> list[Section]:
-    tables = []
-    for run in runs:
-        rows = []
-        for subject in run.subjects:
-            points = run.series(SUBJECT + subject)
-            first, last = points[0][1], points[-1][1]
-            rows.append([text(subject), text(percent(first)), Cell(text=percent(last), share=last)])
-        if rows:
-            title = "Accuracy on held-out problems" + (f": {run.name}" if len(runs) > 1 else "")
-            tables.append(Table(title=title, header=["subject", "before, %", "after, %"], rows=rows))
-    return [Section(id="subjects", title="Subjects", tables=tables)] if tables else []
+    subjects = sorted({subject for run in runs for subject in run.subjects})
+    rows = [[text(subject), *(_subject_cell(run, SUBJECT + subject) for run in runs)] for subject in subjects]
+    if not rows:
+        return []
+    header = ["subject", *(run.name if len(runs) > 1 else "first → last" for run in runs)]
+    title = "Accuracy on held-out problems, %, in the first and the last validation"
+    charts = _held_out(runs, {SUBJECT + name: name for name in subjects}, "Accuracy by subject, %", "lead")
+    return [
+        Section(id="subjects", title="Subjects", tables=[Table(title=title, header=header, rows=rows)], charts=charts)
+    ]
+
+
+def _subject_cell(run: TrainingRun, key: str) -> Cell:
+    points = run.series(key)
+    return Cell(text=_first_last(run, key), share=points[-1][1] if points else None)

@@ -1,4 +1,4 @@
-"""Prepares transcripts for the viewer as JSON-serializable items."""
+"""Prepares transcripts for the viewer as JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
 from agents.core.samples import Sample, SampleTurn
 from agents.evaluation.metrics import blocks_of
+from agents.report.formulas import Formulas
 from agents.report.parts import clean
 
 MAX_HIGHLIGHTED = 20_000
@@ -59,26 +60,90 @@ _CLASSES = (
 )
 
 
-def items(samples: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
-    """Return the viewer's items, in order.
+class Transcripts:
+    """The content of the viewer, JSON-serializable.
 
     Args:
         samples: The samples of each evaluation or training run by name.
 
-    Returns:
-        JSON-serializable items. The values of an item's facets are lists: a transcript may have several errors.
+    Attributes:
+        items: One per sample, in order. The values of an item's facets are lists: a transcript may have several errors.
+        problems: What samples of a problem share; items refer to them by number.
     """
-    links: Counter[str] = Counter()
-    found = []
-    for name, rows in samples.items():
-        for row in rows:
-            link = _link(row, [name] if len(samples) > 1 else [])
+
+    def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.problems: list[dict[str, Any]] = []
+        self._formulas = Formulas()
+        self._numbers: dict[tuple[str, ...], int] = {}
+        links: Counter[str] = Counter()
+        several = len(samples) > 1
+        pairs = [(name, row, self._problem(row)) for name, rows in samples.items() for row in rows]
+        for name, row, problem in pairs:
+            link = _link(row, [name] if several else [])
             links[link] += 1
             unique = link if links[link] == 1 else f"{link}/{links[link]}"
-            found.append(_item(row, unique, {"evaluation": [clean(name)]} if len(samples) > 1 else {}))
-    for facet in FACETS:
-        _merge_rare(found, facet)
-    return found
+            facets = {"evaluation": [clean(name)]} if several else {}
+            self.items.append({"link": unique, "problem": problem, **self._item(row, facets)})
+        for facet in FACETS:
+            _merge_rare(self.items, facet)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return items, problems and formulas."""
+        return {"items": self.items, "problems": self.problems, "formulas": self._formulas.found}
+
+    def _problem(self, row: Sample) -> int:
+        """Return the number of a sample's problem, and its prompt."""
+        answer = None if row["answer"] is None else str(row["answer"])
+        prompt = row.get("prompt", "")
+        key = (row["set"], str(row["problem_index"]), row["problem"], str(answer), prompt)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.problems)
+            self.problems.append(
+                {
+                    "id": row["problem_id"],
+                    "key": f"{row['set']} {row['problem_index']}",
+                    "statement": self._formulas.split(row["problem"]),
+                    "answer": answer,
+                    "prompt": prompt,
+                }
+            )
+        return self._numbers[key]
+
+    def _item(self, sample: Sample, facets: dict[str, list[str]]) -> dict[str, Any]:
+        ending = "cut off" if sample["truncated"] else "no answer" if sample["void"] else "answered"
+        single = {
+            "kind": sample.get("kind"),
+            "step": sample.get("step"),
+            "set": sample["set"],
+            "verdict": verdict(sample),
+            "ending": ending,
+            "subject": sample["subject"],
+            "level": sample["level"],
+            "code": BLOCKS[blocks_of(sample)],
+        }
+        facets |= {key: [clean(str(value))] for key, value in single.items() if value not in (None, "")}
+        facets["error"] = list(dict.fromkeys(clean(kind) for turn in sample["turns"] if (kind := error_kind(turn))))
+        return {
+            "sample": sample["sample"],
+            "predicted": None if sample["predicted"] is None else str(sample["predicted"]),
+            "reason": sample["reason"],
+            "reward": f"{sample['reward']:g}",
+            "tokens": sample["sampled_tokens"],
+            "feedbackTokens": sample["feedback_tokens"],
+            "facets": facets,
+            "turns": [
+                {"parts": self._parts(t), "result": result_of(t["feedback"]), "status": t["status"]}
+                for t in sample["turns"]
+            ],
+        }
+
+    def _parts(self, turn: SampleTurn) -> list[str | int | list[str]]:
+        """Split a turn at its blocks and formulas."""
+        parts: list[str | int | list[str]] = []
+        for part in _pieces(turn):
+            parts += self._formulas.split(part) if isinstance(part, str) else [part]
+        return parts
 
 
 def facet_counts(found: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, int]]]:
@@ -143,7 +208,7 @@ def segments(text: str) -> list[str | list[str]]:
     return [*parts, *([text[at:]] if at < len(text) else [])]
 
 
-def _parts(turn: SampleTurn) -> list[str | list[str]]:
+def _pieces(turn: SampleTurn) -> list[str | list[str]]:
     """Return the segments of a turn's text, in which each tool call is a block of its code."""
     parts: list[str | list[str]] = []
     begin = 0
@@ -180,38 +245,6 @@ def _link(sample: Sample, before: Sequence[str]) -> str:
     of_run = [str(sample.get("kind")), str(sample.get("step"))] if "step" in sample else []  # of training
     parts = [*before, *of_run, sample["set"], str(sample["problem_index"]), str(sample["sample"])]
     return "/".join(quote(clean(part), safe="") or "-" for part in parts)
-
-
-def _item(sample: Sample, link: str, facets: dict[str, list[str]]) -> dict[str, Any]:
-    ending = "cut off" if sample["truncated"] else "no answer" if sample["void"] else "answered"
-    single = {
-        "kind": sample.get("kind"),
-        "step": sample.get("step"),
-        "set": sample["set"],
-        "verdict": verdict(sample),
-        "ending": ending,
-        "subject": sample["subject"],
-        "level": sample["level"],
-        "code": BLOCKS[blocks_of(sample)],
-    }
-    facets |= {key: [clean(str(value))] for key, value in single.items() if value not in (None, "")}
-    facets["error"] = list(dict.fromkeys(clean(kind) for turn in sample["turns"] if (kind := error_kind(turn))))
-    return {
-        "link": link,
-        "id": sample["problem_id"],
-        "sample": sample["sample"],
-        "statement": sample["problem"],
-        "predicted": None if sample["predicted"] is None else str(sample["predicted"]),
-        "answer": None if sample["answer"] is None else str(sample["answer"]),
-        "reason": sample["reason"],
-        "reward": f"{sample['reward']:g}",
-        "tokens": sample["sampled_tokens"],
-        "feedbackTokens": sample["feedback_tokens"],
-        "facets": facets,
-        "turns": [
-            {"parts": _parts(t), "result": result_of(t["feedback"]), "status": t["status"]} for t in sample["turns"]
-        ],
-    }
 
 
 def _merge_rare(found: Sequence[dict[str, Any]], facet: str) -> None:

@@ -113,11 +113,16 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """
     valid = [t for t in trajectories if t.reward_valid]
     lengths = [sum(t.action_mask) for t in trajectories]
+    outcomes = {
+        outcome: [n for t, n in zip(trajectories, lengths, strict=True) if t.reward_valid and t.is_correct == right]
+        for outcome, right in (("right", True), ("wrong", False))
+    }
     statuses = [s for t in trajectories for turn in t.turns[:-1] if (s := turn.info.get("execution_status"))]
     blocks = [float(t.info.get("n_code_blocks", 0)) for t in trajectories]
     metrics = {
         "completions/mean_length": fmean(lengths),
         "completions/max_length": float(max(lengths)),
+        **{f"completions/mean_length_{outcome}": fmean(of) for outcome, of in outcomes.items() if of},
         "completions/clipped_ratio": fmean(t.truncated for t in trajectories),
         "completions/mean_feedback_length": fmean(
             len(t.token_ids) - t.prompt_length - n for t, n in zip(trajectories, lengths, strict=True)

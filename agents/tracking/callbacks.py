@@ -29,6 +29,9 @@ class Run(Protocol):
     def data_summary(self) -> str | None:
         """One line about the training problems, if the environment provides it."""
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+
     def stop(self) -> None:
         """Stop the run as Ctrl-C does: with a checkpoint of the last completed step."""
 
@@ -96,18 +99,19 @@ class SampleLog(Callback):
     def on_step_end(self, run: Run, metrics: Mapping[str, float], trajectories: Sequence[Trajectory]) -> None:
         """Write some of the step's trajectories."""
         if self._every and run.step % self._every == 0:
-            self._write(run.step, "training", trajectories)
+            self._write(run, "training", trajectories)
 
     def on_validation(
         self, run: Run, metrics: Mapping[str, float], trajectories: Mapping[str, Sequence[Trajectory]]
     ) -> None:
         """Write some trajectories of each validation set and arm."""
         for kind, played in trajectories.items():
-            self._write(run.step, kind, played)
+            self._write(run, kind, played)
 
-    def _write(self, step: int, kind: str, trajectories: Sequence[Trajectory]) -> None:
+    def _write(self, run: Run, kind: str, trajectories: Sequence[Trajectory]) -> None:
         chosen = choose_samples(trajectories, self._count)
-        append_json_lines(self._path, ({"step": step, "kind": kind, **transcript(each)} for each in chosen))
+        rows = ({"step": run.step, "kind": kind, **transcript(each, decode=run.decode)} for each in chosen)
+        append_json_lines(self._path, rows)
 
 
 def choose_samples(trajectories: Sequence[Trajectory], count: int) -> list[Trajectory]:

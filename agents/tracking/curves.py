@@ -1,4 +1,4 @@
-"""Learning curves with matplotlib, for the model card, the HTML page, benchmarks and experiments."""
+"""Learning curves with matplotlib, for the model card, benchmarks and experiments."""
 
 from __future__ import annotations
 

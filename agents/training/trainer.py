@@ -150,6 +150,10 @@ class Trainer:
         """Write a checkpoint of the last whole step, unless it is there already; return where it is."""
         return self._saver.save()
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return self.chat.decode(token_ids)
+
     def stop(self) -> None:
         """End the run as Ctrl-C does: before the step in progress, or after it where it has changed a weight."""
         self.stop_request.ask()

@@ -120,7 +120,11 @@ def write_training(folder: Path) -> Path:
     metrics: list[Mapping[str, float]] = [
         {"step": 0, "validation/accuracy": 0.25, "validation_greedy/accuracy": 0.5, "time/validation_s": 30.0},
         *(
-            {"step": step, "accuracy": 0.2 * step, "interaction_budget": 2 + step // 3, "step_time": 30.0}
+            {
+                **{"step": step, "accuracy": 0.2 * step, "interaction_budget": 2 + step // 3, "step_time": 30.0},
+                **{"reward": 0.4 * step - 1, "policy_loss": 0.1 / step, "sampling/staleness_mean": 0.0},
+                **{"clip_ratio/low_mean": 0.01 * step, "clip_ratio/high_mean": 0.02, "tokens_per_second": 900.0},
+            }
             for step in range(1, 5)
         ),
         {"step": 4, "validation/accuracy": 0.875, "validation_greedy/accuracy": 1.0, "time/validation_s": 30.0},

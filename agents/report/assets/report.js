@@ -2,12 +2,20 @@
 // The viewer. Model output only becomes text nodes: no line here creates markup from text.
 // The URL fragment selects what is shown: LINK opens a transcript, ?NAME=VALUE&... filters; they can be combined.
 (() => {
-  const items = JSON.parse(document.getElementById("data").textContent);
+  const { items, problems, formulas } = JSON.parse(document.getElementById("data").textContent);
   if (!items.length) return;
   const PAGE = 50;
   const byId = (id) => document.getElementById(id);
   const form = byId("filters"), list = byId("list"), pane = byId("transcript");
-  const facets = [...form.querySelectorAll("select")].map((select) => select.name);
+  const facets = [...form.querySelectorAll("select.facet")].map((select) => select.name);
+  const problemOf = (item) => problems[item.problem];
+  const runOf = (item) => (item.facets.evaluation || [""])[0];
+  const isRight = (item) => item.facets.verdict[0] === "right";
+  const byProblem = new Map(); // the items of each problem, of all runs
+  for (const item of items) {
+    const { key } = problemOf(item);
+    byProblem.set(key, [...(byProblem.get(key) || []), item]);
+  }
   const places = new Map(items.map((item, place) => [item.link, place]));
   const texts = new Array(items.length); // searchable text of each item, built on first use
   let found = [], page = 0, shown = null;
@@ -33,8 +41,9 @@
     const [link, values] = location.hash.slice(1).split(/\?(.*)/s);
     const isKnown = places.has(link) || values !== undefined || link === "";
     if (!isKnown) {
-      if (link.includes("/")) missing(link);
-      return first && filter(); // the anchor of a section
+      if (first) filter();
+      if (link.includes("/")) missing(link); // else it is the anchor of a section
+      return;
     }
     form.reset();
     for (const [name, value] of new URLSearchParams(values || "")) {
@@ -42,10 +51,10 @@
       if (field) field.value = value;
     }
     filter();
-    show(places.has(link) ? places.get(link) : null);
+    if (places.has(link)) show(places.get(link));
     const at = found.indexOf(shown);
     if (at >= 0) turnTo(Math.floor(at / PAGE));
-    if (shown !== null) lookAt(pane);
+    if (places.has(link)) lookAt(pane);
     else if (values !== undefined) byId("transcripts").scrollIntoView();
   };
   const lookAt = (element) => {
@@ -59,14 +68,13 @@
   };
 
   // ------------------------------------------------------------------------------------------------- the list
+  const plain = (parts) => parts.map((part) =>
+    typeof part === "string" ? part : typeof part === "number" ? formulas[part][0] : part.filter((_, i) => i % 2).join("")).join("");
   const searched = (place) => {
     if (texts[place] === undefined) {
-      const item = items[place];
-      const turns = item.turns.flatMap((turn) => [
-        ...turn.parts.map((part) => (typeof part === "string" ? part : part.filter((_, i) => i % 2).join(""))),
-        turn.result,
-      ]);
-      texts[place] = [item.id, item.statement, item.predicted, item.answer, item.reason, ...turns].join("\n").toLowerCase();
+      const item = items[place], { id, statement, answer } = problemOf(item);
+      const turns = item.turns.flatMap((turn) => [plain(turn.parts), turn.result]);
+      texts[place] = [id, plain(statement), item.predicted, answer, item.reason, ...turns].join("\n").toLowerCase();
     }
     return texts[place];
   };
@@ -74,15 +82,22 @@
     const wanted = facets.map((name) => [name, form.elements[name].value]).filter(([, value]) => value !== "");
     const words = form.elements.search.value.toLowerCase().trim();
     const min = Number(form.elements.min.value || 0), max = Number(form.elements.max.value || Infinity);
+    const solved = form.elements.solved?.value, missed = form.elements.missed?.value;
+    const isSolved = (item, run) => byProblem.get(problemOf(item).key).some((other) => runOf(other) === run && isRight(other));
+    const isTried = (item, run) => byProblem.get(problemOf(item).key).some((other) => runOf(other) === run);
     found = [];
     items.forEach((item, place) => {
+      if (solved && (!isSolved(item, solved) || (missed && runOf(item) !== solved))) return;
+      if (missed && (isSolved(item, missed) || !isTried(item, missed))) return;
       if (item.tokens < min || item.tokens > max) return;
       if (!wanted.every(([name, value]) => (item.facets[name] || []).includes(value))) return;
       if (!words || searched(place).includes(words)) found.push(place);
     });
     const of = found.length === items.length ? "" : ` of ${items.length}`;
     byId("count").textContent = `${found.length}${of} transcript${items.length === 1 ? "" : "s"}`;
-    turnTo(0);
+    if (!found.includes(shown)) shown = found.length ? found[0] : null;
+    turnTo(Math.max(0, Math.floor(found.indexOf(shown) / PAGE)));
+    show(shown);
   };
   const turnTo = (number) => {
     page = number;
@@ -98,14 +113,16 @@
     const item = items[place];
     const link = make("a", "",
       make("span", "where", name(item), verdictOf(item)),
-      make("span", "start", `${item.tokens} tokens · ${item.statement.slice(0, 80)}`));
+      make("span", "start", `${item.tokens} tokens · ${plain(problemOf(item).statement).slice(0, 80)}`));
     link.href = address(place);
     link.dataset.place = place;
     return make("li", "", link);
   };
   const name = (item) => {
-    const parts = item.link.split("/").map(decodeURIComponent);
-    return make("bdi", "", parts.join(" / "));
+    const varying = ["evaluation", "kind", "step", "set"].filter((facet) => facets.includes(facet));
+    const of = varying.flatMap((facet) => (item.facets[facet] || []).map((value) => (facet === "step" ? `step ${value}` : value)));
+    const number = problemOf(item).key.split(" ").pop();
+    return make("bdi", "", [...of, number, `#${item.sample}`].join(" · "));
   };
   const verdictOf = (item) => make("span", `verdict ${item.facets.verdict[0]}`, item.facets.verdict[0]);
   const mark = () => {
@@ -130,8 +147,32 @@
   const show = (place) => {
     shown = place;
     if (place === null) pane.replaceChildren();
-    else pane.replaceChildren(...content(items[place]));
+    else pane.replaceChildren(back(), ...columns(items[place]));
     mark();
+  };
+  const columns = (item) => {
+    const run = form.elements.beside?.value || form.elements.missed?.value;
+    const others = byProblem.get(problemOf(item).key).filter((other) => run && runOf(other) === run && other !== item);
+    const other = others.find((each) => each.sample === item.sample) || others[0];
+    const { statement, prompt } = problemOf(item);
+    const seen = make("details", "prompt", make("summary", "", "Prompt as the model saw it"), make("pre", "", prompt));
+    seen.open = isPromptOpen;
+    seen.addEventListener("toggle", () => { isPromptOpen = seen.open; });
+    const attempts = make("div", other ? "pair" : "", make("div", "", ...content(item)));
+    if (other) attempts.append(make("div", "", ...content(other)));
+    const told = statement.length ? prose(statement) : make("p", "text", "(not recorded)");
+    told.classList.add("statement");
+    return [make("h3", "", "Problem"), told, ...(prompt ? [seen] : []), attempts];
+  };
+  let isPromptOpen = false;
+  const back = () => {
+    const button = make("button", "back", "Back to the list");
+    button.type = "button";
+    button.addEventListener("click", () => {
+      byId("index").scrollIntoView();
+      list.querySelector("a[tabindex='0']")?.focus({ preventScroll: true });
+    });
+    return button;
   };
   const content = (item) => {
     const facts = make("dl", "facts");
@@ -141,7 +182,7 @@
     };
     const of = (facet) => (item.facets[facet] || []).join(", ");
     fact("Predicted answer", item.predicted === null ? "none" : item.predicted);
-    fact("Right answer", item.answer);
+    fact("Right answer", problemOf(item).answer);
     fact("Grader's reason", item.reason);
     fact("Reward", item.reward);
     fact("Tokens", `${item.tokens} written, ${item.feedbackTokens} inserted`);
@@ -150,26 +191,35 @@
     fact("Errors", of("error"));
     fact("Subject", of("subject"));
     fact("Level", of("level"));
-    fact("Problem", item.id);
+    fact("Problem", problemOf(item).id);
     const last = item.turns.length - 1;
-    const back = make("button", "back", "Back to the list");
-    back.type = "button";
-    back.addEventListener("click", () => {
-      byId("index").scrollIntoView();
-      list.querySelector("a[tabindex='0']")?.focus({ preventScroll: true });
-    });
     return [
-      back,
-      make("h3", "", name(item), " ", verdictOf(item)),
+      make("h3", "title", name(item), " ", verdictOf(item)),
       facts,
-      make("h3", "", "Problem"),
-      make("p", "text statement", item.statement || "(not recorded)"),
-      make("h3", "", "Transcript"),
-      ...item.turns.flatMap((turn, number) => [...turn.parts.map(part), ...output(turn, number === last)]),
+      ...item.turns.flatMap((turn, number) => [...written(turn.parts), ...output(turn, number === last)]),
     ];
   };
-  const part = (value) => {
-    if (typeof value === "string") return make("p", "text", value.replace(/^\n+|\n+$/g, ""));
+  const written = (parts) => {
+    const groups = []; // text and formulas become one paragraph
+    for (const part of parts) {
+      if (Array.isArray(part)) groups.push(block(part));
+      else if (Array.isArray(groups.at(-1))) groups.at(-1).push(part);
+      else groups.push([part]);
+    }
+    return groups.map((group) => (Array.isArray(group) ? prose(group) : group));
+  };
+  const prose = (parts) => make("p", "text", ...parts.map((part, i) => {
+    if (typeof part === "number") return formula(formulas[part][1]);
+    const start = i === 0 ? part.replace(/^\n+/, "") : part;
+    return i === parts.length - 1 ? start.replace(/\n+$/, "") : start;
+  }));
+  const formula = ([tag, attributes, inner]) => { // tags and attributes come from the fixed lists of formulas.py
+    const element = document.createElementNS("http://www.w3.org/1998/Math/MathML", tag);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...(typeof inner === "string" ? [inner] : inner.map(formula)));
+    return element;
+  };
+  const block = (value) => {
     const code = make("code");
     for (let i = 0; i < value.length; i += 2) code.append(value[i] ? make("span", value[i], value[i + 1]) : value[i + 1]);
     return make("pre", "code", code);
@@ -181,7 +231,7 @@
       return [make("div", "output" + failed, label(`Output · ${turn.status}`), make("pre", "", turn.result || "(empty)"))];
     }
     if (turn.result) return [make("div", "output", label("Feedback"), make("pre", "", turn.result))];
-    const hasCode = turn.parts.some((value) => typeof value !== "string");
+    const hasCode = turn.parts.some(Array.isArray);
     return isLast && hasCode ? [make("p", "note", "The code of this turn was not run.")] : [];
   };
 
@@ -210,4 +260,35 @@
     form.elements.search.focus();
   });
   read(true);
+})();
+
+// A page that is being watched reloads when its version changes, and keeps its place.
+(() => {
+  const { version } = document.documentElement.dataset;
+  if (!version) return;
+  const place = JSON.parse(sessionStorage.getItem("place") || "null");
+  if (place) {
+    sessionStorage.removeItem("place");
+    for (const field of document.querySelectorAll(".controls input")) {
+      if (!(field.name in place.controls)) continue;
+      [field.value, field.checked] = place.controls[field.name];
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    document.querySelectorAll("details").forEach((each, i) => { each.open = place.open[i] ?? each.open; });
+    scrollTo(0, place.top);
+  }
+  const reload = () => {
+    const fields = [...document.querySelectorAll(".controls input")];
+    const controls = Object.fromEntries(fields.map((field) => [field.name, [field.value, field.checked]]));
+    const open = [...document.querySelectorAll("details")].map((each) => each.open);
+    sessionStorage.setItem("place", JSON.stringify({ top: scrollY, controls, open }));
+    location.reload();
+  };
+  const poll = async () => {
+    const answer = await fetch("version", { cache: "no-store" }).catch(() => null);
+    const isTyping = document.activeElement?.matches("input[type=search], input[type=number], select");
+    if (answer?.ok && !isTyping && (await answer.text()) !== version) reload();
+    else setTimeout(poll, 2000);
+  };
+  setTimeout(poll, 2000);
 })();

@@ -21,6 +21,7 @@ from agents.evaluation.metrics import summarise
 from agents.evaluation.run_folder import Run, read_run
 from agents.evaluation.runner import _Record, run, run_own_problems
 from agents.rollout.evaluate import Evaluation, evaluate
+from cir_env.episode.prompts import PROMPTS, QUESTION
 
 Write = Callable[[int, int, int], str]
 
@@ -196,6 +197,7 @@ def test_each_sample_is_written_with_all_fields(play: Play) -> None:
             "sampled_tokens": len(CODE + r"It is \boxed{6}.") + 1,
             "feedback_tokens": len(FEEDBACK),
             "boundary_cuts": 0,
+            "prompt": PROMPTS["cir"].text.replace(QUESTION, "What is 2 * 3?"),
         }
     ]
 

@@ -26,6 +26,7 @@ def test_the_metrics_have_these_names() -> None:
         "completions/max_length",
         "completions/mean_feedback_length",
         "completions/mean_length",
+        "completions/mean_length_right",
         "episodes/boundary_cuts",
         "episodes/invalid_ratio",
         "episodes/void_ratio",
@@ -47,6 +48,12 @@ def test_lengths_count_sampled_tokens_and_feedback_apart() -> None:
     assert metrics["completions/max_length"] == 3
     assert metrics["completions/mean_feedback_length"] == 1.5
     assert metrics["completions/clipped_ratio"] == 0.5
+
+
+def test_lengths_of_right_and_wrong_episodes_are_apart_and_need_such_episodes() -> None:
+    metrics = describe([trajectory("P s s s"), trajectory("P s", reward=-1.0), trajectory("P s s", reward_valid=False)])
+    assert (metrics["completions/mean_length_right"], metrics["completions/mean_length_wrong"]) == (3, 1)
+    assert "completions/mean_length_wrong" not in describe([trajectory("P s")])
 
 
 def test_reward_metrics_equal_a_calculation_by_hand() -> None:

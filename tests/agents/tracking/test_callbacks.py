@@ -31,7 +31,7 @@ def test_problems_with_both_outcomes_come_first_then_right_and_wrong_alternate()
 def run_of(folder: Path, steps: range, **changes: Any) -> list[tuple[int, str]]:
     """(step, kind) of the rows written by these steps, with a validation after each."""
     log = SampleLog(TrainConfig(output_dir=folder, **changes))
-    trainer: Any = SimpleNamespace(step=steps.start)
+    trainer: Any = SimpleNamespace(step=steps.start, decode=str)
     log.on_train_begin(trainer)
     for trainer.step in range(steps.start + 1, steps.stop + 1):
         log.on_step_end(trainer, {}, played(0, 1, -1, 1))
