@@ -275,7 +275,9 @@
       field.dispatchEvent(new Event("input", { bubbles: true }));
     }
     document.querySelectorAll("details").forEach((each, i) => { each.open = place.open[i] ?? each.open; });
+    history.scrollRestoration = "manual";
     scrollTo(0, place.top);
+    addEventListener("load", () => scrollTo(0, place.top));
   }
   const reload = () => {
     const fields = [...document.querySelectorAll(".controls input")];

@@ -13,7 +13,7 @@ from agents.core.chat import Chat
 from agents.evaluation.regrade import regrade
 from agents.evaluation.run_folder import Run, read_run
 from agents.evaluation.runner import run
-from agents.report.viewer import items
+from agents.report.viewer import Transcripts
 from agents.rollout.envs import ThreadedPool
 from cir_env.parsing import final_answer
 
@@ -62,7 +62,7 @@ def test_calls_are_executed_stored_and_shown_as_blocks_of_code(tmp_path: Path) -
     begin = len("I compute.\n")
     assert json.loads(json.dumps(first["calls"])) == [[begin, begin + len(CALL), "print(2 * 3)"]]
     assert (first["feedback"], "calls" in last) == ("6", False)
-    (item,) = items({"run": [row]})
+    (item,) = Transcripts({"run": [row]}).items
     prose, block = item["turns"][0]["parts"]
     assert prose == "I compute.\n"
     assert "".join(block[1::2]) == "python\nprint(2 * 3)\n"

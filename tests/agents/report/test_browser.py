@@ -259,12 +259,12 @@ def test_a_watched_page_reloads_itself_and_keeps_its_place(browser: Any, tmp_pat
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         page.goto(f"http://127.0.0.1:{server.server_port}/#AIME24/1/1?verdict=wrong")
-        expect(page.locator("#count")).to_have_text("4 of 9 transcripts")
+        expect(drawn(page).locator("#count")).to_have_text("4 of 9 transcripts")
         page.evaluate("scrollTo(0, 300)")
         write_rows(folder / "samples.jsonl", rows)
         expect(page.locator("#count")).to_have_text("12 of 24 transcripts", timeout=60_000)
         expect(page.locator("#transcript h3.title")).to_have_text("AIME24 · 1 · #1 wrong")
-        assert page.evaluate("scrollY") == 300
+        assert drawn(page).evaluate("scrollY") == 300
         server.shutdown()
         thread.join()
     page.close()

