@@ -41,6 +41,7 @@ from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.models.find import resolve_model
 from agents.models.load import load_model, load_tokenizer
+from agents.models.support import check_length
 from agents.models.tiny import byte_tokenizer
 from agents.rollout.collector import collect
 from agents.rollout.envs import open_pool
@@ -212,6 +213,7 @@ def measure_family(name: str, engine: str, dtype: str) -> OfFamily:
         chat.tokenizer.save_pretrained(folder)
         try:
             policy = Policy(family.build(seed=1), autocast=None if whole else torch.bfloat16)
+            check_length(policy.model, LENGTH)
             sizes = {"max_num_seqs": ROWS, "max_model_len": LENGTH}
             opened = open_engine(engine, Path(folder), chat, dtype=dtype, device=torch.device("cpu"), **sizes)
             with closing(opened):
