@@ -34,6 +34,15 @@ def percent(fraction: float | Mapping[str, float] | None, *, interval: bool = Tr
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def short(value: float) -> str:
+    """Format a number in three digits, or as a whole one.
+
+    >>> short(0.70312), short(1523.8)
+    ('0.703', '1,524')
+    """
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
 def number(estimate: Mapping[str, float] | None, digits: int, *, factor: float = 1, interval: bool = True) -> str:
     """Format an estimate, multiplied by ``factor``, with or without its interval; "-" for None."""
     if estimate is None:

@@ -80,23 +80,24 @@ def load_llm(
     if distributed.size() > 1:  # otherwise vLLM would start a process group of its own
         more["distributed_executor_backend"] = "external_launcher"
     try:
-        llm = vllm.LLMEngine.from_engine_args(
-            vllm.EngineArgs(
-                model=str(path),
-                skip_tokenizer_init=True,
-                dtype=dtype,
-                max_num_seqs=max_num_seqs,
-                max_model_len=max_model_len,
-                hf_overrides=_positions(path, max_model_len),
-                enable_prefix_caching=True,
-                async_scheduling=False,  # would sample past the end of a block
-                logprobs_mode="processed_logprobs",  # after temperature and filters
-                disable_log_stats=True,
-                tensor_parallel_size=tensor_parallel_size,
-                seed=0,
-                **more,
-            )
+        arguments = vllm.EngineArgs(
+            model=str(path),
+            skip_tokenizer_init=True,
+            dtype=dtype,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            hf_overrides=_positions(path, max_model_len),
+            enable_prefix_caching=True,
+            async_scheduling=False,  # would sample past the end of a block
+            logprobs_mode="processed_logprobs",  # after temperature and filters
+            disable_log_stats=True,
+            tensor_parallel_size=tensor_parallel_size,
+            seed=0,
+            **more,
         )
+        if arguments.create_model_config().using_transformers_backend():
+            raise ValueError("vLLM would patch and run transformers' code, which the trainer uses")
+        llm = vllm.LLMEngine.from_engine_args(arguments)
         llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
         llm.step()  # some models load but fail at their first step
     except (ValueError, RuntimeError, AssertionError) as error:

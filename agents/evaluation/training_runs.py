@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.core.files import read_json_lines
-from agents.core.tables import percent, table
+from agents.core.tables import percent, short, table
 from agents.evaluation.bootstrap import problem_weights, ratio
 from agents.tracking.history import ARMS, TrainingRun, load_training_run
 
@@ -66,7 +66,7 @@ def compare_training(one: Path, other: Path) -> str:
 
 def _last(run: TrainingRun, key: str) -> str:
     series = run.series(key)
-    return f"{series[-1][1]:.3g}" if series else "-"
+    return short(series[-1][1]) if series else "-"
 
 
 def _gain(one: Path, other: Path, step: float) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from agents.core import distributed
+from agents.core.tables import short
 
 _SHOWN = {"accuracy": "accuracy", "reward": "reward", "tools/use_ratio": "code", "tokens_per_second": "tok/s"}
 _BAR = "{desc} {n_fmt}/{total_fmt} {bar:6} {elapsed}<{remaining}{postfix}"
@@ -58,7 +59,7 @@ class Progress:
 
     def end_step(self, metrics: Mapping[str, float]) -> None:
         """Count a whole step and show its metrics."""
-        shown = ", ".join(f"{label} {metrics[key]:.3g}" for key, label in _SHOWN.items() if key in metrics)
+        shown = ", ".join(f"{label} {short(metrics[key])}" for key, label in _SHOWN.items() if key in metrics)
         self._steps.set_postfix_str(shown, refresh=False)
         self._steps.update()
         self._done += 1
