@@ -15,6 +15,7 @@ from agents.engines.base import Sampling
 from agents.rollout.collector import Collector
 from agents.rollout.envs import open_pool
 from agents.rollout.episode import TurnRules
+from agents.tracking.progress import Progress
 from experiments.ablations import FeedbackRules, StopString, StopStringRules, encode_again, stop_end
 
 WORDY = Chat(tokenizer(), "raw")
@@ -98,7 +99,7 @@ def test_training_on_feedback_changes_the_update(tmp_path: Path) -> None:
             episode = {"token_ids": tuple(tokens), "action_mask": (False, True, False, True), "prompt_length": 1}
             rest = {"logprobs": (0.0, -1.0, 0.0, -1.0), "policy_versions": (-1, 0, -1, 0)}
             played = [trajectory("P s f s", **episode, **rest, reward=reward) for reward in (1.0, -1.0)]
-            updated = made._update(Collected(trajectories=tuple(played), metrics={}))
+            updated = made._update(Collected(trajectories=tuple(played), metrics={}), Progress(1, 0, log=print))
             assert updated is not None
             found.append(updated)
     off, on = found
