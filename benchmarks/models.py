@@ -217,7 +217,12 @@ FAMILIES: Mapping[str, Family] = {
         title="Mixtral", model="Mixtral", tokenizer=SPM, experts=True, changes=_HEADS | {"num_local_experts": 4}
     ),
     "deepseek2": Family(title="DeepSeek-V2 (latent attention)", model="DeepseekV2", experts=True, changes=_LATENT),
-    "deepseek3": Family(title="DeepSeek-V3, R1 (latent attention)", model="DeepseekV3", experts=True, changes=_LATENT),
+    "deepseek3": Family(
+        title="DeepSeek-V3, R1 (latent attention)",
+        model="DeepseekV3",
+        experts=True,
+        changes=_LATENT | {"topk_method": "noaux_tc"},  # for vLLM, as in the files
+    ),
     "stablelm": Family(title="StableLM", model="StableLm", positions="rotary, partly"),
     "nemotron": Family(title="Nemotron", model="Nemotron", tokenizer=SPM, positions="rotary, partly"),
     "falcon": Family(title="Falcon", model="Falcon"),

@@ -100,7 +100,7 @@ def load_llm(
         llm = vllm.LLMEngine.from_engine_args(arguments)
         llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
         llm.step()  # some models load but fail at their first step
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except (ValueError, RuntimeError, AssertionError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError(
             f"Expect a model that vLLM can serve on this machine, got {path}: {reason}. Use the engine transformers."
