@@ -145,7 +145,7 @@ class Range:
             seen[:] = [describe(pid) for pid in descendants(os.getpid())]
             return len(seen) <= self._processes
 
-        if not eventually(settled, 10.0):
+        if not eventually(settled, 60.0):
             yield f"expect {self._processes} processes, got {seen}"
 
     def _check_environment(self, code: str) -> list[str]:
