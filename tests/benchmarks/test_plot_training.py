@@ -96,6 +96,7 @@ def test_every_subject_has_a_panel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.slow
 def test_the_picture_is_written_in_the_format_of_its_name(tmp_path: Path, suffix: str) -> None:
     picture = tmp_path / "docs" / f"curves{suffix}"
     assert plot_training.main([write_run(tmp_path / "run"), "--output", str(picture)]) == 0

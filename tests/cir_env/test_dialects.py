@@ -69,6 +69,7 @@ def test_the_scanner_finds_the_same_end_however_the_text_is_cut(dialect: ToolCal
 @TOOLS
 @FAST
 @given(data=st.data())
+@pytest.mark.slow
 def test_the_scanner_answers_at_the_first_character_that_decides(dialect: ToolCalls, data: st.DataObject) -> None:
     text = data.draw(likely(dialect))
     scanner = dialect.scanner()
@@ -149,6 +150,7 @@ def test_nothing_raises_and_all_calls_agree(dialect: ToolCalls, data: st.DataObj
 @TOOLS
 @FAST
 @given(code=codes, after=texts)
+@pytest.mark.slow
 def test_no_box_within_a_call_is_an_answer(dialect: ToolCalls, code: str, after: str) -> None:
     text = dialect.write(f"{code}\n\\boxed{{executed}}")
     assert dialect.final_answer([text]) is None

@@ -138,6 +138,7 @@ def test_other_special_tokens_are_text() -> None:
 
 @FAST
 @given(st.text(alphabet=LETTERS, max_size=20))
+@pytest.mark.slow
 def test_encoded_text_comes_back_in_pieces(text: str) -> None:
     decoder = Chat(WORDY).decoder()
     assert "".join(decoder.step(t) for t in Chat(WORDY).encode_feedback(text)) + decoder.finish() == text

@@ -60,6 +60,7 @@ def ask(asked: ChatServer, **arguments: Any) -> Reply | None:
         ({"extra": False, "counts": "end"}, Traits(turns="message", extra_parameters=False, seed=True)),
     ],
 )
+@pytest.mark.slow
 def test_a_server_continues_a_message_only_if_it_counts_fewer_tokens(
     serve: Serve, kinds: dict[str, Any], traits: Traits
 ) -> None:

@@ -253,6 +253,7 @@ def test_logprobs_agree_at_another_temperature() -> None:
     assert difference(made, model) > 1e-2
 
 
+@pytest.mark.slow
 def test_logprobs_agree_with_long_feedback() -> None:
     class Wordy(ScannedCallEnv):
         def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -293,6 +294,7 @@ FAMILIES: dict[str, MakeModel] = {
 
 
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.slow
 def test_logprobs_agree_with_windows_experts_and_latent_attention(make: MakeModel) -> None:
     model = make(V)
     with pool(lambda: ScannedCallEnv(calls=3)) as envs:
@@ -512,6 +514,7 @@ def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float
         assert logprob == pytest.approx(probabilities[token_id].log().item() - mass, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_filters_leave_the_likeliest_tokens() -> None:
     check_filters(transformers_engine(tiny_qwen2(V), CHAT))
 

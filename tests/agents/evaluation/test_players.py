@@ -107,6 +107,7 @@ def test_tokens_are_those_of_the_server_and_cost_what_they_cost(serve: Serve, pl
 
 
 @pytest.mark.parametrize(("arm", "interactions"), [("code", 1), ("text", 0), ("neutral", 1)])
+@pytest.mark.slow
 def test_every_arm_plays(serve: Serve, play: Play, arm: str, interactions: int) -> None:
     rows = rows_of(play(serve(), arms=(arm,), text_prompt="question"))
     assert {each["interactions"] for each in rows} == {interactions}

@@ -315,6 +315,7 @@ def test_the_gradient_is_clipped_to_its_norm() -> None:
     assert metrics["grad_norm"] > 1e-2
 
 
+@pytest.mark.slow
 def test_the_value_head_moves_towards_the_returns() -> None:
     agent, batch = ppo(value_head=True, num_epochs=4), random_batch(V)
     aims = Advantages(advantages=torch.zeros(batch.action_mask.shape), returns=3.0 * batch.action_mask)

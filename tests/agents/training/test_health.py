@@ -58,6 +58,7 @@ def test_the_minibatch_of_a_skipped_step_can_be_inspected(tmp_path: Path) -> Non
     assert kept["Advantages"]["advantages"].shape == kept["Batch"]["action_mask"].shape
 
 
+@pytest.mark.slow
 def test_steps_are_skipped_once_the_kl_is_too_large(tmp_path: Path) -> None:
     bound = HealthConfig(max_approx_kl=1e-12)
     with trainer(tmp_path, health=bound, ppo={"advantage": "gae", "num_epochs": 2}) as made:  # these have a gradient

@@ -49,6 +49,7 @@ def test_what_no_block_can_do_is_said_at_once(sandbox: LocalSandbox, code: str, 
 
 
 @pytest.mark.parametrize("code", ["import yaml", "import yaml.nodes", "from no_such_module import x"])
+@pytest.mark.slow
 def test_a_missing_package_names_those_that_are_there(sandbox: LocalSandbox, code: str) -> None:
     error = sandbox.run(code).error
     missing = code.split()[1].partition(".")[0]
