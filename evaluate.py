@@ -27,7 +27,7 @@ from agents.config.evaluation import EvalConfig
 from agents.core.errors import AgentsError
 
 
-def work_on_samples(command: cli.SamplesCommand, args: Sequence[str]) -> None:
+def work_on_samples(command: cli.SamplesCommand, as_typed: str) -> None:
     """Judge or import stored samples."""
     from cir_env.grading.grader import GRADER_VERSION, shared_grader
     from cir_env.parsing import final_answer
@@ -39,15 +39,14 @@ def work_on_samples(command: cli.SamplesCommand, args: Sequence[str]) -> None:
         read_answer=final_answer,
         find=find_field,
         version=str(GRADER_VERSION),
-        args=shlex.join(["python", "evaluate.py", *args]),
+        args=as_typed,
     )
 
 
-def play(config: EvalConfig, args: Sequence[str]) -> None:
+def play(config: EvalConfig, as_typed: str) -> None:
     """Play what is missing of the evaluation's runs, and report on them."""
     from agents.evaluation.runner import run, run_own_problems
 
-    command = shlex.join(["python", "evaluate.py", *args])
     if config.env.is_code_math:
         from cir_env.fingerprint import fingerprint
         from cir_env.problems.benchmarks import is_pinned
@@ -57,9 +56,9 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
         print(*(f"Problems: {problems.summary()}." for problems in whole.values()), sep="\n")
         sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
         unpinned = [name for name, problems in whole.items() if not is_pinned(problems)]
-        folders = run(config, sets, about=partial(fingerprint, sets, unpinned=unpinned), command=command)
+        folders = run(config, sets, about=partial(fingerprint, sets, unpinned=unpinned), command=as_typed)
     else:
-        folders = run_own_problems(config, command=command)
+        folders = run_own_problems(config, command=as_typed)
     if config.shard_of[1] > 1:
         print(f"Shard {config.shard} is done. When all are: python evaluate.py report {config.output}")
     else:
@@ -68,7 +67,7 @@ def play(config: EvalConfig, args: Sequence[str]) -> None:
 
 def main(args: Sequence[str]) -> int:
     """Evaluate; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
-    command = cli.parse(args, __doc__ or "")
+    command, as_typed = cli.parse(args, __doc__ or ""), shlex.join(["python", "evaluate.py", *args])
     from cir_env.errors import CirEnvError
 
     try:
@@ -79,9 +78,9 @@ def main(args: Sequence[str]) -> int:
         elif isinstance(command, cli.RunsCommand):
             cli.execute_on_runs(command)
         elif isinstance(command, cli.SamplesCommand):
-            work_on_samples(command, args)
+            work_on_samples(command, as_typed)
         else:
-            play(command, args)
+            play(command, as_typed)
     except (AgentsError, CirEnvError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

@@ -206,13 +206,13 @@ class OfFamily:
 
 def measure_family(name: str, engine: str, dtype: str) -> OfFamily:
     """Load the engine with a tiny model of a family, give it other weights, and compare it with the trainer."""
-    family, chat, whole = FAMILIES[name], Chat(byte_tokenizer()), DTYPES.index(dtype) == 0
+    family, chat = FAMILIES[name], Chat(byte_tokenizer())
     title = f"{engine}, {dtype}"
     with tempfile.TemporaryDirectory() as folder:
         family.build().save_pretrained(folder)
         chat.tokenizer.save_pretrained(folder)
         try:
-            policy = Policy(family.build(seed=1), autocast=None if whole else torch.bfloat16)
+            policy = Policy(family.build(seed=1), autocast=None if dtype == "float32" else torch.bfloat16)
             check_length(policy.model, LENGTH)
             sizes = {"max_num_seqs": ROWS, "max_model_len": LENGTH}
             opened = open_engine(engine, Path(folder), chat, dtype=dtype, device=torch.device("cpu"), **sizes)

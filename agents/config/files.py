@@ -46,9 +46,7 @@ def first_paragraph(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n\n")[0]
 
 
-def parse_one(
-    config: type[T], default: Any, args: Sequence[str], *, prog: str, description: str, markers: Sequence[Any] = ()
-) -> T:
+def parse_one(config: type[T], default: Any, args: Sequence[str], *, prog: str, description: str) -> T:
     """Parse the flags of one command, and exit with code 2 where they cannot be read.
 
     Raises:
@@ -56,7 +54,7 @@ def parse_one(
     """
     import tyro
 
-    known = {flag.replace("_", "-"): None for flag, _ in _flags(config)} if is_dataclass(config) else {}
+    known = [flag.replace("_", "-") for flag, _ in _flags(config)]
     for arg in args:
         flag = arg.partition("=")[0]
         meant = next((name for name in known if name.rpartition(".")[2] == _ELSEWHERE.get(flag.lstrip("-"))), None)
@@ -68,7 +66,7 @@ def parse_one(
         prog=prog,
         description=description,
         args=args,
-        config=(tyro.conf.AvoidSubcommands, *markers),
+        config=(tyro.conf.AvoidSubcommands,),
     )
     return parsed
 

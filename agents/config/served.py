@@ -56,7 +56,8 @@ def expect_url(url: str) -> None:
     """
     try:
         parts = urlsplit(url)
-        has_place = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or True)
+        _ = parts.port  # raises if it is none
+        has_place = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         has_place = False
     if has_place and (parts.username or parts.password or parts.query or parts.fragment):

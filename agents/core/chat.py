@@ -286,11 +286,10 @@ class Chat:
             closing = self._after_answer([_QUESTION, _ANSWER], tools, opens_turn=False)
             first = self._after_answer([_QUESTION, _ANSWER, answer], tools)
             later = self._after_answer([_QUESTION, call, _tool_message("1", tools), _ANSWER, answer], tools)
-            written = self._apply_template([_QUESTION, call], tools, opens_turn=False).rpartition(_QUESTION["content"])[
-                2
-            ]
+            called = self._apply_template([_QUESTION, call], tools, opens_turn=False)
         except ModelError as error:
             raise ModelError(f"Expect a chat template for tool calls with {flag}: {error}") from error
+        _, _, written = called.rpartition(_QUESTION["content"])
         if "7431" in written and not all(part in written for part in _CALLS.get(dialect, ())):
             raise ModelError(f"Expect a chat template that writes calls as {flag} does, got {written!r}.")
         tokens = b"".join(map(self._token_bytes.of, self._encode(first))).decode(errors="replace")

@@ -39,7 +39,7 @@ class Progress:
         # the time left is by the mean of all steps of this process, validations between them included
         self._steps = open_bar("step", total=total, done=done, hidden=hidden, smoothing=0)
         self._phase = open_bar(hidden=hidden, position=1, leave=False)
-        self._done, self._total = done, total
+        self._done = done  # the bar does not count where it is hidden
         self._begin = time.perf_counter()
 
     def begin(self) -> None:
@@ -65,7 +65,7 @@ class Progress:
         self._done += 1
         if self._steps.disable and distributed.rank() == 0:
             spent = tqdm.format_interval(time.perf_counter() - self._begin)
-            self._log(f"Step {self._done} of {self._total} after {spent}: {shown}")
+            self._log(f"Step {self._done} of {self._steps.total} after {spent}: {shown}")
 
     def __enter__(self) -> Self:
         return self

@@ -35,10 +35,11 @@ class ClosingSummary(Callback):
         if run.step < run.config.max_steps:
             return
         folder = run.config.output_dir
-        for arm, size in self._sizes.items():
-            shares = load_training_run(folder).before_after(f"{arm}/accuracy")
-            before, after = (_with_interval(share, size) for share in shares)
-            run.log(f"Held-out accuracy, {ARMS.get(arm, arm)}, %: {before} -> {after} (problems: {size})")
+        if self._sizes:
+            history = load_training_run(folder)
+            for arm, size in self._sizes.items():
+                before, after = (_with_interval(share, size) for share in history.before_after(f"{arm}/accuracy"))
+                run.log(f"Held-out accuracy, {ARMS.get(arm, arm)}, %: {before} -> {after} (problems: {size})")
         run.log(f"Time: {tqdm.format_interval(time.perf_counter() - self._begin)}, warm-up included.")
         page = shlex.quote(f"{folder}.html")
         run.log(f"Curves and transcripts: python evaluate.py report {shlex.quote(str(folder))} --output {page}")

@@ -14,7 +14,8 @@
   const byProblem = new Map(); // the items of each problem, of all runs
   for (const item of items) {
     const { key } = problemOf(item);
-    byProblem.set(key, [...(byProblem.get(key) || []), item]);
+    if (!byProblem.has(key)) byProblem.set(key, []);
+    byProblem.get(key).push(item);
   }
   const places = new Map(items.map((item, place) => [item.link, place]));
   const texts = new Array(items.length); // searchable text of each item, built on first use
