@@ -17,7 +17,6 @@ The same command resumes a run that was stopped or killed.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from functools import partial
 from agents import cli
 from agents.config.evaluation import EvalConfig
 from agents.core.errors import AgentsError
+from agents.core.programs import shell_command
 
 
 def work_on_samples(command: cli.SamplesCommand, as_typed: str) -> None:
@@ -33,14 +33,8 @@ def work_on_samples(command: cli.SamplesCommand, as_typed: str) -> None:
     from cir_env.parsing import final_answer
     from cir_env.problems.rows import find_field
 
-    cli.execute_on_samples(
-        command,
-        submit=shared_grader().submit,
-        read_answer=final_answer,
-        find=find_field,
-        version=str(GRADER_VERSION),
-        args=as_typed,
-    )
+    tools = shared_grader().submit, final_answer, find_field
+    cli.execute_on_samples(command, *tools, version=str(GRADER_VERSION), as_typed=as_typed)
 
 
 def play(config: EvalConfig, as_typed: str) -> None:
@@ -59,15 +53,12 @@ def play(config: EvalConfig, as_typed: str) -> None:
         folders = run(config, sets, about=partial(fingerprint, sets, unpinned=unpinned), command=as_typed)
     else:
         folders = run_own_problems(config, command=as_typed)
-    if config.shard_of[1] > 1:
-        print(f"Shard {config.shard} is done. When all are: python evaluate.py report {config.output}")
-    else:
-        cli.report_on_evaluations(folders)
+    cli.conclude(config, folders)
 
 
 def main(args: Sequence[str]) -> int:
     """Evaluate; return the exit code: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
-    command, as_typed = cli.parse(args, __doc__ or ""), shlex.join(["python", "evaluate.py", *args])
+    command, as_typed = cli.parse(args, __doc__ or ""), shell_command("evaluate", args)
     from cir_env.errors import CirEnvError
 
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -57,7 +56,8 @@ def main(args: Sequence[str]) -> int:
 
     trainer = None
     try:
-        from agents.core.distributed import launcher, lost_processes_in_one_line
+        from agents.core.distributed import lost_processes_in_one_line
+        from agents.core.programs import launcher, shell_command
         from agents.training import preflight
         from agents.training.trainer import Trainer
 
@@ -68,7 +68,7 @@ def main(args: Sequence[str]) -> int:
             if trainer.train():
                 return 0
         flags = args if config.resume == "auto" else [*(arg for arg in args if arg != "--resume"), "--resume"]
-        trainer.log(f"Resume with: {launcher()} train.py {shlex.join(flags)}")
+        trainer.log(f"Resume with: {shell_command('train', flags, launcher=launcher())}")
     except (AgentsError, CirEnvError, OSError) as error:
         return complain(error)
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from agents.config.evaluation import ARMS_IN_WORDS, EvalConfig, protocols
 from agents.config.files import first_paragraph, parse_one, parse_with_files
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.files import expect_new, write_json, write_json_lines
+from agents.core.programs import shell_command
 from agents.engines.chat_api import take_key
 from agents.evaluation.comparison import compare, comparison_as_json
 from agents.evaluation.imported import write_imported, write_regraded
@@ -134,7 +134,7 @@ def parse(args: Sequence[str], description: str) -> Command:
 
 def protocols_in_words() -> str:
     """Return the protocols and arms as text of at most 80 columns."""
-    lines = ["Protocols (python evaluate.py PROTOCOL --model M)"]
+    lines = [f"Protocols ({shell_command('evaluate', ['PROTOCOL'])} --model M)"]
     for name, make in protocols.items():
         lines += textwrap.wrap(first_paragraph(make), 78, initial_indent=f"  {name:10}", subsequent_indent=" " * 12)
     return "\n".join(
@@ -183,11 +183,20 @@ def report_on_evaluations(folders: Sequence[Path], *, k: Sequence[int] = (), pag
             print(f"Page: {page}")
 
 
+def conclude(config: EvalConfig, folders: Sequence[Path]) -> None:
+    """Report on the runs of an evaluation, unless other shards of them may be missing."""
+    if config.shard_of[1] > 1:
+        report = shell_command("evaluate", ["report", config.output])
+        print(f"Shard {config.shard} is done. When all are: {report}")
+    else:
+        report_on_evaluations(folders)
+
+
 def _report_on_training(command: Report) -> None:
     folders = list(dict.fromkeys(command.runs))
     print("\n" + report_on_training(folders) + "\n")
     if command.output is None:
-        print(f"As a page: python evaluate.py report {shlex.join(map(str, folders))} --output report.html")
+        print(f"As a page: {shell_command('evaluate', ['report', *folders, '--output', 'report.html'])}")
         return
     from agents.report import report_training
 
@@ -205,7 +214,7 @@ def _watch(command: Report) -> None:
 
 
 def execute_on_samples(
-    command: SamplesCommand, *, submit: Submit, read_answer: ReadAnswer, find: Find, version: str, args: str = ""
+    command: SamplesCommand, submit: Submit, read_answer: ReadAnswer, find: Find, *, version: str, as_typed: str = ""
 ) -> None:
     """Execute the command, and print its result.
 
@@ -215,18 +224,18 @@ def execute_on_samples(
         read_answer: Finds the answer, as for it.
         find: Finds a field by its path, as for :func:`agents.evaluation.lm_eval.read_plain`.
         version: Of the grader.
-        args: The command as it was typed, for manifests.
+        as_typed: The command as it was typed, for manifests.
 
     Raises:
         RunError: A file is not what is expected, or one that is to be written is there.
     """
     if isinstance(command, Regrade):
-        _regrade(command, submit, read_answer, version, args)
+        _regrade(command, submit, read_answer, version, as_typed)
     else:
-        _import(command, read_answer, find, args)
+        _import(command, read_answer, find, as_typed)
 
 
-def _regrade(command: Regrade, submit: Submit, read_answer: ReadAnswer, version: str, args: str) -> None:
+def _regrade(command: Regrade, submit: Submit, read_answer: ReadAnswer, version: str, as_typed: str) -> None:
     path = command.samples
     is_run = path.is_dir()
     rows = [row for problems in read_run(path).samples.values() for each in problems for row in each] if is_run else []
@@ -236,14 +245,14 @@ def _regrade(command: Regrade, submit: Submit, read_answer: ReadAnswer, version:
     regrading = regrade(rows, submit, read_answer, answer_type=command.answer_type)
     print(f"Grader {version}. {in_words(regrading)}\n")
     if is_run:
-        write_regraded(output, regrading.rows, before=path, grader=version, command=args)
-        print(f"Run: {output}. Show it: python evaluate.py report {output}")
+        write_regraded(output, regrading.rows, before=path, grader=version, command=as_typed)
+        print(f"Run: {output}. Show it: {shell_command('evaluate', ['report', output])}")
     else:
         write_json_lines(output, regrading.rows)
         print(f"Samples: {output}")
 
 
-def _import(command: Import, read_answer: ReadAnswer, find: Find, args: str) -> None:
+def _import(command: Import, read_answer: ReadAnswer, find: Find, as_typed: str) -> None:
     path = _expect_file(command.file)
     output = command.output or path.with_name(f"imported-{path.stem}")
     expect_new(output)
@@ -254,15 +263,16 @@ def _import(command: Import, read_answer: ReadAnswer, find: Find, args: str) -> 
         rows = read_plain(path, **fields, find=find)
     if not rows:
         raise RunError(f"Expect at least one text of a model in {path}, got none.")
+    judge = shell_command("evaluate", ["regrade", output])
     if output.suffix == ".jsonl":
         write_json_lines(output, rows)
-        print(f"Samples: {output}, {len(rows)} of them. Judge them: python evaluate.py regrade {output}")
+        print(f"Samples: {output}, {len(rows)} of them. Judge them: {judge}")
         return
     source = {"file": path.name, "format": command.format}
-    missing = write_imported(output, rows, name=command.name or path.stem, source=source, command=args)
+    missing = write_imported(output, rows, name=command.name or path.stem, source=source, command=as_typed)
     if missing:
         print(f"Some problems have fewer samples than others: {missing} that are missing count as not judged.")
-    print(f"Run: {output}, {len(rows)} samples. Judge them: python evaluate.py regrade {output}")
+    print(f"Run: {output}, {len(rows)} samples. Judge them: {judge}")
 
 
 def _expect_file(path: Path) -> Path:

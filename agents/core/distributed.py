@@ -80,17 +80,6 @@ def idle_gpus(device: torch.device) -> int:
     return max(0, torch.cuda.device_count() - 1) if device.type == "cuda" and size() == 1 else 0
 
 
-def launcher() -> str:
-    """Return the launch command for the current number of processes, also after :func:`stop`.
-
-    >>> launcher()
-    'python'
-    """
-    count, on_node = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    nodes = f"--nnodes {count // on_node} " if count > on_node else ""
-    return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {on_node}"
-
-
 def stop() -> None:
     """Destroy the process group."""
     if distributed.is_initialized():

@@ -6,15 +6,13 @@ import dataclasses
 import json
 import platform
 import re
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.config.training import short_name
-from agents.core.distributed import launcher
 from agents.core.files import installed_version, read_metrics
+from agents.core.programs import this_command
 from agents.core.tables import percent, table
 from agents.tracking.callbacks import Callback, Run
 from agents.tracking.curves import Curve, draw_curves, mark_budget_changes
@@ -58,7 +56,7 @@ class ModelCardWriter(Callback):
                 run.config,
                 rows,
                 step=run.step,
-                command=command(),
+                command=this_command(),
                 drawn=drawn,
                 data=run.data_summary,
             )
@@ -102,11 +100,6 @@ def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed libraries that a run depends on."""
     found = {name: installed_version(name) for name in _LIBRARIES}
     return {"Python": platform.python_version()} | {name: version for name, version in found.items() if version}
-
-
-def command() -> str:
-    """Return the command that started this process, with its launcher."""
-    return f"{launcher()} {shlex.join(sys.argv)}"
 
 
 def _body(

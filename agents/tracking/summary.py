@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from agents.core.programs import shell_command
 from agents.core.tables import percent, score_interval
 from agents.tracking.callbacks import Callback, Run
 from agents.tracking.history import ARMS, load_training_run
@@ -41,8 +41,8 @@ class ClosingSummary(Callback):
                 before, after = (_with_interval(share, size) for share in history.before_after(f"{arm}/accuracy"))
                 run.log(f"Held-out accuracy, {ARMS.get(arm, arm)}, %: {before} -> {after} (problems: {size})")
         run.log(f"Time: {tqdm.format_interval(time.perf_counter() - self._begin)}, warm-up included.")
-        page = shlex.quote(f"{folder}.html")
-        run.log(f"Curves and transcripts: python evaluate.py report {shlex.quote(str(folder))} --output {page}")
+        page = shell_command("evaluate", ["report", folder, "--output", f"{folder}.html"])
+        run.log(f"Curves and transcripts: {page}")
 
 
 def _with_interval(share: float | None, size: int) -> str:

@@ -15,8 +15,9 @@ import torch
 from agents.core import distributed
 from agents.core.errors import ConfigError, expect, one_line
 from agents.core.files import write_json
+from agents.core.programs import this_command
 from agents.rollout.envs import lacking
-from agents.tracking.model_card import command, library_versions
+from agents.tracking.model_card import library_versions
 from agents.training import checkpoint
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def record(config: TrainConfig, started: Path | None) -> None:
     starts = checkpoint.read_json(path)["starts"] if path.exists() else []
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command(),
+        "command": this_command(),
         "resumed_from": None if started is None else started.name,
         "processes": distributed.size(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -1,0 +1,40 @@
+"""How the two programs are called, for messages that name a command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def shell_command(program: str, args: Sequence[object] = (), *, launcher: str = "python") -> str:
+    """Return a command that runs `train` or `evaluate`: by its console script where this process runs one.
+
+    >>> shell_command("evaluate", ["report", "runs/my run"])
+    "python evaluate.py report 'runs/my run'"
+    """
+    is_script = launcher == "python" and _name().startswith("cir-")
+    return shlex.join([*([f"cir-{program}"] if is_script else [*launcher.split(), f"{program}.py"]), *map(str, args)])
+
+
+def this_command() -> str:
+    """Return the command that started this process, with its launcher."""
+    name = _name()
+    return shlex.join([name, *sys.argv[1:]] if name.startswith("cir-") else [*launcher().split(), *sys.argv])
+
+
+def launcher() -> str:
+    """Return the launch command for the current number of processes, also after they have left their group.
+
+    >>> launcher()
+    'python'
+    """
+    count, on_node = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    nodes = f"--nnodes {count // on_node} " if count > on_node else ""
+    return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {on_node}"
+
+
+def _name() -> str:
+    return Path(sys.argv[0]).name
