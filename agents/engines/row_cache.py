@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -32,9 +34,11 @@ def _grouped_attention(
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return result
     grouped = query.view(batch, key.shape[1], heads // key.shape[1], -1)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
-    )
+    # On a CPU the fused kernel's float32 bits depend on the thread that computes them.
+    with sdpa_kernel(SDPBackend.MATH) if query.device.type == "cpu" and query.dtype == torch.float32 else nullcontext():
+        out = torch.nn.functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
+        )
     return out.reshape(batch, 1, heads, -1), None
 
 

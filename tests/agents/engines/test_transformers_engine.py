@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -164,9 +164,24 @@ def test_few_running_requests_share_a_small_pass_and_keep_their_cache() -> None:
     assert sorted(watched._free) == list(range(count))
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_passes_in_float32_may_have_few_rows() -> None:
+    engine = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=32)
+    assert engine._equal_sizes() == [4, 8, 12, 16, 20, 24, 28, 32]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("hidden_size", [32, 256])
 @pytest.mark.slow
+@pytest.mark.usefixtures("threads")
 def test_a_rows_numbers_do_not_depend_on_the_number_of_other_rows(dtype: torch.dtype, hidden_size: int) -> None:
     model = tiny_llama(V, hidden_size=hidden_size).to(dtype)
     outcomes = []
