@@ -191,6 +191,11 @@ class Trajectory:
         return info["interaction_budget"] - info["interactions_left"] if "interactions_left" in info else 0
 
     @property
+    def budget_share(self) -> float:
+        """Share of the interaction budget that the episode has used, in [0, 1]; 0 without a budget."""
+        return self.interactions / (self.info.get("interaction_budget") or 1)
+
+    @property
     def has_used_up_budget(self) -> bool:
         """Whether the episode has executed as many blocks as it may, and may execute any."""
         return bool(self.info.get("interaction_budget")) and self.info.get("interactions_left") == 0
