@@ -267,6 +267,29 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
     - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
 
+    ## Problems that take several blocks
+    `problems="multi_block"` generates problems whose answer needs a look in between: each has one file, which has to be
+    read like a text before it is clear what to compute. Their `level` is "1", "2" or "3". Level L takes L looks and
+    then a block that computes the answer, so that it needs an `interaction_budget` of L + 1.
+
+    - "trails": 20 questions, longer than `max_output_chars` together; each answer says which question comes next.
+      "Each of the 20 lines of questions_474634.txt asks for a whole number. Begin with line 7, counting from 0. After a
+      line with the answer a, go to the line whose number is the remainder when a is divided by 20. What is the answer
+      to the second question on this way?"
+    - "ledgers": a story as long as L outputs, of which `...` replaces the middle if it is printed as a whole. "Cleo,
+      Dan, Ivo begin with 4024 coins each. ledger_599342.txt tells in order what happens. How many coins does Ivo have
+      in the end?"; the file: "Ivo gives Cleo 60 coins. Dan sells Cleo a lamp for 51 coins. The same happens once
+      more. ..."
+    - "irregular data": a list of numbers of which L are not written as such. "readings_812249.txt has a whole number in
+      each line, the way Ben and others wrote them down. What is the sum of the 21 numbers?"; the file: "838", "as in
+      the line above", "747", ... Each of them is an error that names it. All can be looked for at once, in 2 blocks.
+    - "sequences": "rule_083262.txt describes a sequence of whole numbers. Find term 98782331946790812."; the file:
+      "Take 2978 times a term, add 7975, and drop as many multiples of 8507 as possible: that is the next term. The
+      first of all, term 0, is 7350." At level 1 a loop is enough; at level 2 it exceeds any time limit, and the period
+      of the sequence helps; at level 3 the period is 10^12. A policy that foresees this takes 2 blocks.
+
+    A policy that has learned every wording of a family could write a program that needs no look.
+
     ## Vectorized environment
     `gymnasium.make_vec("CodeMath-v0", num_envs=8)` returns a `cir_env.CodeMathVectorEnv`, whose episodes execute and
     grade concurrently in one process. Environments are independent of each other and may be used from different

@@ -147,6 +147,9 @@ class PPOConfig:
     """How the KL divergence is estimated from the sampled tokens."""
     entropy_coefficient: float = 0.0
     """Weight of an entropy bonus."""
+    tool_efficiency: float = 0.0
+    """Favour right answers with fewer executed blocks than other right ones of their group, above all on easy problems
+    (after AdaTIR): weight of the shaped part of their advantages. 0: none."""
     learning_rate: float = 1e-6
     """AdamW's, without a schedule or at its peak."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
@@ -202,7 +205,8 @@ class PPOConfig:
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
             expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient", "value_coefficient", "weight_decay", "warmup_steps"):
+        weights = ("kl_coefficient", "entropy_coefficient", "tool_efficiency", "value_coefficient", "weight_decay")
+        for name in (*weights, "warmup_steps"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
         for name in ("epsilon", "adam_beta1", "adam_beta2"):
             expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))

@@ -133,7 +133,7 @@ def transcript(
         "terminated": trajectory.terminated,
         "truncated": trajectory.truncated,
         "void": trajectory.is_void,
-        "interactions": info["interaction_budget"] - info["interactions_left"] if "interactions_left" in info else 0,
+        "interactions": trajectory.interactions,
         "sampled_tokens": sampled,
         "feedback_tokens": feedback,
         "boundary_cuts": trajectory.boundary_cuts,

@@ -180,6 +180,22 @@ class Trajectory:
         return "predicted" in self.info and self.info["predicted"] is None and self.reward_valid
 
     @property
+    def blocks(self) -> list[tuple[str, str]]:
+        """(status, feedback) of each executed block, where the environment reports ``execution_status``."""
+        return [(s, turn.feedback) for turn in self.turns[:-1] if (s := turn.info.get("execution_status"))]
+
+    @property
+    def interactions(self) -> int:
+        """Number of executed blocks, as the environment counts them; 0 where it does not."""
+        info = self.info
+        return info["interaction_budget"] - info["interactions_left"] if "interactions_left" in info else 0
+
+    @property
+    def budget_share(self) -> float:
+        """Share of the interaction budget that the episode has used, in [0, 1]; 0 without a budget."""
+        return self.interactions / (self.info.get("interaction_budget") or 1)
+
+    @property
     def has_used_up_budget(self) -> bool:
         """Whether the episode has executed as many blocks as it may, and may execute any."""
         return bool(self.info.get("interaction_budget")) and self.info.get("interactions_left") == 0

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import comb
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,18 +225,3 @@ def powers_of_two(n: int) -> list[int]:
     [1, 2, 4, 6]
     """
     return sorted({2**i for i in range(n.bit_length())} | {n})
-
-
-def plain_answer(predicted: Any) -> str:
-    r"""Normalize the notation of an answer, so that equal answers count as one.
-
-    Answers that are only mathematically equal stay different: that would take a grader.
-
-    >>> plain_answer(r" \dfrac{1}{2}\,"), plain_answer("(1, 2)."), plain_answer(r"\left(1,2\right)")
-    ('\\frac{1}{2}', '(1,2)', '(1,2)')
-    """
-    text = str(predicted)
-    for old in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "$"):
-        text = text.replace(old, "")
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return "".join(text.split()).rstrip(".")

@@ -13,10 +13,13 @@ number of tokens with its 95% interval (:mod:`agents.evaluation.bootstrap`), or 
       pass_at_k.K            for every k up to num_samples
       majority_at_k.K        for powers of two and num_samples
       rates.NAME             shares of all samples: finished, truncated, void, invalid, used_code
-      tokens.NAME            per sample: sampled, feedback, total; and of the right ones: sampled_correct, ...
-      by_subject.NAME        problems, samples, accuracy; and so by_level.NAME
+      tokens.NAME            per sample: sampled, feedback, total; of the right and of the wrong ones: sampled_correct,
+                             sampled_wrong, ...
+      calls                  per_sample: executed blocks; used: share of the blocks that printed the answer given
+      by_subject.NAME        problems, samples, accuracy, calls (executed blocks per sample); and so by_level.NAME
       by_blocks.NAME         samples, share, accuracy; none, all_ran, some_failed, all_failed
-      recovery               rate: share of the samples with a failed block in which a later block ran; samples
+      recovery               of the samples with a failed block: samples; rate: share in which a later block ran; right:
+                             share in which a later block ran and the answer is right
       usage                  of a model behind an API, in all samples together: prompt_tokens, completion_tokens, cost
                              (None without a price), estimated (how many samples the server has not counted whole)
 
@@ -29,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from agents.core.blocks import count_used, plain_answer, ran, recovers
 from agents.core.samples import Sample
 from agents.evaluation.bootstrap import (
     Estimate,
@@ -36,7 +40,6 @@ from agents.evaluation.bootstrap import (
     majority_at_k,
     mean,
     pass_at_k,
-    plain_answer,
     powers_of_two,
     problem_weights,
     ratio,
@@ -133,6 +136,7 @@ class SetMetrics:
             "majority_at_k": {str(k): self.majority_at_k(k).as_json() for k in powers_of_two(n)},
             "rates": {name: self.share(holds).as_json() for name, holds in _RATES.items()},
             "tokens": {name: self.tokens(name).as_json() for name in TOKENS},
+            "calls": {"per_sample": self._calls().as_json(), "used": self._used().as_json()},
             "by_subject": self._by(lambda row: row["subject"]),
             "by_level": self._by(lambda row: row["level"]),
             "by_blocks": {kind: self._of_blocks(kind) for kind in BLOCKS},
@@ -165,7 +169,12 @@ class SetMetrics:
 
         problems = sum(holds(rows[0]) for rows in self._problems)
         samples = sum(holds(row) for rows in self._judged for row in rows)
-        return {"problems": problems, "samples": samples, "accuracy": self.share_of_judged(_right, holds).as_json()}
+        return {
+            "problems": problems,
+            "samples": samples,
+            "accuracy": self.share_of_judged(_right, holds).as_json(),
+            "calls": self._calls(holds).as_json(),
+        }
 
     def _of_blocks(self, kind: str) -> dict[str, Any]:
         def holds(row: Sample) -> bool:
@@ -183,7 +192,19 @@ class SetMetrics:
             return blocks_of(row) in ("some_failed", "all_failed")
 
         samples = sum(failed(row) for rows in self._judged for row in rows)
-        return {"samples": samples, "rate": self.share_of_judged(recovers, failed).as_json()}
+        return {
+            "samples": samples,
+            "rate": self.share_of_judged(recovered, failed).as_json(),
+            "right": self.share_of_judged(lambda row: recovered(row) and row["correct"], failed).as_json(),
+        }
+
+    def _calls(self, among: Holds = lambda row: True) -> Estimate:
+        return self._per_sample(lambda row: row["interactions"], lambda row: row["reward_valid"] and among(row))
+
+    def _used(self) -> Estimate:
+        used = (sum(count_used(_outputs(row), row["predicted"]) for row in rows) for rows in self._judged)
+        executed = (sum(len(_outputs(row)) for row in rows) for rows in self._judged)
+        return ratio(used, executed, self._weights, is_share=True)
 
     def _usage(self) -> dict[str, Any]:
         rows = [row for rows in self._problems for row in rows]
@@ -201,16 +222,15 @@ class SetMetrics:
 
 def blocks_of(row: Sample) -> str:
     """Return the outcome of a sample's executed code blocks, one of :data:`BLOCKS`."""
-    ran = _ran(row)
-    if not ran:
+    outcomes = _ran(row)
+    if not outcomes:
         return "none"
-    return "all_ran" if all(ran) else "some_failed" if any(ran) else "all_failed"
+    return "all_ran" if all(outcomes) else "some_failed" if any(outcomes) else "all_failed"
 
 
-def recovers(row: Sample) -> bool:
+def recovered(row: Sample) -> bool:
     """Return whether a block failed and a later one ran."""
-    ran = _ran(row)
-    return False in ran and True in ran[ran.index(False) :]
+    return recovers(_ran(row))
 
 
 _COUNTS: dict[str, Callable[[Sample], float]] = {
@@ -221,6 +241,10 @@ _COUNTS: dict[str, Callable[[Sample], float]] = {
 TOKENS: dict[str, tuple[Callable[[Sample], float], Holds]] = {
     **{name: (count, lambda row: True) for name, count in _COUNTS.items()},
     **{f"{name}_correct": (count, lambda row: row["correct"]) for name, count in _COUNTS.items()},
+    **{
+        f"{name}_wrong": (count, lambda row: row["reward_valid"] and not row["correct"])
+        for name, count in _COUNTS.items()
+    },
 }
 """Token counts: the number to average, and the samples to average over."""
 
@@ -238,7 +262,11 @@ def _right(row: Sample) -> bool:
 
 
 def _ran(row: Sample) -> list[bool]:
-    return [turn["status"] == "ok" for turn in row["turns"] if turn["status"] not in (None, "infrastructure")]
+    return ran(turn["status"] for turn in row["turns"])
+
+
+def _outputs(row: Sample) -> list[str]:
+    return [turn["feedback"] for turn in row["turns"] if turn["status"] is not None]
 
 
 def _majority(rows: Sequence[Sample], k: int) -> float:

@@ -117,12 +117,19 @@ def _endings(summary: Mapping[str, Any]) -> str:
 
 def _groups(summary: Mapping[str, Any], what: str) -> str:
     rows = [
-        [group, name, str(metrics["problems"]), str(metrics["samples"]), percent(metrics["accuracy"])]
+        [
+            group,
+            name,
+            str(metrics["problems"]),
+            str(metrics["samples"]),
+            percent(metrics["accuracy"]),
+            number(metrics["calls"], 1, interval=False),
+        ]
         for name, of_set in summary["sets"].items()
         if len(of_set[f"by_{what}"]) > 1
         for group, metrics in of_set[f"by_{what}"].items()
     ]
-    return table([what, "set", "problems", "samples", "accuracy"], rows) if rows else ""
+    return table([what, "set", "problems", "samples", "accuracy", "blocks"], rows) if rows else ""
 
 
 def _blocks(summary: Mapping[str, Any]) -> str:
@@ -134,9 +141,10 @@ def _blocks(summary: Mapping[str, Any]) -> str:
         if metrics["samples"]
     ]
     recovered = [
-        ["recovered", name, str(of_set["recovery"]["samples"]), percent(of_set["recovery"]["rate"])]
+        [words, name, str(of_set["recovery"]["samples"]), percent(of_set["recovery"][key])]
         for name, of_set in summary["sets"].items()
         if of_set["recovery"]["samples"]
+        for key, words in (("rate", "recovered"), ("right", "and right"))
     ]
     return table(["code blocks", "set", "samples", "accuracy"], rows + recovered) if rows else ""
 

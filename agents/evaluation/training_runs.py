@@ -15,6 +15,7 @@ _METRICS = {
     "reward": "reward",
     "accuracy": "accuracy in training",
     "tools/use_ratio": "code use",
+    "tools/output_use_ratio": "outputs used",
     "completions/mean_length": "tokens of an episode",
     "tokens_per_second": "tokens per second",
 }

@@ -252,6 +252,46 @@ def find_estimator(name: str) -> Estimator | None:
     return None if name == "gae" else ESTIMATORS.get(name) or load_plugin("ppo.advantage", name, "advantages")
 
 
+EFFICIENCY_CLIP = 0.5
+"""Largest share of an advantage that :func:`favour_few_calls` adds or takes away; below 1, so that no sign turns."""
+
+
+def favour_few_calls(
+    advantages: torch.Tensor, calls: torch.Tensor, correct: torch.Tensor, group_ids: torch.Tensor, *, weight: float
+) -> torch.Tensor:
+    r"""Raise the advantages of a group's right answers with few calls and lower those with many; easy problems most.
+
+    After AdaTIR (arXiv 2601.14696): a call costs a right answer ``sin(pi / 2 * calls)``, wrong answers are never
+    touched, the difficulty of a problem is its share of wrong answers, and the shaped part is clipped, so that it
+    cannot turn a right answer's advantage into a penalty. Of the paper's formulas only the cost and the difficulty were
+    at hand. Where the paper has a threshold of difficulty, the group's accuracy is a factor here; the cost is centred
+    on the group's right answers, so that equal calls change nothing; and the clip is :data:`EFFICIENCY_CLIP` of the
+    advantage. So a group without a wrong answer, whose advantages are about 0, adds next to nothing.
+
+    Args:
+        advantages: ``[B, T]``.
+        calls: ``[B]``: executed blocks over the interaction budget, in [0, 1].
+        correct: ``[B]`` bool.
+        group_ids: ``[B]`` integers; equal numbers form a group.
+        weight: Scale of the shaped part, in units of the advantages.
+
+    >>> two_right_one_wrong = torch.tensor([[0.5], [0.5], [-1.0]])
+    >>> calls, correct = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([True, True, False])
+    >>> favour_few_calls(two_right_one_wrong, calls, correct, torch.zeros(3, dtype=torch.long), weight=0.3)[:, 0]
+    tensor([ 0.6000,  0.4000, -1.0000])
+    """
+    # difficulty: the group's accuracy
+    accuracy, _ = _of_group(correct.float(), group_ids)
+    # cost of the calls, of right answers only
+    cost = torch.sin(torch.pi / 2 * calls) * correct
+    # accuracy x (mean cost of the group's right answers - cost)
+    shaped = (_of_group(cost, group_ids)[0] - accuracy * cost) * correct
+    shaped = torch.where(shaped.abs() <= ROUNDING, 0.0, weight * shaped)
+    # clip
+    bound = EFFICIENCY_CLIP * advantages.abs()
+    return advantages + shaped[:, None].expand_as(advantages).clamp(-bound, bound)
+
+
 def importance_ratio(
     logprobs: torch.Tensor,
     sampling_logprobs: torch.Tensor,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from agents.core.types import Trajectory, seed_of
-from agents.learning.advantages import correction, estimate_advantages, unbounded_correction
+from agents.learning.advantages import correction, estimate_advantages, favour_few_calls, unbounded_correction
 from agents.learning.batching import collate, describe_mismatch
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO, Part, is_finite
@@ -59,6 +59,13 @@ def update(
 
     # advantages
     targets = estimate_advantages(batch, old, config, weights, ppo.estimate)
+
+    # efficiency: right answers with fewer calls
+    if config.tool_efficiency:
+        calls = torch.tensor([t.budget_share for t in trajectories])
+        correct = torch.tensor([t.is_correct for t in trajectories])
+        shaped = favour_few_calls(targets.advantages, calls, correct, batch.group_ids, weight=config.tool_efficiency)
+        targets = dataclasses.replace(targets, advantages=shaped)
 
     # reference log-probabilities for a KL penalty
     if reference is not None:

@@ -36,7 +36,13 @@ _CHARTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
             "completions/mean_length_wrong": "wrong",
         },
         "Blocks per episode": {"tools/call_frequency": "blocks", "interaction_budget": "budget"},
+        "Blocks per episode by level": {"tools/call_frequency/level/": ""},
         "Episodes with code, %": {"tools/use_ratio": "share"},
+        "Blocks that printed the answer, %": {"tools/output_use_ratio": "share"},
+        "Failures that a later block mends, %": {
+            "tools/recovery_ratio": "mended",
+            "tools/recovery_right_ratio": "right",
+        },
         "Failed blocks, %": {"tools/failure_frequency": "all", "tools/timeout_frequency": "timeouts"},
         "Truncated, void and invalid episodes, %": {
             "completions/clipped_ratio": "truncated",
@@ -51,7 +57,8 @@ _CHARTS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
         "Seconds per step": {"step_time": "step", "time/sampling_s": "sampling", "time/update_s": "update"},
     },
 }
-"""Metrics by section and chart, each with its name in the chart. Titles of shares end in "%"."""
+"""Metrics by section and chart, each with its name in the chart. Titles of shares end in "%". A metric that ends in "/"
+stands for all metrics that begin with it."""
 
 
 def training_page(runs: Sequence[TrainingRun], settings: Settings, *, progress: str = "") -> Page:
@@ -135,6 +142,11 @@ def _curves(runs: Sequence[TrainingRun]) -> list[Section]:
 
 def _series(runs: Sequence[TrainingRun], keys: Mapping[str, str]) -> dict[str, list[tuple[float, float]]]:
     """Return the points of some metrics by name of run, metric, or both."""
+    keys = {
+        f"{key}{more}": f"{name} {more}".strip()
+        for key, name in keys.items()
+        for more in (sorted({more for run in runs for more in run.names_after(key)}) if key.endswith("/") else [""])
+    }
     several = len(runs) > 1
     found = {(run.name, name): points for run in runs for key, name in keys.items() if (points := run.series(key))}
     return {

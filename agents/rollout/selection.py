@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from agents.core.blocks import count_used, ran, recovers
 from agents.core.types import Trajectory
 from agents.learning.advantages import ROUNDING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from agents.config.training import SelectionConfig
 
 Group = Sequence[Trajectory]
+CALLS = "tools/call_frequency"
+"""Metric of the blocks per episode, and prefix of those by level and by subject."""
 
 
 def choose(trajectories: Sequence[Trajectory], count: int, config: SelectionConfig) -> list[Trajectory]:
@@ -117,7 +120,10 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         outcome: [n for t, n in zip(trajectories, lengths, strict=True) if t.reward_valid and t.is_correct == right]
         for outcome, right in (("right", True), ("wrong", False))
     }
-    statuses = [s for t in trajectories for turn in t.turns[:-1] if (s := turn.info.get("execution_status"))]
+    statuses = [status for t in trajectories for status, _ in t.blocks]
+    used = sum(count_used([feedback for _, feedback in t.blocks], t.info.get("predicted")) for t in trajectories)
+    failed = [t for t in valid if False in ran(status for status, _ in t.blocks)]
+    recovered = [t for t in failed if recovers(ran(status for status, _ in t.blocks))]
     blocks = [float(t.info.get("n_code_blocks", 0)) for t in trajectories]
     metrics = {
         "completions/mean_length": fmean(lengths),
@@ -128,11 +134,16 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
             len(t.token_ids) - t.prompt_length - n for t, n in zip(trajectories, lengths, strict=True)
         ),
         "interaction_budget": fmean(float(t.info.get("interaction_budget", 0)) for t in trajectories),
-        "tools/call_frequency": fmean(blocks),
+        CALLS: fmean(blocks),
+        **_calls_by("level", trajectories, blocks),
+        **_calls_by("subject", trajectories, blocks),
         "tools/use_ratio": fmean(b > 0 for b in blocks),
+        "tools/output_use_ratio": used / len(statuses) if statuses else 0.0,
         "tools/failure_frequency": fmean(s != "ok" for s in statuses) if statuses else 0.0,
         "tools/budget_exhausted_ratio": fmean(t.has_used_up_budget for t in trajectories),
         "tools/timeout_frequency": fmean(s == "timeout" for s in statuses) if statuses else 0.0,
+        **({"tools/recovery_ratio": len(recovered) / len(failed)} if failed else {}),
+        **({"tools/recovery_right_ratio": sum(t.is_correct for t in recovered) / len(failed)} if failed else {}),
         "episodes/void_ratio": fmean(t.is_void for t in trajectories),
         "episodes/invalid_ratio": 1 - len(valid) / len(trajectories),
         "episodes/boundary_cuts": float(sum(t.boundary_cuts for t in trajectories)),
@@ -150,6 +161,16 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "frac_reward_zero_std": fmean(not _differ(rewards) for rewards in groups.values()),
         "accuracy": fmean(t.is_correct for t in valid),
     }
+
+
+def _calls_by(key: str, trajectories: Sequence[Trajectory], blocks: Sequence[float]) -> dict[str, float]:
+    """Return the mean number of blocks by a string in the environment's info; nothing unless there are several."""
+    groups: dict[str, list[float]] = {}
+    for t, written in zip(trajectories, blocks, strict=True):
+        if name := t.info.get(key):
+            groups.setdefault(str(name), []).append(written)
+    means = {f"{CALLS}/{key}/{name}": fmean(of) for name, of in sorted(groups.items())}
+    return means if len(means) > 1 else {}
 
 
 def describe_staleness(trajectories: Sequence[Trajectory], version: int) -> dict[str, float]:

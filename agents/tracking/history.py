@@ -54,7 +54,11 @@ class TrainingRun:
     @property
     def subjects(self) -> list[str]:
         """Subjects of the held-out problems, sorted; empty if there is only one."""
-        return sorted({key.removeprefix(SUBJECT) for row in self.rows for key in row if key.startswith(SUBJECT)})
+        return self.names_after(SUBJECT)
+
+    def names_after(self, prefix: str) -> list[str]:
+        """Return what follows a prefix in the names of the metrics, sorted."""
+        return sorted({key.removeprefix(prefix) for row in self.rows for key in row if key.startswith(prefix)})
 
 
 def is_training_run(folder: Path) -> bool:

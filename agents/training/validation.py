@@ -13,6 +13,7 @@ from agents.core.types import Trajectory
 from agents.engines.base import Sampling
 from agents.rollout.envs import EnvPool, open_split
 from agents.rollout.evaluate import Evaluation, evaluate
+from agents.rollout.selection import CALLS
 from agents.tracking.history import ARMS
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ HeldOut = Mapping[str, tuple[EnvPool, int]]
 """Environments with held-out problems and how many of these are played, by what stands before the metrics."""
 
 _NAMED = 3
-_OF_ARM = ("accuracy", "tools/use_ratio", "completions/mean_length", "episodes/invalid_ratio")
+_OF_ARM = (
+    "accuracy",
+    "completions/mean_length",
+    "episodes/invalid_ratio",
+    "tools/output_use_ratio",
+    "tools/recovery_ratio",
+    "tools/recovery_right_ratio",
+    "tools/use_ratio",
+)
 
 
 def open_held_out(config: TrainConfig, train: EnvPool, *, log: Callable[[str], Any]) -> HeldOut:
@@ -233,4 +242,5 @@ def metrics_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:
 def _of_arm(outcome: Evaluation) -> dict[str, float]:
     metrics = outcome.metrics()
     subjects = {f"accuracy/{subject}": value for subject, value in outcome.accuracy_by("subject").items()}
-    return {name: metrics[name] for name in _OF_ARM if name in metrics} | (subjects if len(subjects) > 1 else {})
+    kept = {name: value for name, value in metrics.items() if name in _OF_ARM or name.startswith(CALLS)}
+    return kept | (subjects if len(subjects) > 1 else {})

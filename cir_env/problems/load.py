@@ -2,7 +2,7 @@
 
 | spec | problems |
 |---|---|
-| `products`, `arithmetic`, `mixed`, `reasoning_gym`, `reasoning_gym:TASK` | generated |
+| `products`, `arithmetic`, `mixed`, `multi_block`, `reasoning_gym`, `reasoning_gym:TASK` | generated |
 | `still3`, `dapo` | the named data sets `DATA_SETS`, from the Hugging Face hub |
 | `hub:OWNER/NAME` | any other data set on the hub |
 | `benchmark:AIME24?folder=PATH` | a benchmark; the default folder is the environment variable CIR_BENCHMARKS |

@@ -4,7 +4,8 @@ from cir_env.problems.benchmarks.known import BENCHMARKS, Benchmark
 
 _SOURCES = """\
 Other problems (--env.problems plays their test split; --names FILE all of it)
-  products, arithmetic, mixed     generated here, without limit
+  products, arithmetic, mixed, multi_block
+                                  generated here, without limit
   reasoning_gym, reasoning_gym:TASK
                                   generated; needs the extra problems
   still3, dapo                    from the hub; needs the extra hub

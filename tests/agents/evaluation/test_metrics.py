@@ -7,7 +7,7 @@ import pytest
 from eval_fakes import outcomes, row, run_of
 
 from agents.core.samples import Sample
-from agents.evaluation.metrics import blocks_of, recovers, summarise
+from agents.evaluation.metrics import blocks_of, recovered, summarise
 
 
 def metrics(*problems: Sequence[Sample]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def test_rates_say_how_samples_ended() -> None:
     assert rates == {"finished": 0.5, "truncated": 0.5, "void": 0.25, "invalid": 0.25, "used_code": 0.0}
 
 
-def test_tokens_are_counted_by_writer_for_all_and_for_right_samples() -> None:
+def test_tokens_are_counted_by_writer_for_all_and_for_right_and_wrong_samples() -> None:
     made = metrics([row(sampled_tokens=10, feedback_tokens=4)], [row(False, sampled_tokens=30, feedback_tokens=0)])
     assert {name: value(each) for name, each in made["tokens"].items()} == {
         "sampled": 20,
@@ -71,6 +71,9 @@ def test_tokens_are_counted_by_writer_for_all_and_for_right_samples() -> None:
         "sampled_correct": 10,
         "feedback_correct": 4,
         "total_correct": 14,
+        "sampled_wrong": 30,
+        "feedback_wrong": 0,
+        "total_wrong": 30,
     }
 
 
@@ -88,7 +91,7 @@ def test_accuracy_by_subject_and_level() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "kind", "recovered"),
+    ("blocks", "kind", "is_recovered"),
     [
         ([], "none", False),
         (["ok", "ok"], "all_ran", False),
@@ -98,8 +101,8 @@ def test_accuracy_by_subject_and_level() -> None:
         (["error", "killed"], "all_failed", False),
     ],
 )
-def test_a_sample_is_classified_by_its_blocks(blocks: list[str], kind: str, recovered: bool) -> None:
-    assert (blocks_of(row(blocks=blocks)), recovers(row(blocks=blocks))) == (kind, recovered)
+def test_a_sample_is_classified_by_its_blocks(blocks: list[str], kind: str, is_recovered: bool) -> None:
+    assert (blocks_of(row(blocks=blocks)), recovered(row(blocks=blocks))) == (kind, is_recovered)
 
 
 def test_each_outcome_of_blocks_has_an_accuracy_and_failures_a_recovery_rate() -> None:
@@ -112,6 +115,22 @@ def test_each_outcome_of_blocks_has_an_accuracy_and_failures_a_recovery_rate() -
     assert classes == {"none": (1, 0.0), "all_ran": (1, 1.0), "some_failed": (2, 1.0), "all_failed": (1, 0.0)}
     assert sum(each["share"]["value"] for each in made["by_blocks"].values()) == pytest.approx(1)
     assert (made["recovery"]["samples"], value(made["recovery"]["rate"])) == (3, pytest.approx(1 / 3))
+
+
+def test_recovery_with_a_right_answer_and_lengths_of_wrong_samples_are_apart() -> None:
+    mended = [row(right, blocks=["error", "ok"], sampled_tokens=n) for right, n in ((True, 1), (False, 5), (None, 9))]
+    made = metrics([*mended, row(blocks=["error"], sampled_tokens=1)])
+    assert [value(made["recovery"][key]) for key in ("rate", "right")] == pytest.approx([2 / 3, 1 / 3])
+    assert (value(made["tokens"]["sampled_wrong"]), value(made["tokens"]["sampled_correct"])) == (5, 1)
+
+
+def test_calls_count_executed_blocks_and_those_that_printed_the_answer() -> None:
+    used = row(blocks=["ok", "ok"], level="1")
+    used["turns"][1]["feedback"] = "```output\n6.0\n```\n"
+    made = metrics([used, row(blocks=["ok"], level="1")], [row(level="2"), row(None, blocks=["ok"], level="2")])
+    assert value(made["calls"]["per_sample"]) == 1
+    assert value(made["calls"]["used"]) == pytest.approx(1 / 3)
+    assert {level: value(each["calls"]) for level, each in made["by_level"].items()} == {"1": 1.5, "2": 0.0}
 
 
 def test_the_mean_over_sets_is_unweighted() -> None:

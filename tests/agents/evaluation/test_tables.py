@@ -29,10 +29,11 @@ def test_runs_on_different_sets_have_no_mean_in_the_overview() -> None:
 def test_groups_are_shown_where_there_are_several_and_blocks_where_any_ran() -> None:
     algebra, geometry = [row(subject="algebra", blocks=["error", "ok"])], [row(False, subject="geometry")]
     both = tables.report([summarise(run_of(set=[algebra, geometry]))])
-    assert "| algebra  | set |        1 |       1 | 100.0 [2.5, 100.0] |" in both
+    assert "| algebra  | set |        1 |       1 | 100.0 [2.5, 100.0] |    2.0 |" in both
     assert "| none        | set |       1 |    0.0 [0.0, 97.5] |" in both
     assert "| some failed | set |       1 | 100.0 [2.5, 100.0] |" in both
     assert "| recovered   | set |       1 | 100.0 [2.5, 100.0] |" in both
+    assert "| and right   | set |       1 | 100.0 [2.5, 100.0] |" in both
     single = tables.report([summarise(run_of(set=[geometry]))])
     assert not any(word in single for word in ("subject", "level", "code blocks", "mean"))
 

@@ -12,6 +12,7 @@ from agents.learning.advantages import (
     correction,
     dr_grpo,
     estimate_advantages,
+    favour_few_calls,
     find_estimator,
     gae,
     grpo,
@@ -30,6 +31,14 @@ from agents.learning.losses import policy_loss
 def mask(*rows: str) -> torch.Tensor:
     """A mask drawn as rows of x (True) and dots."""
     return torch.tensor([[mark == "x" for mark in row] for row in rows])
+
+
+def test_an_easier_problem_has_the_stronger_pressure_towards_few_calls() -> None:
+    correct = torch.tensor([True, True, True, False, True, True, False, False])
+    calls = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+    groups = torch.tensor([0] * 4 + [1] * 4)
+    shaped = favour_few_calls(torch.ones(8, 1), calls, correct, groups, weight=0.1)[:, 0]
+    assert shaped[0] - shaped[1] > shaped[4] - shaped[5] > 0
 
 
 def test_whitening_equals_a_calculation_by_hand() -> None:

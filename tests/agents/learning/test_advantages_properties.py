@@ -4,7 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.learning.advantages import gae, reinforce_plus_plus_baseline, whiten
+from agents.learning.advantages import (
+    EFFICIENCY_CLIP,
+    ESTIMATORS,
+    favour_few_calls,
+    gae,
+    reinforce_plus_plus_baseline,
+    whiten,
+)
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -117,3 +124,63 @@ def test_values_at_feedback_tokens_have_no_influence(seed: int, size: tuple[int,
     other = gae(rewards, torch.where(mask, values, 1e6), mask, gamma=0.9, lam=0.9)
     assert torch.equal(one.advantages, other.advantages)
     assert torch.equal(one.returns, other.returns)
+
+
+weights = st.floats(0.01, 100)
+
+
+def called(seed: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Executed blocks of a budget of 4, as shares, and which answers are right."""
+    random = torch.Generator().manual_seed(seed + 1)
+    return torch.randint(0, 5, (rows,), generator=random) / 4, torch.rand(rows, generator=random) < 0.6
+
+
+@FAST
+@given(seeds, sizes, weights)
+def test_favouring_few_calls_touches_right_answers_alone_and_keeps_signs_and_bounds(
+    seed: int, size: tuple[int, int], weight: float
+) -> None:
+    _, groups, plain, _ = drawn(seed, size)
+    calls, correct = called(seed, size[0])
+    shaped = favour_few_calls(plain, calls, correct, groups, weight=weight)
+    assert torch.equal(shaped[~correct], plain[~correct])
+    assert torch.equal(shaped.sign(), plain.sign())
+    assert ((shaped - plain).abs() <= EFFICIENCY_CLIP * plain.abs() + 1e-6).all()
+    assert ((shaped - plain).abs() <= weight + 1e-6).all()
+
+
+@FAST
+@given(seeds, sizes, weights, st.sampled_from([0.0, 0.25, 1 / 3, 1.0]))
+def test_equal_calls_change_no_advantage(seed: int, size: tuple[int, int], weight: float, share: float) -> None:
+    _, groups, plain, _ = drawn(seed, size)
+    _, correct = called(seed, size[0])
+    calls = torch.where(correct, share, 0.5)  # those of wrong answers are never looked at
+    assert torch.equal(favour_few_calls(plain, calls, correct, groups, weight=weight), plain)
+
+
+@FAST
+@given(seeds, sizes, weights, st.sampled_from(sorted(ESTIMATORS)))
+def test_a_wrong_answer_never_becomes_better_than_a_right_one_of_its_group(
+    seed: int, size: tuple[int, int], weight: float, estimator: str
+) -> None:
+    _, groups, _, mask = drawn(seed, size)
+    mask[:, 0] = True
+    calls, correct = called(seed, size[0])
+    plain = ESTIMATORS[estimator](torch.where(correct, 1.0, -1.0), groups, mask).advantages
+    first = favour_few_calls(plain, calls, correct, groups, weight=weight)[:, 0]
+    for right in correct.nonzero()[:, 0]:
+        for wrong in (~correct & (groups == groups[right])).nonzero()[:, 0]:
+            assert first[right] > first[wrong]
+
+
+@FAST
+@given(seeds, sizes, weights)
+def test_of_two_right_answers_with_equal_advantages_fewer_calls_are_never_worse(
+    seed: int, size: tuple[int, int], weight: float
+) -> None:
+    _, groups, _, _ = drawn(seed, size)
+    calls, correct = called(seed, size[0])
+    shaped = favour_few_calls(torch.ones(size[0], 1), calls, correct, groups, weight=weight)[:, 0]
+    for one in correct.nonzero()[:, 0]:
+        for other in (correct & (groups == groups[one]) & (calls < calls[one])).nonzero()[:, 0]:
+            assert shaped[other] >= shaped[one]

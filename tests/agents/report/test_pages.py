@@ -226,6 +226,14 @@ def test_a_training_run_has_learning_curves_and_its_samples_by_step(tmp_path: Pa
     assert [item["facets"]["step"] for item in data_of(html)["items"]] == [["4"], ["3"], ["2"], ["1"], ["0"]]
 
 
+def test_blocks_by_level_have_a_chart_with_a_curve_for_each_level(tmp_path: Path) -> None:
+    levels = {"tools/call_frequency/level/1": 1.0, "tools/call_frequency/level/2": 2.5}
+    write_rows(tmp_path / "run" / "metrics.jsonl", [{"step": step, "step_time": 1.0, **levels} for step in (1, 2)])
+    report_training([tmp_path / "run"], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "Blocks per episode by level. 1: 1 in step 1, 1 in step 2. 2: 2.5 in step 1, 2.5 in step 2" in html
+
+
 def test_a_training_run_may_still_be_running(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     write_rows(folder / "metrics.jsonl", [{"step": 0, "validation/accuracy": 0.25}])

@@ -37,6 +37,7 @@ def test_the_metrics_have_these_names() -> None:
         "tools/budget_exhausted_ratio",
         "tools/call_frequency",
         "tools/failure_frequency",
+        "tools/output_use_ratio",
         "tools/timeout_frequency",
         "tools/use_ratio",
     }
@@ -70,6 +71,33 @@ def test_code_metrics_equal_a_calculation_by_hand() -> None:
     assert metrics["tools/use_ratio"] == 0.5
     assert metrics["tools/failure_frequency"] == pytest.approx(2 / 3)
     assert metrics["tools/timeout_frequency"] == pytest.approx(1 / 3)
+
+
+def test_blocks_count_as_used_if_they_printed_the_answer() -> None:
+    episodes = [
+        trajectory(turns=(ran("12"), ran("42"), turn(predicted="42"))),
+        trajectory(turns=(ran("142"), turn(predicted="42"))),
+        trajectory(turns=(ran("42"), turn(predicted=None))),
+    ]
+    assert describe(episodes)["tools/output_use_ratio"] == 0.25
+
+
+def ran(output: str) -> Turn:
+    return turn(f"```output\n{output}\n```\n", execution_status="ok")
+
+
+def test_recovery_is_measured_on_the_valid_episodes_with_a_failed_block() -> None:
+    right, wrong, failed = called("error", "ok"), called("error", "ok", reward=-1.0), called("ok", "timeout")
+    metrics = describe([right, wrong, failed, called("ok"), called("error", "ok", reward_valid=False), called("error")])
+    assert (metrics["tools/recovery_ratio"], metrics["tools/recovery_right_ratio"]) == (0.5, 0.25)
+    assert not {"tools/recovery_ratio", "tools/recovery_right_ratio"} & set(describe([called("ok")]))
+
+
+def test_calls_are_split_by_level_and_subject_where_there_are_several() -> None:
+    infos = (("1", "sums", 1), ("3", "sums", 2), ("3", "sums", 3), ("", "", 9))
+    made = [trajectory(turns=(turn(level=le, subject=s, n_code_blocks=n),)) for le, s, n in infos]
+    split = {name: value for name, value in describe(made).items() if name.startswith("tools/call_frequency/")}
+    assert split == {"tools/call_frequency/level/1": 1, "tools/call_frequency/level/3": 2.5}
 
 
 def test_a_missing_answer_is_a_void_turn_unless_the_episode_is_invalid() -> None:

@@ -133,7 +133,7 @@ def test_a_set_that_matches_entirely_is_rejected() -> None:
         split_off(BENCHMARK, INDEX)
 
 
-@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed"])
+@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed", "multi_block"])
 def test_generated_problems_do_not_match(name: str) -> None:
     made = ProblemSet.generate(name, size=1000)
     assert split_off(made, INDEX) == (made, {})

@@ -25,7 +25,7 @@ def message(action: Callable[[], object]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed"])
+@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed", "multi_block"])
 def test_generated_problems_are_the_same_in_every_process(name: str) -> None:
     code = f"""
 from cir_env.problems import ProblemSet
@@ -44,12 +44,12 @@ def test_another_seed_gives_other_problems_and_a_larger_size_appends() -> None:
     assert {p.id for p in small}.isdisjoint(p.id for p in ProblemSet.generate("products", seed=2, size=30))
 
 
-@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed"])
+@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed", "multi_block"])
 def test_train_and_test_never_overlap(name: str) -> None:
     train = {p.id.split("-")[-1] for s in range(3) for p in ProblemSet.generate(name, seed=s, size=2000)}
     test = {
         p.id.split("-")[-1]
-        for other in ("products", "arithmetic", "mixed")
+        for other in ("products", "arithmetic", "mixed", "multi_block")
         for p in ProblemSet.generate(other, split="test", seed=9, size=300)
     }
     assert train.isdisjoint(test)
@@ -140,7 +140,10 @@ def test_an_exhausted_generator_is_reported(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"name": "sums"}, "Expect the name of a generator, one of 'products', 'arithmetic', 'mixed', 'reasoning_gym'"),
+        (
+            {"name": "sums"},
+            "Expect the name of a generator, one of 'products', 'arithmetic', 'mixed', 'multi_block', ",
+        ),
         ({"split": "dev"}, "Expect `split` to be 'train' or 'test', got 'dev'."),
         ({"size": 0}, "Expect `size` to be a positive integer, got 0."),
         ({"size": 1.5}, "Expect `size` to be a positive integer, got 1.5."),

@@ -159,7 +159,10 @@ def test_the_files_of_a_mixture_are_divided_too(tmp_path: Path) -> None:
     assert (len(train), len(test)) == (10_194, 506)
 
 
-@pytest.mark.parametrize("name", ["products", "arithmetic", "mixed", "products*2+mixed"])
+@pytest.mark.parametrize(
+    "name",
+    ["products", "arithmetic", "mixed", "products*2+mixed", pytest.param("multi_block", marks=pytest.mark.slow)],
+)
 def test_no_generated_statement_is_in_both_splits(name: str) -> None:
     train, test = (load_problems(name, split) for split in ("train", "test"))
     assert set(statement_keys(train)).isdisjoint(statement_keys(test))

@@ -1,31 +1,12 @@
-"""Families of generated problems: each draws one problem at random, with an exact integer or rational answer.
-
-Most are too hard for a small language model to solve without code, and easy for a short Python program.
-"""
+"""Families for one block: most are too hard for a small language model without code, and easy for a short program."""
 
 import math
 import random
 from bisect import bisect
-from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
 
-
-class Draft(NamedTuple):
-    """A problem before it is part of a set."""
-
-    key: str
-    """The operands in canonical order: equal for problems that differ only in wording or order."""
-    statement: str
-    """The question."""
-    answer: str
-    """The exact answer: an integer, or a reduced fraction as ``p/q``."""
-    subject: str
-    """The name of the family."""
-
-
-Family = Callable[[random.Random], Draft]
+from cir_env.problems.families.draft import Draft, Family, make_key
 
 
 def _product(rng: random.Random) -> Draft:
@@ -203,15 +184,6 @@ def _fibonacci(rng: random.Random) -> Draft:
 # --- helpers ----------------------------------------------------------------------------------------------
 
 
-def make_key(family: str, *operands: object) -> str:
-    """Return the key of a problem from its operands.
-
-    >>> make_key("gcd", 12, 18)
-    'gcd 12 18'
-    """
-    return " ".join([family, *map(str, operands)])
-
-
 def _ordinal(n: int) -> str:
     """Return the English ordinal of a positive integer.
 
@@ -250,27 +222,26 @@ def _factors(n: int) -> list[int]:
     return factors
 
 
-GENERATORS: Mapping[str, tuple[Family, ...]] = {
-    "products": (_product,),
-    "arithmetic": (_sum, _difference, _small_product),
-    "mixed": (
-        _product,
-        _gcd,
-        _power_remainder,
-        _power,
-        _power_sum,
-        _multiples_sum,
-        _fractions,
-        _nth_prime,
-        _prime_count,
-        _next_prime,
-        _largest_factor,
-        _divisors,
-        _linear_equation,
-        _system,
-        _binomial,
-        _digit_sum,
-        _fibonacci,
-    ),
-}
-"""Generators by name: "products" is the default of a training run, "arithmetic" that of the environment."""
+PRODUCTS: tuple[Family, ...] = (_product,)
+ARITHMETIC: tuple[Family, ...] = (_sum, _difference, _small_product)
+MIXED: tuple[Family, ...] = (
+    _product,
+    _gcd,
+    _power_remainder,
+    _power,
+    _power_sum,
+    _multiples_sum,
+    _fractions,
+    _nth_prime,
+    _prime_count,
+    _next_prime,
+    _largest_factor,
+    _divisors,
+    _linear_equation,
+    _system,
+    _binomial,
+    _digit_sum,
+    _fibonacci,
+)
+SHORT_QUESTIONS: tuple[Family, ...] = (_gcd, _power_remainder, _divisors, _digit_sum, _fibonacci)
+"""Families that ask for a whole number in one line, for problems that consist of several questions."""

@@ -1,0 +1,163 @@
+"""Policies that solve the problems of `multi_block` by reading: a block's code depends on earlier outputs alone.
+
+A policy is a generator: it yields the code of a block, is sent what the block printed, and returns its answer.
+"""
+
+import re
+from collections.abc import Callable, Generator
+
+from cir_env import Problem
+
+Policy = Generator[str, str, str]
+
+_QUESTIONS = {
+    "greatest common divisor": "gcd({0}, {1})",
+    "least common multiple": "lcm({0}, {1})",
+    r"remainder|\d mod ": "pow({0}, {1}, {2})",
+    "How many positive divisors": "divisor_count({0})",
+    "sum of all divisors": "divisor_sigma({0})",
+    "digits": "sum(map(int, str({0} ** {1})))",
+    "Fibonacci": "fibonacci({5}) % {6}",
+}
+
+
+def read_trail(problem: Problem) -> Policy:
+    """Answer the question of a line, and print the line that the answer leads to."""
+    (name,) = problem.files
+    code = "from sympy import *\n"
+    line = yield _print_line(name, re.findall(r"Begin with line (\d+)", problem.statement)[0])
+    for _ in range(int(problem.level) - 1):
+        line = yield code + _print_line(name, f"{_answer_to(line)} % 20")
+    return (yield f"{code}print({_answer_to(line)})")
+
+
+def _print_line(name: str, number: str) -> str:
+    return f"print(open({name!r}).read().splitlines()[{number}])"
+
+
+def _answer_to(question: str) -> str:
+    numbers = re.findall(r"\d+", question)
+    return next(code.format(*numbers) for words, code in _QUESTIONS.items() if re.search(words, question))
+
+
+_PAYMENTS = [
+    r"(?P<a>\w+) gives (?P<b>\w+) (?P<n>\d+) coins",
+    r"(?P<n>\d+) coins go from (?P<a>\w+) to (?P<b>\w+)",
+    r"(?P<b>\w+) gets (?P<n>\d+) coins from (?P<a>\w+)",
+    r"(?P<b>\w+) wins a bet of (?P<n>\d+) coins against (?P<a>\w+)",
+    r"(?P<b>\w+) collects the (?P<n>\d+) coins that (?P<a>\w+) owes",
+    r"(?P<b>\w+) sells (?P<a>\w+) a lamp for (?P<n>\d+) coins",
+    r"(?P<a>\w+) buys a hat from (?P<b>\w+) for (?P<n>\d+) coins",
+    r"(?P<a>\w+) loses (?P<n>\d+) coins to (?P<b>\w+) at cards",
+    r"(?P<a>\w+) owes (?P<b>\w+) (?P<n>\d+) coins, and pays",
+    r"(?P<a>\w+) takes back a coat, so (?P<n>\d+) coins return to (?P<b>\w+)",
+]
+
+
+def read_ledger(problem: Problem) -> Policy:
+    """Read a story output by output, and add up what it says."""
+    (name,) = problem.files
+    ((start, who),) = re.findall(r"begin with (\d+) coins .* does (\w+) have", problem.statement)
+    terms, story = [start], ""
+    for screen in range(int(problem.level)):
+        story += yield f"print(open({name!r}).read()[{400 * screen}:{400 * (screen + 1)}])"
+    for sentence in re.split(r"(?<=\.)\s*", story)[:-1]:
+        terms.append(terms[-1] if "once more" in sentence else _gain(sentence, who))
+    return (yield f"print({' + '.join(terms)})")
+
+
+def _gain(sentence: str, who: str) -> str:
+    (payment,) = (found for pattern in _PAYMENTS if (found := re.match(pattern, sentence)))
+    return {payment["b"]: payment["n"], payment["a"]: f"-{payment['n']}"}.get(who, "0")
+
+
+_NOTES = {
+    r"\d+, no: (\d+)": "{0}",
+    r"(\d+) dozen": "12 * {0}",
+    r"(\d+),(\d+)": "{0}{1}",
+    r"a quarter of (\d+)": "{0} // 4",
+    r"as in the line above": "above",
+    r"twice the line above": "2 * above",
+    r"(\d+) more than the line above": "above + {0}",
+    r"(\d+) less than the line above": "above - {0}",
+}
+
+
+_SUM = """
+cases, total, above = {cases}, 0, 0
+for line in open("{name}").read().splitlines():
+    above = cases[line]() if line in cases else int(line)
+    total += above
+print(total)
+"""
+
+
+def read_readings(problem: Problem) -> Policy:
+    """Add up all lines, and correct the line that each error names."""
+    (name,) = problem.files
+    corrections: dict[str, str] = {}
+    while True:
+        cases = ", ".join(f"{line!r}: lambda: {value}" for line, value in corrections.items())
+        result = yield _SUM.format(cases=f"{{{cases}}}", name=name)
+        if not (error := re.search(r"invalid literal .*?: '(.*)'", result)):
+            return result
+        corrections[error[1]] = next(
+            value.format(*found.groups()) for note, value in _NOTES.items() if (found := re.fullmatch(note, error[1]))
+        )
+
+
+_RULES = [
+    r"multiply by (?P<a>\d+), add (?P<c>\d+), .* division by (?P<m>\d+)\. Term 0 is (?P<x>\d+)",
+    r"division by (?P<m>\d+)\. Each is (?P<c>\d+) more than (?P<a>\d+) times .* Term 0 is (?P<x>\d+)",
+    r"Take (?P<a>\d+) times a term, add (?P<c>\d+), .* multiples of (?P<m>\d+) .* term 0, is (?P<x>\d+)",
+]
+BY_STEPS = """
+x = {x}
+for _ in range({n}):
+    x = ({a} * x + {c}) % {m}
+print(x)
+"""
+BY_PERIOD = """
+x, terms, places = {x}, [], {{}}
+while x not in places:
+    places[x] = len(terms)
+    terms.append(x)
+    x = ({a} * x + {c}) % {m}
+first = places[x]
+print(terms[first + ({n} - first) % (len(terms) - first)])
+"""
+BY_DOUBLING = """
+x, a, c, n = {x}, {a}, {c}, {n}
+while n:
+    if n % 2:
+        x = (a * x + c) % {m}
+    a, c, n = a * a % {m}, (a * c + c) % {m}, n // 2
+print(x)
+"""
+
+
+def read_rule(text: str) -> dict[str, int]:
+    """Return the numbers of x -> (a x + c) mod m, and the first x."""
+    (rule,) = (found for pattern in _RULES if (found := re.search(pattern, text)))
+    return {name: int(number) for name, number in rule.groupdict().items()}
+
+
+def read_sequence(problem: Problem) -> Policy:
+    """Read the rule, and compute the term: step by step, else by the period, else by doubling the step."""
+    (name,) = problem.files
+    n = re.findall(r"\d+", problem.statement)[-1]
+    rule = read_rule((yield f"print(open({name!r}).read())"))
+    for code in (BY_STEPS, BY_PERIOD, BY_DOUBLING):
+        result = yield code.format(n=n, **rule)
+        if result.isdigit():
+            break
+    return result
+
+
+SOLUTIONS: dict[str, Callable[[Problem], Policy]] = {
+    "trails": read_trail,
+    "ledgers": read_ledger,
+    "irregular data": read_readings,
+    "sequences": read_sequence,
+}
+"""The policy for each subject."""
