@@ -1,7 +1,8 @@
-"""Measure how fast episodes are collected, against a lock-step loop, the bare engine and TRL, in one run.
+"""Measure how close collecting episodes comes to the possible, beside lock-step loops, TRL and vLLM, in one run.
 
 python benchmarks/rollouts.py --output rollouts.json
 python benchmarks/rollouts.py --episodes 64 --loads mixed --contenders ours lock-step
+python benchmarks/rollouts.py --loads single --contenders vllm generate --model HuggingFaceTB/SmolLM2-135M-Instruct
 python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model HuggingFaceTB/SmolLM2-135M-Instruct
 python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model qwen-7b-shape
 
@@ -16,20 +17,23 @@ blocks sleep for each of its slots), and with hundreds of sleepers that bound an
 
 Contenders, each in a process of its own:
 
-- `engine`: all prompts of the single-turn load submitted at once, no environment; the others cannot be faster.
 - `lock-step`: all episodes write a turn, then all blocks run, and so on. Within a turn, rows are refilled at once.
 - `rounds`: the same with no more environments than ours has: when all of their episodes have ended, the next begin.
-- `ours`: `agents.rollout.collector.collect`.
+- `ours`: `agents.rollout.collector.collect`. "To the possible" are its seconds over the larger of two times, measured
+  right after it: of the engine alone, which samples the same turns after the same contexts and waits for no block; and
+  of the episode whose blocks take longest, collected alone.
 - `TRL`: the generation of its GRPOTrainer, with a tool for the blocks and transformers' `generate`. It runs the tools
   of one episode after those of another, so that it plays no more than `trl_episodes` of the mixed load. It plays with
   the tiny model on a CPU alone.
+- `transformers`, `vllm`: our engines alone on the single turns, with the prescribed lengths but free tokens.
+- `generate`: the same by vLLM's own `LLM.generate`, whose rate the others' are compared with.
 """
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -53,22 +57,24 @@ from agents.core.files import write_json
 from agents.core.tables import table
 from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines.base import Sampling
+from agents.engines.transformers_engine import TransformersEngine
+from agents.engines.vllm_engine import VllmEngine, load_llm
 from agents.models.devices import pick_device
 from agents.models.find import resolve_model
-from agents.models.load import load_tokenizer
+from agents.models.load import load_model, load_tokenizer
 from agents.models.tiny import build_tiny
 from agents.rollout.collector import collect
 from agents.rollout.envs import EnvPool, EnvResult, open_pool
 from agents.rollout.episode import ActiveEpisode, TurnRules
-from benchmarks.rollouts_load import FORCE, Load, Script, ScriptedEngine, TimedSandbox, peak_mb, qwen_7b, write_script
+from benchmarks.rollouts_load import Load, Script, ScriptedEngine, TimedSandbox, trl_generation, write_script
+from benchmarks.trainer_load import Turn, peak_mb, qwen_7b, sample_all
 
-Contender = Literal["engine", "lock-step", "rounds", "ours", "TRL"]
+Contender = Literal["ours", "lock-step", "rounds", "TRL", "transformers", "vllm", "generate"]
+ALONE: tuple[Contender, ...] = ("transformers", "vllm", "generate")
+LIBRARIES = {"TRL": "trl", "vllm": "vllm", "generate": "vllm"}
 MAX_MODEL_LEN = 1024
 ENV = {"problems": "products", "prompt": "question", "observation": "feedback"}
 SAMPLING = Sampling(max_tokens=MAX_MODEL_LEN)
-CALL = '<tool_call>\n{{"name": "run", "arguments": {{"seconds": {seconds:.4f}}}}}\n</tool_call>'
-NO_TRL = "TRL: excluded, not installed. Get it by `pip install trl`."
-TINY_TRL = "TRL: excluded, it supports only --model tiny, --device cpu and --dtype float32."
 QWEN_7B = "qwen-7b-shape"
 
 
@@ -80,7 +86,7 @@ class Config:
     """How many episodes are collected."""
     loads: tuple[Load, ...] = ("mixed", "single")
     """What is played."""
-    contenders: tuple[Contender, ...] = ("engine", "lock-step", "rounds", "ours", "TRL")
+    contenders: tuple[Contender, ...] = ("ours", "lock-step", "rounds", "TRL", *ALONE)
     """Who plays."""
     model: str = "tiny"
     """tiny, qwen-7b-shape (fresh weights in Qwen2.5-Math-7B's shape, the tiny one's tokens), a folder or a hub name."""
@@ -152,16 +158,14 @@ def _receive(envs: EnvPool, count: int) -> list[EnvResult]:
     return sorted(results, key=lambda result: result.env_id)
 
 
-def engine_alone(prompts: Sequence[Sequence[int]], engine: ScriptedEngine) -> int:
-    """Submit all prompts and wait for their completions; return the number of tokens."""
-    for number, prompt in enumerate(prompts):
-        engine.submit(number, prompt, SAMPLING)
-    tokens = 0
-    while engine.busy:
-        for completion in engine.poll():
-            engine.release(completion.request_id)
-            tokens += len(completion.token_ids)
-    return tokens
+def turns_of(trajectory: Trajectory) -> list[Turn]:
+    """Return the turns of an episode: the context of each, and how many tokens were sampled after it."""
+    acts, turns, end = trajectory.action_mask, [], 0
+    while True in acts[end:]:
+        begin = acts.index(True, end)
+        end = acts.index(False, begin) if False in acts[begin:] else len(acts)
+        turns.append((trajectory.token_ids[:begin], end - begin))
+    return turns
 
 
 def measure(config: Config, contender: Contender, load: Load, count: int) -> dict[str, Any]:
@@ -180,9 +184,10 @@ def measure(config: Config, contender: Contender, load: Load, count: int) -> dic
         times = (config.shortest_s, config.longest_s)
         scripts = [write_script(load, problem.answer, *times, draw) for problem in problems[:count]]
         if contender == "TRL":
-            found = trl_generation(folder, [problem.statement for problem in problems[:count]], scripts)
+            found = trl_generation(folder, [problem.statement for problem in problems[:count]], scripts, MAX_MODEL_LEN)
         else:
-            found = _measure_ours(config, contender, envs, folder, scripts)
+            play = measure_alone if contender in ALONE else _measure_ours
+            found = play(config, contender, envs, folder, scripts)
     return {
         "load": load,
         "episodes": count,
@@ -191,15 +196,20 @@ def measure(config: Config, contender: Contender, load: Load, count: int) -> dic
         **found,
         "episodes_per_s": count / found["seconds"],
         "tokens_per_s": found["tokens"] / found["seconds"],
-        "idle": 1 - found.pop("busy_s") / found["seconds"],
+        "idle": None if (busy_s := found.pop("busy_s")) is None else 1 - busy_s / found["seconds"],
     }
+
+
+def find_model(config: Config, tiny: Path) -> tuple[Path, torch.device, dict[str, int]]:
+    """Return the model's folder, or the tiny one's, where it goes, and the sizes of an engine."""
+    device, sizes = pick_device(config.device), {"max_num_seqs": config.rows, "max_model_len": MAX_MODEL_LEN}
+    own = config.model not in ("tiny", QWEN_7B)
+    return resolve_model(config.model, log=lambda _: None) if own else tiny, device, sizes
 
 
 def make_engine(config: Config, tiny: Path) -> tuple[Chat, ScriptedEngine]:
     """Load the model and its tokenizer; the folder holds the tiny ones."""
-    device, sizes = pick_device(config.device), {"max_num_seqs": config.rows, "max_model_len": MAX_MODEL_LEN}
-    own = config.model not in ("tiny", QWEN_7B)
-    path = resolve_model(config.model, log=lambda _: None) if own else tiny
+    path, device, sizes = find_model(config, tiny)
     chat = Chat(load_tokenizer(path))
     if config.model != QWEN_7B:
         return chat, ScriptedEngine.from_pretrained(path, chat, dtype=config.dtype, device=device, **sizes)
@@ -211,24 +221,13 @@ def _measure_ours(
     config: Config, contender: Contender, envs: EnvPool, folder: Path, scripts: Sequence[Script]
 ) -> dict[str, Any]:
     chat, engine = make_engine(config, folder)
-    episodes = [
-        EpisodeSpec(group_id=n, env_seed=n, sampling_seed=n, options={"problem_index": n, "interaction_budget": 4})
-        for n in range(len(scripts))
-    ]
-    engine.prescribe([write_script("single", "1", 1.0, 1.0, random.Random(0))])
-    collect(envs, engine, chat, episodes[:1], SAMPLING)
-    prompts = [chat.encode_prompt(envs.envs[0].reset(options=each.options)[0]) for each in episodes]
-    engine.prescribe(scripts)
-    begin, trajectories, tokens = time.perf_counter(), [], 0
-    if contender == "engine":
-        tokens = engine_alone(prompts, engine)
-    elif contender in ("lock-step", "rounds"):
-        trajectories = lock_step(envs, engine, chat, episodes)
-    else:
-        trajectories = collect(envs, engine, chat, episodes, SAMPLING)
-    seconds = time.perf_counter() - begin
-    tokens += sum(sum(each.action_mask) for each in trajectories)
-    return {
+    episodes = _episodes(scripts)
+    ours = partial(collect, envs, engine, chat, sampling=SAMPLING)
+    play = ours if contender == "ours" else partial(lock_step, envs, engine, chat)
+    _timed(ours, episodes[:1], engine, [write_script("single", "1", 1.0, 1.0, random.Random(0))])
+    trajectories, seconds = _timed(play, episodes, engine, scripts)
+    tokens = sum(sum(each.action_mask) for each in trajectories)
+    found = {
         "seconds": seconds,
         "tokens": tokens,
         "busy_s": engine.busy_s,
@@ -236,106 +235,83 @@ def _measure_ours(
         "rewards": [each.reward for each in trajectories],
         "peak_mb": peak_mb(pick_device(config.device)),
     }
+    if contender == "ours":
+        _, engine_s = _timed(partial(sample_all, engine), [turns_of(each) for each in trajectories], engine, scripts)
+        n = max(range(len(scripts)), key=lambda n: (sum(scripts[n].seconds), len("".join(scripts[n].turns))))
+        _, longest_s = _timed(ours, episodes[n : n + 1], engine, scripts[n : n + 1])
+        found |= {"engine_s": engine_s, "longest_s": longest_s, "to_possible": seconds / max(engine_s, longest_s)}
+    return found
 
 
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
-    "{% for call in message.tool_calls or [] %}"
-    "{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
-    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""The tiny model's, with tool calls; the tools' schemas are excluded, which would be most of a prompt of bytes."""
+def _timed(
+    play: Callable[[Sequence[Any]], Any], items: Sequence[Any], engine: ScriptedEngine, scripts: Sequence[Script]
+) -> tuple[Any, float]:
+    """Play with an engine that has nothing cached; return what comes of it, and the seconds."""
+    engine.sleep()
+    engine.prescribe(scripts)
+    begin = time.perf_counter()
+    return play(items), time.perf_counter() - begin
 
 
-def tool_turns(script: Script) -> list[str]:
-    """Return the script's turns with tool calls for blocks, as many bytes as before, the end of sequence counted."""
-    calls = [CALL.format(seconds=seconds) for seconds in script.seconds]
-    turns = [text[: len(text) - len(call) - 1] + call for text, call in zip(script.turns, calls, strict=False)]
-    return [*turns, script.turns[-1]]
+def _episodes(scripts: Sequence[Script]) -> list[EpisodeSpec]:
+    return [
+        EpisodeSpec(group_id=n, env_seed=n, sampling_seed=n, options={"problem_index": n, "interaction_budget": 4})
+        for n in range(len(scripts))
+    ]
 
 
-def trl_generation(folder: Path, statements: Sequence[str], scripts: Sequence[Script]) -> dict[str, Any]:
-    """Let TRL's GRPOTrainer generate the same episodes; what follows its generation is not counted."""
-    from datasets import Dataset
-    from transformers import LogitsProcessorList, Qwen2ForCausalLM
-    from trl import GRPOConfig, GRPOTrainer
-    from trl.chat_template_utils import qwen3_template
-
-    tokenizer = load_tokenizer(folder)
-    tokenizer.chat_template, tokenizer.response_template = TEMPLATE, qwen3_template
-    texts = dict(zip(statements, map(tool_turns, scripts), strict=True))
-    seen: dict[str, Any] = {"busy_s": 0.0}
-
-    class Model(Qwen2ForCausalLM):
-        def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-            force = partial(_force, _next_texts(tokenizer, texts, input_ids), input_ids.shape[1])
-            begin = time.perf_counter()
-            out = super().generate(input_ids, logits_processor=LogitsProcessorList([force]), **kwargs)
-            seen["busy_s"] += time.perf_counter() - begin
-            return out
-
-    class Trainer(GRPOTrainer):
-        def _generate(self, prompts: list[Any]) -> Any:
-            begin = time.perf_counter()
-            out = super()._generate(prompts)
-            seen.update(seconds=time.perf_counter() - begin, peak_mb=peak_mb(torch.device("cpu")))
-            seen["tokens"] = sum(sum(mask) for mask in out[2]) if out[2] else sum(map(len, out[1]))
-            return out
-
-    async def run(seconds: float) -> str:
-        """Run a block.
-
-        Args:
-            seconds: How long it runs.
-        """
-        await asyncio.sleep(seconds)
-        return "done"
-
-    prompts = [{"prompt": [{"role": "user", "content": statement}]} for statement in statements]
-    trainer = Trainer(
-        model=Model.from_pretrained(folder),
-        processing_class=tokenizer,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        tools=[run] if scripts[0].seconds else None,
-        train_dataset=Dataset.from_list(prompts),
-        args=GRPOConfig(
-            output_dir=str(folder / "trl"),
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            max_completion_length=MAX_MODEL_LEN,
-            per_device_train_batch_size=2,
-            num_generations=2,
-        ),
-    )
-    trainer.model.generate(torch.tensor([tokenizer.apply_chat_template(prompts[0]["prompt"], return_dict=False)]))
-    seen["busy_s"] = 0.0
-    trainer._generate_and_score_completions(prompts)
-    return seen | {"rows_used": None, "rewards": []}
+def measure_alone(
+    config: Config, contender: Contender, envs: EnvPool, tiny: Path, scripts: Sequence[Script]
+) -> dict[str, Any]:
+    """Let an engine, or vLLM's own loop, sample as many free tokens as the single turns have."""
+    path, device, sizes = find_model(config, tiny)
+    chat = Chat(load_tokenizer(path))
+    prompts = [chat.encode_prompt(envs.envs[0].reset(options=each.options)[0]) for each in _episodes(scripts)]
+    lengths = [len(chat.encode_feedback(script.turns[0])) + 1 for script in scripts]
+    requests = [[turn] for turn in zip(prompts, lengths, strict=True)]
+    if contender == "generate":
+        sample = vllm_generate(path, config.dtype, sizes)
+    elif contender == "vllm":
+        llm = load_llm(path, dtype=config.dtype, **sizes)
+        engine = VllmEngine(llm, chat, stop_token_ids=(), max_model_len=MAX_MODEL_LEN, owns_llm=True)
+        sample = partial(sample_all, engine)
+    else:
+        model = torch.nn.Module.to(load_model(path, config.dtype), device)
+        sample = partial(sample_all, TransformersEngine(model, chat, stop_token_ids=(), **sizes))
+    sample(requests[:2])
+    begin = time.perf_counter()
+    sample(requests)
+    seconds, unknown = time.perf_counter() - begin, dict.fromkeys(("busy_s", "rows_used"))
+    return {"seconds": seconds, "tokens": sum(lengths), "rewards": [], "peak_mb": peak_mb(device), **unknown}
 
 
-def _next_texts(tokenizer: Any, texts: dict[str, list[str]], input_ids: torch.Tensor) -> torch.Tensor:
-    """Return the tokens that each row is to write next, ended and padded by the end of sequence."""
-    end = tokenizer.eos_token_id
-    written = []
-    for context in tokenizer.batch_decode(input_ids):
-        statement = context.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
-        turn = texts[statement][context.count("<|im_start|>tool")]
-        written.append(torch.tensor([*tokenizer.encode(turn, add_special_tokens=False), end]))
-    return torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=end)
+def vllm_generate(path: Path, dtype: str, sizes: dict[str, int]) -> Callable[[Sequence[Sequence[Turn]]], Any]:
+    """Return vLLM's own `LLM.generate`, for requests of one turn; settings are its own but for those of `load_llm`."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # as ours, like the cache of 1 GiB
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM, SamplingParams
+
+    eager = not torch.cuda.is_available()
+    llm = LLM(str(path), skip_tokenizer_init=True, dtype=dtype, enforce_eager=eager, **sizes)
+
+    def generate(requests: Sequence[Sequence[Turn]]) -> Any:
+        turns = [turn for (turn,) in requests]
+        params = [SamplingParams(max_tokens=n, logprobs=0, ignore_eos=True, detokenize=False) for _, n in turns]
+        return llm.generate([{"prompt_token_ids": context} for context, _ in turns], params, use_tqdm=False)
+
+    return generate
 
 
-def _force(tokens: torch.Tensor, begin: int, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    step = input_ids.shape[1] - begin
-    return scores.scatter(1, tokens[:, step : step + 1], FORCE)
-
-
-def why_no_trl(config: Config) -> str | None:
-    """Return the line that says why TRL can't play, or None if it can."""
-    if (config.model, config.device, config.dtype) != ("tiny", "cpu", "float32"):
-        return TINY_TRL
-    return NO_TRL if importlib.util.find_spec("trl") is None else None
+def why_not(config: Config, contender: Contender) -> str | None:
+    """Return the line that says why a contender can't play, or None if it can."""
+    library = LIBRARIES.get(contender)
+    if library is not None and importlib.util.find_spec(library) is None:
+        return f"{contender}: excluded, {library} is not installed."
+    if contender == "TRL" and (config.model, config.device, config.dtype) != ("tiny", "cpu", "float32"):
+        return "TRL: excluded, it supports only --model tiny, --device cpu and --dtype float32."
+    if contender in ALONE and config.model in ((QWEN_7B,) if library is None else ("tiny", QWEN_7B)):
+        return f"{contender}: excluded, it does not support --model {config.model}."
+    return None
 
 
 def plan(config: Config) -> list[tuple[Load, int, Contender]]:
@@ -345,7 +321,8 @@ def plan(config: Config) -> list[tuple[Load, int, Contender]]:
         for load in config.loads
         for count in config.episodes
         for contender in config.contenders
-        if not (contender == "engine" and load == "mixed")
+        if why_not(config, contender) is None
+        and not (contender in ALONE and load == "mixed")
         and not (contender == "TRL" and load == "mixed" and count > config.trl_episodes)
         and not (contender == "rounds" and count <= config.num_envs)
     ]
@@ -354,13 +331,14 @@ def plan(config: Config) -> list[tuple[Load, int, Contender]]:
 def medians(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the metrics of one contender over all rounds."""
     names = ("seconds", "episodes_per_s", "tokens_per_s", "idle", "rows_used", "peak_mb")
-    return rows[0] | {n: median(row[n] for row in rows) for n in names if rows[0][n] is not None}
+    names += ("engine_s", "longest_s", "to_possible")
+    return rows[0] | {n: median(row[n] for row in rows) for n in names if rows[0].get(n) is not None}
 
 
 def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to each row its episodes a second as a multiple of others' on the same load."""
     rates = {(row["load"], row["episodes"], row["contender"]): row["episodes_per_s"] for row in rows}
-    others = ("lock-step", "rounds", "engine")
+    others = ("lock-step", "rounds", "generate")
     bases = [{other: rates.get((row["load"], row["episodes"], other)) for other in others} for row in rows]
     return [
         row | {f"to_{other}": None if rate is None else row["episodes_per_s"] / rate for other, rate in base.items()}
@@ -370,14 +348,10 @@ def with_ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(config: Config) -> list[dict[str, Any]]:
     """Measure, print a table, write the metrics and return them."""
-    measurements = plan(config)
-    reason = why_no_trl(config)
-    if reason and "TRL" in config.contenders:
-        print(reason)
-        measurements = [each for each in measurements if each[2] != "TRL"]
+    print(*filter(None, (why_not(config, contender) for contender in config.contenders)), sep="\n")
     found: dict[tuple[Load, int, Contender], list[dict[str, Any]]] = {}
     for _ in range(config.rounds):
-        for load, count, contender in measurements:
+        for load, count, contender in plan(config):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 row = process.submit(measure, config, contender, load, count).result()
             found.setdefault((load, count, contender), []).append(row)
@@ -390,25 +364,27 @@ def main(config: Config) -> list[dict[str, Any]]:
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table; "to" columns are ratios of episodes a second."""
+    """Return the rows as a table; seconds to the possible, the other "to" columns are ratios of episodes a second."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "load, episodes, contender": lambda r: f"{r['load']}, {r['episodes']}, {r['contender']}",
+        "to the possible": lambda r: _show(r.get("to_possible")),
         "seconds": lambda r: f"{r['seconds']:.1f}",
-        "episodes/s": lambda r: f"{r['episodes_per_s']:.1f}",
+        "engine alone": lambda r: _show(r.get("engine_s"), ".1f"),
+        "longest episode": lambda r: _show(r.get("longest_s"), ".1f"),
         "tokens/s": lambda r: f"{r['tokens_per_s']:.0f}",
-        "to lock-step": lambda r: _ratio(r["to_lock-step"]),
-        "to rounds": lambda r: _ratio(r["to_rounds"]),
-        "to engine": lambda r: _ratio(r["to_engine"]),
-        "engine idle, %": lambda r: f"{100 * r['idle']:.0f}",
-        "rows used, %": lambda r: "-" if r["rows_used"] is None else f"{100 * r['rows_used']:.0f}",
+        "to lock-step": lambda r: _show(r["to_lock-step"]),
+        "to rounds": lambda r: _show(r["to_rounds"]),
+        "to generate": lambda r: _show(r["to_generate"]),
+        "engine idle": lambda r: _show(r["idle"], ".0%"),
+        "rows used": lambda r: _show(r["rows_used"], ".0%"),
         "peak MB": lambda r: f"{r['peak_mb']:.0f}",
         "mean reward": lambda r: f"{fmean(r['rewards']):.2f}" if r["rewards"] else "-",
     }
     return table(list(columns), [[show(row) for show in columns.values()] for row in rows])
 
 
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _show(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
 
 
 if __name__ == "__main__":

