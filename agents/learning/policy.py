@@ -281,9 +281,10 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each chosen token, and the entropy of its distribution.
 
-    The logits of one token are as many numbers as the vocabulary has tokens, some 150,000. They are computed for a few
-    tokens at a time, in the forward pass and again in the backward pass, so that all of them are never in memory.
-    Logits are computed in the dtype of ``hidden``, everything else in float32, or in float64 if ``hidden`` is float64.
+    The logits of one token are as many numbers as the vocabulary has tokens, some 150,000. So that all of them are
+    never in memory, the forward pass computes them for a few tokens at a time, and the backward pass again for a part
+    of the vocabulary at a time: each row of the weight gets its gradient from one product over all tokens. Logits are
+    computed in the dtype of ``hidden``, everything else in float32, or in float64 if ``hidden`` is float64.
 
     Args:
         hidden: ``[n, H]`` hidden states, differentiable.
@@ -302,9 +303,10 @@ def token_logprobs(
     return _TokenLogprobs.apply(hidden, weight, bias, chosen, temperature)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
-    size = max(1, _LOGITS_BYTES[hidden.device.type] // (4 * len(weight)))
-    return [slice(start, start + size) for start in range(0, len(hidden), size)]
+def _chunks(count: int, width: int, device: torch.device) -> list[slice]:
+    """Divide ``count`` rows of ``width`` logits into parts that fit."""
+    size = max(1, _LOGITS_BYTES[device.type] // (4 * max(1, width)))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
@@ -328,7 +330,7 @@ class _TokenLogprobs(torch.autograd.Function):
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, entropy, normalizer = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
         cast = weight.to(hidden.dtype)
-        for part in _chunks(hidden, weight):
+        for part in _chunks(len(hidden), len(weight), hidden.device):
             logits = _logits(hidden[part], cast, bias, temperature)
             normalizer[part] = logits.logsumexp(1)
             logprobs[part] = logits.gather(1, chosen[part, None])[:, 0] - normalizer[part]
@@ -346,22 +348,26 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, chosen, normalizer, entropy = ctx.saved_tensors
         if of_logprobs is None:
             of_logprobs = torch.zeros_like(normalizer)
-        of_hidden = torch.empty_like(hidden)
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        cast = weight.to(hidden.dtype)
-        for part in _chunks(hidden, weight):
-            log_p = _logits(hidden[part], cast, bias, ctx.temperature).sub_(normalizer[part, None])
+        of_hidden = torch.zeros_like(hidden, dtype=normalizer.dtype)
+        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        for part in _chunks(len(weight), len(hidden), hidden.device):
+            rows = weight[part].to(hidden.dtype)
+            log_p = _logits(hidden, rows, None if bias is None else bias[part], ctx.temperature)
+            log_p.sub_(normalizer[:, None])
             of_logits = log_p.exp()
-            pull = of_logprobs[part, None]
+            pull = of_logprobs[:, None]
             if of_entropy is not None:  # the gradient of the entropy H is -p (log p + H)
-                pull = log_p.add_(entropy[part, None]).mul_(of_entropy[part, None]).add_(pull)
-            of_logits.mul_(pull).neg_().scatter_add_(1, chosen[part, None], of_logprobs[part, None])
+                pull = log_p.add_(entropy[:, None]).mul_(of_entropy[:, None]).add_(pull)
+            place = chosen[:, None] - part.start
+            is_here = (place >= 0) & (place < len(rows))
+            place = place.clamp(0, len(rows) - 1)
+            of_logits.mul_(pull).neg_().scatter_add_(1, place, of_logprobs[:, None] * is_here)
             of_logits.div_(ctx.temperature)
             if of_bias is not None:
-                of_bias += of_logits.sum(0)
+                of_bias[part] = of_logits.sum(0)
             of_logits = of_logits.to(hidden.dtype)
-            of_hidden[part] = of_logits @ cast
+            of_hidden += of_logits @ rows
             if of_weight is not None:
-                of_weight += of_logits.T @ hidden[part]
-        return of_hidden, of_weight, of_bias, None, None
+                of_weight[part] = of_logits.T @ hidden
+        return of_hidden.to(hidden.dtype), of_weight, of_bias, None, None
