@@ -6,7 +6,7 @@ Only this module shifts by one token: what the model computes at position ``t - 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.core.distributed import add_up, size, wait
 from agents.core.errors import ModelError
-from agents.core.types import Batch, PolicyOutput
+from agents.core.types import Batch, PolicyOutput, upload
 from agents.learning.batching import deal, micro_batches
 from agents.learning.packing import ATTENTION, SHARED_TOKENS, Packed, pack
 from agents.models.support import attention_calls, longest_row, plain_logits
@@ -120,17 +120,28 @@ class Policy(nn.Module):
         return self.model.device
 
     def forward(self, batch: Batch) -> PolicyOutput:
-        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if enabled."""
+        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if enabled.
+
+        The device computes all of it without an answer from it to the host: what depends on the batch's shape and masks
+        is computed before the transfer.
+
+        Args:
+            batch: ``B`` sequences, on the host.
+
+        Returns:
+            Outputs on the policy's device.
+        """
         acts = batch.action_mask
-        if bool(acts[:, 0].any()):
+        if acts[:, 0].any():
             raise ValueError(
                 "Expect a prompt of at least one token in every row, got a row that starts with an action."
             )
-        packed = pack(batch)
+        packed = pack(batch, self.device)
         if self._longest is not None and max(packed.layout.key_lengths) > self._longest[0]:
             length, reason = self._longest
             raise ValueError(f"Expect rows of at most {length} tokens for {reason}.")
-        before = packed.places[:, :-1][acts[:, 1:]]
+        indices = packed.places[:, :-1][acts[:, 1:]], acts.flatten().nonzero()[:, 0], batch.token_ids[acts]
+        before, acting, chosen = (upload(index, self.device) for index in indices)
         with self._casting():
             hidden = _hidden(self.model, packed)[before]
             states = hidden if self.critic is None else _hidden(self.critic, packed)[before]
@@ -140,13 +151,16 @@ class Policy(nn.Module):
         head = self.model.get_output_embeddings()
         hidden = hidden if self.autocast is None else hidden.to(self.autocast)
         bias = getattr(head, "bias", None)
-        logprobs, entropy = token_logprobs(
-            hidden, head.weight, bias, batch.token_ids[acts], temperature=self.temperature
-        )
+        logprobs, entropy = token_logprobs(hidden, head.weight, bias, chosen, temperature=self.temperature)
+
+        def spread(of_tokens: torch.Tensor) -> torch.Tensor:
+            zeros = of_tokens.new_zeros(acts.numel())
+            return zeros.index_copy(0, acting, of_tokens).view(acts.shape)
+
         return PolicyOutput(
-            logprobs=_scatter(logprobs, acts),
-            entropy=_scatter(entropy if self._entropy_gradient else entropy.detach(), acts),
-            values=None if values is None else _scatter(values.float(), acts),
+            logprobs=spread(logprobs),
+            entropy=spread(entropy if self._entropy_gradient else entropy.detach()),
+            values=None if values is None else spread(values.float()),
         )
 
     @overload
@@ -162,29 +176,31 @@ class Policy(nn.Module):
         """Return the output for a whole batch, without gradients.
 
         Args:
-            batch: ``B`` sequences.
+            batch: ``B`` sequences, on the host.
             max_tokens: Maximum tokens per forward pass.
             should_stop: Called after each forward pass; once it returns True, evaluation ends and returns None.
+
+        Returns:
+            Outputs on the host.
         """
         self.eval()
-        zeros = torch.zeros_like(batch.sampling_logprobs)
-        total = {"logprobs": zeros, "entropy": zeros.clone()}
-        if self.value_head is not None:
-            total["values"] = zeros.clone()
+        names = ["logprobs", "entropy", *(["values"] if self.value_head is not None else [])]
+        total = {name: torch.zeros_like(batch.sampling_logprobs, device=self.device) for name in names}
         for index, counts in deal(micro_batches(batch, max_tokens)):
-            rows = batch.rows(index).trimmed().to(self.device)
-            output = self(rows)
+            rows = batch.rows(index).trimmed()
+            output, there = self(rows), upload(index, self.device)
             for name, tensor in total.items():
                 if counts:
-                    tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
+                    tensor[there, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
             if should_stop():
                 return None
-        return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
+        return PolicyOutput(**{name: add_up(tensor).cpu() for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:
+        if self.autocast is None:
+            return nullcontext()
         # each weight is cast once per forward pass, so a cache would only hold all weights in both dtypes
-        enabled = self.autocast is not None
-        return torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False)
+        return torch.autocast(self.device.type, dtype=self.autocast, cache_enabled=False)
 
 
 def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
@@ -211,19 +227,18 @@ def _switch_off_noise(model: PreTrainedModel) -> None:
 @torch.no_grad()
 def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Tensor) -> None:
     """Reject a model whose logits of a row change when it is packed beside a row with the same prefix."""
-    ids = row.repeat(2, 1)
+    ids = row.cpu().repeat(2, 1)
     ids[0, SHARED_TOKENS:] = (ids[0, SHARED_TOKENS:] + SHARED_TOKENS) % model.config.get_text_config().vocab_size
-    there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=model.device)
-    packed = pack(
-        Batch(
-            token_ids=ids,
-            attention_mask=there,
-            action_mask=there,
-            sampling_logprobs=zeros,
-            rewards=zeros[:, 0],
-            group_ids=ids[:, 0],
-        )
+    there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape)
+    batch = Batch(
+        token_ids=ids,
+        attention_mask=there,
+        action_mask=there,
+        sampling_logprobs=zeros,
+        rewards=zeros[:, 0],
+        group_ids=ids[:, 0],
     )
+    packed = pack(batch, model.device)
     hidden = _hidden(model, packed)[packed.places[1]]
     found = model.get_output_embeddings()(hidden).float()
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
@@ -248,11 +263,6 @@ def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
     )
     hidden: torch.Tensor = output.last_hidden_state[0]
     return hidden
-
-
-def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return a tensor like ``mask`` with ``values`` where it is True and 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def shard(policy: Policy) -> None:

@@ -14,7 +14,7 @@ import torch
 from transformers import get_scheduler
 
 from agents.core.distributed import add_up_metrics, size, whole
-from agents.core.types import Advantages, Batch, Loss, PolicyOutput
+from agents.core.types import Advantages, Batch, Loss, PolicyOutput, upload
 from agents.learning.advantages import find_estimator
 from agents.learning.batching import deal, micro_batches
 from agents.learning.losses import entropy_loss, find_aggregation, kl_loss, policy_loss, value_loss
@@ -159,22 +159,22 @@ class PPO:
         self.policy.train()
         tokens = int(batch.action_mask.sum())
         weights = self._weigh(batch.action_mask, self._max_completion_length)
-        totals: dict[str, float] = defaultdict(float)
+        metrics = []
         for index, counts in deal(micro_batches(batch, self.config.micro_batch_tokens)):
-            rows = batch.rows(index).trimmed().to(self.policy.device)
+            rows = batch.rows(index).trimmed()
             length = rows.token_ids.shape[1]
             parts = old.rows(index).columns(length), targets.rows(index).columns(length)
-            loss = self._loss(rows, *parts, weights[index, :length].to(self.policy.device))
+            loss = self._loss(rows, *parts, weights[index, :length])
             (loss.total * (size() * counts)).backward()  # FSDP2 takes the mean over processes
-            for name, value in loss.metrics.items():
-                totals[name] += value * counts
+            metrics.append({name: value * counts for name, value in loss.metrics.items()})
             if should_stop():
                 return None
-        return tokens, add_up_metrics(totals)
+        return tokens, add_up_metrics(metrics)
 
     def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
-        config, mask = self.config, batch.action_mask
-        old, targets = old.to(self.policy.device), targets.to(self.policy.device)
+        config, device = self.config, self.policy.device
+        old, targets = old.to(device), targets.to(device)
+        mask, weights = upload(batch.action_mask, device), upload(weights, device)
         output = self.policy(batch)
         # policy
         losses = [
@@ -210,7 +210,7 @@ class PPO:
         # entropy bonus
         if config.entropy_coefficient:
             losses.append(entropy_loss(output.entropy, weights, coefficient=config.entropy_coefficient))
-        metrics = {"entropy": float(output.entropy.detach().sum())}
+        metrics = {"entropy": output.entropy.detach().sum()}
         for loss in losses:
             metrics |= loss.metrics
         return Loss(total=torch.stack([loss.total for loss in losses]).sum(), metrics=metrics)
@@ -222,8 +222,9 @@ class PPO:
 
     def _clip(self) -> float:
         """Clip each parameter group's gradient; return the policy's norm, or the first that is not finite."""
-        norms = [
-            float(whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)))
+        clipped = [
+            whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm))
             for group in self.optimizer.param_groups
         ]
+        norms: list[float] = torch.stack(clipped).tolist()
         return next((norm for norm in norms if not math.isfinite(norm)), norms[0])

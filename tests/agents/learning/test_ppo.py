@@ -108,6 +108,28 @@ def test_a_sequence_is_weighted_by_its_number_of_tokens() -> None:
         assert torch.allclose(total * (many + one), a * many + b * one, atol=1e-3)
 
 
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_no_value_is_read_from_the_device_before_the_end_of_a_minibatch(
+    monkeypatch: pytest.MonkeyPatch, gradient_checkpointing: bool
+) -> None:
+    policy = Policy(tiny_qwen2(V), value_head=True, gradient_checkpointing=gradient_checkpointing)
+    agent, batch = PPO(policy, PPOConfig(micro_batch_tokens=40, entropy_coefficient=0.1)), random_batch(V, rows=7)
+    old = policy.evaluate(batch, 40)
+    aims = replace(targets(batch), reference_logprobs=old.logprobs)
+    policy.to("meta")  # computes shapes; reading a value is an error
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # it does not know this device
+    monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"meta": 4 * V * 8})
+    reads: list[object] = []
+    monkeypatch.setattr("agents.learning.ppo.add_up_metrics", reads.append)
+    monkeypatch.setattr("agents.learning.policy.add_up", lambda tensor: [reads.append(tensor), torch.zeros(())][1])
+    agent.accumulate(batch, old, aims)
+    policy.evaluate(batch, 40)
+    metrics, *outputs = reads
+    assert isinstance(metrics, list)
+    assert len(metrics) > 1
+    assert len(outputs) == 3
+
+
 def test_values_at_feedback_tokens_have_no_influence() -> None:
     batch = random_batch(V)
     outcomes = []
