@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.dropout import _DropoutNd
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -106,6 +106,10 @@ class Policy(nn.Module):
             each for model in self._models() for each in model.modules() if isinstance(each, GradientCheckpointingLayer)
         ]
 
+    def embeddings(self) -> list[nn.Module]:
+        """Return the models' input embeddings."""
+        return [model.get_input_embeddings() for model in self._models()]
+
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return the trained parameters: the policy's and, if there is a separate critic, the critic's."""
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -154,8 +158,7 @@ class Policy(nn.Module):
         logprobs, entropy = token_logprobs(hidden, head.weight, bias, chosen, temperature=self.temperature)
 
         def spread(of_tokens: torch.Tensor) -> torch.Tensor:
-            zeros = of_tokens.new_zeros(acts.numel())
-            return zeros.index_copy(0, acting, of_tokens).view(acts.shape)
+            return of_tokens.new_zeros(acts.shape).put(acting, of_tokens)
 
         return PolicyOutput(
             logprobs=spread(logprobs),
@@ -268,7 +271,8 @@ def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
 def shard(policy: Policy) -> None:
     """Shard a policy's parameters over the processes: layer by layer, then the rest together (FSDP2).
 
-    All processes start from the parameters of the first.
+    All processes start from the parameters of the first. Parameters are gathered in the dtype of autocast; shards,
+    reduced gradients and hidden states between layers keep the parameters' own.
     """
     if size() == 1:
         return
@@ -276,9 +280,16 @@ def shard(policy: Policy) -> None:
     for parameter in policy.parameters():
         torch.distributed.broadcast(parameter.data, 0)
     mesh = init_device_mesh(policy.device.type, (size(),))
+    precision = MixedPrecisionPolicy()
+    if policy.autocast is not None:
+        precision = MixedPrecisionPolicy(policy.autocast, torch.float32, cast_forward_inputs=False)
+        for embeddings in policy.embeddings():
+            embeddings.register_forward_hook(lambda _, __, output: output.float())
     for layer in policy.layers():
-        fully_shard(layer, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    if policy.value_head is not None:
+        fully_shard(policy.value_head, mesh=mesh)  # autocast does not reach it
+    fully_shard(policy, mesh=mesh, mp_policy=precision)
 
 
 def token_logprobs(
