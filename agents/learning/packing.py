@@ -241,13 +241,9 @@ def _varlen(
     """Run flash attention once for all segments; its causal mask aligns the last query with the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
-    repeats = query.shape[1] // key.shape[1]
     narrower = query.shape[-1] - value.shape[-1]  # in latent attention; the kernel takes one width
     value = pad(value, (0, narrower)) if narrower else value
-    keys, values = (
-        part[0].transpose(0, 1).index_select(0, layout.key_index).repeat_interleave(repeats, dim=1)
-        for part in (key, value)
-    )
+    keys, values = (part[0].transpose(0, 1).index_select(0, layout.key_index) for part in (key, value))
     output: Any = varlen_attn(
         query[0].transpose(0, 1).contiguous(),
         keys,
@@ -258,6 +254,7 @@ def _varlen(
         max(layout.key_lengths),
         window_size=(-1 if window is None else window - 1, 0),
         scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.transpose(0, 1)[None, ..., : value.shape[-1] - narrower]  # type: ignore[no-any-return]
 

@@ -1,10 +1,8 @@
 """Log-probabilities in chunks have the values and gradients of those from full logits."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatch import Shapes
 
 from agents.learning.policy import token_logprobs
 
@@ -64,20 +62,6 @@ def test_bfloat16_inputs_give_float32_outputs() -> None:
     hidden, weight = (part.detach().bfloat16() for part in inputs(bias=False))
     found = token_logprobs(hidden, weight.float(), None, torch.zeros(N, dtype=torch.long))
     assert {part.dtype for part in found} == {torch.float32}
-
-
-class Shapes(TorchDispatchMode):
-    """Keeps the shape of every tensor that is computed or changed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[torch.Size] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **kwargs or {})
-        if isinstance(result, torch.Tensor):
-            self.seen.append(result.shape)
-        return result
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_qwen2, tiny_qwen3_moe
-from torch.utils._python_dispatch import TorchDispatchMode
+from dispatch import Gathered
 
 import train
 from agents.config.training import LoraConfig, PPOConfig, RolloutConfig, TrainConfig
@@ -71,16 +71,6 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
     tensors = {name: tensor.clone() for name, tensor in Weights(policy.model).items()}
     tensors |= {name: whole(p.detach()) for name, p in policy.named_parameters() if not name.startswith("model.")}
     return tensors | {"logprobs": old.logprobs}, figures
-
-
-class Gathered(TorchDispatchMode):
-    """Counts the bytes that processes gather from each other."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.bytes += args[0].nbytes if "_allgather_base_" in str(func) else 0
-        return func(*args, **kwargs or {})
 
 
 def gradient(autocast: torch.dtype | None) -> tuple[torch.Tensor, dict[str, float], int]:
