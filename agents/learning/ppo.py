@@ -79,6 +79,7 @@ class PPO:
             [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
+            fused=True,
         )
 
     def update(

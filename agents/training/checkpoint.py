@@ -202,7 +202,7 @@ def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[st
 
 def _initial_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
     zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-    return zeros | {"step": torch.zeros(())}
+    return zeros | {"step": torch.zeros((), device=parameter.device)}
 
 
 def remove_leftovers(folder: Path) -> None:
