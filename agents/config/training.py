@@ -147,6 +147,8 @@ class PPOConfig:
     """How the KL divergence is estimated from the sampled tokens."""
     entropy_coefficient: float = 0.0
     """Weight of an entropy bonus."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW, or torchao's with 2 bytes of state for each parameter instead of 8 (extra torchao)."""
     learning_rate: float = 1e-6
     """AdamW's, without a schedule or at its peak."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"

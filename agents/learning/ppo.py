@@ -18,6 +18,7 @@ from agents.core.types import Advantages, Batch, Loss, PolicyOutput, upload
 from agents.learning.advantages import find_estimator
 from agents.learning.batching import deal, micro_batches
 from agents.learning.losses import entropy_loss, find_aggregation, kl_loss, policy_loss, value_loss
+from agents.learning.optimizer import make_optimizer, set_learning_rates
 
 if TYPE_CHECKING:
     from agents.config.training import PPOConfig
@@ -74,13 +75,8 @@ class PPO:
         self.estimate = find_estimator(config.advantage)
         self._weigh = find_aggregation(config.aggregation)
         self._schedule = learning_rate_schedule(config, max_steps)
-        self._rates = rates = (config.learning_rate, config.critic_learning_rate)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self._rates = config.learning_rate, config.critic_learning_rate
+        self.optimizer = make_optimizer(config, policy.parameter_groups())
 
     def update(
         self,
@@ -120,19 +116,17 @@ class PPO:
                 return None
             count, metrics = summed
             # learning rate
-            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
-                group["lr"] = rate * self._schedule(place)
+            set_learning_rates(self.optimizer, [rate * self._schedule(place) for rate in self._rates])
             # clip
             norm = self._clip()
             # optimizer step, unless the guard rejects it
-            if not guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
-                self.optimizer.zero_grad(set_to_none=True)
-                continue
-            self.optimizer.step()
-            norms.append(norm)
-            totals["tokens"] += count
-            for name, value in metrics.items():
-                totals[name] += value
+            if guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
+                self.optimizer.step()
+                norms.append(norm)
+                totals["tokens"] += count
+                for name, value in metrics.items():
+                    totals[name] += value
+            self.optimizer.zero_grad(set_to_none=True)  # their memory is the engine's while it samples
         if not norms:
             return {"num_updates": 0.0}
         tokens = totals.pop("tokens")
