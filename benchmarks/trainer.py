@@ -130,7 +130,8 @@ def update_ours(config: Config, model: PreTrainedModel, load: Load, meter: Meter
         meter.begin()
         old = policy.evaluate(batch, max_tokens)
         for index in halves(batch):
-            metrics = ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator)
+            part = batch.rows(index), old.rows(index), targets.rows(index)
+            metrics = ppo.update(*part, ppo.minibatches(len(index), generator))
             steps.append((metrics["policy_loss"], metrics["grad_norm"]))
         meter.end()
     return steps

@@ -176,7 +176,7 @@ class Policy(nn.Module):
     def evaluate(
         self, batch: Batch, max_tokens: int, *, should_stop: Callable[[], bool] = lambda: False
     ) -> PolicyOutput | None:
-        """Return the output for a whole batch, without gradients.
+        """Return the output for a whole batch, without gradients; rows without sampled tokens are not computed.
 
         Args:
             batch: ``B`` sequences, on the host.
@@ -189,9 +189,10 @@ class Policy(nn.Module):
         self.eval()
         names = ["logprobs", "entropy", *(["values"] if self.value_head is not None else [])]
         total = {name: torch.zeros_like(batch.sampling_logprobs, device=self.device) for name in names}
-        for index, counts in deal(micro_batches(batch, max_tokens)):
-            rows = batch.rows(index).trimmed()
-            output, there = self(rows), upload(index, self.device)
+        acting = batch.action_mask.any(1).nonzero()[:, 0]
+        for index, counts in deal(micro_batches(batch.rows(acting), max_tokens)):
+            rows = batch.rows(acting[index]).trimmed()
+            output, there = self(rows), upload(acting[index], self.device)
             for name, tensor in total.items():
                 if counts:
                     tensor[there, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)

@@ -35,7 +35,7 @@ def trained(*, value_head: bool = False, seed: int = 0, size: int = V, **setting
     batch = random_batch(V, seed=seed)
     ones = batch.action_mask.float()
     old = ppo.policy.evaluate(batch, 8)
-    ppo.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+    ppo.update(batch, old, Advantages(advantages=ones, returns=ones), ppo.minibatches(len(batch), torch.Generator()))
     return ppo
 
 
@@ -95,7 +95,8 @@ def check_resumes_exactly(ppo: PPO, folder: Path) -> None:
     ones = batch.action_mask.float()
     for each in (ppo, other):
         old = each.policy.evaluate(batch, 8)
-        each.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+        parts = each.minibatches(len(batch), torch.Generator())
+        each.update(batch, old, Advantages(advantages=ones, returns=ones), parts)
     for one, two in zip(ppo.policy.parameters(), other.policy.parameters(), strict=True):
         assert torch.equal(one, two)
 
@@ -113,7 +114,8 @@ def test_a_checkpoint_with_adapters_is_a_plain_model_and_resumes_exactly(tmp_pat
 
     def update(each: PPO) -> None:
         old = each.policy.evaluate(batch, 99)
-        each.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+        parts = each.minibatches(len(batch), torch.Generator())
+        each.update(batch, old, Advantages(advantages=ones, returns=ones), parts)
 
     one, two = adapted(), adapted()
     update(one)

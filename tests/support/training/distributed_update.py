@@ -67,7 +67,7 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
         noise = 0.2 * torch.randn(old.logprobs.shape, generator=torch.Generator().manual_seed(2)) * batch.action_mask
         old = replace(old, logprobs=old.logprobs + noise)
         aims = estimate_advantages(batch, old, config, correction(batch, old, config), agent.estimate)
-        figures = agent.update(batch, old, aims, generator=torch.Generator().manual_seed(3))
+        figures = agent.update(batch, old, aims, agent.minibatches(len(batch), torch.Generator().manual_seed(3)))
     tensors = {name: tensor.clone() for name, tensor in Weights(policy.model).items()}
     tensors |= {name: whole(p.detach()) for name, p in policy.named_parameters() if not name.startswith("model.")}
     return tensors | {"logprobs": old.logprobs}, figures
