@@ -142,7 +142,8 @@ def update_policy(
         meter.begin()
         old = policy.evaluate(batch, max_tokens)
         for index in halves(batch):
-            ppo.update(batch.rows(index), old.rows(index), targets.rows(index), generator=generator, guard=guard)
+            part = batch.rows(index), old.rows(index), targets.rows(index)
+            ppo.update(*part, ppo.minibatches(len(index), generator), guard=guard)
         meter.end()
     return steps
 

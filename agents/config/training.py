@@ -150,6 +150,8 @@ class PPOConfig:
     tool_efficiency: float = 0.0
     """Favour right answers with fewer executed blocks than other right ones of their group, above all on easy problems
     (after AdaTIR): weight of the shaped part of their advantages. 0: none."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW, or torchao's with 2 bytes of state for each parameter instead of 8 (extra torchao)."""
     learning_rate: float = 1e-6
     """AdamW's, without a schedule or at its peak."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"

@@ -171,12 +171,15 @@ def add_up(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def add_up_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Sum metrics over all processes; all must have the same names."""
-    if size() == 1:
-        return dict(metrics)
-    names = sorted(metrics)
-    totals = add_up(torch.tensor([metrics[name] for name in names], dtype=torch.float64))
+def add_up_metrics(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
+    """Sum scalars over parts and processes, and read the sums from the device at once.
+
+    Args:
+        parts: At least one, all with the same names.
+    """
+    names = sorted(parts[0])
+    scalars = torch.stack([part[name] for part in parts for name in names]).double()
+    totals = add_up(scalars.view(len(parts), -1).sum(0))
     return dict(zip(names, totals.tolist(), strict=True))
 
 

@@ -215,6 +215,11 @@ def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
 
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on ``device``, without waiting for the work that a GPU has still to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class _Tensors:
     """Row selection and device moves for a dataclass of tensors whose first dimension is ``B``."""
 
@@ -229,8 +234,8 @@ class _Tensors:
         return self._map(lambda tensor: tensor[:, :length] if tensor.ndim == 2 else tensor)
 
     def to(self, device: torch.device) -> Self:
-        """Return the same data on ``device``."""
-        return self._map(lambda tensor: tensor.to(device))
+        """Return the same data, now on the host, on ``device``."""
+        return self._map(lambda tensor: upload(tensor, device))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
@@ -293,5 +298,5 @@ class Loss:
 
     total: torch.Tensor
     """Scalar with a gradient."""
-    metrics: Mapping[str, float]
-    """Sums over the action tokens; the caller divides by their number."""
+    metrics: Mapping[str, torch.Tensor]
+    """Scalars without a gradient: sums over the action tokens; the caller divides by their number."""

@@ -67,7 +67,8 @@ def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:
             members, tokens, new = [], 0, len(rows[row])
         members.append(row)
         tokens += new
-    yield torch.tensor(members)
+    if members:
+        yield torch.tensor(members)
 
 
 def deal(parts: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, bool]]:

@@ -128,10 +128,10 @@ def policy_loss(
         up = (ratios > 1 + epsilon_high) & (advantages > 0) & action_mask
         down = (ratios < 1 - epsilon) & (advantages < 0) & action_mask
         metrics = {
-            "policy_loss": float((loss * action_mask).sum()),
-            "approx_kl": float((ratios - 1 - log_ratio).sum()),
-            "clip_ratio/high_mean": float(up.sum()),
-            "clip_ratio/low_mean": float(down.sum()),
+            "policy_loss": (loss * action_mask).sum(),
+            "approx_kl": (ratios - 1 - log_ratio).sum(),
+            "clip_ratio/high_mean": up.sum(),
+            "clip_ratio/low_mean": down.sum(),
         }
     return Loss(total=(loss * weights).sum(), metrics=metrics)
 
@@ -172,7 +172,7 @@ def kl_loss(
         "k3": torch.expm1(-distance) + distance,
     }
     kl = estimates[estimator]
-    return Loss(total=coefficient * (kl * weights).sum(), metrics={"kl": float(kl.detach().sum())})
+    return Loss(total=coefficient * (kl * weights).sum(), metrics={"kl": kl.detach().sum()})
 
 
 def entropy_loss(entropy: torch.Tensor, weights: torch.Tensor, *, coefficient: float) -> Loss:
@@ -204,4 +204,4 @@ def value_loss(
         coefficient: Weight of this loss relative to the policy loss.
     """
     loss = coefficient * (values - returns).square() * action_mask
-    return Loss(total=(loss * weights).sum(), metrics={"value_loss": float(loss.detach().sum())})
+    return Loss(total=(loss * weights).sum(), metrics={"value_loss": loss.detach().sum()})

@@ -26,7 +26,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from agents.core.types import Batch
+from agents.core.types import Batch, upload
 from agents.models.support import CHANGE_SCORES
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -85,11 +85,11 @@ class Layout:
             for number, above in enumerate(self.ancestors)
             for s in (*above, number)
         ]
-        return torch.cat(parts).to(self.device)
+        return upload(torch.cat(parts), self.device)
 
     def ends(self, lengths: Sequence[int]) -> torch.Tensor:
         """Return ``[segments + 1]`` int32: cumulative lengths, from 0."""
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
+        return upload(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), self.device)
 
     @cached_property
     def query_ends(self) -> torch.Tensor:
@@ -111,13 +111,13 @@ class Packed:
     position_ids: torch.Tensor
     """``[N]`` int64: position of each token in its row."""
     places: torch.Tensor
-    """``[B, T]`` int64: index of each token of a row in the sequence; 0 on padding."""
+    """``[B, T]`` int64, on the host: index of each token of a row in the sequence; 0 on padding."""
     layout: Layout
     """The attention pattern."""
 
 
-def pack(batch: Batch) -> Packed:
-    """Pack a batch into one sequence, on the batch's device.
+def pack(batch: Batch, device: torch.device | None = None) -> Packed:
+    """Pack a batch, which is on the host, into one sequence on ``device``; None: on the host.
 
     >>> ids = torch.tensor([[7] * 16 + [1], [7] * 16 + [2]])
     >>> mask = torch.ones_like(ids, dtype=torch.bool)
@@ -145,19 +145,19 @@ def pack(batch: Batch) -> Packed:
             starts.append(start)
             ancestors.append(above)
             size += end - start
-    device = batch.token_ids.device
+    device = device or batch.token_ids.device
     positions = [np.arange(start, start + len(part)) for start, part in zip(starts, tokens, strict=True)]
     return Packed(
-        token_ids=torch.from_numpy(np.concatenate(tokens)).to(device),
-        position_ids=torch.from_numpy(np.concatenate(positions)).to(device),
-        places=torch.from_numpy(places).to(device),
+        token_ids=upload(torch.from_numpy(np.concatenate(tokens)), device),
+        position_ids=upload(torch.from_numpy(np.concatenate(positions)), device),
+        places=torch.from_numpy(places),
         layout=Layout(lengths=tuple(map(len, tokens)), ancestors=tuple(ancestors), device=device),
     )
 
 
 def rows_of(batch: Batch) -> list[Ids]:
     """Return the token ids of each row, without padding."""
-    ids, lengths = batch.token_ids.cpu().numpy(), batch.attention_mask.sum(1).tolist()
+    ids, lengths = batch.token_ids.numpy(), batch.attention_mask.sum(1).tolist()
     return [ids[row, :length] for row, length in enumerate(lengths)]
 
 
@@ -241,13 +241,9 @@ def _varlen(
     """Run flash attention once for all segments; its causal mask aligns the last query with the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
-    repeats = query.shape[1] // key.shape[1]
     narrower = query.shape[-1] - value.shape[-1]  # in latent attention; the kernel takes one width
     value = pad(value, (0, narrower)) if narrower else value
-    keys, values = (
-        part[0].transpose(0, 1).index_select(0, layout.key_index).repeat_interleave(repeats, dim=1)
-        for part in (key, value)
-    )
+    keys, values = (part[0].transpose(0, 1).index_select(0, layout.key_index) for part in (key, value))
     output: Any = varlen_attn(
         query[0].transpose(0, 1).contiguous(),
         keys,
@@ -258,6 +254,7 @@ def _varlen(
         max(layout.key_lengths),
         window_size=(-1 if window is None else window - 1, 0),
         scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.transpose(0, 1)[None, ..., : value.shape[-1] - narrower]  # type: ignore[no-any-return]
 

@@ -6,19 +6,19 @@ Only this module shifts by one token: what the model computes at position ``t - 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.dropout import _DropoutNd
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.core.distributed import add_up, size, wait
 from agents.core.errors import ModelError
-from agents.core.types import Batch, PolicyOutput
+from agents.core.types import Batch, PolicyOutput, upload
 from agents.learning.batching import deal, micro_batches
 from agents.learning.packing import ATTENTION, SHARED_TOKENS, Packed, pack
 from agents.models.support import attention_calls, longest_row, plain_logits
@@ -106,6 +106,10 @@ class Policy(nn.Module):
             each for model in self._models() for each in model.modules() if isinstance(each, GradientCheckpointingLayer)
         ]
 
+    def embeddings(self) -> list[nn.Module]:
+        """Return the models' input embeddings."""
+        return [model.get_input_embeddings() for model in self._models()]
+
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return the trained parameters: the policy's and, if there is a separate critic, the critic's."""
         trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -120,17 +124,28 @@ class Policy(nn.Module):
         return self.model.device
 
     def forward(self, batch: Batch) -> PolicyOutput:
-        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if enabled."""
+        """Return log-probabilities, entropies and values of the sampled tokens, with gradients if enabled.
+
+        The device computes all of it without an answer from it to the host: what depends on the batch's shape and masks
+        is computed before the transfer.
+
+        Args:
+            batch: ``B`` sequences, on the host.
+
+        Returns:
+            Outputs on the policy's device.
+        """
         acts = batch.action_mask
-        if bool(acts[:, 0].any()):
+        if acts[:, 0].any():
             raise ValueError(
                 "Expect a prompt of at least one token in every row, got a row that starts with an action."
             )
-        packed = pack(batch)
+        packed = pack(batch, self.device)
         if self._longest is not None and max(packed.layout.key_lengths) > self._longest[0]:
             length, reason = self._longest
             raise ValueError(f"Expect rows of at most {length} tokens for {reason}.")
-        before = packed.places[:, :-1][acts[:, 1:]]
+        indices = packed.places[:, :-1][acts[:, 1:]], acts.flatten().nonzero()[:, 0], batch.token_ids[acts]
+        before, acting, chosen = (upload(index, self.device) for index in indices)
         with self._casting():
             hidden = _hidden(self.model, packed)[before]
             states = hidden if self.critic is None else _hidden(self.critic, packed)[before]
@@ -140,13 +155,15 @@ class Policy(nn.Module):
         head = self.model.get_output_embeddings()
         hidden = hidden if self.autocast is None else hidden.to(self.autocast)
         bias = getattr(head, "bias", None)
-        logprobs, entropy = token_logprobs(
-            hidden, head.weight, bias, batch.token_ids[acts], temperature=self.temperature
-        )
+        logprobs, entropy = token_logprobs(hidden, head.weight, bias, chosen, temperature=self.temperature)
+
+        def spread(of_tokens: torch.Tensor) -> torch.Tensor:
+            return of_tokens.new_zeros(acts.shape).put(acting, of_tokens)
+
         return PolicyOutput(
-            logprobs=_scatter(logprobs, acts),
-            entropy=_scatter(entropy if self._entropy_gradient else entropy.detach(), acts),
-            values=None if values is None else _scatter(values.float(), acts),
+            logprobs=spread(logprobs),
+            entropy=spread(entropy if self._entropy_gradient else entropy.detach()),
+            values=None if values is None else spread(values.float()),
         )
 
     @overload
@@ -159,32 +176,35 @@ class Policy(nn.Module):
     def evaluate(
         self, batch: Batch, max_tokens: int, *, should_stop: Callable[[], bool] = lambda: False
     ) -> PolicyOutput | None:
-        """Return the output for a whole batch, without gradients.
+        """Return the output for a whole batch, without gradients; rows without sampled tokens are not computed.
 
         Args:
-            batch: ``B`` sequences.
+            batch: ``B`` sequences, on the host.
             max_tokens: Maximum tokens per forward pass.
             should_stop: Called after each forward pass; once it returns True, evaluation ends and returns None.
+
+        Returns:
+            Outputs on the host.
         """
         self.eval()
-        zeros = torch.zeros_like(batch.sampling_logprobs)
-        total = {"logprobs": zeros, "entropy": zeros.clone()}
-        if self.value_head is not None:
-            total["values"] = zeros.clone()
-        for index, counts in deal(micro_batches(batch, max_tokens)):
-            rows = batch.rows(index).trimmed().to(self.device)
-            output = self(rows)
+        names = ["logprobs", "entropy", *(["values"] if self.value_head is not None else [])]
+        total = {name: torch.zeros_like(batch.sampling_logprobs, device=self.device) for name in names}
+        acting = batch.action_mask.any(1).nonzero()[:, 0]
+        for index, counts in deal(micro_batches(batch.rows(acting), max_tokens)):
+            rows = batch.rows(acting[index]).trimmed()
+            output, there = self(rows), upload(acting[index], self.device)
             for name, tensor in total.items():
                 if counts:
-                    tensor[index, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
+                    tensor[there, : rows.token_ids.shape[1]] = getattr(output, name).to(tensor)
             if should_stop():
                 return None
-        return PolicyOutput(**{name: add_up(tensor) for name, tensor in total.items()})
+        return PolicyOutput(**{name: add_up(tensor).cpu() for name, tensor in total.items()})
 
     def _casting(self) -> AbstractContextManager[None]:
+        if self.autocast is None:
+            return nullcontext()
         # each weight is cast once per forward pass, so a cache would only hold all weights in both dtypes
-        enabled = self.autocast is not None
-        return torch.autocast(self.device.type, dtype=self.autocast, enabled=enabled, cache_enabled=False)
+        return torch.autocast(self.device.type, dtype=self.autocast, cache_enabled=False)
 
 
 def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
@@ -211,19 +231,18 @@ def _switch_off_noise(model: PreTrainedModel) -> None:
 @torch.no_grad()
 def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Tensor) -> None:
     """Reject a model whose logits of a row change when it is packed beside a row with the same prefix."""
-    ids = row.repeat(2, 1)
+    ids = row.cpu().repeat(2, 1)
     ids[0, SHARED_TOKENS:] = (ids[0, SHARED_TOKENS:] + SHARED_TOKENS) % model.config.get_text_config().vocab_size
-    there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=model.device)
-    packed = pack(
-        Batch(
-            token_ids=ids,
-            attention_mask=there,
-            action_mask=there,
-            sampling_logprobs=zeros,
-            rewards=zeros[:, 0],
-            group_ids=ids[:, 0],
-        )
+    there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape)
+    batch = Batch(
+        token_ids=ids,
+        attention_mask=there,
+        action_mask=there,
+        sampling_logprobs=zeros,
+        rewards=zeros[:, 0],
+        group_ids=ids[:, 0],
     )
+    packed = pack(batch, model.device)
     hidden = _hidden(model, packed)[packed.places[1]]
     found = model.get_output_embeddings()(hidden).float()
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
@@ -250,15 +269,11 @@ def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
     return hidden
 
 
-def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return a tensor like ``mask`` with ``values`` where it is True and 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
-
-
 def shard(policy: Policy) -> None:
     """Shard a policy's parameters over the processes: layer by layer, then the rest together (FSDP2).
 
-    All processes start from the parameters of the first.
+    All processes start from the parameters of the first. Parameters are gathered in the dtype of autocast; shards,
+    reduced gradients and hidden states between layers keep the parameters' own.
     """
     if size() == 1:
         return
@@ -266,9 +281,16 @@ def shard(policy: Policy) -> None:
     for parameter in policy.parameters():
         torch.distributed.broadcast(parameter.data, 0)
     mesh = init_device_mesh(policy.device.type, (size(),))
+    precision = MixedPrecisionPolicy()
+    if policy.autocast is not None:
+        precision = MixedPrecisionPolicy(policy.autocast, torch.float32, cast_forward_inputs=False)
+        for embeddings in policy.embeddings():
+            embeddings.register_forward_hook(lambda _, __, output: output.float())
     for layer in policy.layers():
-        fully_shard(layer, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    if policy.value_head is not None:
+        fully_shard(policy.value_head, mesh=mesh)  # autocast does not reach it
+    fully_shard(policy, mesh=mesh, mp_policy=precision)
 
 
 def token_logprobs(
@@ -281,9 +303,10 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of each chosen token, and the entropy of its distribution.
 
-    The logits of one token are as many numbers as the vocabulary has tokens, some 150,000. They are computed for a few
-    tokens at a time, in the forward pass and again in the backward pass, so that all of them are never in memory.
-    Logits are computed in the dtype of ``hidden``, everything else in float32, or in float64 if ``hidden`` is float64.
+    The logits of one token are as many numbers as the vocabulary has tokens, some 150,000. So that all of them are
+    never in memory, the forward pass computes them for a few tokens at a time, and the backward pass again for a part
+    of the vocabulary at a time: each row of the weight gets its gradient from one product over all tokens. Logits are
+    computed in the dtype of ``hidden``, everything else in float32, or in float64 if ``hidden`` is float64.
 
     Args:
         hidden: ``[n, H]`` hidden states, differentiable.
@@ -302,9 +325,10 @@ def token_logprobs(
     return _TokenLogprobs.apply(hidden, weight, bias, chosen, temperature)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
-    size = max(1, _LOGITS_BYTES[hidden.device.type] // (4 * len(weight)))
-    return [slice(start, start + size) for start in range(0, len(hidden), size)]
+def _chunks(count: int, width: int, device: torch.device) -> list[slice]:
+    """Divide ``count`` rows of ``width`` logits into parts that fit."""
+    size = max(1, _LOGITS_BYTES[device.type] // (4 * max(1, width)))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, temperature: float) -> torch.Tensor:
@@ -328,7 +352,7 @@ class _TokenLogprobs(torch.autograd.Function):
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs, entropy, normalizer = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
         cast = weight.to(hidden.dtype)
-        for part in _chunks(hidden, weight):
+        for part in _chunks(len(hidden), len(weight), hidden.device):
             logits = _logits(hidden[part], cast, bias, temperature)
             normalizer[part] = logits.logsumexp(1)
             logprobs[part] = logits.gather(1, chosen[part, None])[:, 0] - normalizer[part]
@@ -346,22 +370,26 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, chosen, normalizer, entropy = ctx.saved_tensors
         if of_logprobs is None:
             of_logprobs = torch.zeros_like(normalizer)
-        of_hidden = torch.empty_like(hidden)
-        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        of_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
-        cast = weight.to(hidden.dtype)
-        for part in _chunks(hidden, weight):
-            log_p = _logits(hidden[part], cast, bias, ctx.temperature).sub_(normalizer[part, None])
+        of_hidden = torch.zeros_like(hidden, dtype=normalizer.dtype)
+        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        for part in _chunks(len(weight), len(hidden), hidden.device):
+            rows = weight[part].to(hidden.dtype)
+            log_p = _logits(hidden, rows, None if bias is None else bias[part], ctx.temperature)
+            log_p.sub_(normalizer[:, None])
             of_logits = log_p.exp()
-            pull = of_logprobs[part, None]
+            pull = of_logprobs[:, None]
             if of_entropy is not None:  # the gradient of the entropy H is -p (log p + H)
-                pull = log_p.add_(entropy[part, None]).mul_(of_entropy[part, None]).add_(pull)
-            of_logits.mul_(pull).neg_().scatter_add_(1, chosen[part, None], of_logprobs[part, None])
+                pull = log_p.add_(entropy[:, None]).mul_(of_entropy[:, None]).add_(pull)
+            place = chosen[:, None] - part.start
+            is_here = (place >= 0) & (place < len(rows))
+            place = place.clamp(0, len(rows) - 1)
+            of_logits.mul_(pull).neg_().scatter_add_(1, place, of_logprobs[:, None] * is_here)
             of_logits.div_(ctx.temperature)
             if of_bias is not None:
-                of_bias += of_logits.sum(0)
+                of_bias[part] = of_logits.sum(0)
             of_logits = of_logits.to(hidden.dtype)
-            of_hidden[part] = of_logits @ cast
+            of_hidden += of_logits @ rows
             if of_weight is not None:
-                of_weight += of_logits.T @ hidden[part]
-        return of_hidden, of_weight, of_bias, None, None
+                of_weight[part] = of_logits.T @ hidden
+        return of_hidden.to(hidden.dtype), of_weight, of_bias, None, None

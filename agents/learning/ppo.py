@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import get_scheduler
 
-from agents.core.distributed import add_up_metrics, size, whole
-from agents.core.types import Advantages, Batch, Loss, PolicyOutput
+from agents.core.distributed import add_up, add_up_metrics, size, whole
+from agents.core.types import Advantages, Batch, Loss, PolicyOutput, upload
 from agents.learning.advantages import find_estimator
 from agents.learning.batching import deal, micro_batches
 from agents.learning.losses import entropy_loss, find_aggregation, kl_loss, policy_loss, value_loss
+from agents.learning.optimizer import make_optimizer, set_learning_rates
 
 if TYPE_CHECKING:
     from agents.config.training import PPOConfig
@@ -74,31 +76,30 @@ class PPO:
         self.estimate = find_estimator(config.advantage)
         self._weigh = find_aggregation(config.aggregation)
         self._schedule = learning_rate_schedule(config, max_steps)
-        self._rates = rates = (config.learning_rate, config.critic_learning_rate)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": lr} for group, lr in zip(policy.parameter_groups(), rates, strict=False)],
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-        )
+        self._rates = config.learning_rate, config.critic_learning_rate
+        self.optimizer = make_optimizer(config, policy.parameter_groups())
 
     def update(
         self,
         batch: Batch,
         old: PolicyOutput,
         targets: Advantages,
+        minibatches: Sequence[torch.Tensor],
         *,
-        generator: torch.Generator,
+        fill_in: bool = False,
         step: int = 0,
         guard: Callable[[Mapping[str, float], Part], bool] = is_finite,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
-        """Make ``num_epochs`` passes over the batch, with one optimizer step per minibatch.
+        """Take one optimizer step per minibatch.
 
         Args:
             batch: ``B`` sequences.
             old: The policy's output before the update.
             targets: Advantages and returns; reference log-probabilities for a KL penalty.
-            generator: Draws the minibatches.
+            minibatches: From :meth:`minibatches`.
+            fill_in: The first minibatch's log-probabilities are not in ``old`` yet: its own forward pass, before any
+                step, has them, and writes them there.
             step: Number of the update, from 0, on which a schedule of the learning rate depends.
             guard: Called before each optimizer step with the minibatch's metrics (means over sampled tokens, and the
                 gradient norm); returns whether to take the step. If not, parameters and optimizer state are unchanged.
@@ -111,27 +112,29 @@ class PPO:
         """
         totals: dict[str, float] = defaultdict(float)
         norms = []
-        for place, index in enumerate(self._minibatches(len(batch), generator), step * self.config.num_updates):
+        for number, index in enumerate(minibatches):
             # forward and backward
             part = batch.rows(index), old.rows(index), targets.rows(index)
-            summed = self.accumulate(*part, should_stop=should_stop)
+            is_filled_in = fill_in and number == 0
+            summed = self.accumulate(*part, fill_in=is_filled_in, should_stop=should_stop)
             if summed is None:
                 return None
             count, metrics = summed
+            if is_filled_in:
+                old.logprobs[index] = part[1].logprobs
             # learning rate
-            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
-                group["lr"] = rate * self._schedule(place)
+            factor = self._schedule(step * self.config.num_updates + number)
+            set_learning_rates(self.optimizer, [rate * factor for rate in self._rates])
             # clip
             norm = self._clip()
             # optimizer step, unless the guard rejects it
-            if not guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
-                self.optimizer.zero_grad(set_to_none=True)
-                continue
-            self.optimizer.step()
-            norms.append(norm)
-            totals["tokens"] += count
-            for name, value in metrics.items():
-                totals[name] += value
+            if guard({name: value / count for name, value in metrics.items()} | {"grad_norm": norm}, part):
+                self.optimizer.step()
+                norms.append(norm)
+                totals["tokens"] += count
+                for name, value in metrics.items():
+                    totals[name] += value
+            self.optimizer.zero_grad(set_to_none=True)  # their memory is the engine's while it samples
         if not norms:
             return {"num_updates": 0.0}
         tokens = totals.pop("tokens")
@@ -148,9 +151,12 @@ class PPO:
         old: PolicyOutput,
         targets: Advantages,
         *,
+        fill_in: bool = False,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[int, dict[str, float]] | None:
         """Set the parameters' gradients to those of the minibatch's loss.
+
+        Args: As for :meth:`update`; with ``fill_in``, the minibatch's log-probabilities are written to ``old``.
 
         Returns:
             The number of sampled tokens, and metrics summed over them; None if the update was stopped.
@@ -159,23 +165,32 @@ class PPO:
         self.policy.train()
         tokens = int(batch.action_mask.sum())
         weights = self._weigh(batch.action_mask, self._max_completion_length)
-        totals: dict[str, float] = defaultdict(float)
+        metrics, device = [], self.policy.device
+        own = torch.zeros_like(old.logprobs, device=device)
         for index, counts in deal(micro_batches(batch, self.config.micro_batch_tokens)):
-            rows = batch.rows(index).trimmed().to(self.policy.device)
+            rows = batch.rows(index).trimmed()
             length = rows.token_ids.shape[1]
-            parts = old.rows(index).columns(length), targets.rows(index).columns(length)
-            loss = self._loss(rows, *parts, weights[index, :length].to(self.policy.device))
+            output = self.policy(rows)
+            before = old.rows(index).columns(length).to(device)
+            aims = targets.rows(index).columns(length).to(device)
+            if fill_in:
+                before = replace(before, logprobs=output.logprobs.detach())
+                if counts:
+                    own[upload(index, device), :length] = before.logprobs.to(own)
+            masks = upload(rows.action_mask, device), upload(weights[index, :length], device)
+            loss = self._loss(output, before, aims, *masks)
             (loss.total * (size() * counts)).backward()  # FSDP2 takes the mean over processes
-            for name, value in loss.metrics.items():
-                totals[name] += value * counts
+            metrics.append({name: value * counts for name, value in loss.metrics.items()})
             if should_stop():
                 return None
-        return tokens, add_up_metrics(totals)
+        if fill_in:
+            old.logprobs.copy_(add_up(own))
+        return tokens, add_up_metrics(metrics)
 
-    def _loss(self, batch: Batch, old: PolicyOutput, targets: Advantages, weights: torch.Tensor) -> Loss:
-        config, mask = self.config, batch.action_mask
-        old, targets = old.to(self.policy.device), targets.to(self.policy.device)
-        output = self.policy(batch)
+    def _loss(
+        self, output: PolicyOutput, old: PolicyOutput, targets: Advantages, mask: torch.Tensor, weights: torch.Tensor
+    ) -> Loss:
+        config = self.config
         # policy
         losses = [
             policy_loss(
@@ -210,20 +225,22 @@ class PPO:
         # entropy bonus
         if config.entropy_coefficient:
             losses.append(entropy_loss(output.entropy, weights, coefficient=config.entropy_coefficient))
-        metrics = {"entropy": float(output.entropy.detach().sum())}
+        metrics = {"entropy": output.entropy.detach().sum()}
         for loss in losses:
             metrics |= loss.metrics
         return Loss(total=torch.stack([loss.total for loss in losses]).sum(), metrics=metrics)
 
-    def _minibatches(self, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        for _ in range(self.config.num_epochs):
-            order = torch.randperm(size, generator=generator)
-            yield from order.tensor_split(min(size, self.config.num_minibatches))  # sizes differ by at most 1
+    def minibatches(self, size: int, generator: torch.Generator) -> list[torch.Tensor]:
+        """Draw the rows of each minibatch of ``num_epochs`` passes over ``size`` rows."""
+        orders = [torch.randperm(size, generator=generator) for _ in range(self.config.num_epochs)]
+        count = min(size, self.config.num_minibatches)
+        return [part for order in orders for part in order.tensor_split(count)]  # sizes differ by at most 1
 
     def _clip(self) -> float:
         """Clip each parameter group's gradient; return the policy's norm, or the first that is not finite."""
-        norms = [
-            float(whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm)))
+        clipped = [
+            whole(torch.nn.utils.clip_grad_norm_(group["params"], self.config.max_grad_norm))
             for group in self.optimizer.param_groups
         ]
+        norms: list[float] = torch.stack(clipped).tolist()
         return next((norm for norm in norms if not math.isfinite(norm)), norms[0])

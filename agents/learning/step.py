@@ -1,6 +1,6 @@
 """One update: from a step's trajectories to new weights.
 
-trajectories -> batch -> old output -> importance weights -> advantages -> PPO
+trajectories -> batch -> old output -> advantages -> PPO
 """
 
 from __future__ import annotations
@@ -47,18 +47,21 @@ def update(
 
     # batch
     batch = collate(trajectories, in_loss=in_loss)
+    acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without actions would have no gradient
+    minibatches = ppo.minibatches(len(acting), torch.Generator().manual_seed(seed_of(seed, 2, step)))
 
-    # the policy before the update, without gradients
-    old = policy.evaluate(batch, config.micro_batch_tokens, should_stop=should_stop)
+    # the policy before the update, without gradients: of the first minibatch its own forward pass is enough, unless
+    # the targets depend on it
+    fill_in = ppo.estimate is not None and config.importance_sampling == "none"
+    later = batch.action_mask.clone()
+    later[acting[minibatches[0]]] &= not fill_in
+    rows = dataclasses.replace(batch, action_mask=later)
+    old = policy.evaluate(rows, config.micro_batch_tokens, should_stop=should_stop)
     if old is None:
         return None
 
-    # importance weights: correct for the mismatch between engine and trainer
-    weights = correction(batch, old, config)
-    metrics = describe_mismatch(batch, old, weights, unbounded_correction(batch, old, config))
-
-    # advantages
-    targets = estimate_advantages(batch, old, config, weights, ppo.estimate)
+    # advantages, with importance weights that correct for the mismatch between engine and trainer
+    targets = estimate_advantages(batch, old, config, correction(batch, old, config), ppo.estimate)
 
     # efficiency: right answers with fewer calls
     if config.tool_efficiency:
@@ -75,8 +78,10 @@ def update(
         targets = dataclasses.replace(targets, reference_logprobs=output.logprobs)
 
     # epochs x minibatches: losses -> clip -> step
-    generator = torch.Generator().manual_seed(seed_of(seed, 2, step))
-    acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without actions would have no gradient
     parts = batch.rows(acting), old.rows(acting), targets.rows(acting)
-    updated = ppo.update(*parts, generator=generator, step=step, guard=guard, should_stop=should_stop)
-    return None if updated is None else metrics | updated
+    updated = ppo.update(*parts, minibatches, fill_in=fill_in, step=step, guard=guard, should_stop=should_stop)
+    if updated is None:
+        return None
+    batch, old, _ = parts
+    bounded, unbounded = correction(batch, old, config), unbounded_correction(batch, old, config)
+    return describe_mismatch(batch, old, bounded, unbounded) | updated

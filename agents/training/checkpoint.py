@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from agents.core import distributed
 from agents.core.errors import CheckpointError
+from agents.learning.optimizer import state_of
 from agents.models.load import no_progress_bars
 from agents.models.lora import save_adapters
 from agents.training.weight_sync import Weights
@@ -194,15 +195,10 @@ def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[st
     for name, parameter in policy.named_parameters():
         if not parameter.requires_grad:
             continue
-        states[name] = dict(optimizer.state.get(parameter) or _initial_state(parameter))
+        states[name] = state_of(optimizer, parameter)
         if not name.startswith("model.") or ".lora_" in name:
             states[name]["weight"] = parameter.detach()
     return states
-
-
-def _initial_state(parameter: torch.Tensor) -> dict[str, torch.Tensor]:
-    zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-    return zeros | {"step": torch.zeros(())}
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -13,6 +13,7 @@ from agents.core.errors import ConfigError
 from agents.engines import check_engine
 from agents.learning.advantages import find_estimator
 from agents.learning.losses import find_aggregation
+from agents.learning.optimizer import check_optimizer
 from agents.models.lora import MISSING
 from agents.rollout.envs import open_split
 from agents.tracking.trackers import check_installed
@@ -31,6 +32,7 @@ def check_libraries(config: TrainConfig) -> None:
         check_engine(name)
     find_estimator(config.ppo.advantage)
     find_aggregation(config.ppo.aggregation)
+    check_optimizer(config.ppo)
     if config.lora.rank and find_spec("peft") is None:
         raise ConfigError(MISSING)
 

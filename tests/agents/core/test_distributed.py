@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_update import CASES, extra_problems, update
+from distributed_update import CASES, extra_problems, gradient, update
 from paths import ROOT
 from runs import SMALL
 
@@ -75,6 +75,19 @@ def test_two_processes_take_the_same_steps_as_one(
     assert shared.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.allclose(shared[name], tensor, rtol=0, atol=1e-6), name
+
+
+@pytest.mark.slow
+def test_in_bfloat16_processes_gather_half_the_bytes_and_round_as_one(torchrun: tuple[Path, str]) -> None:
+    shared = torch.load(torchrun[0] / "gradients.pt")
+    exact, lean = shared["None"], shared["torch.bfloat16"]
+    assert 0.5 <= lean[2] / exact[2] < 0.51  # the value head is gathered in float32
+    assert torch.allclose(exact[0], gradient(None)[0], atol=1e-6)
+    alone, metrics, _ = gradient(torch.bfloat16)
+    assert lean[1] == pytest.approx(metrics, rel=1e-2)
+    rounding = (alone - exact[0]).norm()
+    assert (lean[0] - alone).norm() < 1.5 * rounding
+    assert (lean[0] - exact[0]).norm() < 1.5 * rounding
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dispatch import Shapes
 
 from agents.learning.policy import token_logprobs
 
@@ -20,7 +21,7 @@ def inputs(*, bias: bool) -> list[torch.Tensor]:
 def test_values_and_gradients_equal_those_of_full_logits(
     monkeypatch: pytest.MonkeyPatch, bias: bool, temperature: float, weights: tuple[float, float]
 ) -> None:
-    monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"cpu": 4 * V * 4})  # four tokens at a time
+    monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"cpu": 4 * V * 4})  # four tokens, or three words
     parts, chosen = inputs(bias=bias), torch.arange(N) % V
     everything = torch.log_softmax(
         torch.nn.functional.linear(parts[0], parts[1], parts[2] if bias else None) / temperature, -1
@@ -61,3 +62,18 @@ def test_bfloat16_inputs_give_float32_outputs() -> None:
     hidden, weight = (part.detach().bfloat16() for part in inputs(bias=False))
     found = token_logprobs(hidden, weight.float(), None, torch.zeros(N, dtype=torch.long))
     assert {part.dtype for part in found} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_the_output_layer_is_written_once_for_any_number_of_parts(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    counts = {}
+    for tokens in (1, 4, 8):  # 9, 3 and 2 parts
+        monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"cpu": 4 * V * tokens})
+        hidden, weight = (part.detach().to(dtype).requires_grad_() for part in inputs(bias=False))
+        total = token_logprobs(hidden, weight, None, torch.arange(N) % V)[0].sum()
+        with Shapes() as shapes:
+            torch.autograd.grad(total, [hidden, weight])
+        counts[tokens] = shapes.seen.count(weight.shape)
+    assert set(counts.values()) == {1}

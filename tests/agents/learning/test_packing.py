@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from agents_fakes import random_batch
+from dispatch import Shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,18 @@ def test_attention_over_the_forest_is_attention_over_each_path(heads: int, windo
         scores = (q @ k.transpose(2, 3) / 8**0.5).masked_fill(~is_seen, -1e9)
         expected = (scores.softmax(-1) @ v).transpose(1, 2)
         assert torch.allclose(output[:, list(path)], expected)
+
+
+@pytest.mark.parametrize(("kernel", "device"), [("_varlen", "meta"), ("_by_segment", "cpu")])
+def test_keys_are_not_copied_for_each_query_head_that_shares_them(kernel: str, device: str) -> None:
+    layout = Layout(lengths=(5, 3, 4), ancestors=((), (0,), (0,)), device=torch.device(device))
+    query = torch.zeros(1, 14, 12, 64, dtype=torch.bfloat16, device=device)
+    key, value = torch.zeros(2, 1, 2, 12, 64, dtype=torch.bfloat16, device=device)
+    with Shapes() as shapes:
+        output = getattr(packing, kernel)(query, key, value, layout, scaling=None, window=None)
+    assert output.shape == query.shape
+    assert {(22, 2, 64), (1, 2, 8, 64), (1, 2, 9, 64)} & set(shapes.seen)
+    assert not {(22, 14, 64), (1, 14, 8, 64), (1, 14, 9, 64)} & set(shapes.seen)
 
 
 def test_under_autocast_the_kernel_gets_one_dtype_though_positions_have_made_queries_float32(

@@ -108,6 +108,28 @@ def test_a_sequence_is_weighted_by_its_number_of_tokens() -> None:
         assert torch.allclose(total * (many + one), a * many + b * one, atol=1e-3)
 
 
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_no_value_is_read_from_the_device_before_the_end_of_a_minibatch(
+    monkeypatch: pytest.MonkeyPatch, gradient_checkpointing: bool
+) -> None:
+    policy = Policy(tiny_qwen2(V), value_head=True, gradient_checkpointing=gradient_checkpointing)
+    agent, batch = PPO(policy, PPOConfig(micro_batch_tokens=40, entropy_coefficient=0.1)), random_batch(V, rows=7)
+    old = policy.evaluate(batch, 40)
+    aims = replace(targets(batch), reference_logprobs=old.logprobs)
+    policy.to("meta")  # computes shapes; reading a value is an error
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # it does not know this device
+    monkeypatch.setattr("agents.learning.policy._LOGITS_BYTES", {"meta": 4 * V * 8})
+    reads: list[object] = []
+    monkeypatch.setattr("agents.learning.ppo.add_up_metrics", reads.append)
+    monkeypatch.setattr("agents.learning.policy.add_up", lambda tensor: [reads.append(tensor), torch.zeros(())][1])
+    agent.accumulate(batch, old, aims)
+    policy.evaluate(batch, 40)
+    metrics, *outputs = reads
+    assert isinstance(metrics, list)
+    assert len(metrics) > 1
+    assert len(outputs) == 3
+
+
 def test_values_at_feedback_tokens_have_no_influence() -> None:
     batch = random_batch(V)
     outcomes = []
@@ -142,7 +164,13 @@ def test_gradients_of_the_previous_step_are_dropped() -> None:
 
 def run_update(agent: PPO, batch: Batch, aims: Advantages, *, seed: int = 0) -> dict[str, float]:
     old = agent.policy.evaluate(batch, 8)
-    return agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
+    return agent.update(batch, old, aims, agent.minibatches(len(batch), torch.Generator().manual_seed(seed)))
+
+
+def test_an_update_leaves_no_gradients_in_memory() -> None:
+    agent, batch = ppo(), random_batch(V)
+    run_update(agent, batch, targets(batch))
+    assert gradients(agent) == []
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
@@ -236,7 +264,7 @@ def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int
         batch,
         agent.policy.evaluate(batch, 8),
         targets(batch),
-        generator=torch.Generator(),
+        agent.minibatches(rows, torch.Generator()),
         guard=guard,
     )
     assert metrics["num_updates"] == len(norms) == updates
@@ -248,9 +276,28 @@ def test_each_minibatch_of_each_epoch_takes_one_step(rows: int, minibatches: int
     [(10, 4, [3, 3, 2, 2]), (5, 4, [2, 1, 1, 1]), (8, 4, [2, 2, 2, 2]), (7, 2, [4, 3]), (2, 4, [1, 1])],
 )
 def test_minibatches_have_equal_sizes_up_to_one_row(rows: int, minibatches: int, sizes: list[int]) -> None:
-    parts = list(ppo(num_minibatches=minibatches)._minibatches(rows, torch.Generator()))
+    parts = ppo(num_minibatches=minibatches).minibatches(rows, torch.Generator())
     assert [len(part) for part in parts] == sizes
     assert sorted(torch.cat(parts).tolist()) == list(range(rows))
+
+
+@pytest.mark.parametrize(("minibatches", "epochs"), [(1, 1), (2, 1), (2, 2)])
+def test_the_first_minibatch_brings_the_log_probabilities_before_the_update(minibatches: int, epochs: int) -> None:
+    batch, found = random_batch(V, rows=6), []
+    for fill_in in (False, True):
+        agent = ppo(num_minibatches=minibatches, num_epochs=epochs)
+        agent.policy.double()  # in float32, Adam makes steps of rounding where a gradient is 0
+        parts = agent.minibatches(len(batch), torch.Generator().manual_seed(0))
+        old = agent.policy.evaluate(batch, 60)
+        expected = old.logprobs.clone()
+        if fill_in:
+            old.logprobs[parts[0]] = 0
+        metrics = agent.update(batch, old, targets(batch), parts, fill_in=fill_in)
+        assert torch.allclose(old.logprobs, expected, atol=1e-6)
+        found.append((metrics, torch.cat([p.flatten() for p in agent.policy.parameters()])))
+    (before, weights), (metrics, others) = found
+    assert metrics == pytest.approx(before, rel=1e-5, abs=1e-6)
+    assert torch.allclose(weights, others, atol=1e-5)
 
 
 def test_every_epoch_sees_every_sequence_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,8 +356,15 @@ def test_the_same_generator_gives_the_same_update() -> None:
 
 def test_the_gradient_is_clipped_to_its_norm() -> None:
     agent, batch = ppo(max_grad_norm=1e-3, num_minibatches=1), random_batch(V)
-    metrics = run_update(agent, batch, targets(batch))
-    norm = torch.cat([g.flatten() for g in gradients(agent)]).norm().item()
+    norms: list[float] = []
+
+    def guard(*_: object) -> bool:
+        norms.append(torch.cat([g.flatten() for g in gradients(agent)]).norm().item())
+        return True
+
+    parts = agent.minibatches(len(batch), torch.Generator())
+    metrics = agent.update(batch, agent.policy.evaluate(batch, 8), targets(batch), parts, guard=guard)
+    (norm,) = norms
     assert norm == pytest.approx(1e-3, rel=1e-3)
     assert metrics["grad_norm"] > 1e-2
 
@@ -380,7 +434,8 @@ def test_the_learning_rates_are_those_of_transformers_schedulers(name: Any, warm
 
     old = agent.policy.evaluate(batch, 99)
     for step in range(5):
-        metrics = agent.update(batch, old, targets(batch), generator=torch.Generator(), step=step, guard=guard)
+        parts = agent.minibatches(len(batch), torch.Generator())
+        metrics = agent.update(batch, old, targets(batch), parts, step=step, guard=guard)
         assert metrics is not None
         assert metrics["learning_rate"] == found[-1]
     assert found == expected
@@ -396,9 +451,8 @@ def test_metrics_cover_only_the_steps_that_were_taken() -> None:
         aims.append((taken, metrics["policy_loss"], int(part[0].action_mask.sum())))
         return taken
 
-    metrics = agent.update(
-        batch, agent.policy.evaluate(batch, 8), targets(batch), generator=torch.Generator(), guard=guard
-    )
+    parts = agent.minibatches(len(batch), torch.Generator())
+    metrics = agent.update(batch, agent.policy.evaluate(batch, 8), targets(batch), parts, guard=guard)
     taken = [(loss, tokens) for was_taken, loss, tokens in aims if was_taken]
     assert metrics["num_updates"] == 2
     assert metrics["policy_loss"] == pytest.approx(sum(loss * n for loss, n in taken) / sum(n for _, n in taken))

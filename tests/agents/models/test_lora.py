@@ -36,7 +36,7 @@ def trained(config: LoraConfig, make: Make = tiny_qwen2) -> tuple[Policy, dict[s
         old = policy.evaluate(batch, 100)
         aims = Advantages(advantages=acts, returns=acts)
         agent = PPO(policy, PPOConfig(learning_rate=1e-2))
-        agent.update(batch, old, aims, generator=torch.Generator().manual_seed(seed))
+        agent.update(batch, old, aims, agent.minibatches(len(batch), torch.Generator().manual_seed(seed)))
     return policy, before
 
 

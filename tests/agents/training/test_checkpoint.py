@@ -28,13 +28,14 @@ V = 40
 TOKENIZER = byte_tokenizer()
 
 
-def trained(*, value_head: bool = False, seed: int = 0) -> PPO:
+def trained(*, value_head: bool = False, seed: int = 0, size: int = V, **settings: Any) -> PPO:
     """A policy that has taken a step."""
-    ppo = PPO(Policy(tiny_qwen2(V, seed=seed), value_head=value_head), PPOConfig(learning_rate=0.01))
+    model = tiny_qwen2(size, seed=seed)
+    ppo = PPO(Policy(model, value_head=value_head), PPOConfig(learning_rate=0.01, **settings))
     batch = random_batch(V, seed=seed)
     ones = batch.action_mask.float()
     old = ppo.policy.evaluate(batch, 8)
-    ppo.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+    ppo.update(batch, old, Advantages(advantages=ones, returns=ones), ppo.minibatches(len(batch), torch.Generator()))
     return ppo
 
 
@@ -73,15 +74,29 @@ def test_the_infos_of_rollouts_are_kept_as_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value_head", [False, True])
 def test_training_resumes_exactly(tmp_path: Path, value_head: bool) -> None:
-    ppo = trained(value_head=value_head)
-    path = write(tmp_path, ppo, 1)
-    other = PPO(Policy(AutoModelForCausalLM.from_pretrained(path), value_head=value_head), ppo.config)
+    check_resumes_exactly(trained(value_head=value_head), tmp_path)
+
+
+@pytest.mark.slow
+def test_training_with_8_bit_state_resumes_exactly(tmp_path: Path) -> None:
+    subclass = pytest.importorskip("torchao.optim.subclass_8bit")
+    with torch.compiler.set_stance("force_eager"):  # the optimizer compiles its step
+        ppo = trained(value_head=True, size=512, optimizer="adamw-8bit")
+        states = [ppo.optimizer.state[p]["exp_avg"] for p in ppo.policy.parameters()]
+        assert any(isinstance(state, subclass.OptimState8bit) for state in states)  # those of large parameters
+        check_resumes_exactly(ppo, tmp_path)
+
+
+def check_resumes_exactly(ppo: PPO, folder: Path) -> None:
+    path, has_values = write(folder, ppo, 1), ppo.policy.value_head is not None
+    other = PPO(Policy(AutoModelForCausalLM.from_pretrained(path), value_head=has_values), ppo.config)
     load_training_state(path, policy=other.policy, optimizer=other.optimizer)
     batch = random_batch(V, seed=5)
     ones = batch.action_mask.float()
     for each in (ppo, other):
         old = each.policy.evaluate(batch, 8)
-        each.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+        parts = each.minibatches(len(batch), torch.Generator())
+        each.update(batch, old, Advantages(advantages=ones, returns=ones), parts)
     for one, two in zip(ppo.policy.parameters(), other.policy.parameters(), strict=True):
         assert torch.equal(one, two)
 
@@ -99,7 +114,8 @@ def test_a_checkpoint_with_adapters_is_a_plain_model_and_resumes_exactly(tmp_pat
 
     def update(each: PPO) -> None:
         old = each.policy.evaluate(batch, 99)
-        each.update(batch, old, Advantages(advantages=ones, returns=ones), generator=torch.Generator())
+        parts = each.minibatches(len(batch), torch.Generator())
+        each.update(batch, old, Advantages(advantages=ones, returns=ones), parts)
 
     one, two = adapted(), adapted()
     update(one)

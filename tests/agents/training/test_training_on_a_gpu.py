@@ -45,7 +45,7 @@ def test_the_packed_kernel_gives_the_numbers_of_attention_by_segment(
     """In bfloat16 all segments go through one flash-attention kernel; on a CPU each is attended to by itself."""
     windows = {"use_sliding_window": window is not None, "sliding_window": window, "max_window_layers": 0}
     model = tiny_qwen2(40, head_dim=64, **windows).cuda()
-    batch = random_batch(40, rows=6, prompt=30, length=200).to(torch.device("cuda"))
+    batch = random_batch(40, rows=6, prompt=30, length=200)
     found, calls, varlen = [], list[bool](), packing._varlen
     monkeypatch.setattr(packing, "_varlen", lambda *parts, **more: (calls.append(True), varlen(*parts, **more))[1])
     for autocast in (None, torch.bfloat16):
@@ -61,6 +61,6 @@ def test_the_packed_kernel_gives_the_numbers_of_attention_by_segment(
 
 
 def test_a_compiled_policy_says_the_same_on_a_gpu() -> None:
-    model, batch = tiny_qwen2(40).cuda(), random_batch(40, rows=4).to(torch.device("cuda"))
+    model, batch = tiny_qwen2(40).cuda(), random_batch(40, rows=4)
     plain = Policy(twin(model).cuda())(batch).logprobs
     assert torch.allclose(Policy(model, compile_layers=True)(batch).logprobs, plain, atol=1e-4)

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_qwen2, tiny_qwen3_moe
+from dispatch import Gathered
 
 import train
 from agents.config.training import LoraConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.core import distributed
 from agents.core.distributed import whole
 from agents.core.errors import EngineFault
-from agents.core.types import Completion
+from agents.core.types import Advantages, Completion
 from agents.engines.base import Sampling
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import correction, estimate_advantages
@@ -66,10 +67,25 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
         noise = 0.2 * torch.randn(old.logprobs.shape, generator=torch.Generator().manual_seed(2)) * batch.action_mask
         old = replace(old, logprobs=old.logprobs + noise)
         aims = estimate_advantages(batch, old, config, correction(batch, old, config), agent.estimate)
-        figures = agent.update(batch, old, aims, generator=torch.Generator().manual_seed(3))
+        figures = agent.update(batch, old, aims, agent.minibatches(len(batch), torch.Generator().manual_seed(3)))
     tensors = {name: tensor.clone() for name, tensor in Weights(policy.model).items()}
     tensors |= {name: whole(p.detach()) for name, p in policy.named_parameters() if not name.startswith("model.")}
     return tensors | {"logprobs": old.logprobs}, figures
+
+
+def gradient(autocast: torch.dtype | None) -> tuple[torch.Tensor, dict[str, float], int]:
+    """Return the gradient of a minibatch, its metrics, and the bytes that were gathered for it."""
+    policy = Policy(tiny_qwen2(V), value_head=True, autocast=autocast)
+    shard(policy)
+    agent, batch = PPO(policy, PPOConfig(micro_batch_tokens=60)), random_batch(V, rows=7)
+    old = policy.evaluate(batch, 60)
+    targets = Advantages(advantages=batch.action_mask.float(), returns=batch.action_mask.float())
+    with Gathered() as gathered:
+        summed = agent.accumulate(batch, old, targets)
+    assert summed is not None
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    gradients = [whole(p.grad) for p in policy.parameters() if p.grad is not None]
+    return torch.cat([each.flatten() for each in gradients]), summed[1], gathered.bytes
 
 
 class Own(TransformersEngine):
@@ -154,8 +170,10 @@ def main(folder: Path) -> None:
     chosen = extra_problems()
     said = distributed.gather([[probe(is_deaf=False), probe(is_deaf=True), unwritable(folder)]])
     outcomes = {name: update(settings) for name, settings in CASES.items()}
+    gradients = {str(dtype): gradient(dtype) for dtype in (None, torch.bfloat16)}
     if distributed.rank() == 0:
         torch.save(outcomes, folder / "outcomes.pt")
+        torch.save(gradients, folder / "gradients.pt")
         (folder / "said.json").write_text(json.dumps(said))
         (folder / "straggled.json").write_text(json.dumps(straggled))
         (folder / "chosen.json").write_text(json.dumps(chosen))
