@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from agents.core import distributed
 from agents.core.errors import EngineError, EngineFault, one_line
 from agents.core.types import Completion
 from agents.engines import VLLM_MISSING
-from agents.engines.base import BROKEN, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.models.load import load_generation_config
 from agents.models.names import FileNames
@@ -135,7 +135,7 @@ class VllmEngine:
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
         self._running: dict[int, Request] = {}
-        self._is_whole = True
+        self.has_weights = True
         self._shapes = _shapes(Path(llm.model_config.model))
 
     @classmethod
@@ -173,7 +173,7 @@ class VllmEngine:
         begun: Completion | None = None,
     ) -> None:
         """Request a completion; see :meth:`agents.engines.base.Engine.submit`."""
-        if not self._is_whole:
+        if not self.has_weights:
             raise EngineError(BROKEN)
         request = Request.begin(
             request_id, token_ids, sampling, scanner, begun, chat=self._chat, max_model_len=self.max_model_len
@@ -205,7 +205,7 @@ class VllmEngine:
         """Run one vLLM step and return the completions that have ended."""
         if not self._running:
             return []
-        if not self._is_whole:
+        if not self.has_weights:
             raise EngineFault(BROKEN)
         done: list[Completion] = []
         with self._lost_on_error():
@@ -237,14 +237,14 @@ class VllmEngine:
         if self._running.pop(request_id, None) is not None:
             self._llm.abort_request([str(request_id)])
 
-    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy a state dict into vLLM's model, in place, and drop the prefix cache."""
+    def load_weights(self, version: int, weights: Weights) -> None:
+        """Copy weights into vLLM's model, in place, and drop the prefix cache."""
         if not self._shapes:
             raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
-        self._is_whole = False
+        self.has_weights = False
         got: dict[str, tuple[int, ...]] = {}
-        for name, tensor in weights.items():
-            got |= self._names.shapes(name, tuple(tensor.shape))
+        for name, shape in weights.shapes.items():
+            got |= self._names.shapes(name, shape)
         expected = {name: shape for name, shape in self._shapes.items() if not self._names.is_unused(name)}
         wrong = next((name for name, shape in expected.items() if got.get(name) != shape), None)
         if wrong is not None:  # vLLM would fail halfway and never load again
@@ -262,25 +262,23 @@ class VllmEngine:
             self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
             raise EngineFault(f"vLLM failed to load the weights: {error}") from error
-        self._is_whole = True
+        self.has_weights = True
         self.version = version
 
     @cached_property
     def _names(self) -> FileNames:
         return FileNames(Path(self._llm.model_config.model))
 
-    def _in_files(
-        self, weights: Mapping[str, torch.Tensor], names: Collection[str]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+    def _in_files(self, weights: Weights, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights as vLLM's loader expects them: under the names of the model's files."""
-        for name, tensor in weights.items():
+        for name, tensor in weights.tensors:
             yield from ((part, each) for part, each in self._names.translate(name, tensor).items() if part in names)
 
     def sleep(self) -> None:
         """Free weights and KV cache on a GPU until new weights are loaded; does nothing on a CPU."""
         if self._llm.vllm_config.model_config.enable_sleep_mode:
             self._llm.sleep(level=2)
-            self._is_whole = False
+            self.has_weights = False
 
     def _wake(self) -> None:
         if self._llm.vllm_config.model_config.enable_sleep_mode and self._llm.is_sleeping():

@@ -14,7 +14,7 @@ from paths import ROOT
 from transformers import PreTrainedModel
 
 from agents.core.errors import EngineError, EngineFault
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import _filtered
 from agents.engines.vllm_engine import VllmEngine, load_llm
 from agents.evaluation.comparison import settings_apart
@@ -51,7 +51,7 @@ def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96) -> Vl
     """A fresh engine; vLLM determines the number of concurrent requests, the same for all tests."""
     engine = VllmEngine(llm, CHAT, stop_token_ids=CHAT.stop_token_ids(None), max_model_len=max_model_len)
     engine.weights = model().state_dict()  # type: ignore[attr-defined]  # for the laws
-    engine.load_weights(0, model().state_dict())
+    engine.load_weights(0, Weights.of(model().state_dict()))
     return engine
 
 
@@ -98,7 +98,7 @@ def test_logprobs_agree_at_another_temperature(llm: Any) -> None:
 def test_logprobs_agree_after_new_weights(llm: Any) -> None:
     engine, new = engine_on(llm), model(seed=7)
     complete(engine)
-    engine.load_weights(1, new.state_dict())
+    engine.load_weights(1, Weights.of(new.state_dict()))
     assert difference(llm, engine, new) < 1e-4
     assert difference(llm, engine, model()) > 1e-2
 
@@ -169,7 +169,7 @@ def test_a_sleeping_engine_rejects_requests_until_new_weights_arrive(llm: Any, m
     engine.sleep()
     with pytest.raises(EngineError):
         engine.submit(0, PROMPT, Sampling(max_tokens=4))
-    engine.load_weights(1, model().state_dict())
+    engine.load_weights(1, Weights.of(model().state_dict()))
     assert calls == ["sleep 2", "wake"]
     assert complete(engine).token_ids
 
@@ -178,7 +178,7 @@ def test_a_folder_without_safetensors_cannot_load_weights(llm: Any) -> None:
     engine = engine_on(llm)
     engine._shapes = {}
     with pytest.raises(EngineError, match=r"^Expect weights as \*\.safetensors beside the model's config\.json"):
-        engine.load_weights(1, model().state_dict())
+        engine.load_weights(1, Weights.of(model().state_dict()))
 
 
 def test_too_many_prompts_for_one_step_take_several(llm: Any) -> None:
