@@ -75,6 +75,8 @@ class Engine(Protocol):
     """Version of the current weights."""
     has_weights: bool
     """Whether it can sample: not after a failed :meth:`load_weights`, nor after a :meth:`sleep` that freed weights."""
+    cache_tokens: int | None
+    """Tokens that its cache holds, over all requests; None: ``max_model_len`` of each request that it runs at once."""
 
     def submit(
         self,

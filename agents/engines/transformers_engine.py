@@ -61,6 +61,8 @@ class TransformersEngine:
         ModelError: The engine would compute other logits than the model itself.
     """
 
+    cache_tokens = None
+
     def __init__(
         self,
         model: PreTrainedModel,

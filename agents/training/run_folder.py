@@ -135,6 +135,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that a resumed run may not change, in JSON; what samples may, since a server may move."""
     kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
-    del kept["rollout"]["engine"]
+    for name in ("engine", "max_num_seqs", "vllm_gpu_memory_utilization"):
+        del kept["rollout"][name]
     as_read: dict[str, Any] = json.loads(json.dumps(kept))
     return as_read

@@ -35,7 +35,10 @@ class StubLlm:
 
     def __init__(self, folder: Path) -> None:
         self.model_config = SimpleNamespace(model=str(folder))
-        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=False))
+        self.vllm_config = SimpleNamespace(
+            model_config=SimpleNamespace(enable_sleep_mode=False),
+            scheduler_config=SimpleNamespace(async_scheduling=False),
+        )
         self.loaded: dict[str, torch.Tensor] = {}
 
     def collective_rpc(self, method: Any, kwargs: dict[str, Iterator[tuple[str, torch.Tensor]]] | None = None) -> None:

@@ -209,6 +209,8 @@ def scripted(*turns: str) -> Write:
 class FakeEngine:
     """Says what it is told to, one token for each request and poll, and ends it with the end of sequence."""
 
+    cache_tokens: int | None = None
+
     def __init__(
         self, chat: Chat, write: Write = write_at_random, *, max_num_seqs: int = 4, max_model_len: int = 96
     ) -> None:
