@@ -142,7 +142,7 @@ class RemoteEngine:
         EngineFault: No engine answers at the address.
     """
 
-    cache_tokens = None
+    cache_tokens: int | None = None
 
     def __init__(self, address: str, *, dtype: str, max_model_len: int) -> None:
         self.max_model_len = max_model_len

@@ -61,7 +61,7 @@ class TransformersEngine:
         ModelError: The engine would compute other logits than the model itself.
     """
 
-    cache_tokens = None
+    cache_tokens: int | None = None
 
     def __init__(
         self,
