@@ -94,11 +94,7 @@ def open_engine(
         name = "vllm" if device.type == "cuda" and importlib.util.find_spec("vllm") else "transformers"
         log(f"Sampling with the {name} engine.")
     sizes = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len}
-    if gpu_memory_utilization is None:
-        from agents.engines.gpu_memory import free_share
-
-        gpu_memory_utilization = free_share(device, reserved=reserved_bytes)
-    place: dict[str, Any] = {"dtype": dtype, "device": device, "gpu_memory_utilization": gpu_memory_utilization}
+    place: dict[str, Any] = {"dtype": dtype, "device": device}
     if seed is not None and name == "vllm":
         place["seed"] = seed
     if tensor_parallel_size > 1:
@@ -113,5 +109,10 @@ def open_engine(
 
         return RemoteEngine(name, dtype=dtype, max_model_len=max_model_len)
     check_engine(name)
+    if gpu_memory_utilization is None:
+        from agents.engines.gpu_memory import free_share
+
+        gpu_memory_utilization = free_share(device, reserved=reserved_bytes)
+    place["gpu_memory_utilization"] = gpu_memory_utilization
     opened: Engine = load_plugin("engine", ENGINES.get(name, name), "engines")(path, chat, **sizes, **place)
     return opened
