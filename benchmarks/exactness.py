@@ -45,7 +45,7 @@ from agents.models.support import check_length
 from agents.models.tiny import byte_tokenizer
 from agents.rollout.collector import collect
 from agents.rollout.envs import open_pool
-from agents.training.weight_sync import Weights
+from agents.training.weight_sync import weights_of
 from benchmarks.models import FAMILIES, LENGTH, ROWS, Reasons, as_batch, replace_in_page, sample
 
 ENGINES = ("transformers", "vllm")
@@ -217,8 +217,7 @@ def measure_family(name: str, engine: str, dtype: str) -> OfFamily:
             sizes = {"max_num_seqs": ROWS, "max_model_len": LENGTH}
             opened = open_engine(engine, Path(folder), chat, dtype=dtype, device=torch.device("cpu"), **sizes)
             with closing(opened):
-                weights = Weights(policy.model)
-                opened.load_weights(1, {key: weights[key].to(getattr(torch, dtype)) for key in weights})
+                opened.load_weights(1, weights_of(policy.model, getattr(torch, dtype)))
                 sampled = as_batch(sample(opened))
         except AgentsError as error:
             return OfFamily(family=name, engine=title, reason=str(error).replace(folder, "this model"))

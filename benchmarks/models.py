@@ -36,7 +36,7 @@ from agents.learning.policy import Policy
 from agents.models.lora import add_adapters
 from agents.models.support import check_length
 from agents.models.tiny import byte_tokenizer
-from agents.training.weight_sync import Weights
+from agents.training.weight_sync import weights_of
 
 TOLERANCE = 1e-4
 MARKS = ("<!-- the table of benchmarks/models.py -->\n", "<!-- the end of the table -->\n")
@@ -367,7 +367,7 @@ def measure(family: Family) -> Row:
             if ".lora_B." in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         merged = deepcopy(model)
-        merged.load_state_dict(dict(Weights(adapted)))
+        merged.load_state_dict(dict(weights_of(adapted).tensors))
         return furthest(Policy(adapted).evaluate(batch, 10_000).logprobs, plain(merged, batch))
 
     def rough() -> float:

@@ -81,7 +81,6 @@ def qwen2_5_math_7b() -> TrainConfig:
             num_generations=16,
             max_completion_length=4096,
             max_model_len=5120,
-            max_num_seqs=128,
         ),
         ppo=PPOConfig(learning_rate=1e-6, num_minibatches=2, micro_batch_tokens=16384),
         validation=ValidationConfig(

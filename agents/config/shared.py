@@ -131,14 +131,16 @@ class EngineArguments:
     if it is installed and there is a GPU."""
     dtype: Dtype = "auto"
     """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
-    max_num_seqs: int = 64
-    """Episodes that are sampled at once; each holds a row of the engine's cache."""
+    max_num_seqs: int | None = None
+    """Episodes that are sampled at once; each holds a row of the engine's cache. None: 64, on a GPU all of a step's, up
+    to 512 in a process."""
     max_model_len: int = 512
     """Tokens of a whole episode, prompt included."""
-    vllm_gpu_memory_utilization: float = 0.3
-    """Share of the GPU's memory that vLLM takes for weights and cache."""
+    vllm_gpu_memory_utilization: float | None = None
+    """Share of the GPU's memory that vLLM takes for weights and cache. None: what training leaves while it samples, or
+    0.3 if it samples during the update."""
 
     def __post_init__(self) -> None:
-        expect(self.max_num_seqs >= 1, "max_num_seqs", "of at least 1", self.max_num_seqs)
-        share = self.vllm_gpu_memory_utilization
-        expect(0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)
+        rows, share = self.max_num_seqs, self.vllm_gpu_memory_utilization
+        expect(rows is None or rows >= 1, "max_num_seqs", "of at least 1", rows)
+        expect(share is None or 0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)

@@ -25,6 +25,8 @@ from agents.core.plugins import check_name
 
 ADVANTAGES = ("reinforce_plus_plus_baseline", "reinforce_plus_plus", "grpo", "dr_grpo", "rloo", "gae")
 AGGREGATIONS = ("token", "sequence", "constant")
+_CPU_ROWS = 64
+_MOST_GPU_ROWS = 512  # the most that vLLM captures CUDA graphs for
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -83,13 +85,17 @@ class RolloutConfig(EngineArguments):
     max_completion_length: int = 128
     """Tokens after the prompt, feedback included."""
     num_envs: int | None = None
-    """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes."""
+    """Episodes in flight: more than max_num_seqs keep the engine busy while blocks run. None: as many as it takes, and
+    on a GPU no more than vLLM's cache holds."""
     num_extra_problems: int = 0
     """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
     max_new_tokens: int | None = None
     """Tokens of an episode in one step; longer ones continue in the next. None: no limit."""
     overlap: bool = False
     """Sample the next step's episodes during the update, with weights that are one step old."""
+    reproducible: bool | None = None
+    """Give each request a random stream of its own, so that what it samples does not depend on the others, up to
+    rounding. None: on a CPU; on a GPU vLLM is faster with one stream for all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,10 +128,25 @@ class RolloutConfig(EngineArguments):
         return (self.num_problems + self.num_extra_problems) * self.num_generations
 
     @property
+    def num_rows(self) -> int:
+        """How many episodes are sampled at once; see :meth:`sized` for a GPU."""
+        return self.max_num_seqs or _CPU_ROWS
+
+    def sized(self, *, on_gpu: bool, processes: int) -> RolloutConfig:
+        """Return the configuration with a number of rows for this device.
+
+        >>> RolloutConfig(num_problems=16, num_generations=16).sized(on_gpu=True, processes=2).num_rows
+        128
+        """
+        if self.max_num_seqs is not None or not on_gpu:
+            return self
+        return replace(self, max_num_seqs=min(_MOST_GPU_ROWS, math.ceil(self.num_episodes / processes)))
+
+    @property
     def pool_size(self) -> int:
         """How many copies of the environment play the training episodes."""
         if self.num_envs is not None or self.max_new_tokens is None:
-            return self.num_envs or self.max_num_seqs
+            return self.num_envs or self.num_rows
         return self.num_problems * self.num_generations * math.ceil(self.max_completion_length / self.max_new_tokens)
 
 

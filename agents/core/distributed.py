@@ -13,6 +13,7 @@ In a single process all functions are no-ops and need no process group.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.functional import pad
 
 from agents.core.errors import AgentsError, TrainingError, one_line
 
@@ -192,3 +194,34 @@ def wait() -> None:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a possibly sharded tensor in full; a collective call for sharded ones."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_together(tensors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield possibly sharded tensors in full, in order; a single collective call for all that are sharded.
+
+    Args:
+        tensors: Those that are sharded have one dtype, and are sharded as FSDP2 does: by rows, in equal parts, of which
+            the last ones may be smaller.
+    """
+    sharded = [tensor for tensor in tensors if isinstance(tensor, DTensor)]
+    if not sharded:
+        yield from tensors
+        return
+    lengths = [-(-len(tensor) // size()) * math.prod(tensor.shape[1:]) for tensor in sharded]
+    parts = [tensor.to_local().flatten() for tensor in sharded]
+    mine = torch.cat([pad(part, (0, length - len(part))) for part, length in zip(parts, lengths, strict=True)])
+    received = mine.new_empty(size() * len(mine))
+    distributed.all_gather_into_tensor(received, mine, group=sharded[0].device_mesh.get_group())
+    columns = iter(received.view(size(), -1).split(lengths, dim=1))
+    for tensor in tensors:
+        if isinstance(tensor, DTensor):
+            yield next(columns).reshape(-1, *tensor.shape[1:])[: len(tensor)]
+        else:
+            yield tensor
+
+
+def sharded_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that every process has in full, sharded as another one is; they do not communicate."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)

@@ -76,6 +76,8 @@ class Completion:
     """``stop``: end of sequence; ``boundary``: the scanner's; ``length``: no tokens were left."""
     policy_versions: tuple[int, ...]
     """For each token the version of the weights that sampled it."""
+    dropped_tokens: int = 0
+    """How many tokens the engine has sampled past its end; they are nowhere else."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

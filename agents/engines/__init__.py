@@ -59,8 +59,10 @@ def open_engine(
     device: torch.device,
     max_num_seqs: int,
     max_model_len: int,
-    gpu_memory_utilization: float = 0.9,
+    gpu_memory_utilization: float | None = None,
+    reserved_bytes: int = 0,
     tensor_parallel_size: int = 1,
+    seed: int | None = None,
     log: Callable[[str], Any] = print,
 ) -> Engine:
     """Load a model into an engine.
@@ -75,8 +77,11 @@ def open_engine(
         device: Device of the transformers engine; the others choose their own.
         max_num_seqs: Maximum number of concurrent requests.
         max_model_len: Maximum tokens per request, prompt included.
-        gpu_memory_utilization: Fraction of GPU memory that vLLM reserves for weights and KV cache, in (0, 1].
+        gpu_memory_utilization: Fraction of GPU memory that vLLM reserves for weights and KV cache, in (0, 1]. None:
+            what is free now, except for ``reserved_bytes``.
+        reserved_bytes: GPU memory that others will take while the engine is awake.
         tensor_parallel_size: Number of GPUs among which vLLM splits the weights.
+        seed: Of one random stream for all requests, which spares vLLM work. None: each request has its own.
         log: Receives one line that names the engine chosen by "auto".
 
     Raises:
@@ -89,7 +94,9 @@ def open_engine(
         name = "vllm" if device.type == "cuda" and importlib.util.find_spec("vllm") else "transformers"
         log(f"Sampling with the {name} engine.")
     sizes = {"max_num_seqs": max_num_seqs, "max_model_len": max_model_len}
-    place = {"dtype": dtype, "device": device, "gpu_memory_utilization": gpu_memory_utilization}
+    place: dict[str, Any] = {"dtype": dtype, "device": device}
+    if seed is not None and name == "vllm":
+        place["seed"] = seed
     if tensor_parallel_size > 1:
         if name != "vllm":
             raise EngineError(
@@ -102,5 +109,10 @@ def open_engine(
 
         return RemoteEngine(name, dtype=dtype, max_model_len=max_model_len)
     check_engine(name)
+    if gpu_memory_utilization is None:
+        from agents.engines.gpu_memory import free_share
+
+        gpu_memory_utilization = free_share(device, reserved=reserved_bytes)
+    place["gpu_memory_utilization"] = gpu_memory_utilization
     opened: Engine = load_plugin("engine", ENGINES.get(name, name), "engines")(path, chat, **sizes, **place)
     return opened

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +49,23 @@ class Sampling:
     """Seed of the request's random stream, which does not depend on any other request."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """The weights of a model, on their way to an engine."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every tensor, by its name in the state dict: known before a tensor is read."""
+    tensors: Iterable[tuple[str, torch.Tensor]]
+    """Every tensor with its name, to be read once: where the model is sharded, reading is a collective call. Tied
+    weights come under each of their names, one after the other, as the same tensor."""
+
+    @classmethod
+    def of(cls, state_dict: Mapping[str, torch.Tensor]) -> Weights:
+        """Return tensors that are all at hand."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+        return cls(shapes=shapes, tensors=state_dict.items())
+
+
 class Engine(Protocol):
     """Samples completions for multi-turn requests: each turn resubmits a request with a longer context."""
 
@@ -56,6 +73,10 @@ class Engine(Protocol):
     """Maximum tokens per request, prompt included."""
     version: int
     """Version of the current weights."""
+    has_weights: bool
+    """Whether it can sample: not after a failed :meth:`load_weights`, nor after a :meth:`sleep` that freed weights."""
+    cache_tokens: int | None
+    """Tokens that its cache holds, over all requests; None: ``max_model_len`` of each request that it runs at once."""
 
     def submit(
         self,
@@ -97,14 +118,14 @@ class Engine(Protocol):
         """Discard a request and its KV cache; a running request is aborted."""
         ...
 
-    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
+    def load_weights(self, version: int, weights: Weights) -> None:
         """Replace the weights; tokens sampled after the call belong to ``version``.
 
         Running requests continue with the new weights.
 
         Args:
             version: Version of the weights.
-            weights: State dict of the model.
+            weights: All weights of the model.
 
         Raises:
             EngineError: The weights belong to another model. The engine is unusable until correct ones are loaded.

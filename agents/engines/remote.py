@@ -17,7 +17,7 @@ import pickle
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import AuthenticationError
@@ -30,7 +30,7 @@ import torch
 
 from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
-from agents.engines.base import BROKEN, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import check_room
 
 if TYPE_CHECKING:
@@ -142,12 +142,14 @@ class RemoteEngine:
         EngineFault: No engine answers at the address.
     """
 
+    cache_tokens: int | None = None
+
     def __init__(self, address: str, *, dtype: str, max_model_len: int) -> None:
         self.max_model_len = max_model_len
         self._address = address
         self._running: set[int] = set()
         self._orders: list[tuple[Any, ...]] = []
-        self._is_whole = True
+        self.has_weights = True
         self._connection = _connect(address)
         self.version, self._dtype, length = self._call("describe")
         if self._dtype != getattr(torch, dtype) or length < max_model_len:
@@ -167,7 +169,7 @@ class RemoteEngine:
         begun: Completion | None = None,
     ) -> None:
         """Request a completion; it is sent with the next :meth:`poll`."""
-        if not self._is_whole:
+        if not self.has_weights:
             raise EngineError(BROKEN)
         room = check_room(token_ids, begun, self.max_model_len)
         if request_id in self._running:
@@ -195,17 +197,17 @@ class RemoteEngine:
         self._running.difference_update(each.request_id for each in done)
         return done
 
-    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
+    def load_weights(self, version: int, weights: Weights) -> None:
         """Send the weights in the engine's dtype, tensor by tensor."""
         self._call("order", self._new_orders())
-        self._is_whole = False
-        self.version = self._call("load_weights", version, list(weights), parts=self._parts(weights))
-        self._is_whole = True
+        self.has_weights = False
+        self.version = self._call("load_weights", version, list(weights.shapes), parts=_parts(weights, self._dtype))
+        self.has_weights = True
 
     def sleep(self) -> None:
         """Free the engine's memory until new weights are loaded."""
         self._call("order", self._new_orders())
-        self._call("sleep")
+        self.has_weights = self._call("sleep")
 
     def close(self) -> None:
         """Disconnect; the server then accepts another client."""
@@ -216,16 +218,12 @@ class RemoteEngine:
         orders, self._orders = self._orders, []
         return orders
 
-    def _parts(self, weights: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
-        for tensor in weights.values():
-            yield tensor.detach().to("cpu", self._dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-
-    def _call(self, name: str, *arguments: Any, parts: Iterable[torch.Tensor] = ()) -> Any:
+    def _call(self, name: str, *arguments: Any, parts: Iterable[tuple[list[str], torch.Tensor]] = ()) -> Any:
         try:
             with _faults(self._address):
                 self._send((name, arguments))
-                for part in parts:
-                    self._connection.send((part.dtype, tuple(part.shape)))
+                for names, part in parts:
+                    self._connection.send((names, part.dtype, tuple(part.shape)))
                     self._connection.send_bytes(part.view(-1).view(torch.uint8).numpy().data)
                 if not self._connection.poll(_ANSWER_WITHIN_S):
                     raise TimeoutError(f"no answer within {_ANSWER_WITHIN_S:g} s")
@@ -242,6 +240,23 @@ class RemoteEngine:
             self._connection.send(message)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise EngineError(f"Expect picklable scanners for a served engine, got: {error}.") from error
+
+
+def _parts(weights: Weights, dtype: torch.dtype) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Yield each tensor once, with all of its names, in main memory and the engine's dtype."""
+    names: list[str] = []
+    last: torch.Tensor | None = None
+    for name, tensor in weights.tensors:
+        if last is not None and tensor is not last:
+            yield names, _to_send(last, dtype)
+            names = []
+        names, last = [*names, name], tensor
+    if last is not None:
+        yield names, _to_send(last, dtype)
+
+
+def _to_send(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 class _Server:
@@ -285,7 +300,7 @@ class _Server:
                 raise EOFError("not a call")
             if name == "load_weights":
                 version, names = arguments
-                arguments = (version, {each: _receive_tensor(connection) for each in names})
+                arguments = (version, _receive_tensors(connection, len(names)))
         except (ImportError, AttributeError) as error:
             return EngineError(f"The engine's process cannot unpickle a request: {error}. Install the package there.")
         except OSError:
@@ -330,17 +345,22 @@ class _Server:
         done, self._done = self._done, []
         return done
 
-    def _load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> int:
-        self._engine.load_weights(version, weights)
+    def _load_weights(self, version: int, weights: dict[str, torch.Tensor]) -> int:
+        self._engine.load_weights(version, Weights.of(weights))
         return self._engine.version
 
-    def _sleep(self) -> None:
+    def _sleep(self) -> bool:
         self._engine.sleep()
+        return self._engine.has_weights
 
 
-def _receive_tensor(connection: Link) -> torch.Tensor:
-    dtype, shape = connection.recv()
-    return torch.frombuffer(bytearray(connection.recv_bytes()), dtype=dtype).view(shape)
+def _receive_tensors(connection: Link, count: int) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    while len(tensors) < count:
+        names, dtype, shape = connection.recv()
+        tensor = torch.frombuffer(bytearray(connection.recv_bytes()), dtype=dtype).view(shape)
+        tensors |= dict.fromkeys(names, tensor)
+    return tensors
 
 
 class _Door:

@@ -113,10 +113,15 @@ class Request:
         if piece and self.scanner is not None and self.scanner.feed(piece) is not None:
             self._flush()
             return "boundary"
-        if len(self.token_ids) - self.begun >= self.max_tokens:
+        if self.room <= 0:
             self._flush()
             return "length"
         return None
+
+    @property
+    def room(self) -> int:
+        """How many tokens may still be sampled."""
+        return self.max_tokens - (len(self.token_ids) - self.begun)
 
     def completion(self, reason: FinishReason) -> Completion:
         """Return the tokens sampled so far as a completion."""

@@ -15,7 +15,7 @@ row, its content is moved aside while memory allows.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 
 from agents.core.errors import EngineError, EngineFault, ModelError, one_line
 from agents.core.types import Completion
-from agents.engines.base import BROKEN, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache, with_cache
 from agents.models.load import load_model
@@ -61,6 +61,8 @@ class TransformersEngine:
         ModelError: The engine would compute other logits than the model itself.
     """
 
+    cache_tokens: int | None = None
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -72,7 +74,7 @@ class TransformersEngine:
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
-        self._is_whole = True
+        self.has_weights = True
         check_length(model, max_model_len)
         self._model = model.eval().requires_grad_(False)
         self._chat = chat
@@ -126,7 +128,7 @@ class TransformersEngine:
         begun: Completion | None = None,
     ) -> None:
         """Request a completion; see :meth:`agents.engines.base.Engine.submit`."""
-        if not self._is_whole:
+        if not self.has_weights:
             raise EngineError(BROKEN)
         request = Request.begin(
             request_id, token_ids, sampling, scanner, begun, chat=self._chat, max_model_len=self.max_model_len
@@ -152,19 +154,19 @@ class TransformersEngine:
         if request_id in self._rows:
             heappush(self._free, self._rows.pop(request_id))
 
-    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy a state dict into the engine's model and drop all cached keys and values."""
+    def load_weights(self, version: int, weights: Weights) -> None:
+        """Copy weights into the engine's model and drop all cached keys and values."""
+        self.has_weights = False
         own = self._model.state_dict()
-        odd = sorted(set(weights) ^ set(own))
+        odd = sorted(weights.shapes.keys() ^ own.keys())
         if odd:
             raise EngineError(_OTHER_WEIGHTS.format(f"{odd[0]} is in one of the two models"))
-        self._is_whole = False
-        for name, tensor in own.items():
-            new = weights[name]
-            if new.shape != tensor.shape:
-                raise EngineError(_OTHER_WEIGHTS.format(f"{name} of shape {list(new.shape)}, not {list(tensor.shape)}"))
-            tensor.copy_(new)
-        self._is_whole, self.version = True, version
+        for name, shape in weights.shapes.items():
+            if shape != own[name].shape:
+                raise EngineError(_OTHER_WEIGHTS.format(f"{name} of shape {list(shape)}, not {list(own[name].shape)}"))
+        for name, tensor in weights.tensors:
+            own[name].copy_(tensor)
+        self.has_weights, self.version = True, version
         self._forget()
         for request in self._running.values():
             self._start(request)
@@ -191,7 +193,7 @@ class TransformersEngine:
 
         If no row is free, the request that has been idle longest gives up its row.
         """
-        if not self._is_whole and self.busy:
+        if not self.has_weights and self.busy:
             raise EngineFault(BROKEN)
         if self._queue and not self._sizes:
             self._sizes = self._equal_sizes()

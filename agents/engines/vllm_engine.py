@@ -1,17 +1,24 @@
 """The engine for GPUs: vLLM, driven step by step. Only this file imports vLLM.
 
 vLLM receives and returns token ids. This module decodes them, detects stop tokens and the end of a code block after
-each step, and aborts a finished request before the next step, so that no token is sampled past its end. vLLM's prefix
-cache makes later turns of an episode and the shared prompt of a group cheap.
+each step, and aborts a finished request before the next step. vLLM's prefix cache makes later turns of an episode and
+the shared prompt of a group cheap.
+
+On a GPU vLLM schedules asynchronously: it begins a step before it has the tokens of the last one. A request that has
+ended is then in one step more; what that step samples for it is dropped and counted (`Completion.dropped_tokens`). No
+block of the prefix cache holds such a token, since only known tokens are hashed, and no later turn sees it, since each
+turn is a request with a name of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +29,7 @@ from agents.core import distributed
 from agents.core.errors import EngineError, EngineFault, one_line
 from agents.core.types import Completion
 from agents.engines import VLLM_MISSING
-from agents.engines.base import BROKEN, Sampling, Scanner
+from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.models.load import load_generation_config
 from agents.models.names import FileNames
@@ -53,6 +60,7 @@ def load_llm(
     max_model_len: int,
     gpu_memory_utilization: float = 0.9,
     tensor_parallel_size: int = 1,
+    seed: int = 0,
 ) -> Any:
     """Load a model into vLLM.
 
@@ -64,6 +72,7 @@ def load_llm(
         gpu_memory_utilization: Fraction of GPU memory for weights and KV cache, in (0, 1]; without a GPU the KV cache
             takes 1 GiB.
         tensor_parallel_size: Number of GPUs that share the weights, or of processes on a CPU.
+        seed: Seed of the random stream of requests that have none.
 
     Raises:
         EngineError: vLLM is not installed, or cannot serve this model on this machine.
@@ -88,18 +97,18 @@ def load_llm(
             max_model_len=max_model_len,
             hf_overrides=_positions(path, max_model_len),
             enable_prefix_caching=True,
-            async_scheduling=False,  # would sample past the end of a block
             logprobs_mode="processed_logprobs",  # after temperature and filters
             disable_log_stats=True,
             tensor_parallel_size=tensor_parallel_size,
-            seed=0,
+            seed=seed,
             **more,
         )
         if arguments.create_model_config().using_transformers_backend():
             raise ValueError("vLLM would patch and run transformers' code, which the trainer uses")
         llm = vllm.LLMEngine.from_engine_args(arguments)
         llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
-        llm.step()  # some models load but fail at their first step
+        while llm.has_unfinished_requests():
+            llm.step()  # some models load but fail at their first step
     except (ValueError, RuntimeError, AssertionError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise EngineError(
@@ -122,11 +131,19 @@ class VllmEngine:
         chat: Decodes tokens for the scanners.
         stop_token_ids: Each of these ends a completion.
         max_model_len: Maximum tokens per request.
+        has_seeds: Whether each request has a random stream of its own; else all draw from vLLM's.
         owns_llm: Whether :meth:`close` shuts vLLM down.
     """
 
     def __init__(
-        self, llm: Any, chat: Chat, *, stop_token_ids: Collection[int], max_model_len: int, owns_llm: bool = False
+        self,
+        llm: Any,
+        chat: Chat,
+        *,
+        stop_token_ids: Collection[int],
+        max_model_len: int,
+        has_seeds: bool = True,
+        owns_llm: bool = False,
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
@@ -134,8 +151,13 @@ class VllmEngine:
         self._vllm = _import_vllm()
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
-        self._running: dict[int, Request] = {}
-        self._is_whole = True
+        self._has_seeds = has_seeds
+        self._running: dict[str, Request] = {}  # by vLLM's name
+        self._vllm_names: dict[int, str] = {}
+        self._turns = count()
+        self._is_async = bool(llm.vllm_config.scheduler_config.async_scheduling)
+        self.cache_tokens = _cache_tokens(llm) if torch.cuda.is_available() else None
+        self.has_weights = True
         self._shapes = _shapes(Path(llm.model_config.model))
 
     @classmethod
@@ -149,9 +171,13 @@ class VllmEngine:
         max_model_len: int,
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
+        seed: int | None = None,
         **_: Any,
     ) -> VllmEngine:
-        """Load a model with :func:`load_llm`; its generation config gives further stop tokens."""
+        """Load a model with :func:`load_llm`; its generation config gives further stop tokens.
+
+        With a seed all requests draw from one random stream.
+        """
         llm = load_llm(
             path,
             dtype=dtype,
@@ -159,9 +185,11 @@ class VllmEngine:
             max_model_len=max_model_len,
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
+            seed=seed or 0,
         )
         stop = chat.stop_token_ids(load_generation_config(path))
-        return cls(llm, chat, stop_token_ids=stop, max_model_len=max_model_len, owns_llm=True)
+        has_seeds = seed is None
+        return cls(llm, chat, stop_token_ids=stop, max_model_len=max_model_len, has_seeds=has_seeds, owns_llm=True)
 
     def submit(
         self,
@@ -173,28 +201,29 @@ class VllmEngine:
         begun: Completion | None = None,
     ) -> None:
         """Request a completion; see :meth:`agents.engines.base.Engine.submit`."""
-        if not self._is_whole:
+        if not self.has_weights:
             raise EngineError(BROKEN)
         request = Request.begin(
             request_id, token_ids, sampling, scanner, begun, chat=self._chat, max_model_len=self.max_model_len
         )
-        if request_id in self._running:
+        if request_id in self._vllm_names:
             raise EngineError(f"Expect a request that is not running, got {request_id} again.")
         params = self._vllm.SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             min_p=sampling.min_p,
-            seed=sampling.seed & (2**63 - 1),
+            seed=sampling.seed & (2**63 - 1) if self._has_seeds else None,
             max_tokens=request.max_tokens,
             logprobs=0,
             detokenize=False,
             ignore_eos=True,
             output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
         )
+        name = f"{request_id}/{next(self._turns)}"
         with self._lost_on_error():
-            self._llm.add_request(str(request_id), {"prompt_token_ids": request.context[:]}, params)
-        self._running[request_id] = request
+            self._llm.add_request(name, {"prompt_token_ids": request.context[:]}, params)
+        self._vllm_names[request_id], self._running[name] = name, request
 
     @property
     def busy(self) -> bool:
@@ -205,20 +234,23 @@ class VllmEngine:
         """Run one vLLM step and return the completions that have ended."""
         if not self._running:
             return []
-        if not self._is_whole:
+        if not self.has_weights:
             raise EngineFault(BROKEN)
         done: list[Completion] = []
         with self._lost_on_error():
             outputs = self._llm.step()
         for output in outputs:
-            request = self._running.get(int(output.request_id))
-            if request is None:
+            request = self._running.get(output.request_id)
+            if request is None:  # it has ended: sampled past its end
                 continue
             part = output.outputs[0]
+            past = len(part.token_ids)
             for token_id, logprobs in zip(part.token_ids, part.logprobs, strict=True):
                 reason = request.append(token_id, logprobs[token_id].logprob, self.version, self._stop)
+                past -= 1
                 if reason is not None:
-                    done.append(request.completion(reason))
+                    past += self._is_async and request.room > past  # the step that has begun
+                    done.append(replace(request.completion(reason), dropped_tokens=past))
                     self.release(request.request_id)
                     break
         return done
@@ -230,21 +262,24 @@ class VllmEngine:
             yield
         except Exception as error:
             self._running.clear()
+            self._vllm_names.clear()
             raise EngineFault(f"vLLM failed: {one_line(error)}.") from error
 
     def release(self, request_id: int) -> None:
         """Discard a request; its prefix stays cached until vLLM needs the memory."""
-        if self._running.pop(request_id, None) is not None:
-            self._llm.abort_request([str(request_id)])
+        name = self._vllm_names.pop(request_id, None)
+        if name is not None:
+            del self._running[name]
+            self._llm.abort_request([name])
 
-    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy a state dict into vLLM's model, in place, and drop the prefix cache."""
+    def load_weights(self, version: int, weights: Weights) -> None:
+        """Copy weights into vLLM's model, in place, and drop the prefix cache."""
         if not self._shapes:
             raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
-        self._is_whole = False
+        self.has_weights = False
         got: dict[str, tuple[int, ...]] = {}
-        for name, tensor in weights.items():
-            got |= self._names.shapes(name, tuple(tensor.shape))
+        for name, shape in weights.shapes.items():
+            got |= self._names.shapes(name, shape)
         expected = {name: shape for name, shape in self._shapes.items() if not self._names.is_unused(name)}
         wrong = next((name for name, shape in expected.items() if got.get(name) != shape), None)
         if wrong is not None:  # vLLM would fail halfway and never load again
@@ -262,36 +297,41 @@ class VllmEngine:
             self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
             raise EngineFault(f"vLLM failed to load the weights: {error}") from error
-        self._is_whole = True
+        self.has_weights = True
         self.version = version
 
     @cached_property
     def _names(self) -> FileNames:
         return FileNames(Path(self._llm.model_config.model))
 
-    def _in_files(
-        self, weights: Mapping[str, torch.Tensor], names: Collection[str]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+    def _in_files(self, weights: Weights, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights as vLLM's loader expects them: under the names of the model's files."""
-        for name, tensor in weights.items():
+        for name, tensor in weights.tensors:
             yield from ((part, each) for part, each in self._names.translate(name, tensor).items() if part in names)
 
     def sleep(self) -> None:
         """Free weights and KV cache on a GPU until new weights are loaded; does nothing on a CPU."""
         if self._llm.vllm_config.model_config.enable_sleep_mode:
             self._llm.sleep(level=2)
-            self._is_whole = False
+            self.has_weights = False
 
     def _wake(self) -> None:
         if self._llm.vllm_config.model_config.enable_sleep_mode and self._llm.is_sleeping():
+            torch.cuda.empty_cache()  # what the update has used
             self._llm.wake_up()
 
     def close(self) -> None:
         """Abort all requests, and shut vLLM down if this engine owns it."""
-        for request_id in list(self._running):
+        for request_id in list(self._vllm_names):
             self.release(request_id)
         if self._owns_llm:
             self._llm.engine_core.shutdown()
+
+
+def _cache_tokens(llm: Any) -> int:
+    """Return how many tokens the KV cache holds."""
+    cache = llm.vllm_config.cache_config
+    return int(getattr(cache, "kv_cache_size_tokens", None) or cache.num_gpu_blocks * cache.block_size)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("agents")
 _EXECUTIONS, _GRADINGS = "tools/executions", "episodes/gradings"
+_DROPPED = "sampling/dropped_tokens"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +38,7 @@ class _Clock:
     begin: float = field(default_factory=time.perf_counter)
     sampling: float = 0.0
     waiting: float = 0.0
+    dropped: int = 0
     executions: list[float] = field(default_factory=list)
     gradings: list[float] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ class _Clock:
             "episodes/grading_s": _mean(self.gradings),
             "engine/utilisation": self.sampling / whole,
             "engine/waiting_s": self.waiting,
+            _DROPPED: float(self.dropped),
             "time/sampling_s": whole,
         }
 
@@ -76,6 +79,7 @@ def over_processes(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "episodes/grading_s": mean("episodes/grading_s", by=_GRADINGS),
         "engine/utilisation": mean("engine/utilisation", by="time/sampling_s") * mean("time/sampling_s") / slowest,
         "engine/waiting_s": mean("engine/waiting_s"),
+        _DROPPED: sum(each.get(_DROPPED, 0.0) for each in measured),
         "time/sampling_s": slowest,
         "time/sampling_mean_s": mean("time/sampling_s"),
     }
@@ -97,12 +101,16 @@ class Collector:
         engine: Samples the tokens.
         chat: Encodes prompts and feedback.
         rules: Where turns end and which tokens stay.
+        in_flight: How many of the copies are used; None: all.
     """
 
-    def __init__(self, envs: EnvPool, engine: Engine, chat: Chat, *, rules: TurnRules | None = None) -> None:
+    def __init__(
+        self, envs: EnvPool, engine: Engine, chat: Chat, *, rules: TurnRules | None = None, in_flight: int | None = None
+    ) -> None:
         self._envs, self._engine, self._chat = envs, engine, chat
         self._rules = rules or TurnRules()
-        self._free = deque(range(len(envs)))
+        self._used = range(len(envs))[:in_flight]
+        self._free = deque(self._used)
         self._waiting: deque[ActiveEpisode] = deque()
         self._in_env: dict[int, ActiveEpisode | None] = {}  # None: the episode was cancelled
         self._in_engine: dict[int, tuple[int, ActiveEpisode]] = {}
@@ -207,7 +215,7 @@ class Collector:
         if self._is_abandoned:
             self._envs.drain()
             self._in_env.clear()
-            self._free, self._is_abandoned = deque(range(len(self._envs))), False
+            self._free, self._is_abandoned = deque(self._used), False
         self._free = deque(sorted(self._free))  # so that a resumed run fills them in the same order
         # queue new episodes
         for episode in episodes:
@@ -319,6 +327,7 @@ class Collector:
 
     def _take_completion(self, completion: Completion) -> None:
         env_id, play = self._in_engine.pop(completion.request_id)
+        self._clock.dropped += completion.dropped_tokens
         if play.allowance is not None:
             play.allowance -= len(completion.token_ids) - play.begun
         play.completion = self._rules.completed(completion)

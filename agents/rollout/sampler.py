@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents.config.schedules import parse_budgets
-from agents.config.training import TrainConfig
+from agents.config.training import RolloutConfig, TrainConfig
 from agents.core.distributed import gather, gather_unless_stopped, rank, share, size, wait
 from agents.core.errors import TrainingError
 from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
@@ -50,7 +50,7 @@ class Sampler:
         self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig, *, rules: TurnRules | None = None
     ) -> None:
         self._engine = engine
-        self._collector = Collector(envs, engine, chat, rules=rules)
+        self._collector = Collector(envs, engine, chat, rules=rules, in_flight=_in_flight(config.rollout, engine))
         self._config = config
         extra = config.rollout.num_extra_problems
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
@@ -219,6 +219,13 @@ class Sampler:
                 for sample in range(rollout.num_generations)
             ]
         return episodes
+
+
+def _in_flight(rollout: RolloutConfig, engine: Engine) -> int | None:
+    """Return how many episodes the engine's cache holds, each with half a completion; None: as many as there are."""
+    if engine.cache_tokens is None or rollout.num_envs is not None or rollout.max_new_tokens is not None:
+        return None
+    return max(1, engine.cache_tokens // (rollout.max_model_len - rollout.max_completion_length // 2))
 
 
 def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import torch
+from torch.distributed.tensor import DTensor
 
 from agents.config.training import TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
+from agents.core.types import seed_of
 from agents.engines import open_engine
 from agents.learning.policy import Policy, shard
 from agents.learning.warm_up import in_fence, warm_up
@@ -24,6 +26,7 @@ from agents.tracking.callbacks import Callback, SampleLog
 from agents.tracking.model_card import ModelCardWriter
 from agents.tracking.summary import ClosingSummary
 from agents.training.hub import HubUpload
+from agents.training.weight_sync import BUCKET_BYTES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from agents.engines.base import Engine
 
 _WARM_UP_PROBLEMS = 2000
+_BESIDE_UPDATE = 0.3  # the engine's share of a GPU on which it samples during the update
+_ENGINE = 3  # the purpose of a seed; 0 to 2 have others
 REFERENCE = "reference"
 
 
@@ -85,15 +90,26 @@ def load_reference(config: TrainConfig, device: torch.device) -> Policy:
 
 
 def build_engine(
-    config: TrainConfig, path: Path, chat: Chat, *, dtype: str, device: torch.device, log: Callable[[str], Any]
+    config: TrainConfig,
+    path: Path,
+    chat: Chat,
+    policy: Policy,
+    *,
+    dtype: str,
+    device: torch.device,
+    log: Callable[[str], Any],
 ) -> Engine:
     """Return this process's engine: the one that is named, or of several addresses its own.
 
     Raises:
         ConfigError: There are not as many addresses as processes.
-        EngineError, EngineFault: The engine cannot be opened.
+        EngineError, EngineFault: The engine cannot be opened, or there is no room for it beside the policy.
     """
     rollout = config.rollout
+    reproducible = device.type == "cpu" if rollout.reproducible is None else rollout.reproducible
+    share = rollout.vllm_gpu_memory_utilization
+    if share is None and rollout.overlap:
+        share = _BESIDE_UPDATE
     names, count = rollout.engine.split(","), distributed.size()
     is_served = ":" in rollout.engine
     expect(
@@ -108,11 +124,23 @@ def build_engine(
         chat,
         dtype=dtype,
         device=device,
-        max_num_seqs=rollout.max_num_seqs,
+        max_num_seqs=rollout.num_rows,
         max_model_len=rollout.max_model_len,
-        gpu_memory_utilization=rollout.vllm_gpu_memory_utilization,
+        gpu_memory_utilization=share,
+        reserved_bytes=reserved_bytes(policy),
+        seed=None if reproducible else seed_of(config.seed, _ENGINE, distributed.rank(), bits=31),
         log=log,
     )
+
+
+def reserved_bytes(policy: Policy) -> int:
+    """Return the bytes that training takes while the engine is awake, beyond what it holds before the first step.
+
+    They are AdamW's two moments of this process's parameters, and the weights that are on their way to the engine.
+    """
+    mine = (p.to_local() if isinstance(p, DTensor) else p for p in policy.parameters() if p.requires_grad)
+    largest = max(p.numel() for p in policy.model.parameters())
+    return 2 * sum(p.nbytes for p in mine) + 2 * max(BUCKET_BYTES, 4 * largest)
 
 
 def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tuple[Callback, ...]:

@@ -35,7 +35,7 @@ from agents.core.errors import CheckpointError
 from agents.learning.optimizer import state_of
 from agents.models.load import no_progress_bars
 from agents.models.lora import save_adapters
-from agents.training.weight_sync import Weights
+from agents.training.weight_sync import weights_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -183,10 +183,7 @@ def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
     output = model.get_output_embeddings()
     is_tied = output.weight is model.get_input_embeddings().weight
     tied = {f"{name}.weight" for name, module in model.named_modules() if is_tied and module is output}
-    weights = Weights(model)
-    for name in weights:
-        if name not in tied:
-            yield name, weights[name]
+    yield from ((name, tensor) for name, tensor in weights_of(model).tensors if name not in tied)
 
 
 def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:

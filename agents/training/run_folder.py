@@ -32,6 +32,9 @@ _MAY_CHANGE = (
     *("report_to", "samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
+_OF_THE_MACHINE = ("rollout.engine", "rollout.max_num_seqs", "rollout.vllm_gpu_memory_utilization")
+"""What samples, and how much at once: a server may move, and a run may continue on another GPU."""
+
 
 def claim(config: TrainConfig) -> Path | None:
     """Return the checkpoint to resume from, if any; reject another run's folder, and clean up after a killed run.
@@ -120,6 +123,7 @@ def changes(before: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[A
     unused = {f"env.{name}" for name in lacking(config.env.id, config.env.kwargs(split="train"))}
     now, default = (dict(_flat(settings(each))) for each in (config, type(config)()))
     then = dict(_flat({name: value for name, value in before.items() if name not in _MAY_CHANGE}))
+    then = {name: value for name, value in then.items() if name not in _OF_THE_MACHINE}
     was, is_now = {**default, **then}, {**_GONE, **now}
     differ = [name for name in {**now, **then} if was[name] != is_now.get(name) and name not in unused]
     return {name: (was[name], is_now.get(name)) for name in sorted(differ)}
@@ -134,8 +138,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that a resumed run may not change, in JSON; what samples may, since a server may move."""
+    """Return the settings that a resumed run may not change, in JSON."""
     kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
-    del kept["rollout"]["engine"]
+    for name in _OF_THE_MACHINE:
+        del kept["rollout"][name.removeprefix("rollout.")]
     as_read: dict[str, Any] = json.loads(json.dumps(kept))
     return as_read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ class Trainer:
 
     def _open(self, path: Path, started: Path | None) -> None:
         """Open environments, policy and engine, from a model's folder, and resume from a checkpoint if there is one."""
-        config, log = self.config, self.log
+        log = self.log
+        rollout = self.config.rollout.sized(on_gpu=self.device.type == "cuda", processes=distributed.size())
+        config = replace(self.config, rollout=rollout)
 
         # environment, policy, engine
         self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
@@ -101,9 +104,10 @@ class Trainer:
             dialect=config.env.dialect,
         )
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
+        self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
         limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
         self.ppo = PPO(self.policy, config.ppo, **limits)
-        self.engine = build_engine(config, path, self.chat, dtype=dtype, device=self.device, log=log)
+        self.engine = build_engine(config, path, self.chat, self.policy, dtype=dtype, device=self.device, log=log)
 
         # what the loop works with
         prompt_length = config.rollout.max_model_len - config.rollout.max_completion_length
@@ -113,7 +117,6 @@ class Trainer:
         self._saver = Saver(self, on_save=partial(self._call, "on_save"))
         if started is not None:
             self.step = self._saver.restore(started)
-        self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
         distributed.wait()  # some processes load an engine more slowly
 
     def train(self) -> bool:

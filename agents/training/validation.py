@@ -231,7 +231,7 @@ def _open(config: TrainConfig, problems: str | None, copies: int | None = None, 
         named["test_share"] = 1.0  # nobody trains on the rest of such a file
     budget = 0 if env.interaction_budget == "0" else config.validation.interaction_budget
     arguments = {"interaction_budget": budget, **named, **overrides}
-    return open_split(env, copies or config.rollout.max_num_seqs, split="test", **arguments)
+    return open_split(env, copies or config.rollout.num_rows, split="test", **arguments)
 
 
 def metrics_of(outcomes: Mapping[str, Evaluation]) -> dict[str, float]:

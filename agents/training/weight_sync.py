@@ -7,19 +7,18 @@ they differ only by rounding; an engine that still has old weights, even in a si
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from agents.core.distributed import gather, whole
+from agents.core.distributed import any_of, gather, sharded_like, whole_together
 from agents.core.errors import EngineFault
 from agents.core.types import Batch, Completion
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from transformers import PreTrainedModel
 
     from agents.core.chat import Chat
@@ -29,45 +28,94 @@ if TYPE_CHECKING:
 _ADAPTER = "default"  # peft's name for a model's first
 _PROBES = 4
 _PROBE_TOKENS = 8
+BUCKET_BYTES = 2**29
+"""Bytes of weights that are gathered by one collective call."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
 """Largest mean difference in nats explained by rounding, by the less precise of the two dtypes."""
 
 
-class Weights(Mapping[str, torch.Tensor]):
-    """A lazy state dict with adapters merged: each tensor is assembled when it is accessed.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A tensor of a model."""
 
-    Shards are gathered from all processes, which must access the same tensors in the same order. Low-rank adapters are
-    added to the weights they adapt.
+    names: list[str]
+    """More than one if it is tied."""
+    tensor: torch.Tensor
+    """May be sharded."""
+    layer: Any
+    """The layer whose adapter is added to it, or None."""
+
+
+def weights_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Weights:
+    """Return a model's weights, with low-rank adapters added to what they adapt.
+
+    Adapters are added in the model's dtype, each process to its shard, and the sum is converted before it is gathered.
+    Tensors are gathered in buckets of at most `BUCKET_BYTES`, or alone if they are larger; no more than two buckets are
+    in memory at a time. Reading a sharded model's tensors is a collective call.
 
     Args:
-        model: May be sharded and have adapters. Tensors without either are not copied.
+        model: May be sharded and have adapters.
+        dtype: Of the tensors that are read; None: the model's.
     """
+    parts = _parts(model)
+    shapes = {name: tuple(part.tensor.shape) for part in parts for name in part.names}
+    return Weights(shapes=shapes, tensors=_read(parts, dtype))
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._adapted: dict[str, Any] = {
-            _plain(f"{name}.{getattr(layer, 'parameter_name', 'weight')}"): layer
-            for name, layer in model.named_modules()
-            if hasattr(layer, "lora_A")
-        }
-        self._tensors = {_plain(name): t for name, t in model.state_dict().items() if ".lora_" not in name}
 
-    def __getitem__(self, name: str) -> torch.Tensor:
-        """Return the full tensor of a name."""
-        tensor = whole(self._tensors[name])
-        layer = self._adapted.get(name)
-        if layer is None:
-            return tensor
-        down, up = (whole(part[_ADAPTER].weight.detach()) for part in (layer.lora_A, layer.lora_B))
-        scaling: float = layer.scaling[_ADAPTER]
-        return tensor + scaling * _product(layer, up, down, experts=len(tensor) if tensor.ndim > 2 else None)
+def _parts(model: PreTrainedModel) -> list[_Part]:
+    adapted: dict[str, Any] = {
+        _plain(f"{name}.{getattr(layer, 'parameter_name', 'weight')}"): layer
+        for name, layer in model.named_modules()
+        if hasattr(layer, "lora_A")
+    }
+    parts: dict[object, _Part] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if ".lora_" in name:
+            continue
+        layer = adapted.get(plain := _plain(name))
+        key = id(tensor) if layer is None else plain
+        parts.setdefault(key, _Part(names=[], tensor=tensor.detach(), layer=layer)).names.append(plain)
+    return list(parts.values())
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names, in the order of the model's state dict."""
-        return iter(self._tensors)
 
-    def __len__(self) -> int:
-        """Return the number of tensors."""
-        return len(self._tensors)
+def _read(parts: Sequence[_Part], dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    for bucket in _buckets(parts, dtype):
+        merged = [tensor.to(_target(tensor, dtype)) for tensor in _merged(bucket)]
+        for part, tensor in zip(bucket, whole_together(merged), strict=True):
+            for name in part.names:
+                yield name, tensor
+
+
+def _buckets(parts: Sequence[_Part], dtype: torch.dtype | None) -> Iterator[list[_Part]]:
+    bucket: list[_Part] = []
+    room = BUCKET_BYTES
+    for part in parts:
+        needed = part.tensor.numel() * _target(part.tensor, dtype).itemsize
+        if bucket and needed > room:
+            yield bucket
+            bucket, room = [], BUCKET_BYTES
+        bucket.append(part)
+        room -= needed
+    if bucket:
+        yield bucket
+
+
+def _target(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def _merged(bucket: Sequence[_Part]) -> Iterator[torch.Tensor]:
+    """Yield the bucket's tensors, sharded as they are, with their adapters added."""
+    pairs = [(part.layer.lora_A, part.layer.lora_B) for part in bucket if part.layer is not None]
+    factors = whole_together([half[_ADAPTER].weight.detach() for pair in pairs for half in pair])
+    for part in bucket:
+        if part.layer is None:
+            yield part.tensor
+            continue
+        down, up = next(factors), next(factors)
+        experts = len(part.tensor) if part.tensor.ndim > 2 else None
+        added = part.layer.scaling[_ADAPTER] * _product(part.layer, up, down, experts=experts)
+        yield part.tensor + sharded_like(added, part.tensor)
 
 
 def _plain(name: str) -> str:
@@ -102,14 +150,26 @@ class WeightSync:
     """
 
     def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str, *, prompt_length: int) -> None:
-        self._policy, self._engine = policy, engine
+        self._policy, self._engine, self._dtype = policy, engine, getattr(torch, dtype)
         self._prompt = probe_prompt(chat, min(prompt_length, engine.max_model_len - _PROBE_TOKENS))
         exact = dtype == "float32" and policy.autocast is None
         self._tolerance = TOLERANCE["float32" if exact else "bfloat16"]
+        self._synced: int | None = None
+        self._metrics: dict[str, float] = {}
 
     def __call__(self, version: int) -> dict[str, float]:
-        """Sync the weights of a version; see :func:`sync_weights`."""
-        return sync_weights(self._policy, self._engine, version=version, prompt=self._prompt, tolerance=self._tolerance)
+        """Sync the weights of a version, see :func:`sync_weights`, unless all engines have them already."""
+        if any_of(self._synced != version or not self._engine.has_weights):
+            self._metrics = sync_weights(
+                self._policy,
+                self._engine,
+                dtype=self._dtype,
+                version=version,
+                prompt=self._prompt,
+                tolerance=self._tolerance,
+            )
+            self._synced = version
+        return self._metrics
 
 
 def probe_prompt(chat: Chat, length: int) -> list[int]:
@@ -119,7 +179,7 @@ def probe_prompt(chat: Chat, length: int) -> list[int]:
 
 
 def sync_weights(
-    policy: Policy, engine: Engine, *, version: int, prompt: Sequence[int], tolerance: float
+    policy: Policy, engine: Engine, *, dtype: torch.dtype, version: int, prompt: Sequence[int], tolerance: float
 ) -> dict[str, float]:
     """Load the policy's weights into the engine, and compare log-probabilities of some sampled tokens.
 
@@ -128,6 +188,7 @@ def sync_weights(
     Args:
         policy: The trainer's policy.
         engine: The engine of this process; no request may be running.
+        dtype: Of the engine's weights.
         version: New version of the weights.
         prompt: Token ids of any text.
         tolerance: Largest accepted mean difference of log-probabilities, in nats; see `TOLERANCE`.
@@ -139,7 +200,7 @@ def sync_weights(
         EngineFault: The engine samples from other weights than the policy's.
         EngineError: The engine has another model.
     """
-    engine.load_weights(version, Weights(policy.model))
+    engine.load_weights(version, weights_of(policy.model, dtype))
     completions = gather(_sample(engine, prompt, temperature=policy.temperature))
     versions = {v for each in completions for v in each.policy_versions}
     if versions != {version}:

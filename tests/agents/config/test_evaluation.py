@@ -96,7 +96,7 @@ def test_the_first_protocol_and_training_ask_the_environment_for_the_same_argume
 def test_each_program_has_its_own_defaults_for_the_engine() -> None:
     names = ("engine", "dtype", "max_num_seqs", "max_model_len", "vllm_gpu_memory_utilization")
     assert [getattr(EvalConfig(model=("M",)), name) for name in names] == ["auto", "auto", 32, 2048, 0.9]
-    assert [getattr(RolloutConfig(), name) for name in names] == ["auto", "auto", 64, 512, 0.3]
+    assert [getattr(RolloutConfig(), name) for name in names] == ["auto", "auto", None, 512, None]
 
 
 @pytest.mark.parametrize("make", [EnvConfig, EvalEnvConfig])

@@ -187,3 +187,11 @@ def test_the_environment_gives_only_new_text_and_the_chosen_split() -> None:
     arguments = EnvConfig(problems="sums", prompt="question").kwargs(split="test")
     assert arguments["observation"] == "feedback"
     assert (arguments["problems"], arguments["prompt"], arguments["split"]) == ("sums", "question", "test")
+
+
+def test_all_of_a_steps_episodes_are_sampled_at_once_on_a_gpu_alone() -> None:
+    rollout = RolloutConfig(num_problems=128, num_generations=16)
+    rows = [rollout.sized(on_gpu=on_gpu, processes=n).num_rows for on_gpu, n in ((True, 8), (True, 1), (False, 1))]
+    assert rows == [256, 512, 64]
+    given = dataclasses.replace(rollout, max_num_seqs=5)
+    assert given.sized(on_gpu=True, processes=8) == given

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_update import CASES, extra_problems, gradient, update
+from agents_fakes import tiny_llama, tiny_qwen2
+from distributed_update import CASES, V, extra_problems, gradient, update
 from paths import ROOT
 from runs import SMALL
 
@@ -95,6 +96,22 @@ def test_each_process_checks_all_engines(torchrun: tuple[Path, str]) -> None:
     said = json.loads((torchrun[0] / "said.json").read_text())
     assert [passed for passed, *_ in said] == ["passed", "passed"]
     assert all(fault.startswith("Expect the engine to sample from the trainer's weights") for _, fault, _ in said)
+
+
+@pytest.mark.slow
+def test_a_sharded_models_weights_are_gathered_once_and_in_bfloat16(torchrun: tuple[Path, str]) -> None:
+    gathered = json.loads((torchrun[0] / "gathered.json").read_text())
+    untied, tied = (make(V).num_parameters() for make in (tiny_llama, tiny_qwen2))
+    assert gathered["plain"]["calls"] == [2 * untied]
+    assert gathered["tied"]["calls"] == [2 * tied]
+    assert gathered["tied"]["tensors"] == len(tiny_qwen2(V).state_dict())
+    assert gathered["adapters"]["calls"] == [4 * gathered["adapters"]["trained"], 2 * untied]
+
+
+@pytest.mark.slow
+def test_shards_of_different_sizes_are_put_together(torchrun: tuple[Path, str]) -> None:
+    pieces = json.loads((torchrun[0] / "gathered.json").read_text())["pieces"]
+    assert pieces == [torch.arange(15.0).view(5, 3).tolist(), [[0.0, 1.0]], [0.0, 1.0, 2.0]]
 
 
 @pytest.mark.slow

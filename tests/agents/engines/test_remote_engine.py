@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from agents_fakes import (
     CallScanner,
     FakeEngine,
@@ -20,7 +21,7 @@ from serving import Halting, Make, V, clients, connect, served
 
 from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Trajectory
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.engines.remote import KEY, RemoteEngine
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
@@ -96,9 +97,33 @@ def test_tokens_sampled_before_a_transfer_keep_their_version(make: Make) -> None
     engine.submit(0, PROMPT, Sampling(max_tokens=12))
     while not inner.halted:
         assert engine.poll() == []
-    engine.load_weights(3, {})
+    engine.load_weights(3, Weights.of({}))
     assert engine.version == 3
     assert finish(engine, 1)[0].policy_versions == (0, 0, 0, 3, 3, 3, 3)
+
+
+def test_tied_weights_are_sent_once_and_arrive_under_each_name(make: Make) -> None:
+    inner, got = FakeEngine(CHAT), dict[str, torch.Tensor]()
+    inner.load_weights = lambda version, weights: got.update(weights.tensors)  # type: ignore[method-assign]
+    tied = torch.ones(3)
+    make(inner).load_weights(1, Weights.of({"a": tied, "b": tied, "c": torch.zeros(2, 2)}))
+    assert {name: tensor.tolist() for name, tensor in got.items()} == {
+        "a": [1, 1, 1],
+        "b": [1, 1, 1],
+        "c": [[0, 0], [0, 0]],
+    }
+    assert got["a"] is got["b"]
+
+
+def test_an_engine_whose_sleep_frees_its_weights_says_so(make: Make) -> None:
+    inner = FakeEngine(CHAT)
+    inner.sleep = lambda: setattr(inner, "has_weights", False)  # type: ignore[method-assign]
+    engine = make(inner)
+    assert engine.has_weights
+    engine.sleep()
+    assert not engine.has_weights
+    engine.load_weights(1, Weights.of({}))
+    assert engine.has_weights
 
 
 def test_it_keeps_sampling_between_two_polls(make: Make) -> None:
@@ -141,7 +166,7 @@ def test_logprobs_agree_with_pauses_and_new_weights(make: Make) -> None:
         made = played(collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9))
         assert len(made) < 14
         while len(made) < 14:
-            sync_weights(policy, engine, version=engine.version + 1, prompt=PROMPT, tolerance=1e-3)
+            sync_weights(policy, engine, dtype=torch.float32, version=engine.version + 1, prompt=PROMPT, tolerance=1e-3)
             made += played(collector.collect([], Sampling(max_tokens=70), max_new_tokens=9))
     assert difference(made, policy) < 1e-4
     assert max(version for each in made for version in each.policy_versions) == engine.version > 1
@@ -150,7 +175,7 @@ def test_logprobs_agree_with_pauses_and_new_weights(make: Make) -> None:
 def test_logprobs_agree_after_another_models_weights(make: Make) -> None:
     new, engine = Policy(tiny_qwen2(V, seed=5)), make()
     complete(engine)
-    metrics = sync_weights(new, engine, version=1, prompt=PROMPT, tolerance=1e-3)
+    metrics = sync_weights(new, engine, dtype=torch.float32, version=1, prompt=PROMPT, tolerance=1e-3)
     with pool(num_envs=6) as envs:
         made = collect(envs, engine, CHAT, episodes(10), Sampling(max_tokens=60))
     assert metrics["sampling/probe_difference"] < 1e-4
@@ -159,10 +184,10 @@ def test_logprobs_agree_after_another_models_weights(make: Make) -> None:
 
 
 def test_weights_that_did_not_arrive_are_detected(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = transformers_engine(tiny_qwen2(V), CHAT)
+    policy, inner = Policy(tiny_qwen2(V, seed=5)), transformers_engine(tiny_qwen2(V), CHAT)
     monkeypatch.setattr(inner, "load_weights", lambda version, weights: setattr(inner, "version", version))
     with pytest.raises(EngineFault, match="the transfer failed or was incomplete"):
-        sync_weights(Policy(tiny_qwen2(V, seed=5)), make(inner), version=1, prompt=PROMPT, tolerance=1e-3)
+        sync_weights(policy, make(inner), dtype=torch.float32, version=1, prompt=PROMPT, tolerance=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------- other settings
@@ -190,7 +215,7 @@ def test_weights_of_another_model_are_rejected_in_one_line(make: Make) -> None:
     with pytest.raises(
         EngineError, match=r"^Expect the weights of .*of shape \[74, 64\], not \[74, 32\].*: start the engine with that"
     ) as e:
-        engine.load_weights(1, tiny_qwen2(V, hidden_size=64).state_dict())
+        engine.load_weights(1, Weights.of(tiny_qwen2(V, hidden_size=64).state_dict()))
     assert "\n" not in str(e.value)
 
 

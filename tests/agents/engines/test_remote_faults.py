@@ -20,7 +20,7 @@ from serving import Halting, Make, V, clients, connect, served
 from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
 from agents.engines import open_engine, remote
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.engines.remote import KEY, read_address, read_key, serve
 
 
@@ -223,7 +223,7 @@ def test_an_interrupted_transfer_leaves_the_old_weights_intact() -> None:
         weights = tiny_qwen2(V, seed=5).state_dict()
         tensor = next(iter(weights.values()))
         gone.send(("load_weights", (1, list(weights))))
-        gone.send((tensor.dtype, tuple(tensor.shape)))
+        gone.send((list(weights)[:1], tensor.dtype, tuple(tensor.shape)))
         os.write(gone.fileno(), b"\0\1\0\0abc")
         gone.close()
         client = connect(address)
@@ -247,12 +247,12 @@ def test_a_server_that_disappears_during_a_transfer_is_a_lost_engine(parts: int)
         thread.start()
         engine = connect("{}:{}".format(*listener.address))
         with pytest.raises(EngineFault, match=r"^Expect an engine at "):
-            engine.load_weights(1, tiny_qwen2(V, hidden_size=512).state_dict())
+            engine.load_weights(1, Weights.of(tiny_qwen2(V, hidden_size=512).state_dict()))
         thread.join()
         with pytest.raises(EngineError, match="last load failed"):
             engine.submit(0, PROMPT, Sampling())
     with pytest.raises(EngineFault, match="got none"):
-        engine.load_weights(1, {})
+        engine.load_weights(1, Weights.of({}))
 
 
 def test_a_server_that_no_longer_answers_is_a_lost_engine(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_the_next_call_reports_that_the_engine_has_failed(make: Make) -> None:
     while not inner.failed:
         pass
     with pytest.raises(EngineFault, match=FAILED):
-        engine.load_weights(1, {"weight": torch.zeros(3)})
+        engine.load_weights(1, Weights.of({"weight": torch.zeros(3)}))
 
 
 def test_a_server_ends_with_the_error_of_its_engine() -> None:

@@ -37,7 +37,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from agents.core.chat import Chat
 from agents.core.errors import ConfigError, ModelError
 from agents.core.types import Trajectory
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import TransformersEngine, _draw
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
@@ -85,7 +85,7 @@ def test_a_returning_request_finds_its_cache_while_there_is_room() -> None:
     assert 2 not in engine._aside
     assert len(engine._cached[0]) == 19  # the prompt was there, and one token was fed
     engine.release(1)
-    engine.load_weights(1, tiny_qwen2(V).state_dict())
+    engine.load_weights(1, Weights.of(tiny_qwen2(V).state_dict()))
     assert engine._aside == {}
 
 
@@ -107,7 +107,7 @@ def test_sleep_drops_the_cache_of_idle_requests() -> None:
     engine.submit(0, PROMPT, Sampling(max_tokens=3))
     finish(engine, 1)
     engine.sleep()
-    engine.load_weights(1, model.state_dict())
+    engine.load_weights(1, Weights.of(model.state_dict()))
     for request_id in (1, 0):
         engine.submit(request_id, PROMPT, Sampling(max_tokens=3))
         finish(engine, 1)
@@ -202,7 +202,7 @@ def test_a_sleeping_engine_holds_no_cache_and_wakes_with_new_weights() -> None:
     before = complete(engine).token_ids
     engine.sleep()
     assert engine._cache._store == []
-    engine.load_weights(1, model.state_dict())
+    engine.load_weights(1, Weights.of(model.state_dict()))
     assert complete(engine).token_ids == before
 
 
@@ -351,7 +351,7 @@ def test_logprobs_agree_after_new_weights_during_sampling() -> None:
     engine = transformers_engine(first, CHAT)
     engine.submit(0, PROMPT, Sampling(max_tokens=4))
     done = finish(engine, 1)[0]
-    engine.load_weights(1, second.state_dict())
+    engine.load_weights(1, Weights.of(second.state_dict()))
     context = [*PROMPT, *done.token_ids]
     engine.submit(0, context, Sampling(max_tokens=6))
     done = finish(engine, 1)[0]
@@ -604,7 +604,7 @@ def test_new_weights_change_what_is_sampled() -> None:
     old, new = tiny_qwen2(V, seed=1), tiny_qwen2(V, seed=2)
     engine = transformers_engine(old, CHAT)
     before = complete(engine, max_tokens=20)
-    engine.load_weights(1, new.state_dict())
+    engine.load_weights(1, Weights.of(new.state_dict()))
     after = complete(engine, max_tokens=20)
     assert before.token_ids != after.token_ids
     assert after.token_ids == complete(transformers_engine(new, CHAT), max_tokens=20).token_ids

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from agents_fakes import ScannedCallEnv, episodes, pool, tiny_qwen2
-from engine_contract import CHAT, LAWS, PROMPT, Law, check_filters, complete
+from agents_fakes import CallScanner, ScannedCallEnv, episodes, pool, tiny_qwen2
+from engine_contract import CHAT, LAWS, PROMPT, Law, check_filters, complete, finish
 from paths import ROOT
 from transformers import PreTrainedModel
 
 from agents.core.errors import EngineError, EngineFault
-from agents.engines.base import Sampling
+from agents.core.types import Completion
+from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import _filtered
 from agents.engines.vllm_engine import VllmEngine, load_llm
 from agents.evaluation.comparison import settings_apart
@@ -47,17 +48,73 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
 
 
-def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96) -> VllmEngine:
+@pytest.fixture(scope="module")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same model with vLLM's asynchronous scheduler, as on a GPU; on a CPU vLLM switches it off."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    def check(config: Any) -> None:
+        switch_off(config)
+        config.scheduler_config.async_scheduling = True
+
+    switch_off = CpuPlatform.check_and_update_config
+    folder: Path = tmp_path_factory.mktemp("model")
+    model().save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CpuPlatform, "check_and_update_config", staticmethod(check))
+        return load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+
+
+def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96, **settings: Any) -> VllmEngine:
     """A fresh engine; vLLM determines the number of concurrent requests, the same for all tests."""
-    engine = VllmEngine(llm, CHAT, stop_token_ids=CHAT.stop_token_ids(None), max_model_len=max_model_len)
+    stop = CHAT.stop_token_ids(None)
+    engine = VllmEngine(llm, CHAT, stop_token_ids=stop, max_model_len=max_model_len, **settings)
     engine.weights = model().state_dict()  # type: ignore[attr-defined]  # for the laws
-    engine.load_weights(0, model().state_dict())
+    engine.load_weights(0, Weights.of(model().state_dict()))
     return engine
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_the_engine_keeps_the_contract(law: Law, llm: Any) -> None:
     law(lambda **arguments: engine_on(llm, **arguments))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_the_engine_keeps_the_contract_with_asynchronous_scheduling(law: Law, ahead: Any) -> None:
+    law(lambda **arguments: engine_on(ahead, **arguments))
+
+
+def turns(llm: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Completion], int]:
+    """Completions of two turns of each of 30 episodes, and the tokens that vLLM's scheduler has thrown away."""
+    scheduler = llm.engine_core.engine_core.scheduler
+    update, thrown = scheduler.update_from_output, list[str]()
+
+    def counted(scheduled: Any, output: Any) -> Any:
+        thrown.extend(name for name in scheduled.num_scheduled_tokens if name not in scheduler.requests)
+        return update(scheduled, output)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "update_from_output", counted)
+        engine, made = engine_on(llm), list[Completion]()
+        for turn in range(2):
+            for number in range(30):
+                context = [*PROMPT, *(made[number].token_ids if turn else ()), *CHAT.encode_feedback("[1]\n") * turn]
+                engine.submit(number, context, Sampling(max_tokens=24, seed=number + 100 * turn), CallScanner())
+            made += [done for _, done in sorted(finish(engine, 30).items())]
+        complete(engine, max_tokens=1)  # so that the step that had begun is over
+    return made, len(thrown)
+
+
+def test_asynchronous_scheduling_changes_no_token(llm: Any, ahead: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, none = turns(llm, monkeypatch)
+    made, thrown = turns(ahead, monkeypatch)
+    assert [each.token_ids for each in made] == [each.token_ids for each in plain]
+    assert [each.text for each in made] == [each.text for each in plain]
+    for each, other in zip(made, plain, strict=True):
+        assert each.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert {each.finish_reason for each in made} == {"boundary", "stop", "length"}
+    assert sum(each.dropped_tokens for each in plain) == none == 0
+    assert sum(each.dropped_tokens for each in made) == thrown > 20
 
 
 def test_filters_leave_the_likeliest_tokens(llm: Any) -> None:
@@ -91,6 +148,20 @@ def test_over_whole_trajectories_the_trainers_logprobs_equal_the_engines(llm: An
     assert difference(llm, engine_on(llm), model()) < 1e-4
 
 
+def test_the_trainers_logprobs_equal_those_of_asynchronous_scheduling(ahead: Any) -> None:
+    assert difference(ahead, engine_on(ahead), model()) < 1e-4
+
+
+def test_requests_without_seeds_draw_from_one_stream(llm: Any) -> None:
+    engine = engine_on(llm, has_seeds=False)
+    torch.manual_seed(0)
+    first = [complete(engine, seed=1).token_ids for _ in range(3)]
+    torch.manual_seed(0)
+    assert [complete(engine, seed=2).token_ids for _ in range(3)] == first
+    assert len(set(first)) == 3
+    assert difference(llm, engine, model()) < 1e-4
+
+
 def test_logprobs_agree_at_another_temperature(llm: Any) -> None:
     assert difference(llm, engine_on(llm), model(), temperature=0.7) < 1e-4
 
@@ -98,7 +169,7 @@ def test_logprobs_agree_at_another_temperature(llm: Any) -> None:
 def test_logprobs_agree_after_new_weights(llm: Any) -> None:
     engine, new = engine_on(llm), model(seed=7)
     complete(engine)
-    engine.load_weights(1, new.state_dict())
+    engine.load_weights(1, Weights.of(new.state_dict()))
     assert difference(llm, engine, new) < 1e-4
     assert difference(llm, engine, model()) > 1e-2
 
@@ -156,8 +227,7 @@ def test_any_exception_of_vllm_is_an_engine_fault(llm: Any, monkeypatch: pytest.
         with pytest.raises(EngineFault, match=r"^vLLM failed: .*no memory is left"):
             engine.poll()
     assert not engine.busy
-    engine.release(0)
-    llm.abort_request(["0"])
+    llm.abort_request([name for name, _ in llm.output_processor.external_req_ids.items()])
 
 
 def test_a_sleeping_engine_rejects_requests_until_new_weights_arrive(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +239,7 @@ def test_a_sleeping_engine_rejects_requests_until_new_weights_arrive(llm: Any, m
     engine.sleep()
     with pytest.raises(EngineError):
         engine.submit(0, PROMPT, Sampling(max_tokens=4))
-    engine.load_weights(1, model().state_dict())
+    engine.load_weights(1, Weights.of(model().state_dict()))
     assert calls == ["sleep 2", "wake"]
     assert complete(engine).token_ids
 
@@ -178,7 +248,7 @@ def test_a_folder_without_safetensors_cannot_load_weights(llm: Any) -> None:
     engine = engine_on(llm)
     engine._shapes = {}
     with pytest.raises(EngineError, match=r"^Expect weights as \*\.safetensors beside the model's config\.json"):
-        engine.load_weights(1, model().state_dict())
+        engine.load_weights(1, Weights.of(model().state_dict()))
 
 
 def test_too_many_prompts_for_one_step_take_several(llm: Any) -> None:

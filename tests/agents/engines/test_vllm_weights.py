@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from agents.core.errors import EngineError
 from agents.engines import vllm_engine
+from agents.engines.base import Weights
 from agents.engines.vllm_engine import VllmEngine
-from agents.training.weight_sync import Weights
+from agents.training.weight_sync import weights_of
 
 FAMILIES = {
     "qwen2": tiny_qwen2,
@@ -34,7 +35,10 @@ class StubLlm:
 
     def __init__(self, folder: Path) -> None:
         self.model_config = SimpleNamespace(model=str(folder))
-        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=False))
+        self.vllm_config = SimpleNamespace(
+            model_config=SimpleNamespace(enable_sleep_mode=False),
+            scheduler_config=SimpleNamespace(async_scheduling=False),
+        )
         self.loaded: dict[str, torch.Tensor] = {}
 
     def collective_rpc(self, method: Any, kwargs: dict[str, Iterator[tuple[str, torch.Tensor]]] | None = None) -> None:
@@ -64,7 +68,7 @@ def test_vllm_gets_what_a_saved_checkpoint_holds(
     trained = make(V, seed=1)
     trained.save_pretrained(tmp_path / "trained")
     engine, llm = engine_on(tmp_path / "first")
-    engine.load_weights(3, Weights(trained))
+    engine.load_weights(3, weights_of(trained))
     expected = load_file(tmp_path / "trained" / "model.safetensors")
     assert llm.loaded.keys() == expected.keys()
     assert all(torch.equal(llm.loaded[name], tensor) for name, tensor in expected.items())
@@ -79,7 +83,7 @@ def test_layers_of_the_files_that_the_model_lacks_are_ignored(
     file = tmp_path / "model.safetensors"
     save_file(load_file(file) | {"model.layers.61.eh_proj.weight": torch.zeros(2, 2)}, file)
     engine, llm = engine_on(tmp_path)
-    engine.load_weights(1, model.state_dict())
+    engine.load_weights(1, Weights.of(model.state_dict()))
     assert "model.layers.61.eh_proj.weight" not in llm.loaded
 
 
@@ -89,5 +93,5 @@ def test_experts_of_another_size_are_refused(
     tiny_qwen3_moe(V).save_pretrained(tmp_path)
     engine, llm = engine_on(tmp_path)
     with pytest.raises(EngineError, match=r"^Expect the weights of the model in use, got others: .*experts\.0\."):
-        engine.load_weights(1, tiny_qwen3_moe(V, moe_intermediate_size=8).state_dict())
+        engine.load_weights(1, Weights.of(tiny_qwen3_moe(V, moe_intermediate_size=8).state_dict()))
     assert llm.loaded == {}

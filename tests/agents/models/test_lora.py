@@ -14,7 +14,7 @@ from agents.core.types import Advantages
 from agents.learning.policy import Policy
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
-from agents.training.weight_sync import Weights
+from agents.training.weight_sync import weights_of
 
 V = 40
 
@@ -65,9 +65,9 @@ def test_only_adapters_are_trained() -> None:
 def test_exported_weights_give_a_plain_model_with_the_same_output(make: Make) -> None:
     policy, before = trained(LoraConfig(rank=4, alpha=8), make)
     plain = make(V)
-    weights = Weights(policy.model)
+    weights = dict(weights_of(policy.model).tensors)
     assert set(weights) == set(before)
-    plain.load_state_dict(dict(weights))
+    plain.load_state_dict(weights)
     batch = random_batch(V)
     said = policy(batch).logprobs
     assert torch.allclose(Policy(plain)(batch).logprobs, said, atol=1e-5)
@@ -83,7 +83,7 @@ def test_peft_reads_what_is_written(make: Make, tmp_path: Path) -> None:
     policy, _ = trained(config, make)
     save_adapters(policy.model, config, tmp_path)
     loaded = PeftModel.from_pretrained(make(V), tmp_path).merge_and_unload()
-    weights = Weights(policy.model)
+    weights = dict(weights_of(policy.model).tensors)
     for name, tensor in loaded.state_dict().items():
         assert torch.allclose(tensor, weights[name], atol=1e-6), name
 

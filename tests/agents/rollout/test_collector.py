@@ -23,7 +23,7 @@ from engine_contract import CHAT
 
 from agents.core.chat import Chat
 from agents.core.types import Trajectory
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.rollout.collector import Collector
@@ -49,7 +49,7 @@ def play_on(collector: Collector, engine: FakeEngine, allowance: int) -> list[li
     """Collect until no episode is paused, with new weights each time."""
     calls = []
     while collector.as_json()["groups"]:
-        engine.load_weights(engine.version + 1, {})
+        engine.load_weights(engine.version + 1, Weights.of({}))
         calls.append(played(collector.collect([], SAMPLING, max_new_tokens=allowance)))
     return calls
 
@@ -62,7 +62,7 @@ def test_an_episode_that_has_sampled_its_allowance_continues_in_the_next_collect
     with pool() as envs:
         collector = Collector(envs, engine, WORDY)
         assert played(collector.collect(episodes(2), SAMPLING, max_new_tokens=5)) == []
-        engine.load_weights(1, {})
+        engine.load_weights(1, Weights.of({}))
         made = played(collector.collect([], SAMPLING, max_new_tokens=50))
     assert [each.text for each in made] == ["a`\n[1]\nzzzzzzzz"] * 2
     assert [len(each.turns) for each in made] == [2, 2]
@@ -167,7 +167,7 @@ def test_the_trainers_logprobs_equal_the_engines_over_resumed_episodes() -> None
         collector = Collector(envs, engine, CHAT)
         made += played(collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9))
         while collector.as_json()["groups"]:
-            engine.load_weights(engine.version + 1, model.state_dict())
+            engine.load_weights(engine.version + 1, Weights.of(model.state_dict()))
             made += played(collector.collect([], Sampling(max_tokens=70), max_new_tokens=9))
     batch = collate(made)
     output = Policy(model).evaluate(batch, 5)

@@ -239,3 +239,27 @@ def test_trajectories_sampled_ahead_by_an_earlier_version_are_restored() -> None
         made.restore(states)
         assert take(made, 1) == expected
         made.finish()
+
+
+@pytest.mark.parametrize(
+    ("cache_tokens", "settings", "most"),
+    [
+        (None, {}, 6),
+        (200, {}, 3),  # each episode counts 96 - 60 / 2 tokens
+        (10, {}, 1),
+        (200, {"num_envs": 10}, 6),
+        (200, {"max_new_tokens": 60}, 6),
+    ],
+    ids=["rows", "cache", "small cache", "own number", "paused episodes"],
+)
+def test_no_more_episodes_are_in_flight_than_the_engines_cache_holds(
+    cache_tokens: int | None, settings: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEngine, "cache_tokens", cache_tokens)
+    with sampler(scripted("a`\n", "b"), **settings) as (made, engine):
+        held: list[int] = []
+        poll = engine.poll
+        engine.poll = lambda: (held.append(len(engine.held)), poll())[1]  # type: ignore[method-assign, func-returns-value]
+        assert len(take(made, 0).trajectories) == 6
+    assert max(held) <= most
+    assert most == 6 or max(held) == most

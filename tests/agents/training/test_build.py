@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from agents_fakes import small_chat, stretched, tiny_qwen2
 
 from agents import presets
-from agents.config.training import TrainConfig
+from agents.config.training import PPOConfig, RolloutConfig, TrainConfig
 from agents.core.errors import ConfigError
-from agents.training.build import build_policy
+from agents.learning.policy import Policy
+from agents.training import build as build_module
+from agents.training.build import build_engine, build_policy, reserved_bytes
+from agents.training.weight_sync import BUCKET_BYTES
 
 
 def build(config: TrainConfig, folder: Path) -> list[str]:
@@ -35,3 +39,34 @@ def test_episodes_longer_than_the_model_supports_cause_a_warning(tmp_path: Path)
     for made_for, said in ((200, [warning]), (256, [])):
         tiny_qwen2(40, max_position_embeddings=made_for).save_pretrained(tmp_path)
         assert build(presets["tiny"](), tmp_path) == said
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, device: str, **rollout: Any) -> dict[str, Any]:
+    """What an engine is opened with."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(build_module, "open_engine", lambda *_, **settings: asked.update(settings))
+    config = TrainConfig(rollout=RolloutConfig(**rollout), ppo=PPOConfig(importance_sampling="token"))
+    policy = Policy(tiny_qwen2(40))
+    build_engine(config, Path(), small_chat(), policy, dtype="float32", device=torch.device(device), log=print)
+    return asked
+
+
+def test_requests_have_seeds_on_a_cpu_and_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(monkeypatch, "cpu")["seed"] is None
+    assert opened(monkeypatch, "cuda", reproducible=True)["seed"] is None
+    seeds = [opened(monkeypatch, "cuda")["seed"], opened(monkeypatch, "cpu", reproducible=False)["seed"]]
+    assert seeds[0] == seeds[1] < 2**31
+
+
+def test_an_engine_that_samples_during_the_update_gets_a_fixed_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(monkeypatch, "cuda")["gpu_memory_utilization"] is None
+    assert opened(monkeypatch, "cuda", overlap=True)["gpu_memory_utilization"] == 0.3
+    assert opened(monkeypatch, "cuda", vllm_gpu_memory_utilization=0.6)["gpu_memory_utilization"] == 0.6
+
+
+def test_training_reserves_its_optimizer_state_and_two_buckets() -> None:
+    policy = Policy(tiny_qwen2(40))
+    trained = sum(p.numel() for p in policy.parameters())
+    assert reserved_bytes(policy) == 8 * trained + 2 * BUCKET_BYTES
+    policy.model.requires_grad_(False)
+    assert reserved_bytes(policy) == 2 * BUCKET_BYTES

@@ -1,26 +1,31 @@
 """The probe detects an engine that does not have the trainer's weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from agents_fakes import FakeEngine, tiny_llama, tiny_qwen2, transformers_engine, twin
 from engine_contract import CHAT, complete, finish
+from transformers import PreTrainedModel
 
+from agents.config.training import LoraConfig
+from agents.core.distributed import whole_together
 from agents.core.errors import EngineError, EngineFault
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.policy import Policy
-from agents.training.weight_sync import TOLERANCE, WeightSync, probe_prompt, sync_weights
+from agents.models.lora import add_adapters
+from agents.training import weight_sync
+from agents.training.weight_sync import TOLERANCE, WeightSync, probe_prompt, sync_weights, weights_of
 
 V = len(CHAT.tokenizer)
 PROMPT = CHAT.encode_feedback("hello: ")
-Weights = Mapping[str, torch.Tensor]
 
 
 def sync(policy: Policy, engine: Any, version: int = 1, dtype: str = "float32") -> float:
-    metrics = sync_weights(policy, engine, version=version, prompt=PROMPT, tolerance=TOLERANCE[dtype])
+    settings = {"dtype": getattr(torch, dtype), "tolerance": TOLERANCE[dtype]}
+    metrics = sync_weights(policy, engine, version=version, prompt=PROMPT, **settings)
     return metrics["sampling/probe_difference"]
 
 
@@ -31,13 +36,77 @@ class Deaf(TransformersEngine):
 
     def load_weights(self, version: int, weights: Weights) -> None:
         own = self._model.state_dict()
-        super().load_weights(version, {n: own[n] if self.deaf_to in n else w for n, w in weights.items()})
+        super().load_weights(version, Weights.of({n: own[n] if self.deaf_to in n else w for n, w in weights.tensors}))
 
 
 def deaf(model: Any, to: str) -> Deaf:
     engine = Deaf(twin(model), CHAT, stop_token_ids={V - 1}, max_num_seqs=4, max_model_len=96)
     engine.deaf_to = to
     return engine
+
+
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch) -> list[list[torch.Tensor]]:
+    """The tensors of each collective call that a sync would make if the model were sharded."""
+    calls: list[list[torch.Tensor]] = []
+
+    def counted(tensors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        if tensors:
+            calls.append(list(tensors))
+        return whole_together(tensors)
+
+    monkeypatch.setattr(weight_sync, "whole_together", counted)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2], ids=["untied", "tied"])
+def test_a_sync_gathers_each_tensor_once_in_the_engines_dtype(
+    make: Callable[..., PreTrainedModel], dtype: str, gathered: list[list[torch.Tensor]]
+) -> None:
+    policy = Policy(make(V, seed=2))
+    sync(policy, transformers_engine(make(V).to(getattr(torch, dtype)), CHAT), dtype=dtype)
+    (together,) = gathered
+    assert {tensor.dtype for tensor in together} == {getattr(torch, dtype)}
+    assert len(together) == len(list(policy.model.parameters()))
+    assert sum(tensor.numel() for tensor in together) == policy.model.num_parameters()
+
+
+def test_adapters_are_merged_once_and_gathered_once(gathered: list[list[torch.Tensor]]) -> None:
+    policy, plain = Policy(tiny_qwen2(V, seed=2)), tiny_qwen2(V)
+    add_adapters(policy.model, LoraConfig(rank=2))
+    sync(policy, transformers_engine(twin(plain).bfloat16(), CHAT), dtype="bfloat16")
+    factors, merged = gathered
+    assert {tensor.dtype for tensor in factors} == {torch.float32}
+    assert sum(tensor.numel() for tensor in factors) == policy.model.num_parameters(only_trainable=True)
+    assert {tensor.dtype for tensor in merged} == {torch.bfloat16}
+    assert sum(tensor.numel() for tensor in merged) == plain.num_parameters()
+
+
+def test_tensors_are_gathered_in_buckets(gathered: list[list[torch.Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_sync, "BUCKET_BYTES", 9000)
+    model = tiny_qwen2(V)
+    read = dict(weights_of(model, torch.bfloat16).tensors)
+    assert 2 < len(gathered) < len(read) / 2
+    assert all(len(call) == 1 or sum(tensor.nbytes for tensor in call) <= 9000 for call in gathered)
+    assert all(torch.equal(tensor.bfloat16(), read[name]) for name, tensor in model.state_dict().items())
+
+
+def test_no_tensor_is_gathered_for_an_engine_with_another_model(gathered: list[list[torch.Tensor]]) -> None:
+    with pytest.raises(EngineError, match="got others"):
+        sync(Policy(tiny_qwen2(V + 1)), transformers_engine(tiny_qwen2(V), CHAT))
+    assert gathered == []
+
+
+def test_weights_are_not_sent_again_while_the_engine_holds_them(gathered: list[list[torch.Tensor]]) -> None:
+    engine = transformers_engine(tiny_qwen2(V, seed=1), CHAT)
+    again = WeightSync(Policy(tiny_qwen2(V, seed=2)), engine, CHAT, "float32", prompt_length=20)
+    assert again(0) == again(0)
+    assert len(gathered) == 1
+    engine.has_weights = False  # as after a sleep that frees them
+    again(0)
+    again(1)
+    assert len(gathered) == 3
 
 
 def test_an_engine_with_the_trainers_weights_passes() -> None:

@@ -34,7 +34,7 @@ from transformers import (
 from agents.core.chat import Chat
 from agents.core.errors import EngineError
 from agents.core.types import Batch, Collected, Completion, EpisodeSpec, FinishReason, Trajectory, Turn
-from agents.engines.base import Sampling, Scanner
+from agents.engines.base import Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.engines.transformers_engine import TransformersEngine
 from agents.rollout.envs import EnvPool, ThreadedPool
@@ -209,11 +209,14 @@ def scripted(*turns: str) -> Write:
 class FakeEngine:
     """Says what it is told to, one token for each request and poll, and ends it with the end of sequence."""
 
+    cache_tokens: int | None = None
+
     def __init__(
         self, chat: Chat, write: Write = write_at_random, *, max_num_seqs: int = 4, max_model_len: int = 96
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
+        self.has_weights = True
         self.asleep = False
         self.held: set[int] = set()  # the requests that were not released
         self.contexts: dict[int, list[list[int]]] = {}  # all that was submitted, by request
@@ -264,7 +267,7 @@ class FakeEngine:
         self._requests.pop(request_id, None)
         self.held.discard(request_id)
 
-    def load_weights(self, version: int, weights: Mapping[str, torch.Tensor]) -> None:
+    def load_weights(self, version: int, weights: Weights) -> None:
         self.version, self.asleep = version, False
 
     def sleep(self) -> None:

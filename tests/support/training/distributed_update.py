@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_qwen2, tiny_qwen3_moe
+from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_llama, tiny_qwen2, tiny_qwen3_moe
 from dispatch import Gathered
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import train
 from agents.config.training import LoraConfig, PPOConfig, RolloutConfig, TrainConfig
 from agents.core import distributed
-from agents.core.distributed import whole
+from agents.core.distributed import whole, whole_together
 from agents.core.errors import EngineFault
 from agents.core.types import Advantages, Completion
-from agents.engines.base import Sampling
+from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import correction, estimate_advantages
 from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
 from agents.rollout.sampler import Sampler
-from agents.training.weight_sync import Weights, sync_weights
+from agents.training.weight_sync import sync_weights, weights_of
 
 V = 40
 
@@ -68,7 +70,7 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
         old = replace(old, logprobs=old.logprobs + noise)
         aims = estimate_advantages(batch, old, config, correction(batch, old, config), agent.estimate)
         figures = agent.update(batch, old, aims, agent.minibatches(len(batch), torch.Generator().manual_seed(3)))
-    tensors = {name: tensor.clone() for name, tensor in Weights(policy.model).items()}
+    tensors = {name: tensor.clone() for name, tensor in weights_of(policy.model).tensors}
     tensors |= {name: whole(p.detach()) for name, p in policy.named_parameters() if not name.startswith("model.")}
     return tensors | {"logprobs": old.logprobs}, figures
 
@@ -96,10 +98,9 @@ class Own(TransformersEngine):
     def submit(self, request_id: int, token_ids: Any, sampling: Sampling, *arguments: Any, **more: Any) -> None:
         super().submit(request_id, token_ids, replace(sampling, seed=sampling.seed + 99 * distributed.rank()))
 
-    def load_weights(self, version: int, weights: Any) -> None:
-        own = self._model.state_dict()
-        given = dict(weights)
-        super().load_weights(version, own if self.is_deaf and distributed.rank() == 1 else given)
+    def load_weights(self, version: int, weights: Weights) -> None:
+        own, given = self._model.state_dict(), dict(weights.tensors)
+        super().load_weights(version, Weights.of(own if self.is_deaf and distributed.rank() == 1 else given))
 
 
 def probe(*, is_deaf: bool) -> str:
@@ -111,10 +112,41 @@ def probe(*, is_deaf: bool) -> str:
     policy = Policy(tiny_qwen2(size))
     shard(policy)
     try:
-        sync_weights(policy, engine, version=1, prompt=[1, 2, 3], tolerance=1e-3)
+        sync_weights(policy, engine, dtype=torch.float32, version=1, prompt=[1, 2, 3], tolerance=1e-3)
     except EngineFault as fault:
         return str(fault)
     return "passed"
+
+
+def gathers() -> dict[str, Any]:
+    """What reading a model's weights in bfloat16 costs: the bytes that each collective call puts together."""
+    gather = torch.distributed.all_gather_into_tensor
+    made: dict[str, Any] = {}
+    for name, make, rank in (("plain", tiny_llama, 0), ("tied", tiny_qwen2, 0), ("adapters", tiny_llama, 2)):
+        policy = Policy(make(V))
+        if rank:
+            add_adapters(policy.model, LoraConfig(rank=rank))
+        shard(policy)
+        calls: list[int] = []
+
+        def counted(received: torch.Tensor, mine: torch.Tensor, calls: list[int] = calls, **more: Any) -> Any:
+            calls.append(received.nbytes)
+            return gather(received, mine, **more)
+
+        torch.distributed.all_gather_into_tensor = counted
+        read = dict(weights_of(policy.model, torch.bfloat16).tensors)
+        torch.distributed.all_gather_into_tensor = gather
+        trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+        made[name] = {"calls": calls, "tensors": len(read), "trained": trained}
+    return made
+
+
+def pieces() -> list[list[Any]]:
+    """Tensors with rows that two processes cannot share evenly, sharded and put together again."""
+    sizes = ((15, (3,)), (2, (2,)), (3, ()))
+    layer = torch.nn.ParameterList(torch.arange(float(count)).view(-1, *row) for count, row in sizes)
+    fully_shard(layer, mesh=init_device_mesh("cpu", (distributed.size(),)))
+    return [tensor.tolist() for tensor in whole_together([p.detach() for p in layer])]
 
 
 def straggler() -> dict[str, float]:
@@ -168,6 +200,7 @@ def main(folder: Path) -> None:
     """Run all cases."""
     straggled = distributed.gather([straggler()])
     chosen = extra_problems()
+    gathered = gathers() | {"pieces": pieces()}
     said = distributed.gather([[probe(is_deaf=False), probe(is_deaf=True), unwritable(folder)]])
     outcomes = {name: update(settings) for name, settings in CASES.items()}
     gradients = {str(dtype): gradient(dtype) for dtype in (None, torch.bfloat16)}
@@ -177,6 +210,7 @@ def main(folder: Path) -> None:
         (folder / "said.json").write_text(json.dumps(said))
         (folder / "straggled.json").write_text(json.dumps(straggled))
         (folder / "chosen.json").write_text(json.dumps(chosen))
+        (folder / "gathered.json").write_text(json.dumps(gathered))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from agents_fakes import CallScanner, small_chat
 
 from agents.core.errors import EngineError, EngineFault
 from agents.core.types import Completion
-from agents.engines.base import Engine, Sampling
+from agents.engines.base import Engine, Sampling, Weights
 
 CHAT = small_chat()
 END = CHAT.tokenizer.eos_token_id
@@ -335,7 +335,7 @@ def every_token_names_the_weights_that_sampled_it(make: MakeEngine) -> None:
     engine.submit(0, PROMPT, Sampling(max_tokens=12, seed=1))
     for _ in range(len(PROMPT) + 3):
         assert engine.poll() == []
-    engine.load_weights(3, weights_of(engine))
+    engine.load_weights(3, Weights.of(weights_of(engine)))
     assert engine.version == 3
     versions = list(finish(engine, 1)[0].policy_versions)
     assert versions == sorted(versions)
@@ -352,7 +352,7 @@ def after_a_failed_load_nothing_is_sampled_until_complete_weights_are_loaded(mak
     assert engine.version == 0
     with pytest.raises(EngineError, match="last load failed"):
         engine.submit(0, PROMPT, Sampling())
-    engine.load_weights(2, weights)
+    engine.load_weights(2, Weights.of(weights))
     assert set(complete(engine).policy_versions) == {2}
 
 
@@ -366,7 +366,7 @@ def a_running_request_is_not_sampled_from_partially_loaded_weights(make: MakeEng
     load_misfits(engine, weights)
     with pytest.raises(EngineFault, match="last load failed"):
         engine.poll()
-    engine.load_weights(2, weights)
+    engine.load_weights(2, Weights.of(weights))
     assert set(finish(engine, 1)[0].policy_versions) == {2}
 
 
@@ -375,7 +375,7 @@ def a_sleeping_engine_wakes_with_new_weights(make: MakeEngine) -> None:
     engine = make()
     before = complete(engine)
     engine.sleep()
-    engine.load_weights(1, weights_of(engine))
+    engine.load_weights(1, Weights.of(weights_of(engine)))
     assert complete(engine).token_ids == before.token_ids
 
 
@@ -391,7 +391,7 @@ def load_misfits(engine: Engine, weights: dict[str, torch.Tensor]) -> None:
     """Load weights of which one is too small, which the engine rejects."""
     name = next(name for name in weights if name.endswith("q_proj.weight"))
     with pytest.raises(EngineError, match=r"^Expect the weights of "):
-        engine.load_weights(1, weights | {name: weights[name][:-1]})
+        engine.load_weights(1, Weights.of(weights | {name: weights[name][:-1]}))
 
 
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:
