@@ -20,7 +20,7 @@ from agents.learning.batching import deal, micro_batches
 from agents.learning.losses import entropy_loss, find_aggregation, kl_loss, policy_loss, value_loss
 
 if TYPE_CHECKING:
-    from agents.config.training import PPOConfig
+    from agents.config.training import OptimizerConfig, PPOConfig
     from agents.learning.policy import Policy
 
 
@@ -33,7 +33,7 @@ def is_finite(metrics: Mapping[str, float], _: Part) -> bool:
     return all(map(math.isfinite, metrics.values()))
 
 
-def learning_rate_schedule(config: PPOConfig, max_steps: int) -> Callable[[int], float]:
+def learning_rate_schedule(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
     """Return a function from the number of an optimizer step in a run, from 0, to the factor of the learning rate.
 
     As in transformers, the first factor of a warm-up is 0. A factor depends on nothing but its number, so that a
