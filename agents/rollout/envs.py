@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -24,7 +24,8 @@ from agents.engines.base import Scanner
 
 if TYPE_CHECKING:
     from agents.config.shared import EnvArguments
-    from agents.config.training import EnvConfig
+
+E = TypeVar("E", bound="EnvArguments")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +201,7 @@ def lacking(env_id: str, names: Iterable[str]) -> set[str]:
     return set() if takes_any else set(names) - parameters.keys()
 
 
-def without_presets_arguments(config: EnvConfig, preset: EnvConfig) -> EnvConfig:
+def without_presets_arguments(config: E, preset: E) -> E:
     """Return the configuration with defaults in place of preset values that its environment does not accept."""
     names = lacking(config.id, config.kwargs(split="train")) & config.kwargs(split="train").keys()
     defaults = type(config)()
