@@ -30,7 +30,7 @@ def parse(args: Sequence[str]) -> tuple[AnyConfig, bool]:
     if config.env.id != preset.env.id:
         from agents.rollout.envs import without_presets_arguments
 
-        config = dataclasses.replace(config, env=without_presets_arguments(config.env, preset.env))
+        config = without_presets_arguments(config, preset)
     return config, dry_run
 
 

@@ -76,7 +76,7 @@ def _of_json(path: Path) -> list[Any]:
 
 def _of_hub(name: str) -> list[Any]:
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise ConfigError(f'Expect the library datasets for {HUB}{name}: pip install "cir-env[hub]".') from None
     try:

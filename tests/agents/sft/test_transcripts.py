@@ -1,8 +1,10 @@
 """Transcripts become the tokens that a rollout has."""
 
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +129,18 @@ def test_a_list_in_a_json_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "chats.json"
     path.write_text(json.dumps([chat_row("a"), chat_row("b")]))
     assert len(read_rows(str(path))) == 2
+
+
+def test_a_set_of_the_hub_is_read_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {("owner/chats", "train"): [chat_row("a"), chat_row("b")]}
+    library = SimpleNamespace(load_dataset=lambda name, *, split: sets[name, split])
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert read_rows("hub:owner/chats") == [chat_row("a"), chat_row("b")]
+    with pytest.raises(ConfigError, match=r"^Expect `transcripts` to name a set on the hub, got 'none': "):
+        read_rows("hub:none")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"^Expect the library datasets for hub:owner/chats: pip install"):
+        read_rows("hub:owner/chats")
 
 
 @pytest.mark.parametrize(
