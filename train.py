@@ -58,12 +58,12 @@ def main(args: Sequence[str]) -> int:
     try:
         from agents.core.distributed import lost_processes_in_one_line
         from agents.core.programs import launcher, shell_command
-        from agents.sft import programs
+        from agents.sft.programs import check, open_trainer
 
         if dry_run:
-            programs.check(config, log=partial(print, file=sys.stderr))
+            check(config, log=partial(print, file=sys.stderr))
             return 0
-        with lost_processes_in_one_line(), closing(trainer := programs.open_trainer(config)):
+        with lost_processes_in_one_line(), closing(trainer := open_trainer(config)):
             if trainer.train():
                 return 0
         flags = args if config.resume == "auto" else [*(arg for arg in args if arg != "--resume"), "--resume"]
