@@ -10,6 +10,7 @@ $ python evaluate.py report FOLDER ...      tables of finished runs
 $ python evaluate.py report FOLDER --watch  the page of runs in progress
 $ python evaluate.py regrade SAMPLES        judge stored samples again
 $ python evaluate.py import FILE            other programs' samples
+$ python evaluate.py select RUN --output FILE       right ones, to learn from
 $ python evaluate.py quick --help           all flags; --config FILE reads them
 
 The same command resumes a run that was stopped or killed.
@@ -27,14 +28,16 @@ from agents.core.errors import AgentsError
 from agents.core.programs import shell_command
 
 
-def work_on_samples(command: cli.SamplesCommand, as_typed: str) -> None:
-    """Judge or import stored samples."""
+def work_on_samples(command: cli.SamplesCommand | cli.Select, as_typed: str) -> None:
+    """Judge, import or choose stored samples."""
     from cir_env.grading.grader import GRADER_VERSION, shared_grader
-    from cir_env.parsing import final_answer
+    from cir_env.parsing import final_answer, find_block
     from cir_env.problems.rows import find_field
 
+    if isinstance(command, cli.Select):
+        return cli.execute_select(command, find_block)
     tools = shared_grader().submit, final_answer, find_field
-    cli.execute_on_samples(command, *tools, version=str(GRADER_VERSION), as_typed=as_typed)
+    return cli.execute_on_samples(command, *tools, version=str(GRADER_VERSION), as_typed=as_typed)
 
 
 def play(config: EvalConfig, as_typed: str) -> None:
@@ -46,7 +49,8 @@ def play(config: EvalConfig, as_typed: str) -> None:
         from cir_env.problems.benchmarks import is_pinned
         from cir_env.problems.load import load_sets
 
-        whole = load_sets(config.set_names, config.benchmarks, held_out=config.env.problems, **config.env.reading)
+        own = config.env.problems, config.env.split
+        whole = load_sets(config.set_names, config.benchmarks, own=own, **config.env.reading)
         print(*(f"Problems: {problems.summary()}." for problems in whole.values()), sep="\n")
         sets = {name: problems[: config.num_problems] for name, problems in whole.items()}
         unpinned = [name for name, problems in whole.items() if not is_pinned(problems)]
@@ -68,7 +72,7 @@ def main(args: Sequence[str]) -> int:
             print(catalogue(), cli.protocols_in_words(), sep="\n\n")
         elif isinstance(command, cli.RunsCommand):
             cli.execute_on_runs(command)
-        elif isinstance(command, cli.SamplesCommand):
+        elif isinstance(command, cli.SamplesCommand | cli.Select):
             work_on_samples(command, as_typed)
         else:
             play(command, as_typed)

@@ -4,6 +4,7 @@ $ python train.py                     the quickstart: a small model, 2 CPU cores
 $ python train.py tiny                no download: two minutes
 $ python train.py tiny --max-steps 5  any field of the configuration is a flag
 $ python train.py quickstart --help   all flags, with the preset's values
+$ python train.py sft --help          supervised fine-tuning on transcripts
 $ python train.py --config run.yaml   flags from a file
 $ python train.py --dry-run           print the configuration, check it and stop
 """
@@ -18,19 +19,18 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
-from agents.config.presets import from_flags
-from agents.config.training import TrainConfig
+from agents.config.presets import AnyConfig, from_flags
 from agents.core.errors import AgentsError, ConfigError, UnhealthyError
 
 
-def parse(args: Sequence[str]) -> tuple[TrainConfig, bool]:
+def parse(args: Sequence[str]) -> tuple[AnyConfig, bool]:
     """Return the configuration that the arguments ask for, and whether it is only to be printed and checked."""
     dry_run = "--dry-run" in args
     preset, config = from_flags([arg for arg in args if arg != "--dry-run"], __doc__ or "")
     if config.env.id != preset.env.id:
         from agents.rollout.envs import without_presets_arguments
 
-        config = dataclasses.replace(config, env=without_presets_arguments(config.env, preset.env))
+        config = without_presets_arguments(config, preset)
     return config, dry_run
 
 
@@ -58,13 +58,12 @@ def main(args: Sequence[str]) -> int:
     try:
         from agents.core.distributed import lost_processes_in_one_line
         from agents.core.programs import launcher, shell_command
-        from agents.training import preflight
-        from agents.training.trainer import Trainer
+        from agents.sft.programs import check, open_trainer
 
         if dry_run:
-            preflight.check(config, log=partial(print, file=sys.stderr))
+            check(config, log=partial(print, file=sys.stderr))
             return 0
-        with lost_processes_in_one_line(), closing(trainer := Trainer(config)):
+        with lost_processes_in_one_line(), closing(trainer := open_trainer(config)):
             if trainer.train():
                 return 0
         flags = args if config.resume == "auto" else [*(arg for arg in args if arg != "--resume"), "--resume"]

@@ -26,6 +26,7 @@ from agents.evaluation.regrade import ReadAnswer, Submit, in_words, read_rows, r
 from agents.evaluation.run_folder import SUMMARY, find_runs, read_run
 from agents.evaluation.tables import comparison, report
 from agents.evaluation.training_runs import compare_training, report_on_training
+from agents.sft.select import FindBlock, read_all, select
 from agents.tracking.history import is_training_run
 
 
@@ -89,14 +90,35 @@ class Import:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Select:
+    """Choose right and different samples for train.py sft, those with more successful executions first."""
+
+    samples: tyro.conf.Positional[tuple[Path, ...]]
+    """Sample files, or folders of runs."""
+    output: Path
+    """The new file."""
+    max_per_problem: int = 4
+    """Samples of a problem that are kept."""
+    min_calls: int = 1
+    """Executions without an error that a sample must have."""
+    repaired_only: bool = False
+    """Keep only samples in which a block ran after another had failed."""
+
+    def __post_init__(self) -> None:
+        expect(len(self.samples) > 0, "samples", "to name at least one file or folder", self.samples)
+        expect(self.max_per_problem >= 1, "max_per_problem", "of at least 1", self.max_per_problem)
+        expect(self.min_calls >= 0, "min_calls", "of at least 0", self.min_calls)
+
+
+@dataclass(frozen=True, kw_only=True)
 class List:
     """List the problems, arms and protocols that have a name, and what each needs."""
 
 
 RunsCommand = Compare | Report
 SamplesCommand = Regrade | Import
-Command = EvalConfig | RunsCommand | SamplesCommand | List
-_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (List, Compare, Report, Regrade, Import)}
+Command = EvalConfig | RunsCommand | SamplesCommand | Select | List
+_WITHOUT_A_MODEL = {made.__name__.lower(): made for made in (List, Compare, Report, Regrade, Import, Select)}
 
 
 def parse(args: Sequence[str], description: str) -> Command:
@@ -211,6 +233,28 @@ def _watch(command: Report) -> None:
     with WatchServer(list(dict.fromkeys(command.runs)), command.port) as server, suppress(KeyboardInterrupt):
         print(f"Page: http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         server.serve_forever()
+
+
+def execute_select(command: Select, find_block: FindBlock) -> None:
+    """Write the chosen samples, and print how many of what were kept and why others were not.
+
+    Raises:
+        RunError: There are no samples, none is to be kept, or the output is there.
+    """
+    expect_new(command.output)
+    selection = select(
+        read_all(command.samples),
+        find_block,
+        max_per_problem=command.max_per_problem,
+        min_calls=command.min_calls,
+        repaired_only=command.repaired_only,
+    )
+    print(selection.in_words())
+    if not selection.rows:
+        raise RunError("Expect at least one sample to keep, got none.")
+    write_json_lines(command.output, selection.rows)
+    learn = shell_command("train", ["sft", "--transcripts", command.output])
+    print(f"Samples: {command.output}. Learn from them: {learn}")
 
 
 def execute_on_samples(

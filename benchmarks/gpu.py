@@ -69,7 +69,7 @@ from agents.models.devices import pick_device, pick_dtype
 from agents.models.find import resolve_model
 from agents.models.load import load_model
 from agents.models.tiny import byte_tokenizer
-from agents.training.weight_sync import Weights
+from agents.training.weight_sync import weights_of
 from benchmarks import trainer
 from benchmarks.trainer_load import (
     GENERATIONS,
@@ -230,7 +230,7 @@ def measure_engine(name: Part, subject: Subject, sizes: Sizes, device: torch.dev
     """Sample, sync, compare with the trainer, sleep and wake."""
     with closing(open_engine(name, subject, sizes, device, folder)) as engine:
         # sample
-        policy = subject.policy(device)
+        policy, dtype = subject.policy(device), getattr(torch, subject.dtype)
         load = sizes.load(policy.model.config.vocab_size)
         prompts = prompts_of(load)
         sample_all(engine, [[(prompts[0], 1)]])  # to warm up
@@ -243,7 +243,7 @@ def measure_engine(name: Part, subject: Subject, sizes: Sizes, device: torch.dev
         # sync, and compare with the trainer
         sync = Meter(device)
         sync.begin()
-        engine.load_weights(1, Weights(policy.model))
+        engine.load_weights(1, weights_of(policy.model, dtype))
         sync.end()
         again = sample_all(engine, [[(prompt, sizes.new_tokens)] for prompt in prompts])
         gaps = gaps_of(policy, prompts, [completion for (completion,) in again], sizes.micro_batch_tokens)
@@ -255,7 +255,7 @@ def measure_engine(name: Part, subject: Subject, sizes: Sizes, device: torch.dev
         rest.end()
         asleep_mb = held_mb(device)
         rest.begin()
-        engine.load_weights(2, Weights(policy.model))
+        engine.load_weights(2, weights_of(policy.model, dtype))
         sample_all(engine, [[(prompts[0], 1)]])
         rest.end()
     tokens, (seconds,) = sizes.rows * sizes.new_tokens, sampling.seconds

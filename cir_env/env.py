@@ -2,7 +2,7 @@ r"""`CodeMathEnv`, the single environment."""
 
 import logging
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final, Literal
 
@@ -25,6 +25,7 @@ from cir_env.episode.prompts import (
 )
 from cir_env.episode.rewards import Reward, correctness
 from cir_env.episode.state import Episode, print_unprinted
+from cir_env.episode.transcripts import read_turns
 from cir_env.errors import (
     ActionError,
     EpisodeError,
@@ -505,6 +506,14 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     def write_code(self, code: str) -> str:
         """Return an action that runs exactly this code, in the environment's dialect."""
         return self._dialect.write(code)
+
+    def read_turns(self, messages: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+        """Return the turns of a transcript that others have written: texts of the policy, each with its feedback.
+
+        Raises:
+            OptionError: These are no turns of an episode, as for `cir_env.episode.transcripts.read_turns`.
+        """
+        return read_turns(messages, self._dialect)
 
     def action_scanner(self) -> Scanner | None:
         """Return a scanner that finds the end of the next action in streamed text.

@@ -172,6 +172,29 @@ def count_blocks(text: str) -> int:
     return count
 
 
+def output_end(text: str, start: int) -> int | None:
+    r"""Return the index after the output block that begins at `start`; None if none does, or it is never closed.
+
+    Example:
+        >>> output_end("```output\n42\n```\nSo", 0), output_end("```output\n42", 0), output_end("So", 0)
+        (17, None, None)
+    """
+    span = next(_spans(text, start), None)
+    if span is None or not span.closed or text[start : span.body_start].strip("`~ \t\r\n") != "output":
+        return None
+    return span.close
+
+
+def has_open_block(text: str) -> bool:
+    r"""Whether a python block is begun and never closed.
+
+    Example:
+        >>> has_open_block("```python\nprint(1)"), has_open_block("```python\nprint(1)\n```")
+        (True, False)
+    """
+    return any(span.fence.python and not span.closed for span in _spans(text))
+
+
 class BlockScanner:
     r"""Finds the end of the first python block in streamed text.
 

@@ -277,7 +277,7 @@ def test_ctrl_c_while_libraries_load_ends_in_one_line(
         def __getattr__(self, name: str) -> Any:
             raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "agents.training.trainer", Interrupted("agents.training.trainer"))
+    monkeypatch.setitem(sys.modules, "agents.sft.programs", Interrupted("agents.sft.programs"))
     assert train.main(["tiny"]) == 130
     assert capsys.readouterr().err == "train.py: stopped at once; the last checkpoint is unchanged.\n"
 

@@ -37,6 +37,8 @@ PAPER_SETS = ("AIME24", "AIME25", "AMC23", "MATH500", "OlymMATH-EN-EASY")
 class EvalEnvConfig(EnvArguments):
     """Which environment, and which problems where there are no --benchmarks and --names: their test split."""
 
+    split: Literal["test", "train"] = "test"
+    """Which of these problems; train: those of train.py, for samples to learn from."""
     interaction_budget: int = 5
     """Executions per episode."""
 
@@ -186,7 +188,7 @@ class EvalConfig(ServedArguments, _Subject):
         expect(known, "arms", "like code, text, neutral or code:8", arm)
         without = kind == "text"
         return {
-            **self.env.kwargs(split="test"),
+            **self.env.kwargs(split=self.env.split),
             "prompt": self.text_prompt if without else self.env.prompt,
             "interaction_budget": 0 if without else int(budget or self.env.interaction_budget),
             "error_format": "neutral" if kind == "neutral" else self.env.error_format,

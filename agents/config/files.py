@@ -46,6 +46,20 @@ def first_paragraph(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n\n")[0]
 
 
+def with_values(args: Sequence[str]) -> Iterator[str]:
+    """Write ``--resume`` and ``--no-resume``, which may stand alone, as the flag with a value that it is.
+
+    >>> list(with_values(["tiny", "--resume", "--seed", "3"])), list(with_values(["--resume", "auto"]))
+    (['tiny', '--resume=True', '--seed', '3'], ['--resume=auto'])
+    """
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        if arg == "--resume":
+            arg = f"--resume={rest.pop(0) if rest[:1] and rest[0] in ('auto', 'True', 'False') else True}"
+        yield "--resume=False" if arg == "--no-resume" else arg
+
+
 def parse_one(config: type[T], default: Any, args: Sequence[str], *, prog: str, description: str) -> T:
     """Parse the flags of one command, and exit with code 2 where they cannot be read.
 

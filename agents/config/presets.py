@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import tyro
 
-from agents.config.files import first_paragraph, parse_one, parse_with_files
+from agents.config import sft
+from agents.config.files import first_paragraph, parse_one, parse_with_files, with_values
 from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
+
+AnyConfig = TrainConfig | sft.SFTConfig
+"""What ``train.py`` takes."""
 
 
 def quickstart() -> TrainConfig:
@@ -109,26 +113,17 @@ presets: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
 )
 
 
-def _with_values(args: Sequence[str]) -> Iterator[str]:
-    """Write ``--resume`` and ``--no-resume``, which may stand alone, as the flag with a value that it is.
+def from_flags(args: Sequence[str], description: str) -> tuple[AnyConfig, AnyConfig]:
+    """Return the preset that the arguments of ``train.py`` name, the first one by default, and what they make of it.
 
-    >>> list(_with_values(["tiny", "--resume", "--seed", "3"])), list(_with_values(["--resume", "auto"]))
-    (['tiny', '--resume=True', '--seed', '3'], ['--resume=auto'])
+    Arguments that begin with ``sft`` are those of supervised fine-tuning, which has no other preset than its defaults.
     """
-    rest = list(args)
-    while rest:
-        arg = rest.pop(0)
-        if arg == "--resume":
-            arg = f"--resume={rest.pop(0) if rest[:1] and rest[0] in ('auto', 'True', 'False') else True}"
-        yield "--resume=False" if arg == "--no-resume" else arg
-
-
-def from_flags(args: Sequence[str], description: str) -> tuple[TrainConfig, TrainConfig]:
-    """Return the preset that the arguments of ``train.py`` name, the first one by default, and what they make of it."""
     choices = {name: (first_paragraph(preset), preset()) for name, preset in presets.items()}
 
-    def parse(args: list[str]) -> tuple[TrainConfig, TrainConfig]:
-        args = list(_with_values(args))
+    def parse(args: list[str]) -> tuple[AnyConfig, AnyConfig]:
+        args = list(with_values(args))
+        if args[0] == sft.COMMAND:
+            return sft.SFTConfig(), sft.parse(args[1:])
         if args[0] in presets:  # alone, so that a hint is given once and not for each preset
             text, default = choices[args[0]]
             prog = f"train.py {args[0]}"
@@ -136,4 +131,5 @@ def from_flags(args: Sequence[str], description: str) -> tuple[TrainConfig, Trai
         config = tyro.extras.overridable_config_cli(choices, prog="train.py", description=description, args=args)
         return presets[args[0]](), config
 
-    return parse_with_files(args, parse, config=TrainConfig, commands=tuple(presets), name="preset")
+    config = sft.SFTConfig if args[:1] == [sft.COMMAND] else TrainConfig
+    return parse_with_files(args, parse, config=config, commands=(*presets, sft.COMMAND), name="preset")

@@ -151,7 +151,45 @@ class RolloutConfig(EngineArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class OptimizerConfig:
+    """How weights change."""
+
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW, or torchao's with 2 bytes of state for each parameter instead of 8 (extra torchao)."""
+    learning_rate: float = 1e-6
+    """AdamW's, without a schedule or at its peak."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Keep the learning rates, or lower them to 0 by the last step, linearly or along a cosine."""
+    warmup_steps: int = 0
+    """Training steps in which the learning rates first rise from 0."""
+    adam_beta1: float = 0.9
+    """AdamW's."""
+    adam_beta2: float = 0.999
+    """AdamW's."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    micro_batch_tokens: int = 2048
+    """Tokens of one forward and backward pass, shared prefixes counted once; changes memory, not results."""
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps of one training step."""
+        return 1
+
+    def __post_init__(self) -> None:
+        expect(self.micro_batch_tokens >= 1, "micro_batch_tokens", "of at least 1", self.micro_batch_tokens)
+        for name in ("learning_rate", "max_grad_norm"):
+            expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for name in ("weight_decay", "warmup_steps"):
+            expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
+        for name in ("adam_beta1", "adam_beta2"):
+            expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(OptimizerConfig):
     """The update."""
 
     advantage: str = "reinforce_plus_plus_baseline"
@@ -171,28 +209,10 @@ class PPOConfig:
     tool_efficiency: float = 0.0
     """Favour right answers with fewer executed blocks than other right ones of their group, above all on easy problems
     (after AdaTIR): weight of the shaped part of their advantages. 0: none."""
-    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    """AdamW, or torchao's with 2 bytes of state for each parameter instead of 8 (extra torchao)."""
-    learning_rate: float = 1e-6
-    """AdamW's, without a schedule or at its peak."""
-    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    """Keep the learning rates, or lower them to 0 by the last of max_steps, linearly or along a cosine."""
-    warmup_steps: int = 0
-    """Training steps in which the learning rates first rise from 0."""
-    adam_beta1: float = 0.9
-    """AdamW's."""
-    adam_beta2: float = 0.999
-    """AdamW's."""
-    weight_decay: float = 0.01
-    """AdamW's."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
     num_epochs: int = 1
     """Passes over each step's trajectories."""
     num_minibatches: int = 2
     """Optimizer steps in each pass."""
-    micro_batch_tokens: int = 2048
-    """Tokens of one forward and backward pass, shared prefixes counted once; changes memory, not results."""
     epsilon: float = 0.2
     """Lower clip range of the ratio."""
     epsilon_high: float = 0.28
@@ -224,15 +244,13 @@ class PPOConfig:
     def __post_init__(self) -> None:
         check_name("ppo.advantage", self.advantage, ADVANTAGES, "advantages")
         check_name("ppo.aggregation", self.aggregation, AGGREGATIONS, "aggregations")
-        for name in ("num_epochs", "num_minibatches", "micro_batch_tokens"):
+        super().__post_init__()
+        for name in ("num_epochs", "num_minibatches"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
-        for name in ("learning_rate", "critic_learning_rate", "max_grad_norm"):
-            expect(getattr(self, name) > 0, name, "above 0", getattr(self, name))
-        weights = ("kl_coefficient", "entropy_coefficient", "tool_efficiency", "value_coefficient", "weight_decay")
-        for name in (*weights, "warmup_steps"):
+        expect(self.critic_learning_rate > 0, "critic_learning_rate", "above 0", self.critic_learning_rate)
+        for name in ("kl_coefficient", "entropy_coefficient", "tool_efficiency", "value_coefficient"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
-        for name in ("epsilon", "adam_beta1", "adam_beta2"):
-            expect(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        expect(0 <= self.epsilon < 1, "epsilon", "in [0, 1)", self.epsilon)
         expect(self.epsilon_high >= self.epsilon, "epsilon_high", "of at least epsilon", self.epsilon_high)
         expect(self.dual_clip is None or self.dual_clip > 1, "dual_clip", "above 1", self.dual_clip)
         cap = self.importance_sampling_cap
@@ -371,8 +389,8 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A whole run."""
+class RunArguments:
+    """What every run of ``train.py`` has."""
 
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     """Folder, GGUF file, hub name, or "tiny"."""
@@ -380,22 +398,16 @@ class TrainConfig:
     """Put prompts into the model's chat template, or take them as they are."""
     chat_template_kwargs: str = CHAT_TEMPLATE_KWARGS
     """Variables of the chat template, as a JSON object; templates ignore those that they do not have."""
-    warm_up_steps: int = 0
-    """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
-    output_dir: Path = Path("runs/quickstart")
+    output_dir: Path = Path("runs")
     """Where metrics, samples and checkpoints go."""
     resume: bool | Literal["auto"] = False
     """Resume from the newest checkpoint in output_dir; auto: if there is one, else begin."""
-    max_steps: int = 12
-    """Training steps: one collection of trajectories and one PPO update each."""
     save_every: int = 10
     """Steps between checkpoints; there is always one after the last step."""
     save_total_limit: int = 2
     """Newest checkpoints that are kept."""
-    best_metric: str | None = "validation/accuracy"
-    """Validation metric whose best checkpoint is kept, too; larger is better. None: no best checkpoint."""
     seed: int = 0
-    """Fixes problems, sampling and minibatches."""
+    """Fixes all that is drawn at random."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     autocast: bool = True
@@ -406,6 +418,32 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, more time."""
     report_to: tuple[str, ...] = ("tensorboard",)
     """Trackers that get what metrics.jsonl gets: tensorboard, wandb, trackio, module:function; none: only that file."""
+    env: EnvArguments = field(default_factory=EnvArguments)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    def __post_init__(self) -> None:
+        for tracker in self.report_to:
+            check_name("report_to", tracker, TRACKERS, "trackers")
+        expect(self.seed >= 0, "seed", "of at least 0", self.seed)
+        for name in ("save_every", "save_total_limit"):
+            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
+        check_dialect(self.env.dialect, self.template)
+        spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
+        object.__setattr__(self, "chat_template_kwargs", spelled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunArguments):
+    """A whole run."""
+
+    warm_up_steps: int = 0
+    """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
+    output_dir: Path = Path("runs/quickstart")
+    """Where metrics, samples and checkpoints go."""
+    max_steps: int = 12
+    """Training steps: one collection of trajectories and one PPO update each."""
+    best_metric: str | None = "validation/accuracy"
+    """Validation metric whose best checkpoint is kept, too; larger is better. None: no best checkpoint."""
     samples_every: int = 1
     """Steps between transcripts in samples.jsonl; validations always leave some. 0: only they."""
     samples_per_step: int = 2
@@ -421,11 +459,11 @@ class TrainConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         keep, size = self.selection.keep_generations, self.rollout.num_generations
         expect(keep is None or keep <= size, "keep_generations", f"of at most num_generations ({size})", keep)
         stale = self.rollout.overlap or self.rollout.max_new_tokens is not None
@@ -435,16 +473,9 @@ class TrainConfig:
             "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
             self.ppo.importance_sampling,
         )
-        for tracker in self.report_to:
-            check_name("report_to", tracker, TRACKERS, "trackers")
         best = self.best_metric
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         both = self.lora.rank and self.warm_up_steps
         expect(not both, "lora.rank", "0 for a model that is warmed up (its weights would not be kept)", self.lora.rank)
-        for name in ("max_steps", "warm_up_steps", "samples_every", "samples_per_step", "seed"):
+        for name in ("max_steps", "warm_up_steps", "samples_every", "samples_per_step"):
             expect(getattr(self, name) >= 0, name, "of at least 0", getattr(self, name))
-        for name in ("save_every", "save_total_limit"):
-            expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
-        check_dialect(self.env.dialect, self.template)
-        spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
-        object.__setattr__(self, "chat_template_kwargs", spelled)

@@ -107,6 +107,11 @@ class Chat:
         end_of_message = [token_id for token_id, name in self._special.items() if name == _END_OF_MESSAGE]
         return frozenset([int(self.tokenizer.eos_token_id), *more, *self._end_of_turn(), *end_of_message])
 
+    def end_of_turn(self) -> int:
+        """Return the token that ends the policy's last turn: the chat template's, else the end of sequence."""
+        written = self._end_of_turn() if self.template == "chat" else []
+        return int((written or [self.tokenizer.eos_token_id])[0])
+
     def encode_prompt(self, prompt: str, messages: Sequence[Message] | None = None, tools: Tools = ()) -> list[int]:
         """Return the token ids before the policy's first token.
 

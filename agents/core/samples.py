@@ -195,11 +195,12 @@ def read_samples(path: Path) -> tuple[list[Sample], int]:
     Raises:
         RunError: A complete line is not a sample.
     """
-    rows, size = read_json_lines(path, expected="a sample's JSON object", is_row=_is_sample)
+    rows, size = read_json_lines(path, expected="a sample's JSON object", is_row=is_sample)
     return cast(list[Sample], rows), size
 
 
-def _is_sample(row: Any) -> bool:
+def is_sample(row: Any) -> bool:
+    """Whether a JSON value is a sample."""
     return _has(row, Sample.__required_keys__, _TYPES) and all(
         _has(turn, SampleTurn.__required_keys__, _TYPES_OF_TURN) for turn in row["turns"]
     )

@@ -54,7 +54,7 @@ def run_own_problems(
     env = config.env
     for name in ("names", "benchmarks"):
         expect(not getattr(config, name), name, f"unset beside the environment {env.id!r}", getattr(config, name))
-    with closing(open_split(env, 1, split="test")) as envs:
+    with closing(open_split(env, 1, split=config.env.split)) as envs:
         available = envs.num_problems
     for arm, name in product(config.arms, lacking(env.id, ("error_format", "prompt"))):
         takes = config.env_kwargs(arm)[name] in (getattr(env, name), "text")

@@ -32,17 +32,35 @@ def collate(
     if in_loss is not None:
         acts = [mask if kept else (False,) * len(mask) for mask, kept in zip(acts, in_loss, strict=True)]
 
-    def pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=dtype)
-
     return Batch(
-        token_ids=pad([t.token_ids for t in trajectories], pad_token_id, torch.long),
-        attention_mask=pad([[True] * len(t.token_ids) for t in trajectories], False, torch.bool),
-        action_mask=pad(acts, False, torch.bool),
-        sampling_logprobs=pad([t.logprobs for t in trajectories], 0.0, torch.float32),
+        token_ids=_pad([t.token_ids for t in trajectories], length, pad_token_id, torch.long),
+        attention_mask=_pad([[True] * len(t.token_ids) for t in trajectories], length, False, torch.bool),
+        action_mask=_pad(acts, length, False, torch.bool),
+        sampling_logprobs=_pad([t.logprobs for t in trajectories], length, 0.0, torch.float32),
         rewards=torch.tensor([t.reward for t in trajectories], dtype=torch.float32),
         group_ids=torch.tensor([t.group_id for t in trajectories], dtype=torch.long),
     )
+
+
+def collate_tokens(rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batch:
+    """Collate transcripts, which nobody sampled and which have no reward.
+
+    Args:
+        rows: At least one: token ids, and a mask that is True on the tokens to learn.
+    """
+    length = max(len(token_ids) for token_ids, _ in rows)
+    return Batch(
+        token_ids=_pad([token_ids for token_ids, _ in rows], length, 0, torch.long),
+        attention_mask=_pad([[True] * len(token_ids) for token_ids, _ in rows], length, False, torch.bool),
+        action_mask=_pad([mask for _, mask in rows], length, False, torch.bool),
+        sampling_logprobs=torch.zeros(len(rows), length),
+        rewards=torch.zeros(len(rows)),
+        group_ids=torch.zeros(len(rows), dtype=torch.long),
+    )
+
+
+def _pad(rows: Sequence[Sequence[float]], length: int, value: float, dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=dtype)
 
 
 def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:

@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from agents.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from agents.config.training import PPOConfig
+    from agents.config.training import OptimizerConfig
 
 MISSING = 'Expect the library torchao for `ppo.optimizer` adamw-8bit: pip install "cir-env[torchao]".'
 
 
-def check_optimizer(config: PPOConfig) -> None:
+def check_optimizer(config: OptimizerConfig) -> None:
     """Check that the optimizer can be made.
 
     Raises:
@@ -27,17 +27,19 @@ def check_optimizer(config: PPOConfig) -> None:
         raise ConfigError(MISSING)
 
 
-def make_optimizer(config: PPOConfig, groups: Sequence[Sequence[torch.nn.Parameter]]) -> Optimizer:
+def make_optimizer(
+    config: OptimizerConfig, groups: Sequence[Sequence[torch.nn.Parameter]], rates: Sequence[float]
+) -> Optimizer:
     """Return the optimizer of a policy's parameters.
 
     Args:
         config: Which optimizer, and its numbers.
         groups: The policy's parameters, and those of a separate critic, if there is one.
+        rates: Learning rate of each group; there may be more rates than groups.
 
     Raises:
         ConfigError: Its library is missing.
     """
-    rates = config.learning_rate, config.critic_learning_rate
     parts = [{"params": group, "lr": lr} for group, lr in zip(groups, rates, strict=False)]
     betas = config.adam_beta1, config.adam_beta2
     if config.optimizer == "adamw":

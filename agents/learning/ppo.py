@@ -22,7 +22,7 @@ from agents.learning.losses import entropy_loss, find_aggregation, kl_loss, poli
 from agents.learning.optimizer import make_optimizer, set_learning_rates
 
 if TYPE_CHECKING:
-    from agents.config.training import PPOConfig
+    from agents.config.training import OptimizerConfig, PPOConfig
     from agents.learning.policy import Policy
 
 
@@ -35,7 +35,7 @@ def is_finite(metrics: Mapping[str, float], _: Part) -> bool:
     return all(map(math.isfinite, metrics.values()))
 
 
-def learning_rate_schedule(config: PPOConfig, max_steps: int) -> Callable[[int], float]:
+def learning_rate_schedule(config: OptimizerConfig, max_steps: int) -> Callable[[int], float]:
     """Return a function from the number of an optimizer step in a run, from 0, to the factor of the learning rate.
 
     As in transformers, the first factor of a warm-up is 0. A factor depends on nothing but its number, so that a
@@ -77,7 +77,7 @@ class PPO:
         self._weigh = find_aggregation(config.aggregation)
         self._schedule = learning_rate_schedule(config, max_steps)
         self._rates = config.learning_rate, config.critic_learning_rate
-        self.optimizer = make_optimizer(config, policy.parameter_groups())
+        self.optimizer = make_optimizer(config, policy.parameter_groups(), self._rates)
 
     def update(
         self,

@@ -35,6 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from agents.core.chat import Tools
 from agents.core.errors import ModelError
+from agents.learning.transcripts import Transcript, encode_transcript
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,20 +61,6 @@ _STATEMENTS = tuple(
         (rf"[Ss]ubtract {_N} from {_N}", r"\2 - \1"),
     )
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Script:
-    """A scripted episode."""
-
-    prompt: str
-    """The environment's prompt."""
-    turns: tuple[str, ...]
-    """The policy's turns."""
-    feedback: tuple[str, ...]
-    """The environment's feedback after each turn except the last."""
-    tools: Tools = ()
-    """The tools that the environment offers."""
 
 
 def arithmetic_code(text: str) -> str | None:
@@ -102,7 +89,7 @@ def scripted_solution(
     rng: random.Random,
     tools: Tools = (),
     write_code: Callable[[str], str] = in_fence,
-) -> Script:
+) -> Transcript:
     r"""Script one of the two ways to answer: run `code`, which must print `answer`, or guess if `code` is None.
 
     >>> script = scripted_solution("What is 2 + 3?", "5", code="print(2 + 3)", rng=random.Random(0))
@@ -113,23 +100,10 @@ def scripted_solution(
     """
     if code is None:
         guess = f"{rng.randint(1, 9)}{'0' * (len(answer) - 1)}"  # only the first digit is noise
-        return Script(prompt=prompt, turns=(rf"\boxed{{{guess}}}",), feedback=(), tools=tools)
+        return Transcript(prompt=prompt, turns=(rf"\boxed{{{guess}}}",), feedback=(), tools=tools)
     feedback = answer if tools else f"```output\n{answer}\n```\n"
     turns = (write_code(code), rf"\boxed{{{answer}}}")
-    return Script(prompt=prompt, turns=turns, feedback=(feedback,), tools=tools)
-
-
-def encode_script(script: Script, chat: Chat) -> tuple[list[int], list[bool]]:
-    """Return the token ids of an episode, and a mask that is True on the policy's tokens."""
-    token_ids = chat.encode_prompt(script.prompt, tools=script.tools)
-    mask = [False] * len(token_ids)
-    for i, turn in enumerate(script.turns):
-        last = i == len(script.turns) - 1
-        written = chat.encode_feedback(turn) + ([chat.tokenizer.eos_token_id] if last else [])
-        inserted = [] if last else chat.encode_feedback(script.feedback[i], script.tools)
-        token_ids += written + inserted
-        mask += [True] * len(written) + [False] * len(inserted)
-    return token_ids, mask
+    return Transcript(prompt=prompt, turns=turns, feedback=(feedback,), tools=tools)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +165,7 @@ def warm_up(
     optimizer = _optimizer(model)
     for step in range(steps):
         with_code = 1.0 if step < 0.65 * steps else code_fraction
-        batch = [encode_script(each, chat) for each in _draw(pairs, with_code, batch_size, rng, script)]
+        batch = [encode_transcript(each, chat) for each in _draw(pairs, with_code, batch_size, rng, script)]
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * _schedule(step, steps)
         loss = _loss(model, batch)
@@ -234,8 +208,8 @@ def _draw(
     code_fraction: float,
     size: int,
     rng: random.Random,
-    script: Callable[..., Script],
-) -> Iterator[Script]:
+    script: Callable[..., Transcript],
+) -> Iterator[Transcript]:
     for prompt, answer, code in rng.choices(problems, k=size):
         yield script(prompt, answer, code=code if rng.random() < code_fraction else None, rng=rng)
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
@@ -24,7 +24,9 @@ from agents.engines.base import Scanner
 
 if TYPE_CHECKING:
     from agents.config.shared import EnvArguments
-    from agents.config.training import EnvConfig
+    from agents.config.training import RunArguments
+
+Config = TypeVar("Config", bound="RunArguments")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,12 +202,13 @@ def lacking(env_id: str, names: Iterable[str]) -> set[str]:
     return set() if takes_any else set(names) - parameters.keys()
 
 
-def without_presets_arguments(config: EnvConfig, preset: EnvConfig) -> EnvConfig:
+def without_presets_arguments(config: Config, preset: Config) -> Config:
     """Return the configuration with defaults in place of preset values that its environment does not accept."""
-    names = lacking(config.id, config.kwargs(split="train")) & config.kwargs(split="train").keys()
-    defaults = type(config)()
-    unset = {name for name in names if hasattr(preset, name) and getattr(config, name) == getattr(preset, name)}
-    return replace(config, **{name: getattr(defaults, name) for name in unset})
+    env = config.env
+    names = lacking(env.id, env.kwargs(split="train")) & env.kwargs(split="train").keys()
+    defaults = type(env)()
+    unset = {name for name in names if hasattr(preset.env, name) and getattr(env, name) == getattr(preset.env, name)}
+    return replace(config, env=replace(env, **{name: getattr(defaults, name) for name in unset}))
 
 
 def _load(entry_point: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,13 @@ from tqdm import tqdm
 from agents.core import distributed
 from agents.core.tables import short
 
-_SHOWN = {"accuracy": "accuracy", "reward": "reward", "tools/use_ratio": "code", "tokens_per_second": "tok/s"}
+_SHOWN = {
+    "accuracy": "accuracy",
+    "reward": "reward",
+    "loss": "loss",
+    "tools/use_ratio": "code",
+    "tokens_per_second": "tok/s",
+}
 _BAR = "{desc} {n_fmt}/{total_fmt} {bar:6} {elapsed}<{remaining}{postfix}"
 
 

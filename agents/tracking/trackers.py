@@ -21,7 +21,7 @@ from agents.core.plugins import is_plugin, load_plugin
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from agents.config.training import TrainConfig
+    from agents.config.training import RunArguments
 
 PROJECT = "cir-env"
 """Default project of a tracker's runs; WANDB_PROJECT and TRACKIO_PROJECT override it."""
@@ -163,7 +163,7 @@ class MetricsLog:
 
 
 def open_log(
-    config: TrainConfig, done: int, *, warn: Callable[[str], Any]
+    config: RunArguments, done: int, *, warn: Callable[[str], Any]
 ) -> AbstractContextManager[MetricsLog | None]:
     """Open the log of a run, which the first process keeps; a resumed run writes its steps again.
 

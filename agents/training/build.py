@@ -10,7 +10,7 @@ import gymnasium
 import torch
 from torch.distributed.tensor import DTensor
 
-from agents.config.training import TrainConfig
+from agents.config.training import RunArguments, TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
 from agents.core.types import seed_of
@@ -57,8 +57,8 @@ def build_policy(
         ConfigError: Episodes may be longer than the model's positions allow.
         ModelError: The model cannot be trained.
     """
-    model = _load(path, device)
-    _check_length(model, config.rollout.max_model_len, log)
+    model = load_on(path, device)
+    check_positions(model, config.rollout.max_model_len, log)
     if is_new and config.warm_up_steps:
         _warm_up(model, config, chat, log)
     if is_new and config.ppo.kl_coefficient:
@@ -71,8 +71,8 @@ def build_policy(
         model,
         temperature=config.rollout.temperature,
         value_head=needs_values,
-        critic=_load(path, device) if needs_values and config.ppo.critic == "separate" else None,
-        autocast=_autocast(config, device),
+        critic=load_on(path, device) if needs_values and config.ppo.critic == "separate" else None,
+        autocast=autocast_dtype(config, device),
         gradient_checkpointing=config.gradient_checkpointing,
         entropy_gradient=config.ppo.entropy_coefficient > 0,
         compile_layers=config.compile,
@@ -83,8 +83,8 @@ def build_policy(
 
 def load_reference(config: TrainConfig, device: torch.device) -> Policy:
     """Return the policy that a run began with; it is kept beside the checkpoints."""
-    model = _load(config.output_dir / REFERENCE, device).requires_grad_(False)
-    policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast(config, device))
+    model = load_on(config.output_dir / REFERENCE, device).requires_grad_(False)
+    policy = Policy(model, temperature=config.rollout.temperature, autocast=autocast_dtype(config, device))
     shard(policy)
     return policy
 
@@ -160,17 +160,24 @@ def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[
         log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(config: RunArguments, device: torch.device) -> torch.dtype | None:
+    """Return the dtype of a run's matrix products, if it is not that of its weights."""
     return torch.bfloat16 if config.autocast and has_fast_bfloat16(device) else None
 
 
-def _load(path: Path, device: torch.device) -> PreTrainedModel:
+def load_on(path: Path, device: torch.device) -> PreTrainedModel:
+    """Return the model of a folder in float32, on a device."""
     model = load_model(path, "float32")
     torch.nn.Module.to(model, device)
     return model
 
 
-def _check_length(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
+def check_positions(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
+    """Warn of rows that are longer than a model was made for.
+
+    Raises:
+        ConfigError: They are longer than its positions allow.
+    """
     check_length(model, max_model_len)
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if made_for is not None and max_model_len > made_for:

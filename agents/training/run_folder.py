@@ -21,7 +21,7 @@ from agents.tracking.model_card import library_versions
 from agents.training import checkpoint
 
 if TYPE_CHECKING:
-    from agents.config.training import TrainConfig
+    from agents.config.training import RunArguments
     from agents.tracking.run_log import RunLog
 
 RECORD = "run.json"
@@ -36,7 +36,7 @@ _OF_THE_MACHINE = ("rollout.engine", "rollout.max_num_seqs", "rollout.vllm_gpu_m
 """What samples, and how much at once: a server may move, and a run may continue on another GPU."""
 
 
-def claim(config: TrainConfig) -> Path | None:
+def claim(config: RunArguments) -> Path | None:
     """Return the checkpoint to resume from, if any; reject another run's folder, and clean up after a killed run.
 
     Raises:
@@ -66,7 +66,7 @@ def claim(config: TrainConfig) -> Path | None:
     return found[-1]
 
 
-def open_folder(config: TrainConfig, run_log: RunLog) -> Path | None:
+def open_folder(config: RunArguments, run_log: RunLog) -> Path | None:
     """Claim a run's folder, record this start in it, and keep the log there; return the checkpoint to resume from.
 
     Raises:
@@ -80,7 +80,7 @@ def open_folder(config: TrainConfig, run_log: RunLog) -> Path | None:
     return started
 
 
-def record(config: TrainConfig, started: Path | None) -> None:
+def record(config: RunArguments, started: Path | None) -> None:
     """Write the configuration to the run's folder, and add what starts now: command, time, versions, hardware.
 
     Args:
@@ -114,7 +114,7 @@ def check_same(started: Path | None, folder: Path) -> None:
     expect(len(names) == 1, "output_dir", "on a disk that all processes share", f"{folder} with {', '.join(names)}")
 
 
-def changes(before: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+def changes(before: Mapping[str, Any], config: RunArguments) -> dict[str, tuple[Any, Any]]:
     """Return which settings are not those of a checkpoint, by dotted name: the checkpoint's value and the present one.
 
     The checkpoint may be an earlier version's. A setting that it does not know has its default there. One that is known
@@ -137,10 +137,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + name, value
 
 
-def settings(config: TrainConfig) -> dict[str, Any]:
+def settings(config: RunArguments) -> dict[str, Any]:
     """Return the settings that a resumed run may not change, in JSON."""
     kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in _MAY_CHANGE}
     for name in _OF_THE_MACHINE:
-        del kept["rollout"][name.removeprefix("rollout.")]
+        kept.get("rollout", {}).pop(name.removeprefix("rollout."), None)
     as_read: dict[str, Any] = json.loads(json.dumps(kept))
     return as_read

@@ -137,7 +137,7 @@ def load_sets(
     names: Iterable[str],
     folder: str | os.PathLike[str] | None,
     *,
-    held_out: str | None = None,
+    own: tuple[str, str] | None = None,
     **arguments: Any,
 ) -> dict[str, ProblemSet]:
     """Load problem sets for an evaluation.
@@ -146,7 +146,7 @@ def load_sets(
         names: Names of benchmarks, and paths that end in `.jsonl`, `.json`, `.csv` or `.parquet`: all problems
             of these files.
         folder: Folder of the benchmarks, as for `load_benchmark`.
-        held_out: Without any names, a spec as for `load_problems`, of which the test split is loaded.
+        own: Without any names, a spec as for `load_problems`, and which split of it is loaded.
         arguments: `test_share`, `answer_type` and `unreadable`, as for `load_problems`.
 
     Returns:
@@ -156,8 +156,9 @@ def load_sets(
         OptionError, ProblemError: As for `load_problems`.
     """
     are_files = {name: parse_spec(name)[0].endswith(tuple(READERS)) for name in names}
-    if not are_files and held_out is not None:
-        return {held_out: load_problems(held_out, "test", **arguments)}
+    if not are_files and own is not None:
+        spec, split = own
+        return {spec: load_problems(spec, split, **arguments)}
     return {
         name: load_problems(name if is_file else load_benchmark(name, folder), **arguments)
         for name, is_file in are_files.items()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from agents.core.errors import ModelError
-from agents.learning.warm_up import Script, arithmetic_code, encode_script, scripted_solution, warm_up
+from agents.learning.transcripts import Transcript, encode_transcript
+from agents.learning.warm_up import arithmetic_code, scripted_solution, warm_up
 from agents.models.load import load_model
 from cir_env.problems.problem_set import ProblemSet
 
@@ -69,8 +70,8 @@ def test_guesses_are_boxed_and_mostly_wrong():
 
 
 def test_only_the_policys_tokens_are_learned(chat):
-    script = Script(prompt="What is 2 + 3?", turns=("run\n", "done"), feedback=("result\n",))
-    token_ids, mask = encode_script(script, chat)
+    script = Transcript(prompt="What is 2 + 3?", turns=("run\n", "done"), feedback=("result\n",))
+    token_ids, mask = encode_transcript(script, chat)
     learned = [token_id for token_id, learn in zip(token_ids, mask, strict=True) if learn]
     assert chat.tokenizer.decode(learned) == "run\ndone<|im_end|>"
     assert chat.tokenizer.decode(token_ids).endswith("assistant\nrun\nresult\ndone<|im_end|>")

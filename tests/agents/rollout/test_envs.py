@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,7 @@ import pytest
 from agents_fakes import CallEnv, CallScanner, ScannedCallEnv, pool
 from fakes import CODE, FEEDBACK, FakeSandbox, fakes
 
-from agents.config.training import EnvConfig
+from agents.config.training import EnvConfig, TrainConfig
 from agents.core.errors import ConfigError
 from agents.rollout.envs import (
     EnvPool,
@@ -345,8 +346,8 @@ def test_a_set_argument_that_the_environment_does_not_accept_is_rejected(
 
 
 def test_arguments_of_a_preset_are_not_passed_to_another_environment(plain: str) -> None:
-    preset = EnvConfig(problems="arithmetic", prompt="question")
-    config = without_presets_arguments(EnvConfig(id=plain, problems="arithmetic", prompt="question"), preset)
-    assert config == EnvConfig(id=plain, problems="arithmetic")
-    chosen = EnvConfig(id=plain, problems="arithmetic", prompt="text")
+    preset = TrainConfig(env=EnvConfig(problems="arithmetic", prompt="question"))
+    config = without_presets_arguments(replace(preset, env=replace(preset.env, id=plain)), preset)
+    assert config.env == EnvConfig(id=plain, problems="arithmetic")
+    chosen = replace(preset, env=EnvConfig(id=plain, problems="arithmetic", prompt="text"))
     assert without_presets_arguments(chosen, preset) == chosen

@@ -11,7 +11,8 @@ from agents import presets
 from agents.config.training import EnvConfig, TrainConfig
 from agents.core.chat import Chat
 from agents.core.errors import ConfigError
-from agents.learning.warm_up import encode_script, scripted_solution
+from agents.learning.transcripts import encode_transcript
+from agents.learning.warm_up import scripted_solution
 from agents.models.tiny import byte_tokenizer
 from cir_env.dialects import HERMES, LLAMA3, PYTHON_TOOL, ToolCalls
 
@@ -24,7 +25,7 @@ def test_a_script_of_the_warm_up_is_an_episode_with_a_call(dialect: ToolCalls) -
     script = scripted_solution(
         "2 + 3", "5", code="print(2 + 3)", rng=random.Random(0), tools=[PYTHON_TOOL], write_code=dialect.write
     )
-    token_ids, mask = encode_script(script, chat)
+    token_ids, mask = encode_transcript(script, chat)
     assert chat.tokenizer.decode(token_ids) == (
         "<|im_start|>system\nTools: python<|im_end|>\n<|im_start|>user\n2 + 3<|im_end|>\n<|im_start|>assistant\n"
         + dialect.write("print(2 + 3)")

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning on transcripts, which gives reinforcement learning a start."""
