@@ -21,7 +21,7 @@ def stepped(config: PPOConfig) -> tuple[torch.nn.Parameter, torch.optim.Optimize
     """A parameter after three steps, whose learning rates differ."""
     random = torch.Generator().manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(64, 128, generator=random))
-    optimizer = make_optimizer(config, [[parameter]])
+    optimizer = make_optimizer(config, [[parameter]], [config.learning_rate])
     for rate in (1e-3, 1e-2, 2e-3):
         parameter.grad = torch.randn(64, 128, generator=random)
         set_learning_rates(optimizer, [rate])
@@ -60,4 +60,4 @@ def test_8_bits_take_a_quarter_of_the_state_and_nearly_the_same_steps(eager: Non
 def test_a_missing_library_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.learning.optimizer.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r'^Expect the library torchao .* pip install "cir-env\[torchao\]"\.$'):
-        make_optimizer(PPOConfig(optimizer="adamw-8bit"), [])
+        make_optimizer(PPOConfig(optimizer="adamw-8bit"), [], [])

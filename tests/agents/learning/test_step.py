@@ -26,7 +26,10 @@ class FakePPO:
         self.config, self.policy, self.estimate = config, FakePolicy(), dr_grpo
         self.targets: Advantages | None = None
 
-    def update(self, batch: Batch, old: PolicyOutput, targets: Advantages, **_: Any) -> dict[str, float]:
+    def minibatches(self, size: int, _: torch.Generator) -> list[torch.Tensor]:
+        return [torch.arange(size)]
+
+    def update(self, batch: Batch, old: PolicyOutput, targets: Advantages, *_: Any, **__: Any) -> dict[str, float]:
         self.targets = targets
         return {}
 
