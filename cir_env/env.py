@@ -268,7 +268,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
     - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
 
-    ## Problems that take several blocks
+    ### Problems that take several blocks
     `problems="multi_block"` generates problems whose answer needs a look in between: each has one file, which has to be
     read like a text before it is clear what to compute. Their `level` is "1", "2" or "3". Level L takes L looks and
     then a block that computes the answer, so that it needs an `interaction_budget` of L + 1.
