@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.core.blocks import ran, recovers
 from agents.core.errors import RunError
 from agents.core.samples import Sample, read_samples
 
@@ -89,13 +90,16 @@ def select(
 
 def num_calls(row: Sample) -> int:
     """Return how many blocks ran without an error."""
-    return sum(turn["status"] == "ok" for turn in row["turns"])
+    return sum(_outcomes(row))
 
 
 def repairs(row: Sample) -> bool:
     """Whether a block ran after another had failed."""
-    ran = [turn["status"] == "ok" for turn in row["turns"] if turn["status"] is not None]
-    return False in ran and True in ran[ran.index(False) :]
+    return recovers(_outcomes(row))
+
+
+def _outcomes(row: Sample) -> list[bool]:
+    return ran(turn["status"] for turn in row["turns"])
 
 
 def _why_not(row: Sample, find_block: FindBlock, min_calls: int, repaired_only: bool) -> str | None:
