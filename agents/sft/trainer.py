@@ -20,6 +20,7 @@ from agents.core.files import read_metrics
 from agents.core.programs import shell_command
 from agents.core.types import seed_of
 from agents.learning.batching import collate_tokens
+from agents.learning.optimizer import check_optimizer
 from agents.learning.policy import Policy, shard
 from agents.learning.supervised import Supervised
 from agents.models.devices import pick_device
@@ -45,10 +46,15 @@ def check(config: SFTConfig, *, log: Callable[[str], Any]) -> None:
     """Check all that needs no model, and log what the transcripts are.
 
     Raises:
-        ConfigError, RunError: As for :func:`agents.sft.transcripts.read_transcripts`, or a tracker is missing.
+        ConfigError, RunError: As for :func:`agents.sft.transcripts.read_transcripts`, or a library is missing.
     """
-    check_installed(config.report_to)
+    _check_libraries(config)
     log(read_transcripts(config).in_words())
+
+
+def _check_libraries(config: SFTConfig) -> None:
+    check_installed(config.report_to)
+    check_optimizer(config.optimizer)
 
 
 class SupervisedTrainer:
@@ -61,7 +67,7 @@ class SupervisedTrainer:
 
     def __init__(self, config: SFTConfig, *, log: Callable[[str], Any] = tqdm.write) -> None:
         self.config = config
-        check_installed(config.report_to)
+        _check_libraries(config)
         self._begin = time.perf_counter()
         self.device = distributed.start(pick_device(config.device))
         self._run_log = RunLog(log if distributed.rank() == 0 else None)

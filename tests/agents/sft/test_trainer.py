@@ -15,7 +15,7 @@ from agents.config.shared import EnvArguments
 from agents.config.training import LoraConfig, OptimizerConfig
 from agents.core.errors import ConfigError
 from agents.core.files import read_metrics, write_json_lines
-from agents.sft.trainer import SupervisedTrainer
+from agents.sft.trainer import SupervisedTrainer, check
 from agents.training.checkpoint import checkpoints
 
 
@@ -150,3 +150,9 @@ def test_flags_come_from_a_file_too(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SFTConfig(**changes)
+
+
+def test_a_dry_run_names_a_missing_library_of_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.learning.optimizer.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="Expect the library torchao"):
+        check(config_of(tmp_path, optimizer=OptimizerConfig(optimizer="adamw-8bit")), log=print)
