@@ -109,10 +109,10 @@ def open_engine(
 
         return RemoteEngine(name, dtype=dtype, max_model_len=max_model_len)
     check_engine(name)
-    if gpu_memory_utilization is None:
+    if name != "transformers":  # its memory grows as it samples
         from agents.engines.gpu_memory import free_share
 
-        gpu_memory_utilization = free_share(device, reserved=reserved_bytes)
-    place["gpu_memory_utilization"] = gpu_memory_utilization
+        share = gpu_memory_utilization
+        place["gpu_memory_utilization"] = free_share(device, reserved=reserved_bytes) if share is None else share
     opened: Engine = load_plugin("engine", ENGINES.get(name, name), "engines")(path, chat, **sizes, **place)
     return opened

@@ -5,8 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.core.chat import Chat
 from agents.core.errors import EngineError
+from agents.engines import open_engine
 from agents.engines.gpu_memory import free_share, memory_share
+from agents.models.find import resolve_model
+from agents.models.load import load_tokenizer
 
 GIB = 2**30
 
@@ -31,3 +35,11 @@ def test_a_device_is_asked_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * GIB, 80 * GIB))
     assert free_share(torch.device("cuda", 1), reserved=18 * GIB) == 0.5
     assert free_share(torch.device("cpu"), reserved=18 * GIB) == 0.9
+
+
+def test_the_transformers_engine_opens_where_nothing_is_left_for_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.engines.gpu_memory.free_share", lambda *_, **__: memory_share(0, GIB, reserved=0))
+    path = resolve_model("tiny")
+    chat = Chat(load_tokenizer(path), "chat")
+    settings = {"dtype": "float32", "device": torch.device("cpu"), "max_num_seqs": 2, "max_model_len": 64}
+    open_engine("transformers", path, chat, **settings).close()
