@@ -44,6 +44,35 @@ def mixed() -> TrainConfig:
     )
 
 
+def laptop() -> TrainConfig:
+    """Qwen2.5-Coder-0.5B-Instruct on generated problems of many subjects: hours on 2 CPU cores, in parts."""
+    return TrainConfig(
+        model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        output_dir=Path("runs/laptop"),
+        max_steps=60,
+        save_every=5,
+        gradient_checkpointing=True,
+        env=EnvConfig(problems="mixed+reasoning_gym", prompt="cir_one_shot"),
+        rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=256, max_model_len=1024),
+        ppo=PPOConfig(learning_rate=3e-6),
+        validation=ValidationConfig(every=20, num_problems=200, text_prompt="text_one_shot", greedy=True),
+    )
+
+
+def gsm8k() -> TrainConfig:
+    """Qwen2.5-Coder-0.5B-Instruct on GSM8K's 7,473 training problems, tested on the first 400 of its test problems.
+
+    From the hub, or with ``--env.problems "FOLDER?fields=gsm8k"`` from a folder with train.jsonl and test.jsonl.
+    """
+    base = laptop()
+    return replace(
+        base,
+        output_dir=Path("runs/gsm8k"),
+        env=replace(base.env, problems="gsm8k"),
+        validation=replace(base.validation, num_problems=400),
+    )
+
+
 def tiny() -> TrainConfig:
     """A tiny transformer without any download learns to add by Python in two minutes on one CPU core."""
     return TrainConfig(
@@ -107,6 +136,8 @@ presets: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
         "quickstart": quickstart,
         "tiny": tiny,
         "mixed": mixed,
+        "laptop": laptop,
+        "gsm8k": gsm8k,
         "qwen2.5-math-7b": qwen2_5_math_7b,
         "qwen3-8b": qwen3_8b,
     }

@@ -3,7 +3,7 @@
 | spec | problems |
 |---|---|
 | `products`, `arithmetic`, `mixed`, `multi_block`, `reasoning_gym`, `reasoning_gym:TASK` | generated |
-| `still3`, `dapo` | the named data sets `DATA_SETS`, from the Hugging Face hub |
+| `still3`, `dapo`, `gsm8k` | the named data sets `DATA_SETS`, from the Hugging Face hub |
 | `hub:OWNER/NAME` | any other data set on the hub |
 | `benchmark:AIME24?folder=PATH` | a benchmark; the default folder is the environment variable CIR_BENCHMARKS |
 | `PATH.jsonl`, `PATH.json`, `PATH.csv`, `PATH.parquet` | a file |
@@ -67,8 +67,9 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "before": "Remember to put your answer on its own line",
         },
     ),
+    "gsm8k": ("openai/gsm8k", {"config": "main", "statement": "question", "answer_after": "####"}),
 }
-"""Named data sets: their name on the hub, and their fields. Both wrap an instruction around the problem."""
+"""Named data sets: their name on the hub, and their options. The first two wrap an instruction around the problem."""
 
 
 Problems = ProblemSet | str | os.PathLike[str] | Iterable[Any]
@@ -292,7 +293,8 @@ def _load_file(
     if (data_set := fields.pop("fields", None)) is not None:
         if data_set not in DATA_SETS:
             raise ProblemError(f"Expect `fields` to be one of {', '.join(map(repr, DATA_SETS))}, got {data_set!r}.")
-        fields = {**DATA_SETS[data_set][1], **fields}
+        own = {name: value for name, value in DATA_SETS[data_set][1].items() if name != "config"}
+        fields = {**own, **fields}
     return ProblemSet.from_file(path, fields=fields, answer_type=answer_type, unreadable=unreadable)
 
 

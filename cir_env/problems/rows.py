@@ -44,6 +44,8 @@ class Fields:
     """Optional in a row: a whole number."""
     boxed: bool = False
     r"""Whether the answer is the last ``\boxed{}`` in its field, as in a worked solution."""
+    answer_after: str = ""
+    """The answer starts after the last occurrence of this text in its field, such as GSM8K's ``####``."""
     after: str = ""
     """The question starts after the first occurrence of this text in its field, such as an instruction."""
     before: str = ""
@@ -115,6 +117,8 @@ def read_row(
         if boxed is None or not boxed.strip():
             raise BadRowError(f"Expect an answer in \\boxed{{}} in field {names.answer!r}, got none.")
         answer = boxed.strip()
+    if names.answer_after:
+        answer = _answer_after(answer, names)
     own_type = "" if answer_type is not None else _text(row, names.answer_type, role="answer_type", default="")
     if ":" in own_type:  # a data set must not choose which function is called on this machine
         raise BadRowError(
@@ -173,6 +177,14 @@ def _as_small(fields: Mapping[str, Any]) -> Metadata | None:
     except (TypeError, ValueError):
         return None
     return metadata if metadata.n_chars <= MAX_METADATA_CHARS else None
+
+
+def _answer_after(text: str, names: Fields) -> str:
+    """Return what follows a marker in a worked solution."""
+    _, found, answer = text.rpartition(names.answer_after)
+    if not found or not answer.strip():
+        raise BadRowError(f"Expect an answer after {names.answer_after!r} in field {names.answer!r}, got none.")
+    return answer.strip()
 
 
 def _unwrap(text: str, names: Fields) -> str:

@@ -8,7 +8,7 @@ Other problems (--env.problems plays their test split; --names FILE all of it)
                                   generated here, without limit
   reasoning_gym, reasoning_gym:TASK
                                   generated; needs the extra problems
-  still3, dapo                    from the hub; needs the extra hub
+  still3, dapo, gsm8k             from the hub; needs the extra hub
   hub:OWNER/NAME?statement=FIELD&answer=FIELD
                                   from the hub; needs the extra hub
   FILE.jsonl, .json, .csv, .parquet

@@ -11,6 +11,7 @@ PATCHES_VERSION: Final = 2
 """Increases whenever a patch is added, removed or changed; the pinned SHA-256 of its benchmark changes with it."""
 
 _USUAL: Final = Fields()
+_GSM8K: Final = Fields(statement="question", answer_after="####")
 Row = Mapping[str, Any]
 Prepare = Callable[[Row], "Row | str"]
 """Turns a row into one with the usual fields, or says why the row is dropped."""
@@ -80,15 +81,6 @@ class Benchmark:
     """Corrections of its known flaws."""
     drops: tuple[Drop, ...] = ()
     """Rows of the file that are dropped."""
-
-
-def _gsm8k(row: Row) -> Row:
-    """Take the answer behind the last ``####`` of a solution.
-
-    >>> _gsm8k({"question": "1 + 1?", "answer": "1 + 1 = <<1+1=2>>2 #### 2"})
-    {'question': '1 + 1?', 'answer': '2'}
-    """
-    return {**row, "answer": str(row["answer"]).rpartition("####")[2].strip()} if "answer" in row else row
 
 
 def _svamp(row: Row) -> Row:
@@ -257,11 +249,10 @@ _ALL = (
     Benchmark(
         name="GSM8K",
         file="GSM8K.jsonl",
-        fields=Fields(statement="question"),
+        fields=_GSM8K,
         n_problems=1319,
         sha256="6e94022d995cbce8c740d4acb44828e289a19355cdac7b364fd71adc8fb91973",
-        hub=HubData(name="openai/gsm8k", config="main", fields=Fields(statement="question")),
-        prepare=_gsm8k,
+        hub=HubData(name="openai/gsm8k", config="main", fields=_GSM8K),
     ),
     Benchmark(
         name="SVAMP",

@@ -191,7 +191,8 @@ def test_unknown_options_are_errors(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROW)
     assert message(lambda: ProblemSet.from_jsonl(path, fields={"question": "q"})) == (
         "Expect the keys of `fields` to be among ['statement', 'answer', 'id', 'subject', 'level', 'answer_type', "
-        "'files', 'time_limit_s', 'memory_limit_mb', 'boxed', 'after', 'before', 'metadata'], got ['question']."
+        "'files', 'time_limit_s', 'memory_limit_mb', 'boxed', 'answer_after', 'after', 'before', 'metadata'], got "
+        "['question']."
     )
     assert message(lambda: ProblemSet.from_jsonl(path, on_bad_row="drop")) == (  # type: ignore[arg-type]
         "Expect `on_bad_row` to be 'raise' or 'skip', got 'drop'."
@@ -353,8 +354,8 @@ def test_a_hub_name_loads_the_split_of_that_name(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_name_lists_the_choices(spec: str) -> None:
     assert message(lambda: load_problems(spec, "train")) == (
         "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'multi_block', 'reasoning_gym', "
-        "'reasoning_gym:TASK', 'still3', 'dapo', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of an existing "
-        f".jsonl, .json, .csv or .parquet file, got {spec!r}."
+        "'reasoning_gym:TASK', 'still3', 'dapo', 'gsm8k', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of an "
+        f"existing .jsonl, .json, .csv or .parquet file, got {spec!r}."
     )
 
 

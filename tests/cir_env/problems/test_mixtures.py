@@ -87,7 +87,7 @@ def test_a_file_name_may_contain_plus_and_star(tmp_path: Path) -> None:
             "Expect 'products/train' to have at least 1 problems, its weight in 'products*2+products', ",
         ),
         ("FILE*8+products", "Expect 'a' to have at least 8 problems, its weight in "),
-        ("FILE?fields=still", "Expect `fields` to be one of 'still3', 'dapo', got 'still'."),
+        ("FILE?fields=still", "Expect `fields` to be one of 'still3', 'dapo', 'gsm8k', got 'still'."),
         ("FILE?boxed=1", "Expect `boxed` to be true or false, got '1'."),
         ("benchmark:AIME24", "Expect a folder with the file of AIME24, or 'hub', got neither: name it"),
         ("benchmark:AIME24?dir=x", "Expect only the option 'folder', 'benchmark:AIME24?folder=PATH', got ['dir']."),
@@ -125,6 +125,8 @@ WRAPPED = {
 
 def rows(name: str) -> list[dict[str, Any]]:
     """Two problems in the layout of a data set, one of them twice."""
+    if name == "gsm8k":
+        return [{"question": f"What is 1 + {n}?", "answer": f"It is #{n + 1}.\n#### {n + 1}"} for n in (1, 2, 1)]
     return [
         {
             "data_source": name,
@@ -155,7 +157,8 @@ def test_a_named_data_set_is_loaded_from_the_hub(name: str, monkeypatch: pytest.
     loaded = load_problems(f"{name}?revision=abc", "train")
     assert as_pairs(loaded) == [("What is 1 + 1?", "2"), ("What is 1 + 2?", "3")]
     assert loaded.notes == ("exact repetitions dropped: 1",)
-    assert asked == [(DATA_SETS[name][0], None, {"split": "train", "revision": "abc"})]
+    config = DATA_SETS[name][1].get("config")
+    assert asked == [(DATA_SETS[name][0], config, {"split": "train", "revision": "abc"})]
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
