@@ -32,7 +32,7 @@ class ServedArguments(EngineArguments):
     price: tuple[float, float] | None = None
     """Price of a million prompt tokens and of a million completion tokens, for the costs."""
     request_timeout_s: float = 600.0
-    """Seconds that one request to an API may take."""
+    """Seconds for which an API may be silent before a request is repeated: before a reply begins, and within it."""
     retry_s: float = 600.0
     """Seconds for which a request is repeated while the API is busy, fails or is away."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import random
 import time
@@ -33,11 +34,13 @@ if TYPE_CHECKING:
     from agents.core.types import FinishReason
     from agents.engines.base import Scanner
 
+_LOG = logging.getLogger("agents")
 T = TypeVar("T")
 Message = Mapping[str, str]
 
 MISSING = "Expect the package openai for models behind an API, got none: pip install -e '.[openai]'."
 _LONGEST_PAUSE_S = 30.0
+_WARN_EVERY_S = 60.0
 _TRANSIENT = (408, 409, 425, 429)
 _KEYS: dict[str, str] = {}
 
@@ -130,6 +133,7 @@ class ChatServer:
         self._succeeded_at = float("-inf")
         self._is_connected = False
         self._read_chars = self._read_tokens = 0
+        self._warned_at = float("-inf")
         self.traits = Traits(turns="message", extra_parameters=True, seed=True)
         self.last_failure = ""
         self.num_replies = 0
@@ -146,7 +150,7 @@ class ChatServer:
     async def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         import httpx
 
-        timeout = self._openai.Timeout(None, connect=15.0)  # a request as a whole has a limit of its own
+        timeout = self._openai.Timeout(None, connect=15.0)  # `_request` limits how long a server is silent
         key, url = self._key or "none", self._config.base_url
         try:
             self._client = self._openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0, timeout=timeout)
@@ -281,6 +285,9 @@ class ChatServer:
                     f"{outcome.reason}."
                 )
             failed_at = now if failed_at is None else failed_at
+            if now > self._warned_at + _WARN_EVERY_S:
+                self._warned_at = now
+                _LOG.warning("A request is repeated: %s", outcome.reason)
             wait = outcome.retry_after_s
             wait = pause * random.uniform(0.5, 1.0) if wait is None else wait
             if now + wait > failed_at + self._config.retry_s:
@@ -321,16 +328,20 @@ class ChatServer:
         import httpx
 
         openai = self._openai
+        limit, clock = self._config.request_timeout_s, asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._config.request_timeout_s):
+            async with asyncio.timeout(limit) as silence:
                 stream = await self._client.chat.completions.create(**parameters)
                 kind = stream.response.headers.get("content-type", "nothing")
                 async with stream:
                     if "text/event-stream" in kind:
-                        return await self._read(stream, scanner, sum(len(m["content"]) for m in parameters["messages"]))
+                        prompt_chars = sum(len(m["content"]) for m in parameters["messages"])
+                        return await self._read(
+                            stream, scanner, prompt_chars, on_chunk=lambda: silence.reschedule(clock() + limit)
+                        )
                     failure = _Failure(reason=f"{kind.split(';')[0]} in place of a stream", is_api=False)
         except TimeoutError:
-            failure = _Failure(reason=f"no whole reply within --request-timeout-s {self._config.request_timeout_s:g}")
+            failure = _Failure(reason=f"silence for --request-timeout-s {limit:g}")
         except openai.APIStatusError as error:
             failure = self._of_status(error)
         except openai.APIConnectionError as error:
@@ -343,12 +354,15 @@ class ChatServer:
             failure = _Failure(reason=f"a malformed reply: {one_line(error)}")
         return failure
 
-    async def _read(self, stream: Any, scanner: Scanner | None, prompt_chars: int) -> Reply | _Failure:
+    async def _read(
+        self, stream: Any, scanner: Scanner | None, prompt_chars: int, *, on_chunk: Callable[[], None]
+    ) -> Reply | _Failure:
         """Read a stream up to its end, or to where the scanner ends it."""
         pieces: list[str] = []
         usage: Any = None
         reason, end = None, None
         async for chunk in stream:
+            on_chunk()
             usage = chunk.usage or usage
             for choice in chunk.choices or ():
                 reason = choice.finish_reason or reason

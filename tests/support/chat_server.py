@@ -186,6 +186,21 @@ def slow(seconds: float) -> Fault:
     return wait
 
 
+def dripping(pieces: int, pause_s: float) -> Fault:
+    """Answer well, with a pause after each piece."""
+
+    def drip(handler: _Handler) -> None:
+        handler.begin("text/event-stream")
+        for number in range(pieces):
+            finish = "stop" if number == pieces - 1 else None
+            handler.event({"choices": [{"index": 0, "delta": {"content": "drip"}, "finish_reason": finish}]})
+            time.sleep(pause_s)
+        handler.chunk(b"data: [DONE]\n\n")
+        handler.chunk(b"")
+
+    return drip
+
+
 @contextmanager
 def serving(server: ChatServer) -> Iterator[ChatServer]:
     """Serve in a thread."""

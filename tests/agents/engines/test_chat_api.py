@@ -139,12 +139,20 @@ def test_a_failure_that_may_pass_is_repeated(serve: Serve, fault: api.Fault) -> 
     assert (reply and reply.text, len(server.requests)) == ("fine", 3)
 
 
-def test_a_slow_request_is_given_up_and_repeated(serve: Serve) -> None:
+def test_a_silent_request_is_given_up_and_repeated(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = serve(policy=lambda text: "fine")
     server.faults = [api.slow(1.0)]
     reply = ask(client(server.url, request_timeout_s=0.3))
     assert reply is not None
     assert reply.text == "fine"
+    assert caplog.messages == ["A request is repeated: silence for --request-timeout-s 0.3"]
+
+
+def test_a_reply_may_take_longer_than_the_server_may_be_silent(serve: Serve) -> None:
+    server = serve(policy=lambda text: "fine")
+    server.faults = [api.dripping(pieces=5, pause_s=0.5)]
+    reply = ask(client(server.url, request_timeout_s=1.5))
+    assert (reply and reply.text, len(server.requests)) == ("drip" * 5, 1)
 
 
 @pytest.mark.parametrize("value", ["0.4", lambda: format_datetime(datetime.now(UTC) + timedelta(seconds=2), True)])
