@@ -1,7 +1,10 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -12,22 +15,42 @@ import cir_programs
 from agents.core.programs import shell_command, this_command
 
 
-def test_the_wheel_holds_the_environment_and_not_the_trainer(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a copy of the checkout, which stays clean."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in ("pyproject.toml", "README.md", "LICENSE", "cir_env_verifiers.py", "cir_programs.py"):
         shutil.copy(ROOT / name, source)
     for name in ("cir_env", "agents", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-c", build, output], cwd=source, check=True, capture_output=True, timeout=120)
+    (wheel,) = output.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_holds_the_environment_and_not_the_trainer(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
     expected = {"cir_env", "cir_env_verifiers.py", "cir_programs.py"}
     assert {top for top in tops if not top.endswith(".dist-info")} == expected
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "cir_env").rglob("*.py")}
     assert modules | {"cir_env/py.typed"} <= set(names)
+
+
+@pytest.mark.slow
+def test_the_environment_works_where_nothing_but_its_dependencies_is_installed(wheel: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    probe = [*pip, "download", "--no-deps", "--dest", tmp_path, "farama-notifications"]
+    if subprocess.run(probe, check=False, capture_output=True, timeout=60).returncode:
+        pytest.skip("needs the package index")
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([*pip, "--python", python, "install", "--no-compile", wheel], check=True, timeout=120)
+    installed = sum(path.stat().st_size for path in (tmp_path / "venv").rglob("*") if path.is_file())
+    assert installed < 200e6
+    program = [python, "-I", "-W", "error", ROOT / "tests/support/core_alone.py"]
+    subprocess.run(program, check=True, cwd=tmp_path, timeout=100)
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
@@ -40,11 +63,38 @@ def test_a_console_script_runs_the_program_beside_packages_of_the_same_names(pro
     assert f"$ python {program}.py" in help_text
 
 
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_a_program_without_the_libraries_of_the_trainer_says_in_one_line_what_to_install(program: str) -> None:
+    without_packages = [sys.executable, "-E", "-S", ROOT / f"{program}.py"]
+    done = subprocess.run(without_packages, check=False, capture_output=True, text=True, timeout=60)
+    expected = (
+        rf"{program}\.py: Expect the libraries of the trainer, got no torch, .* pip install -e '\.\[train\]' .*\n"
+    )
+    assert re.fullmatch(expected, done.stderr)
+    assert done.returncode == 1
+
+
+def test_each_hint_to_install_names_an_extra_and_no_package_of_the_index() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = [
+        path
+        for folder in ("agents", "cir_env", "docs")
+        for path in (ROOT / folder).rglob("*.[pm]*")
+        if path.suffix in (".py", ".md")
+    ]
+    texts = [path.read_text() for path in [*sources, *ROOT.glob("*.md"), *ROOT.glob("*.py")]]
+    hints = [hint for text in texts for hint in re.findall(r"pip install .*?-e \W\.\[(.*?)\]", text)]
+    assert {"train", "remote"} <= {extra for hint in hints for extra in hint.split(",")} <= {*extras}
+    assert not [text for text in texts if re.search(r"pip install \W?cir-env", text)]
+
+
 def test_a_console_script_without_a_checkout_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cir_programs, "__file__", str(tmp_path / "cir_programs.py"))
-    with pytest.raises(SystemExit, match=r"cir-train: Expect a clone of the repository .* `pip install -e \.`"):
+    with pytest.raises(
+        SystemExit, match=r"cir-train: Expect a clone of the repository .* `pip install -e '\.\[train\]'`"
+    ):
         cir_programs.train()
 
 
