@@ -1,52 +1,99 @@
+import email
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 from paths import ROOT
 
 import cir_programs
 from agents.core.programs import shell_command, this_command
 
+BUILD = """
+import os, shutil, sys
+from setuptools import build_meta
+folder = sys.argv[1]
+sdist = build_meta.build_sdist(folder)
+shutil.unpack_archive(os.path.join(folder, sdist), folder, filter="data")
+os.chdir(os.path.join(folder, sdist.removesuffix(".tar.gz")))
+build_meta.build_wheel(folder)
+"""
+
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the checkout, which stays clean."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "cir_env_verifiers.py", "cir_programs.py"):
-        shutil.copy(ROOT / name, source)
-    for name in ("cir_env", "agents", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, output], cwd=source, check=True, capture_output=True, timeout=120)
-    (wheel,) = output.glob("*.whl")
-    return wheel
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Build the sdist from a copy of the checkout, which stays clean, and from it the wheel."""
+    folder = tmp_path_factory.mktemp("packaging")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
+    shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    program = [sys.executable, "-c", BUILD, folder]
+    subprocess.run(program, cwd=folder / "source", check=True, capture_output=True, timeout=120)
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
 
 
-def test_the_wheel_holds_the_environment_and_not_the_trainer(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.partition("/")[0] for name in names}
-    expected = {"cir_env", "cir_env_verifiers.py", "cir_programs.py"}
-    assert {top for top in tops if not top.endswith(".dist-info")} == expected
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "cir_env").rglob("*.py")}
-    assert modules | {"cir_env/py.typed"} <= set(names)
+def test_the_distributions_hold_the_environment_and_not_the_trainer(distributions: tuple[Path, Path]) -> None:
+    sdist, wheel = distributions
+    own = {str(path.relative_to(ROOT)) for path in (ROOT / "cir_env").rglob("*.py")}
+    own |= {"cir_env/py.typed", "cir_env_verifiers.py", "cir_programs.py"}
+    assert {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} == own
+    with tarfile.open(sdist) as archive:
+        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    about = {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "MANIFEST.in",
+        "pyproject.toml",
+        "setup.cfg",
+        "PKG-INFO",
+    }
+    assert {name for name in files if not name.startswith("cir_env.egg-info/")} == own | about
+
+
+def test_the_wheel_depends_on_what_the_environment_imports(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+        metadata = email.message_from_bytes(wheel.read(name))
+    needed = {Requirement(text).name for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text}
+    assert needed == {"gymnasium", "math-verify", "numpy", "packaging", "pint"}
+    assert all(metadata[field] for field in ("Author", "Keywords", "License-Expression", "Project-URL", "Summary"))
+
+
+def test_the_citation_the_changelog_and_the_distribution_have_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert [citation[key] for key in ("title", "version", "license")] == [
+        project["name"],
+        project["version"],
+        project["license"],
+    ]
+    assert citation["authors"] == project["authors"]
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == project["version"]
 
 
 @pytest.mark.slow
-def test_the_environment_works_where_nothing_but_its_dependencies_is_installed(wheel: Path, tmp_path: Path) -> None:
+def test_the_environment_works_where_nothing_but_its_dependencies_is_installed(
+    distributions: tuple[Path, Path], tmp_path: Path
+) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     probe = [*pip, "download", "--no-deps", "--dest", tmp_path, "farama-notifications"]
     if subprocess.run(probe, check=False, capture_output=True, timeout=60).returncode:
         pytest.skip("needs the package index")
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv/bin/python"
-    subprocess.run([*pip, "--python", python, "install", "--no-compile", wheel], check=True, timeout=120)
+    subprocess.run([*pip, "--python", python, "install", "--no-compile", distributions[1]], check=True, timeout=120)
     installed = sum(path.stat().st_size for path in (tmp_path / "venv").rglob("*") if path.is_file())
     assert installed < 200e6
     program = [python, "-I", "-W", "error", ROOT / "tests/support/core_alone.py"]

@@ -25,7 +25,7 @@ def main() -> None:
         env.reset(seed=0)
         assert "42" in env.step(BLOCK)[-1]["feedback"]
         assert env.step(ANSWER)[2]
-    envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, problems="products")
+    envs = gymnasium.make_vec("cir_env:CodeMath-v0", num_envs=2, problems="products")
     envs.reset(seed=0)
     assert all("42" in feedback for feedback in envs.step([BLOCK] * 2)[-1]["feedback"])
     envs.close()
