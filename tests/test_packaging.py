@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from paths import ROOT
 
@@ -70,19 +69,6 @@ def test_the_wheel_depends_on_what_the_environment_imports(distributions: tuple[
     assert all(metadata[field] for field in ("Author", "Keywords", "License-Expression", "Project-URL", "Summary"))
 
 
-def test_the_citation_the_changelog_and_the_distribution_have_one_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
-    assert [citation[key] for key in ("title", "version", "license")] == [
-        project["name"],
-        project["version"],
-        project["license"],
-    ]
-    assert citation["authors"] == project["authors"]
-    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == project["version"]
-
-
 @pytest.mark.slow
 def test_the_environment_works_where_nothing_but_its_dependencies_is_installed(
     distributions: tuple[Path, Path], tmp_path: Path
@@ -93,7 +79,7 @@ def test_the_environment_works_where_nothing_but_its_dependencies_is_installed(
         pytest.skip("needs the package index")
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv/bin/python"
-    subprocess.run([*pip, "--python", python, "install", "--no-compile", distributions[1]], check=True, timeout=120)
+    subprocess.run([*pip, "--python", python, "install", "--no-compile", distributions[1]], check=True, timeout=240)
     installed = sum(path.stat().st_size for path in (tmp_path / "venv").rglob("*") if path.is_file())
     assert installed < 200e6
     program = [python, "-I", "-W", "error", ROOT / "tests/support/core_alone.py"]
