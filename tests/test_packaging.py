@@ -109,13 +109,16 @@ def test_a_program_without_the_libraries_of_the_trainer_says_in_one_line_what_to
 
 def test_each_hint_to_install_names_an_extra_and_no_package_of_the_index() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    sources = [
-        path
-        for folder in ("agents", "cir_env", "docs")
-        for path in (ROOT / folder).rglob("*.[pm]*")
-        if path.suffix in (".py", ".md")
+    patterns = [
+        "*.md",
+        "*.py",
+        "agents/**/*.py",
+        "cir_env/**/*.py",
+        "docs/*.md",
+        "docker/Dockerfile",
+        ".devcontainer/*",
     ]
-    texts = [path.read_text() for path in [*sources, *ROOT.glob("*.md"), *ROOT.glob("*.py")]]
+    texts = [path.read_text() for pattern in patterns for path in ROOT.glob(pattern)]
     hints = [hint for text in texts for hint in re.findall(r"pip install .*?-e \W\.\[(.*?)\]", text)]
     assert {"train", "remote"} <= {extra for hint in hints for extra in hint.split(",")} <= {*extras}
     assert not [text for text in texts if re.search(r"pip install \W?cir-env", text)]
