@@ -19,7 +19,7 @@ def _run(program: str) -> int:
     folder = Path(__file__).parent
     if not (folder / f"{program}.py").is_file():
         raise SystemExit(
-            f"cir-{program}: Expect a clone of the repository that was installed by `pip install -e .`, "
+            f"cir-{program}: Expect a clone of the repository that was installed by `pip install -e '.[train]'`, "
             "got the environment alone."
         )
     sys.path.insert(0, str(folder))  # other distributions have modules named `agents` and `evaluate`, too

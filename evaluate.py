@@ -22,10 +22,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from agents import cli
-from agents.config.evaluation import EvalConfig
-from agents.core.errors import AgentsError
-from agents.core.programs import shell_command
+try:
+    from agents import cli
+    from agents.config.evaluation import EvalConfig
+    from agents.core.errors import AgentsError
+    from agents.core.programs import shell_command
+except ModuleNotFoundError as error:
+    sys.exit(f"evaluate.py: {error}")
 
 
 def work_on_samples(command: cli.SamplesCommand | cli.Select, as_typed: str) -> None:

@@ -19,8 +19,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
-from agents.config.presets import AnyConfig, from_flags
-from agents.core.errors import AgentsError, ConfigError, UnhealthyError
+try:
+    from agents.config.presets import AnyConfig, from_flags
+    from agents.core.errors import AgentsError, ConfigError, UnhealthyError
+except ModuleNotFoundError as error:
+    sys.exit(f"train.py: {error}")
 
 
 def parse(args: Sequence[str]) -> tuple[AnyConfig, bool]:

@@ -17,11 +17,20 @@ It sees the environment through the Gymnasium API only, so that any text environ
 - `AgentsError` is the base class of every exception.
 
 Importing this package imports nothing heavy.
+
+Raises:
+    ModuleNotFoundError: The libraries of the extra ``train`` are not installed.
 """
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+if absent := [library for library in ("torch", "transformers", "tyro") if find_spec(library) is None]:
+    raise ModuleNotFoundError(
+        f"Expect the libraries of the trainer, got no {', '.join(absent)}: pip install -e '.[train]' "
+        "(without a GPU: pip install -c constraints-cpu.txt -e '.[train]')."
+    )
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -131,7 +131,7 @@ def _figure(*, rows: int, columns: int) -> tuple[Figure, list[Axes]]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError('Expect the library matplotlib: pip install "cir-env[plot]".') from None
+        raise ValueError('Expect the library matplotlib: pip install -e ".[plot]".') from None
     size = (3.2 * columns + 0.8, 2.6 * rows + 0.6) if columns > 2 else (9, 6)
     figure = Figure(figsize=size, layout="constrained")  # without pyplot: it draws in memory, on any machine
     return figure, list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)

@@ -352,7 +352,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     """Measure, print a table, write the metrics and return them."""
     contenders = list(config.contenders)
     if "TRL" in contenders and importlib.util.find_spec("trl") is None:
-        print('TRL: excluded, not installed. Get it by `pip install "cir-env[trl]"`.')
+        print('TRL: excluded, not installed. Get it by `pip install -e ".[trl]"`.')
         contenders.remove("TRL")
     found: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders}
     for _ in range(config.repeats):

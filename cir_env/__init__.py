@@ -7,7 +7,8 @@ Importing this package registers ``CodeMath-v0`` and ``CodeMathTokens-v0`` (`cir
 
     env = gymnasium.make("CodeMath-v0")
 
-`CodeMathEnv` documents the environment. ``__all__`` is the public API; each name is imported on first use:
+``gymnasium.make("cir_env:CodeMath-v0")`` does both. `CodeMathEnv` documents the environment. ``__all__`` is the public
+API; each name is imported on first use:
 
 - environment: `CodeMathEnv`, `CodeMathVectorEnv`, `PROMPTS` and `Template` (prompts), `EpisodeRecord` (rewards)
 - problems: `Problem`, `ProblemSet`, `load_problems`, `load_sets`

@@ -1,4 +1,4 @@
-"""Train a model that runs Python through tool calls with TRL's GRPOTrainer (`pip install "cir-env[trl]"`).
+"""Train a model that runs Python through tool calls with TRL's GRPOTrainer (`pip install -e ".[trl]"`).
 
 python examples/trl_grpo.py --model Qwen/Qwen2.5-1.5B-Instruct --problems products --steps 100
 """

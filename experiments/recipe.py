@@ -42,7 +42,7 @@ from experiments.ablations import FeedbackRules, StopStringRules
 try:
     from matplotlib.figure import Figure
 except ImportError:
-    sys.exit('recipe.py: expect the library matplotlib: pip install "cir-env[plot]".')
+    sys.exit('recipe.py: expect the library matplotlib: pip install -e ".[plot]".')
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

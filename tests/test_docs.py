@@ -14,7 +14,7 @@ from agents.tracking.model_card import _CITATION
 from cir_env.__main__ import article
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*ROOT.glob("[CRS]*.md"), *ROOT.glob(".github/*.md"), *sorted(DOCS.rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -73,6 +73,20 @@ def test_the_makefile_names_targets_and_files_that_exist() -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
+@pytest.mark.parametrize("form", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/[!c]*.yml")), ids=lambda form: form.stem)
+def test_a_form_for_reports_has_what_github_asks_for(form: Path) -> None:
+    content = yaml.safe_load(form.read_text())
+    assert content.keys() == {"name", "description", "labels", "body"}
+    fields = [field for field in content["body"] if field["type"] != "markdown"]
+    assert (
+        len({field["id"] for field in fields})
+        == len({field["attributes"]["label"] for field in fields})
+        == len(fields)
+        > 0
+    )
+    assert {field["type"] for field in fields} <= {"input", "textarea", "dropdown", "checkboxes"}
+
+
 def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -81,5 +95,7 @@ def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
         project[name] for name in ("name", "version", "license")
     ]
     assert paper["url"] == project["urls"]["Paper"]
+    assert citation["authors"] == project["authors"]
+    assert (ROOT / "CHANGELOG.md").read_text().count(f"\n## {project['version']} ") == 1
     for person in paper["authors"]:
         assert f"{person['given-names']} {person['family-names']}" in _CITATION.replace("\n", " ")

@@ -14,7 +14,7 @@ from agents.core.errors import ConfigError
 if TYPE_CHECKING:
     from agents.config.training import OptimizerConfig
 
-MISSING = 'Expect the library torchao for the optimizer adamw-8bit: pip install "cir-env[torchao]".'
+MISSING = 'Expect the library torchao for the optimizer adamw-8bit: pip install -e ".[torchao]".'
 
 
 def check_optimizer(config: OptimizerConfig) -> None:

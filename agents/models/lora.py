@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from agents.config.training import LoraConfig
 
-MISSING = 'Expect the library peft for `lora.rank`: pip install "cir-env[lora]".'
+MISSING = 'Expect the library peft for `lora.rank`: pip install -e ".[lora]".'
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:

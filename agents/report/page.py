@@ -281,4 +281,4 @@ def expect_libraries() -> None:
         import plotly  # noqa: F401
         import pygments  # noqa: F401
     except ImportError as error:
-        raise RunError(f'Expect the library {error.name}: pip install "cir-env[report]".') from None
+        raise RunError(f'Expect the library {error.name}: pip install -e ".[report]".') from None

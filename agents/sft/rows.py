@@ -78,7 +78,7 @@ def _of_hub(name: str) -> list[Any]:
     try:
         import datasets  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
-        raise ConfigError(f'Expect the library datasets for {HUB}{name}: pip install "cir-env[hub]".') from None
+        raise ConfigError(f'Expect the library datasets for {HUB}{name}: pip install -e ".[hub]".') from None
     try:
         return list(datasets.load_dataset(name, split="train"))
     except Exception as error:  # the library raises many classes

@@ -1,4 +1,4 @@
-r"""`CodeMath-v0` for TRL's `GRPOTrainer`: ``pip install "cir-env[trl]"``.
+r"""`CodeMath-v0` for TRL's `GRPOTrainer`: ``pip install -e ".[trl]"``.
 
 Create the data sets and the environments with the same arguments of `CodeMathEnv`, except for the split::
 
@@ -115,5 +115,5 @@ def make_dataset(split: Literal["train", "test"] = "train", **arguments: Any) ->
     try:
         from datasets import Dataset
     except ImportError:
-        raise ImportError('The adapter for TRL needs the library datasets: pip install "cir-env[trl]".') from None
+        raise ImportError('The adapter for TRL needs the library datasets: pip install -e ".[trl]".') from None
     return Dataset.from_list(list(rows(split, **arguments)))

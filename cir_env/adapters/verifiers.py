@@ -1,4 +1,4 @@
-r"""`CodeMath-v0` for verifiers: ``pip install "cir-env[verifiers]"``.
+r"""`CodeMath-v0` for verifiers: ``pip install -e ".[verifiers]"``.
 
 The id of the task set is ``cir-env-verifiers``. Its configuration contains the arguments of `CodeMathEnv`::
 
@@ -33,7 +33,7 @@ try:
     import verifiers.v1 as vf
     from verifiers.v1.dialects.chat import message_to_wire
 except ImportError as error:
-    raise ImportError('This adapter needs the library verifiers: pip install "cir-env[verifiers]".') from error
+    raise ImportError('This adapter needs the library verifiers: pip install -e ".[verifiers]".') from error
 
 __all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
 

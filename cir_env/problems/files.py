@@ -88,7 +88,7 @@ def _parquet(path: Path) -> Iterator[PlacedRow]:
         import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
         import pyarrow.parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
-        raise ProblemError(f'Reading {str(path)!r} needs pyarrow: pip install "cir-env[parquet]".') from None
+        raise ProblemError(f'Reading {str(path)!r} needs pyarrow: pip install -e ".[parquet]".') from None
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(_read_bytes(path)))
     except pyarrow.ArrowException as error:
@@ -105,7 +105,7 @@ def hub_rows(name: str, *, split: str, config: str | None = None, revision: str 
     try:
         import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
-        raise ProblemError(f'Loading {name!r} needs the library datasets: pip install "cir-env[hub]".') from None
+        raise ProblemError(f'Loading {name!r} needs the library datasets: pip install -e ".[hub]".') from None
     try:
         table = datasets.load_dataset(name, config, split=split, revision=revision)
     except Exception as error:  # the library has no common base class

@@ -91,7 +91,7 @@ def _reasoning_gym_family(task: str, seed: int) -> Family:
     except ImportError:
         raise ProblemError(
             f"Generating 'reasoning_gym:{task}' needs the library reasoning-gym: "
-            'pip install "cir-env[problems]" (it needs a C compiler).'
+            'pip install -e ".[problems]" (it needs a C compiler).'
         ) from None
     # The library seeds entry i with seed + i; distant seeds keep small seeds from sharing entries.
     far = random.Random(f"cir_env/reasoning_gym/{task}/{seed}").randrange(2**62)

@@ -70,7 +70,7 @@ def serve(host: str, port: int, slots: int | None, packages: tuple[str, ...], la
     try:
         from cir_env.sandbox.http import log, maxima, server
     except ImportError:
-        print("The server needs aiohttp: pip install 'cir-env[remote]'", file=sys.stderr)
+        print("The server needs aiohttp: pip install -e '.[remote]'", file=sys.stderr)
         return 2
     raise_descriptor_limit()
     try:

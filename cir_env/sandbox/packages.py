@@ -28,7 +28,7 @@ def check_package(name: str) -> None:
         imported_as = {dist.lower(): package for package in sorted(installed) for dist in installed[package]}
         hint = did_you_mean(imported_as.get(name.lower(), name), installed)
         if name in EXTRA:
-            hint = " Install it with: pip install 'cir-env[sandbox-packages]'"
+            hint = " Install it with: pip install -e '.[sandbox-packages]'"
         raise OptionError(
             f"Expect in `packages` the name of an installed package, as blocks import it, got {name!r}.{hint}"
         )

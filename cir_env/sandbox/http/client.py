@@ -390,7 +390,7 @@ class _Connection:
         try:
             import aiohttp
         except ImportError:
-            raise SandboxUnavailable("A remote sandbox needs aiohttp: pip install 'cir-env[remote]'") from None
+            raise SandboxUnavailable("A remote sandbox needs aiohttp: pip install -e '.[remote]'") from None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="cir-env-remote", daemon=True)
         self._thread.start()

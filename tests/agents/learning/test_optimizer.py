@@ -59,5 +59,5 @@ def test_8_bits_take_a_quarter_of_the_state_and_nearly_the_same_steps(eager: Non
 
 def test_a_missing_library_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.learning.optimizer.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r'^Expect the library torchao .* pip install "cir-env\[torchao\]"\.$'):
+    with pytest.raises(ConfigError, match=r'^Expect the library torchao .* pip install -e "\.\[torchao\]"\.$'):
         make_optimizer(PPOConfig(optimizer="adamw-8bit"), [], [])

@@ -307,7 +307,7 @@ def test_the_command_takes_training_runs(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize("library", ["jinja2", "plotly"])
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(RunError, match=rf'the library {library}: pip install "cir-env\[report\]"'):
+    with pytest.raises(RunError, match=rf'the library {library}: pip install -e "\.\[report\]"'):
         report_training([write_training(tmp_path / "run")], tmp_path / "report.html")
 
 

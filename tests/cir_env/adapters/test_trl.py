@@ -191,5 +191,5 @@ def test_gradings_of_a_batch_overlap() -> None:
 
 def test_a_missing_library_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "cir-env\[trl\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[trl\]"'):
         make_dataset(problems="products")

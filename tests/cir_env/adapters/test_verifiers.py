@@ -167,7 +167,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == 'This adapter needs the library verifiers: pip install "cir-env[verifiers]".\n'
+    assert done.stdout == 'This adapter needs the library verifiers: pip install -e ".[verifiers]".\n'
 
 
 def test_the_package_has_no_other_names() -> None:

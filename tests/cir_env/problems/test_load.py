@@ -220,18 +220,18 @@ def test_a_file_that_is_not_parquet_is_an_error(tmp_path: Path) -> None:
         (
             "pyarrow",
             lambda: ProblemSet.from_parquet("a.parquet"),
-            "Reading 'a.parquet' needs pyarrow: pip install \"cir-env[parquet]\".",
+            "Reading 'a.parquet' needs pyarrow: pip install -e \".[parquet]\".",
         ),
         (
             "datasets",
             lambda: load_problems("hub:o/n", "train"),
-            "Loading 'o/n' needs the library datasets: pip install \"cir-env[hub]\".",
+            "Loading 'o/n' needs the library datasets: pip install -e \".[hub]\".",
         ),
         (
             "reasoning_gym",
             lambda: load_problems("reasoning_gym:gcd", "train"),
             "Generating 'reasoning_gym:gcd' needs the library reasoning-gym: "
-            'pip install "cir-env[problems]" (it needs a C compiler).',
+            'pip install -e ".[problems]" (it needs a C compiler).',
         ),
     ],
 )

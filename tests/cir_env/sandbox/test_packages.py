@@ -35,7 +35,7 @@ def test_pandas_works_with_nothing_but_its_name() -> None:
 
 def test_a_package_of_the_extra_that_is_not_installed_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cir_env.sandbox.packages.package_paths", lambda _: [])
-    with pytest.raises(OptionError, match=r"got 'scipy'\. Install it with: pip install 'cir-env\[sandbox-packages\]'"):
+    with pytest.raises(OptionError, match=r"got 'scipy'\. Install it with: pip install -e '\.\[sandbox-packages\]'"):
         LocalSandbox(packages=("scipy",))
 
 
