@@ -103,7 +103,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     code = "import socket; socket.socket.connect = None\nfrom mkdocs.__main__ import cli; cli()"
     call = [sys.executable, "-c", code, "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
 
