@@ -12,6 +12,8 @@ test-fast:  ## the tests that need neither minutes nor special hardware or progr
 test:  ## all tests; those whose hardware or programs are missing are skipped
 	pytest -n 2 --dist loadfile
 
-docs:  ## print docs/environment.md again from the docstring, and check the pages
+docs:  ## print docs/environment.md again from the docstring, build the site, and check the pages
 	python -m cir_env > docs/environment.md
-	pytest tests/test_docs.py tests/test_readme.py tests/agents/tracking/test_run_records.py
+	python -m mkdocs build --strict
+	pytest tests/docs tests/test_readme.py tests/agents/tracking/test_run_records.py
+	python tests/support/pages.py

@@ -1,6 +1,6 @@
 """Describes a step's trajectories and selects those to train on: pure functions of trajectories.
 
-Names of metrics follow TRL where it has the metric. Lengths are in tokens. docs/training.md lists all metrics.
+Names of metrics follow TRL where it has the metric. Lengths are in tokens. `agents.tracking.metrics` lists all.
 """
 
 from __future__ import annotations

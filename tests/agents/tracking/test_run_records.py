@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics under the names of docs/training.md, samples, and a model card."""
+"""What a run leaves behind: metrics under the names that are documented, samples, and a model card."""
 
 import json
 import re
@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
-from paths import ROOT
 
 from agents import Trainer, presets
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig, ValidationConfig
 from agents.core.errors import ConfigError
 from agents.core.files import read_metrics
 from agents.tracking.history import load_training_run
+from agents.tracking.metrics import METRICS
 
-PAGE = (ROOT / "docs/training.md").read_text()
 PLACES = {"<validation>": "validation(_greedy|_text|/[^/]+)?", "<subject>": ".+", "<level>": ".+"}
 
 
@@ -60,10 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def documented() -> dict[str, str]:
-    """Each metric on the page, with the pattern of the names it stands for."""
-    table = PAGE.partition("### Metrics")[2].partition("## ")[0]
-    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    names = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
+    """Each metric of the list, with the pattern of the names it stands for."""
+    names = [name for metric in METRICS for name in metric.names]
     patterns = {}
     for name in names:
         patterns[name] = re.escape(name)
@@ -72,11 +69,11 @@ def documented() -> dict[str, str]:
     return patterns
 
 
-def test_the_page_documents_exactly_the_metrics_of_a_run(folder: Path) -> None:
+def test_the_list_has_exactly_the_metrics_of_a_run(folder: Path) -> None:
     written = {name for row in read_metrics(folder / "metrics.jsonl") for name in row} - {"step"}
-    page = documented()
-    assert [name for name in written if not any(re.fullmatch(each, name) for each in page.values())] == []
-    missing = {name for name, each in page.items() if not any(re.fullmatch(each, known) for known in written)}
+    listed = documented()
+    assert [name for name in written if not any(re.fullmatch(each, name) for each in listed.values())] == []
+    missing = {name for name, each in listed.items() if not any(re.fullmatch(each, known) for known in written)}
     of_some = re.compile(r"mean_length_(right|wrong)|recovery|<level>")  # missing without such an episode or problem
     assert [name for name in missing if not of_some.search(name)] == []
 

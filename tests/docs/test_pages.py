@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from paths import ROOT
+from pages import DOCS, PAGES, ROOT, links, name
 
-import train
 from agents.tracking.model_card import _CITATION
 from cir_env.__main__ import article
 
-DOCS = ROOT / "docs"
-PAGES = [*ROOT.glob("[CRS]*.md"), *ROOT.glob(".github/*.md"), *sorted(DOCS.rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -35,29 +32,21 @@ def test_the_page_on_the_environment_is_its_docstring() -> None:
     assert (DOCS / "environment.md").read_text() == article(), "write it again: make docs"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if not link.startswith("http")]
-    for link in links:
+    for link in links(page):
         file, _, anchor = link.partition("#")
         target = page.parent / file if file else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 @pytest.mark.slow
 def test_every_name_with_dots_can_be_imported(page: Path) -> None:
     groups = {f"agents.{group}" for group in ("advantages", "aggregations", "engines", "trackers")}  # of entry points
-    for name in re.findall(r"`((?:agents|cir_env)(?:\.\w+)+)`", page.read_text()):
-        assert name in groups or pkgutil.resolve_name(name)
-
-
-def test_the_flags_of_the_example_file_are_understood(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)
-    (tmp_path / "run.yaml").write_text(example)
-    config, _ = train.parse(["--config", str(tmp_path / "run.yaml")])
-    assert (config.model, config.max_steps, config.ppo.advantage) == ("tiny", 40, "rloo")
+    for dotted in re.findall(r"`((?:agents|cir_env)(?:\.\w+)+)`", page.read_text()):
+        assert dotted in groups or pkgutil.resolve_name(dotted)
 
 
 def test_hooks_and_makefile_run_the_same_static_checks() -> None:

@@ -1,0 +1,121 @@
+"""The code on the pages runs, and its commands are understood."""
+
+import doctest
+import glob
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pages import PAGES, ROOT, TUTORIALS, Block, blocks, commands, name, text
+from runs import small
+
+import agents
+import train
+from agents.cli import parse
+from agents.config.evaluation import EvalConfig
+from cir_env import Problem, ProblemSet
+
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+WORDS = [
+    [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    for line in COMMANDS
+    for command in line.split(" && ")
+]
+TRAIN = [words[words.index("train.py") + 1 :] for words in WORDS if "train.py" in words and "--help" not in words]
+EVALUATE = [words[2:] for words in WORDS if words[:2] == ["python", "evaluate.py"]]
+PROGRAMS = [words for words in WORDS if words[0] == "python" and words[1] not in ("train.py", "evaluate.py")]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for block in (block for page in PAGES for block in blocks(page) if block.title):
+        (tmp_path / block.title).write_text(block.code)
+    monkeypatch.setattr(agents, "presets", {"tiny": lambda: small(tmp_path / "run", max_steps=1, warm_up_steps=1)})
+
+
+def of(language: str) -> Iterator[tuple[Path, Block]]:
+    return ((page, block) for page in PAGES for block in blocks(page) if block.language == language)
+
+
+def test_every_block_is_in_a_language_that_is_tested() -> None:
+    tested = {"python", "bash", "json", "yaml"}
+    assert {block.language for page in PAGES for block in blocks(page)} == {*tested, "text"}
+    assert [name(page) for page in PAGES if re.search(r"^    (python|pip|torchrun) ", text(page), re.MULTILINE)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in TUTORIALS], ids=name)
+def test_the_python_of_a_page_runs(page: Path) -> None:
+    code = [block.code for block in blocks(page) if block.language == "python"]
+    names: dict[str, object] = {"__name__": "page"}
+    for each in code:
+        if each.startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(each, names, name(page), None, 0)
+            assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0
+            names |= test.globs
+        else:
+            exec(compile(each, name(page), "exec"), names)
+
+
+@pytest.mark.parametrize("code", [block.code for _, block in of("bash")])
+def test_bash_can_be_parsed(code: str) -> None:
+    subprocess.run(["bash", "-n"], input=code, text=True, check=True, timeout=10)
+
+
+@pytest.mark.parametrize("args", TRAIN, ids=shlex.join)
+def test_a_training_command_is_understood(args: list[str]) -> None:
+    config, _ = train.parse(args)
+    assert config.save_every > 0
+
+
+@pytest.mark.parametrize("args", EVALUATE, ids=shlex.join)
+def test_an_evaluation_command_is_understood(args: list[str]) -> None:
+    command = parse(args, "")
+    assert not isinstance(command, EvalConfig) or command.model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", PROGRAMS, ids=shlex.join)
+def test_another_program_has_the_flags_that_a_command_gives_it(words: list[str]) -> None:
+    first_flag = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    call = [sys.executable, *words[1:first_flag], "--help"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[\w.-]+", done.stdout))
+
+
+def test_what_other_commands_name_is_there() -> None:
+    others = [words for words in WORDS if words[0] not in ("python", "torchrun", "export", "ssh")]
+    targets = re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in others:
+        if words[:2] == ["pip", "install"]:
+            extras = {extra for word in words for extra in re.findall(r"[\w-]+", word.partition("[")[2])}
+            assert extras <= set(EXTRAS), words
+        elif words[0] == "make":
+            assert words[1] in targets
+        elif words[0] == "pytest":
+            assert all(glob.glob(str(ROOT / word)) for word in words if "/" in word), words
+        else:
+            assert words[:2] == ["pip", "uninstall"], words
+
+
+@pytest.mark.parametrize("code", [block.code for _, block in of("yaml")])
+def test_a_yaml_block_is_a_file_of_flags(code: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(code)
+    config, _ = train.parse(["--config", str(tmp_path / "run.yaml")])
+    assert (config.model, config.max_steps) == ("tiny", yaml.safe_load(code)["max_steps"])
+
+
+@pytest.mark.parametrize("code", [block.code for _, block in of("json")])
+def test_a_json_block_is_a_row_of_a_problem(code: str) -> None:
+    (problem,) = ProblemSet.from_rows([json.loads(code)])
+    assert isinstance(problem, Problem)
