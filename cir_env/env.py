@@ -23,8 +23,9 @@ from cir_env.episode.prompts import (
     render_result,
     shorten,
 )
+from cir_env.episode.rendering import draw, print_unprinted
 from cir_env.episode.rewards import Reward, correctness
-from cir_env.episode.state import Episode, print_unprinted
+from cir_env.episode.state import Episode
 from cir_env.episode.transcripts import read_turns
 from cir_env.errors import (
     ActionError,
@@ -266,7 +267,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       and `cir_env.sandbox.host.launch.PRELOAD`, such as `("pandas", "networkx")` (extra `sandbox-packages`). Their
       dependencies can be imported too. A sandbox server has its own `--packages`.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
-    - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
+    - `render_mode` (None): with "ansi", `render()` returns the transcript; with "rgb_array", an image of its last 30
+      lines (extra `render`), for `RecordVideo` and its like; with "human", it is printed as it grows.
 
     ### Problems that take several blocks
     `problems="multi_block"` generates problems whose answer needs a look in between: each has one file, which has to be
@@ -303,7 +305,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - v0: first version
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -333,7 +335,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         sandbox: Sandbox | str = "local",
         packages: Sequence[str] = (),
         grader: AnswerGrader | None = None,
-        render_mode: Literal["ansi", "human"] | None = None,
+        render_mode: Literal["ansi", "human", "rgb_array"] | None = None,
     ) -> None:
         """Configure the environment; the class docstring describes the arguments.
 
@@ -366,7 +368,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self.prompt = prompt
         self.observation = check_choice("observation", observation, ("transcript", "feedback"))
         self.stateful = check_choice("stateful", stateful, (False, True))
-        self.render_mode = check_choice("render_mode", render_mode, (None, "ansi", "human"))
+        self.render_mode = check_choice("render_mode", render_mode, (None, "ansi", "human", "rgb_array"))
         self.limits = block_limits(
             check_number("time_limit_s", time_limit_s), check_integer("memory_limit_mb", memory_limit_mb, 1)
         )
@@ -536,16 +538,21 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Whether an episode has begun and is not over."""
         return self._episode is not None and not self._episode.over and not self._closed
 
-    def render(self) -> str | None:
-        """Return the transcript and its outcome ("ansi"), or print the part not printed yet ("human").
+    def render(self) -> Any:
+        """Return the transcript and its outcome as text ("ansi") or as an image ("rgb_array"), or print it ("human").
+
+        Returns:
+            A string; a uint8 array of shape (height, width, 3), the same for every image; or None.
 
         Raises:
             EpisodeError: The environment was never reset.
+            ImportError: The library pillow is not installed ("rgb_array").
         """
         if self._episode is None:
             raise EpisodeError("Expect an episode to render, got an environment that is not reset yet.")
-        if self.render_mode == "ansi":
-            return self._episode.transcript + self._episode.outcome
+        if self.render_mode in ("ansi", "rgb_array"):
+            text = self._episode.transcript + self._episode.outcome
+            return text if self.render_mode == "ansi" else draw(text)
         if self.render_mode is None:
             gymnasium.logger.warn('Expect a `render_mode` to render, got None. Pass render_mode="ansi" to make().')
         self._print_unprinted()
