@@ -188,6 +188,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     2. Truncation: the transcript reaches `max_transcript_chars`. It is cut there and graded as it stands.
     3. Truncation: the sandbox fails. The reward is not valid.
 
+    An episode has at most `interaction_budget` + 1 steps (one more with `on_exhausted="tell"`), so that it needs no
+    `TimeLimit`. An environment cannot know of that wrapper, nor of `max_episode_steps` of `gymnasium.make`, which adds
+    it: an episode that it ends is not graded. `info["answer"]` is then None, and the reward 0.0, more than for a wrong
+    answer. Drop such episodes, as those whose reward is not valid.
+
     ## Information
     `reset` and `step` return the same keys:
 
