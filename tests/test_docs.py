@@ -35,6 +35,12 @@ def test_the_page_on_the_environment_is_its_docstring() -> None:
     assert (DOCS / "environment.md").read_text() == article(), "write it again: make docs"
 
 
+def test_every_code_block_of_the_page_on_the_environment_is_a_doctest() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", article(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 8
+    assert [block for block in blocks if not block.startswith(">>> ")] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if not link.startswith("http")]
