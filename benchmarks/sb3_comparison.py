@@ -127,7 +127,7 @@ class LastHidden(BaseFeaturesExtractor):
 
     def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return (batch, hidden size)."""
-        last = observation["mask"].sum(dim=1).long() - 1
+        last = observation["attention_mask"].sum(dim=1).long() - 1
         hidden = self.body(input_ids=observation["token_ids"].long()).last_hidden_state  # rows end in padding
         return hidden[torch.arange(len(hidden)), last]
 
@@ -135,7 +135,7 @@ class LastHidden(BaseFeaturesExtractor):
 def train_theirs(model: Path, folder: Path, episodes: int, seed: int) -> float:
     """Train with Stable-Baselines3; return the last tenth's mean reward."""
     num_envs, num_steps = 64, 20
-    envs = make_vec_env("CodeMathTokens-v0", n_envs=num_envs, seed=seed, env_kwargs={"render_mode": None})
+    envs = make_vec_env("CodeMathTokens-v0", n_envs=num_envs, seed=seed)
     ppo = PPO(
         "MultiInputPolicy",
         envs,

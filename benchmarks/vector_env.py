@@ -2,9 +2,11 @@
 
 python benchmarks/vector_env.py --output vector_env.json
 python benchmarks/vector_env.py --seconds 2 --episodes 1000
+python benchmarks/vector_env.py --num-envs 8 --seconds 3 --episodes 100 --loads nap print --rounds 3
 
-Loads: `print` (each action holds a small block), `tail` (1% of the blocks sleep), and `text` (no block: what the
-environment itself costs). Then the memory of many idle episodes in one process.
+Loads: `print` (each action holds a small block), `tail` (1% of the blocks sleep), `nap` (every block sleeps for 50 ms),
+and `text` (no block: what the environment itself costs). "ours, more slots" has a slot of the sandbox for each
+environment instead of one per core. Then the memory of many idle episodes in one process.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import statistics
 import sys
 import time
 import tracemalloc
@@ -45,6 +48,10 @@ class Config:
     """Environments of each contender."""
     seconds: float = 10.0
     """Length of each measurement."""
+    rounds: int = 1
+    """How often all contenders take turns; the medians count."""
+    loads: tuple[str, ...] = ("print", "tail", "nap", "text")
+    """Which loads."""
     sleep_s: float = 5.0
     """How long the blocks of the slow tail sleep."""
     episodes: int = 10_000
@@ -55,18 +62,24 @@ class Config:
 
 def loads(config: Config) -> dict[str, Callable[[], Actions]]:
     """Return what yields actions without end, by name."""
-    slow = f"```python\nimport time\ntime.sleep({config.sleep_s})\n```\n"
+    slow = _sleep(config.sleep_s)
 
     def tail() -> Actions:
         order = random.Random(0)
         while True:
             yield slow if order.random() < 0.01 else PRINT
 
-    return {
+    known: dict[str, Callable[[], Actions]] = {
         "print": lambda: itertools.repeat(PRINT),
         "tail": tail,
+        "nap": lambda: itertools.repeat(_sleep(0.05)),
         "text": lambda: itertools.repeat(ANSWER),
     }
+    return {name: known[name] for name in config.loads}
+
+
+def _sleep(seconds: float) -> str:
+    return f"```python\nimport time\ntime.sleep({seconds})\n```\n"
 
 
 def arguments(config: Config) -> dict[str, Any]:
@@ -125,7 +138,15 @@ def by_threads(config: Config, actions: Actions) -> float:
 
 
 def rates(config: Config) -> dict[str, dict[str, float]]:
-    """Return steps a second of each contender under each load."""
+    """Return steps a second of each contender under each load: the median of the rounds."""
+    rounds = [_round(config) for _ in range(config.rounds)]
+    return {
+        name: {load: statistics.median(found[name][load] for found in rounds) for load in of_loads}
+        for name, of_loads in rounds[0].items()
+    }
+
+
+def _round(config: Config) -> dict[str, dict[str, float]]:
     metrics: dict[str, dict[str, float]] = {}
     for load, actions in loads(config).items():
         for mode, name in ((None, "ours, step"), ("sync", "SyncVectorEnv"), ("async", "AsyncVectorEnv")):
@@ -135,8 +156,11 @@ def rates(config: Config) -> dict[str, dict[str, float]]:
                 envs.reset(seed=0)
                 envs.step((PRINT,) * config.num_envs)  # type: ignore[arg-type]
                 metrics.setdefault(name, {})[load] = in_batches(envs, actions(), config.seconds)
-        with closing(CodeMathVectorEnv(config.num_envs, **arguments(config))) as ours:
-            metrics.setdefault("ours, send and recv", {})[load] = by_send_and_recv(ours, actions(), config.seconds)
+        for name, sandbox in (("ours, send and recv", "local"), ("ours, more slots", f"local?slots={config.num_envs}")):
+            with closing(CodeMathVectorEnv(config.num_envs, sandbox=sandbox, **arguments(config))) as ours:
+                ours.reset(seed=0)
+                ours.step((PRINT,) * config.num_envs)
+                metrics.setdefault(name, {})[load] = by_send_and_recv(ours, actions(), config.seconds)
         metrics.setdefault("threads", {})[load] = by_threads(config, actions())
     return metrics
 
@@ -168,9 +192,10 @@ def main(config: Config) -> None:
     rows = [[name, *(f"{found[load]:.0f}" for load in names)] for name, found in metrics.items()]
     print(f"\nSteps a second, {config.num_envs} environments, {len(os.sched_getaffinity(0))} cores\n")
     print(table(["contender", *names], rows))
-    ours = metrics["ours, send and recv"]
-    for name in ("SyncVectorEnv", "AsyncVectorEnv", "threads"):
-        print(f"send and recv against {name}: " + ", ".join(f"{ours[n] / metrics[name][n]:.1f} ({n})" for n in names))
+    for contender in ("ours, send and recv", "ours, more slots"):
+        for name in ("SyncVectorEnv", "AsyncVectorEnv", "threads"):
+            ratios = ", ".join(f"{metrics[contender][n] / metrics[name][n]:.2f} ({n})" for n in names)
+            print(f"{contender} against {name}: {ratios}")
     idle = memory(config)
     print(f"\n{config.episodes} idle episodes: {idle['kb_per_episode']:.1f} KB each, ", end="")
     print(f"{idle['make_and_reset_s']:.1f} s to make, {idle['answer_all_s']:.1f} s to answer all")

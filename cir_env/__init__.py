@@ -10,7 +10,8 @@ Importing this package registers ``CodeMath-v0`` and ``CodeMathTokens-v0`` (`cir
 ``gymnasium.make("cir_env:CodeMath-v0")`` does both. `CodeMathEnv` documents the environment. ``__all__`` is the public
 API; each name is imported on first use:
 
-- environment: `CodeMathEnv`, `CodeMathVectorEnv`, `PROMPTS` and `Template` (prompts), `EpisodeRecord` (rewards)
+- environment: `CodeMathEnv`, `CodeMathVectorEnv`, `PROMPTS` and `Template` (prompts), `EpisodeRecord` (rewards),
+  `NumericInfo` (a wrapper)
 - problems: `Problem`, `ProblemSet`, `load_problems`, `load_sets`
 - grading: `Grader`, `Verdict`, `GRADER_VERSION`
 - sandbox: `LocalSandbox`, `RemoteSandbox`, `Limits`, `ExecutionResult`, `Status`; protocols `Sandbox`, `Session`
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
+    from cir_env.adapters.tokens import NumericInfo
     from cir_env.env import CodeMathEnv
     from cir_env.episode.prompts import PROMPTS, Template
     from cir_env.episode.rewards import EpisodeRecord
@@ -45,7 +47,7 @@ gymnasium.register(
     entry_point="cir_env.env:CodeMathEnv",
     vector_entry_point="cir_env.vector:CodeMathVectorEnv",
 )
-gymnasium.register(id="CodeMathTokens-v0", entry_point="cir_env.adapters.codemath_tokens:make_tokens_env")
+gymnasium.register(id="CodeMathTokens-v0", entry_point="cir_env.adapters.codemath_tokens:CodeMathTokensEnv")
 
 __all__ = [
     "GRADER_VERSION",
@@ -61,6 +63,7 @@ __all__ = [
     "GraderUnavailable",
     "Limits",
     "LocalSandbox",
+    "NumericInfo",
     "OptionError",
     "Problem",
     "ProblemError",
@@ -76,6 +79,7 @@ __all__ = [
     "load_sets",
 ]
 _EXPORTS = {
+    "cir_env.adapters.tokens": ("NumericInfo",),
     "cir_env.env": ("CodeMathEnv",),
     "cir_env.vector": ("CodeMathVectorEnv",),
     "cir_env.problems": ("Problem", "ProblemSet", "load_problems", "load_sets"),

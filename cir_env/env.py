@@ -23,8 +23,9 @@ from cir_env.episode.prompts import (
     render_result,
     shorten,
 )
+from cir_env.episode.rendering import draw, print_unprinted
 from cir_env.episode.rewards import Reward, correctness
-from cir_env.episode.state import Episode, print_unprinted
+from cir_env.episode.state import Episode
 from cir_env.episode.transcripts import read_turns
 from cir_env.errors import (
     ActionError,
@@ -91,6 +92,13 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       it ended, crashed or was stopped, whether it was flushed or not. If the block failed, the last line of the
       traceback, or a line about what stopped it, follows. If the result is longer than `max_output_chars`, its middle
       is replaced by `...`.
+    - A block is a closed fence of three or more backticks or tildes, whose language is `python`, `python3` or `py` in
+      any case; it may be indented, and text may precede it on its line. Fences without a language or with another,
+      fences that are not closed, and tags such as `<code>` are text. An action with nothing else is a final answer
+      without a box, which ends the episode.
+    - Of several blocks in an action, the first is executed, and the rest is discarded: `info["kept_chars"]` tells how
+      much was kept. A policy that keeps its own transcript must cut it there.
+    - The value of an expression at the end of a block is printed, as in a notebook.
     - `dialect` chooses another way to write code: calls of the tool `python`, as JSON; see below.
     - Otherwise the action is the final answer. Once the budget is used up, code blocks are treated as plain text,
       unless `on_exhausted` says otherwise.
@@ -125,6 +133,26 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - The prompts "cir" and "cir_one_shot" mention the tool. `info["tools"]` holds its schema, for the argument `tools`
       of a chat template. With an interaction budget of 0, no tool is offered.
 
+    ### What blocks can use
+    ```python
+    >>> import json
+    >>> table = Problem(id="2", statement="What is the sum of x?", answer="3", files={"data.csv": "x\n1\n2\n"})
+    >>> env = gymnasium.make("CodeMath-v0", problems=ProblemSet([table]), observation="feedback", stateful=True)
+    >>> env.reset(seed=1)[1]["files"]
+    ('data.csv',)
+    >>> env.step("```python\nx = [int(line) for line in open('data.csv').readlines()[1:]]\n```\n")[0]
+    '```output\n\n```\n'
+    >>> env.step("```python\nsum(x)\n```\n")[0]
+    '```output\n3\n```\n'
+
+    ```
+
+    - Packages: the standard library, numpy, scipy, sympy and mpmath, if installed; `packages` adds others.
+    - Files: those of the problem, and up to 16 MB of its own, in the working directory. A block begins with those of
+      the problem alone; with `stateful=True` it also finds the variables and files of earlier blocks.
+    - Nothing else: no input (`input()` raises EOFError), no network, no other processes. Only text is fed back: there
+      is no display, and an image that a block writes to a file is seen by later blocks alone.
+
     If an episode ends without an answer, in any dialect, `info["reason"]` reports code in another dialect.
 
     ## Observation Space
@@ -143,6 +171,26 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - `\fbox{42}` and `\boxed 42` count as well; an empty box does not.
     - Code is a closed fence with a language other than text (such as `text`, `markdown`, `latex` or `math`). A fence of
       text, one without a language, and one that is never closed hide no box. `cir_env.parsing` has the details.
+
+    `reward` replaces these two numbers by a function of the `cir_env.EpisodeRecord`, called once, at the end. The
+    record has the `problem` (with the other fields of its row in `problem.metadata`), the `segments` (the kept part of
+    each action), the `statuses` of the executed blocks, `predicted`, `correct`, `truncated`, `interaction_budget` and
+    `n_chars`; it has no program output, so that no program can print itself a reward. For a reward per step, wrap the
+    environment:
+
+    ```python
+    >>> class BlockCost(gymnasium.Wrapper):
+    ...     def step(self, action):
+    ...         observation, reward, *ends, info = self.env.step(action)
+    ...         return observation, reward - 0.1 * bool(info["execution_status"]), *ends, info
+    >>> def shorter(episode):
+    ...     return float(episode.correct) - episode.n_chars / 10_000 if not episode.truncated else None
+    >>> env = BlockCost(gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), reward=shorter))
+    >>> _ = env.reset(seed=1)
+    >>> env.step("```python\nprint(6 * 7)\n```\n")[1], env.step(r"\boxed{42}")[1]
+    (-0.1, 0.9963)
+
+    ```
 
     Infrastructure errors, such as a broken sandbox or grader, are never blamed on the policy: the reward is 0.0 and
     `info["reward_valid"]` is False. Drop such episodes.
@@ -173,7 +221,19 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     value ("the answer is"), name its unit or say what is counted. A denial ("is wrong"), a bound ("or more"), a scale
     ("million"), an alternative or an ellipsis makes an answer wrong. So does a copy: an answer that is, up to layout,
     a formula of the statement is wrong unless it is a number or the right answer itself. `info["reason"]` says what
-    was found. `answer_type` chooses other rules, or your own verifier.
+    was found. `answer_type` chooses other rules, or your own verifier: a function `(gold: str, answer: str) -> bool`
+    of the right answer and the content of the box, named as "module:function", with a third parameter `metadata` if it
+    needs the other fields of the row. It runs in a process of its own, within 1.5 s. `cir_env.grading.answer_types` has
+    the details.
+
+    ```python
+    >>> env = gymnasium.make("CodeMath-v0", problems=ProblemSet([problem]), answer_type="operator:eq")
+    >>> _ = env.reset(seed=1)
+    >>> *_, info = env.step(r"\boxed{42.0}")
+    >>> info["correct"], info["reason"]
+    (False, 'refused by the verifier')
+
+    ```
 
     ## Starting State
     The transcript is the prompt of a problem drawn uniformly from the problem set with `np_random`.
@@ -186,6 +246,11 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     1. Termination: the policy gives its final answer.
     2. Truncation: the transcript reaches `max_transcript_chars`. It is cut there and graded as it stands.
     3. Truncation: the sandbox fails. The reward is not valid.
+
+    An episode has at most `interaction_budget` + 1 steps (one more with `on_exhausted="tell"`), so that it needs no
+    `TimeLimit`. An environment cannot know of that wrapper, nor of `max_episode_steps` of `gymnasium.make`, which adds
+    it: an episode that it ends is not graded. `info["answer"]` is then None, and the reward 0.0, more than for a wrong
+    answer. Drop such episodes, as those whose reward is not valid.
 
     ## Information
     `reset` and `step` return the same keys:
@@ -266,7 +331,31 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       and `cir_env.sandbox.host.launch.PRELOAD`, such as `("pandas", "networkx")` (extra `sandbox-packages`). Their
       dependencies can be imported too. A sandbox server has its own `--packages`.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
-    - `render_mode` (None): with "ansi", `render()` returns the transcript; with "human", it is printed as it grows.
+    - `render_mode` (None): with "ansi", `render()` returns the transcript; with "rgb_array", an image of its last 30
+      lines (extra `render`), for `RecordVideo` and its like; with "human", it is printed as it grows.
+
+    ### Problems of your own
+    A row has a `problem` and an `answer`, and optionally `id`, `subject`, `level`, `answer_type`, `files` (an object of
+    names and texts), `time_limit_s` and `memory_limit_mb`. All other fields are its metadata. Other names of these
+    fields follow a question mark: `problems="mine.jsonl?statement=question&answer=gold.text"`, where a path leads to a
+    nested field.
+
+    ```python
+    >>> row = {"question": "What is 6 * 7?", "gold": {"text": 42}, "year": 2025}
+    >>> problems = ProblemSet.from_rows([row], fields={"statement": "question", "answer": "gold.text"}, name="mine")
+    >>> problems[0].answer, problems[0].metadata["year"], len(problems), problems.name
+    ('42', 2025, 1, 'mine')
+    >>> import os, tempfile
+    >>> file = os.path.join(tempfile.mkdtemp(), "mine.jsonl")
+    >>> with open(file, "w") as rows:
+    ...     _ = rows.write(json.dumps({"problem": "What is 6 * 7?", "answer": 42, "files": {"a.txt": "six"}}) + "\n")
+    >>> gymnasium.make("CodeMath-v0", problems=file).reset(seed=1)[1]["files"]
+    ('a.txt',)
+
+    ```
+
+    A `cir_env.ProblemSet` is an immutable sequence of `cir_env.Problem`: from a list of them, `from_rows`, `from_file`,
+    `from_hub` or `generate`. The first bad row is an error that names file and line. docs/training.md has more on data.
 
     ### Problems that take several blocks
     `problems="multi_block"` generates problems whose answer needs a look in between: each has one file, which has to be
@@ -293,8 +382,55 @@ class CodeMathEnv(gymnasium.Env[str, str]):
 
     ## Vectorized environment
     `gymnasium.make_vec("CodeMath-v0", num_envs=8)` returns a `cir_env.CodeMathVectorEnv`, whose episodes execute and
-    grade concurrently in one process. Environments are independent of each other and may be used from different
-    threads, but each by only one thread at a time.
+    grade concurrently in one process. `step` waits for all environments. With `send` and `recv`, which follow EnvPool,
+    none waits for another:
+
+    ```python
+    >>> envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, problems=ProblemSet([problem]), autoreset_mode="SameStep")
+    >>> prompts, infos = envs.reset(seed=1)
+    >>> envs.step(["```python\nprint(6 * 7)\n```\n", r"\boxed{42}"])[1].tolist()
+    [0.0, 1.0]
+    >>> envs.send([r"\boxed{42}", r"\boxed{7}"], [0, 1])
+    >>> rewards = {}
+    >>> while envs.in_flight:
+    ...     observations, reward, terminated, truncated, infos = envs.recv()
+    ...     rewards |= dict(zip(infos["env_id"].tolist(), reward.tolist()))
+    >>> sorted(rewards.items())
+    [(0, 1.0), (1, -1.0)]
+    >>> observations[0] == prompts[0], infos["final_info"][0]["answer"]
+    (True, '42')
+
+    ```
+
+    - `autoreset_mode`: an environment begins its next episode at the next action, which is ignored ("NextStep", the
+      default); within the same step, with the end of the old one in `final_obs` and `final_info` ("SameStep"); or only
+      by `reset(options={"reset_mask": ...})` or `send_reset` ("Disabled").
+    - `batch_size`: how many environments `recv` waits for; by default for one, and it returns all that are ready. Its
+      `infos` are arrays with a row per returned environment, whose indices are `infos["env_id"]`.
+    - `async_reset()`, `send_reset(env_ids, seeds, options)` and `step(actions, env_ids)`: see the class.
+    - Blocks of all environments share a sandbox, which runs one block per core; where blocks sleep, more at once help:
+      `sandbox="local?slots=32"`.
+    - `vectorization_mode="sync"` or "async" gives Gymnasium's own vector environments, with the same results.
+
+    Environments are independent of each other and may be used from different threads, but each by only one thread at a
+    time. They may be used after a fork; the child starts its own sandbox.
+
+    ### Numbers in place of text
+    `CodeMathTokens-v0` is a small relative for libraries that know arrays alone: an action is one of 28 tokens, the
+    problems are sums of two digits, and infos hold numbers alone. An observation is a dict of `token_ids` and
+    `attention_mask`, or with `flat=True` a float32 vector. `cir_env.adapters.tokens.TokenActions` does this for any
+    tokenizer and problems, and `cir_env.NumericInfo` drops what is no number from the infos of any environment.
+
+    ```python
+    >>> from cir_env import NumericInfo
+    >>> tokens = gymnasium.make("CodeMathTokens-v0")
+    >>> observation, info = tokens.reset(seed=1)
+    >>> {name: value.shape for name, value in observation.items()}
+    {'token_ids': (16,), 'attention_mask': (16,)}
+    >>> sorted(NumericInfo(gymnasium.make("CodeMath-v0")).reset(seed=1)[1]) == sorted(info)
+    True
+
+    ```
 
     ## References
     [1] "Towards Effective Code-Integrated Reasoning", 2025. https://arxiv.org/abs/2505.24480
@@ -303,7 +439,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
     - v0: first version
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -333,7 +469,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         sandbox: Sandbox | str = "local",
         packages: Sequence[str] = (),
         grader: AnswerGrader | None = None,
-        render_mode: Literal["ansi", "human"] | None = None,
+        render_mode: Literal["ansi", "human", "rgb_array"] | None = None,
     ) -> None:
         """Configure the environment; the class docstring describes the arguments.
 
@@ -366,7 +502,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         self.prompt = prompt
         self.observation = check_choice("observation", observation, ("transcript", "feedback"))
         self.stateful = check_choice("stateful", stateful, (False, True))
-        self.render_mode = check_choice("render_mode", render_mode, (None, "ansi", "human"))
+        self.render_mode = check_choice("render_mode", render_mode, (None, "ansi", "human", "rgb_array"))
         self.limits = block_limits(
             check_number("time_limit_s", time_limit_s), check_integer("memory_limit_mb", memory_limit_mb, 1)
         )
@@ -536,16 +672,21 @@ class CodeMathEnv(gymnasium.Env[str, str]):
         """Whether an episode has begun and is not over."""
         return self._episode is not None and not self._episode.over and not self._closed
 
-    def render(self) -> str | None:
-        """Return the transcript and its outcome ("ansi"), or print the part not printed yet ("human").
+    def render(self) -> Any:
+        """Return the transcript and its outcome as text ("ansi") or as an image ("rgb_array"), or print it ("human").
+
+        Returns:
+            A string; a uint8 array of shape (height, width, 3), the same for every image; or None.
 
         Raises:
             EpisodeError: The environment was never reset.
+            ImportError: The library pillow is not installed ("rgb_array").
         """
         if self._episode is None:
             raise EpisodeError("Expect an episode to render, got an environment that is not reset yet.")
-        if self.render_mode == "ansi":
-            return self._episode.transcript + self._episode.outcome
+        if self.render_mode in ("ansi", "rgb_array"):
+            text = self._episode.transcript + self._episode.outcome
+            return text if self.render_mode == "ansi" else draw(text)
         if self.render_mode is None:
             gymnasium.logger.warn('Expect a `render_mode` to render, got None. Pass render_mode="ansi" to make().')
         self._print_unprinted()

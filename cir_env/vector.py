@@ -25,15 +25,18 @@ class CodeMathVectorEnv(SyncVectorEnv):
     rewards, flags and infos equal those of `gymnasium.vector.SyncVectorEnv` over the same environments, in all three
     autoreset modes. `step` is faster, since it waits for all executions and gradings of a batch together.
 
-    In addition, `send` and `recv` follow EnvPool's asynchronous convention, in which no episode waits for another.
-    `send` passes actions to some of the environments and returns at once; `recv` returns the environments that are
-    ready, first come, first served::
+    In addition, `send`, `recv`, `async_reset` and `batch_size` follow EnvPool's asynchronous convention, in which no
+    episode waits for another. `send` passes actions to some of the environments and returns at once; `recv` returns
+    the environments that are ready, first come, first served::
 
-        observations, infos = envs.reset(seed=0)
-        envs.send(policy(observations), range(envs.num_envs))
+        envs.async_reset()
         while True:
             observations, rewards, terminations, truncations, infos = envs.recv()
             envs.send(policy(observations), infos["env_id"])
+
+    ``step(actions, env_ids)`` is `send` and then `recv`. Of EnvPool, there are no other arguments of `make`, no
+    dm_env interface, and no XLA interface; observations are tuples of strings, not arrays. `send_reset` begins chosen
+    episodes with seeds and options, which EnvPool cannot.
 
     Only one thread at a time may use it; it starts no threads.
 
@@ -42,10 +45,12 @@ class CodeMathVectorEnv(SyncVectorEnv):
         autoreset_mode: When an environment begins its next episode: at the next action, which is ignored ("NextStep");
             within the same step, with the end of the episode in `final_obs` and `final_info` ("SameStep"); or only on
             `reset` with a `reset_mask`, or `send_reset` ("Disabled").
+        batch_size: How many environments `recv` waits for and returns; by default it waits for one, and returns all
+            that are ready.
         kwargs: Arguments of `CodeMathEnv`, the same for all environments.
 
     Raises:
-        OptionError: `num_envs` is below 1, or an argument of `CodeMathEnv` is not valid.
+        OptionError: `num_envs` or `batch_size` is out of range, or an argument of `CodeMathEnv` is not valid.
         ProblemError: See `CodeMathEnv`.
     """
 
@@ -57,9 +62,13 @@ class CodeMathVectorEnv(SyncVectorEnv):
         num_envs: int = 1,
         *,
         autoreset_mode: AutoresetMode | Literal["NextStep", "SameStep", "Disabled"] = AutoresetMode.NEXT_STEP,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         check_integer("num_envs", num_envs, 1)
+        if batch_size is not None and not 1 <= check_integer("batch_size", batch_size) <= num_envs:
+            raise OptionError(f"Expect `batch_size` to be from 1 to {num_envs}, got {batch_size}.")
+        self.batch_size = batch_size
         if not isinstance(problems := kwargs.get("problems", ""), str | os.PathLike | ProblemSet):
             reading = {name: kwargs[name] for name in ("split", "answer_type", "unreadable") if name in kwargs}
             kwargs["problems"] = load_problems(problems, **reading)  # convert rows only once
@@ -90,11 +99,12 @@ class CodeMathVectorEnv(SyncVectorEnv):
         observations, infos = super().reset(seed=seed, options=dict(options) if options else None)
         return tuple(observations), infos
 
-    def step(self, actions: Sequence[str]) -> Batch:
+    def step(self, actions: Sequence[str], env_ids: Iterable[int] | None = None) -> Batch:
         """Step every environment and wait for all results.
 
         Args:
             actions: One string per environment.
+            env_ids: With indices of environments, this is `send` followed by `recv`.
 
         Returns:
             Observations, rewards (num_envs,), terminations (num_envs,), truncations (num_envs,), and infos.
@@ -104,6 +114,9 @@ class CodeMathVectorEnv(SyncVectorEnv):
             OptionError: The number of actions is not `num_envs`.
             EpisodeError: An environment has no episode in progress and does not reset itself, or a step is in flight.
         """
+        if env_ids is not None:
+            self.send(actions, env_ids)
+            return self.recv()
         all_ids = range(self.num_envs)
         self.send(actions, all_ids)
         while len(self._results) < self.num_envs:
@@ -169,16 +182,20 @@ class CodeMathVectorEnv(SyncVectorEnv):
         for index, seed, option in zip(ids, seeds or [None] * len(ids), options or [None] * len(ids), strict=True):
             self._begin_episode(index, seed, option)
 
+    def async_reset(self) -> None:
+        """Begin an episode in every environment; `recv` returns their first observations. See `send_reset`."""
+        self.send_reset(range(self.num_envs))
+
     def recv(self, *, wait: bool = True) -> Batch:
-        """Return the results of the environments whose step or reset is done.
+        """Return the results of the environments whose step or reset is done: at most `batch_size`.
 
         Args:
-            wait: Whether to wait until at least one is ready; otherwise there may be none.
+            wait: Whether to wait until `batch_size` are ready, or all that are in flight; otherwise there may be none.
 
         Returns:
             As `step`, for the n environments that are ready. ``infos["env_id"]``, an int64 array of shape (n,), holds
-            their indices; every other value of `infos` is a list of length n in the same order, with None where an
-            environment has no such key.
+            their indices; every other value of `infos` is an array of shape (n,) in the same order: of numbers or
+            bools, or else of objects, with None where an environment has no such key.
 
         Raises:
             EpisodeError: `wait` is set and nothing was sent, or the environment is closed.
@@ -186,15 +203,16 @@ class CodeMathVectorEnv(SyncVectorEnv):
         self._check_open()
         if wait and not self._stages and not self._results:
             raise EpisodeError("Expect an action in flight, got none. Call send() first.")
+        expected = min(self.batch_size or 1, self.in_flight) if wait else 0
         while True:
             try:
-                self._resume(self._resumable.get(block=wait and not self._results))
+                self._resume(self._resumable.get(block=len(self._results) < expected))
             except Empty:
                 break
-        ids = sorted(self._results)
+        ids = sorted(list(self._results)[: self.batch_size])  # in the order in which they became ready
         results = [self._results.pop(index) for index in ids]
         names = dict.fromkeys(name for result in results for name in result[4])
-        infos: dict[str, Any] = {name: [result[4].get(name) for result in results] for name in names}
+        infos: dict[str, Any] = {name: _array([result[4].get(name) for result in results]) for name in names}
         infos["env_id"] = np.array(ids, dtype=np.int64)
         return *_columns(results), infos
 
@@ -273,6 +291,16 @@ def _columns(
         np.array([result[2] for result in results], dtype=np.bool_),
         np.array([result[3] for result in results], dtype=np.bool_),
     )
+
+
+def _array(values: Sequence[Any]) -> NDArray[Any]:
+    """Return an array of numbers or bools if all values are of one such type, and of objects otherwise.
+
+    >>> _array([True, False]).dtype, _array([1, 2]).dtype, _array([(1, 2), None]).shape
+    (dtype('bool'), dtype('int64'), (2,))
+    """
+    is_plain = all(isinstance(value, bool | int | float) and type(value) is type(values[0]) for value in values)
+    return np.array(values) if is_plain else np.fromiter(values, dtype=object, count=len(values))
 
 
 def _few(ids: Sequence[int]) -> str:

@@ -28,14 +28,14 @@ class Embeddings(BaseFeaturesExtractor):
 
     def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the features, (batch, tokens * size)."""
-        vectors = self.embedding(observation["token_ids"].long()) * observation["mask"].unsqueeze(-1)
+        vectors = self.embedding(observation["token_ids"].long()) * observation["attention_mask"].unsqueeze(-1)
         return vectors.flatten(start_dim=1)
 
 
 def main(algorithm: Literal["ppo", "recurrent-ppo"] = "ppo", steps: int = 100_000, seed: int = 0) -> float:
     """Train for `steps` tokens, and return the mean reward of the greedy policy, from -1 to 1."""
     torch.set_num_threads(1)
-    envs = make_vec_env("CodeMathTokens-v0", n_envs=16, seed=seed, env_kwargs={"render_mode": None})
+    envs = make_vec_env("CodeMathTokens-v0", n_envs=16, seed=seed)
     settings = {"learning_rate": 3e-3, "n_steps": 256, "batch_size": 512, "gamma": 1.0, "gae_lambda": 1.0}
     settings |= {"seed": seed, "verbose": 1}
     network = {"features_extractor_class": Embeddings, "net_arch": [128]}

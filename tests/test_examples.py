@@ -45,6 +45,34 @@ def test_a_recurrent_policy_trains_too() -> None:
 
 
 @pytest.mark.slow
+def test_a_loop_in_the_style_of_cleanrl_learns() -> None:
+    mean = run("cleanrl_ppo", steps=40_000, interaction_budget=0)
+    assert mean > -0.6  # -0.9 where nothing is learnt
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tianshou_trains_on_it() -> None:  # 2.0.1
+    pytest.importorskip("tianshou", "2.0")
+    assert -1 <= run("tianshou_ppo", epochs=1, epoch_num_steps=64, num_envs=2) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_torchrl_trains_on_it() -> None:  # 0.14.1
+    pytest.importorskip("torchrl", "0.14")
+    assert -1 <= run("torchrl_ppo", steps=64, num_envs=2, batch=64, epochs=1) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rllib_trains_on_it() -> None:  # 2.60.0
+    for library in ("ray", "tree", "lz4", "scipy", "ormsgpack"):  # of the extra rllib
+        pytest.importorskip(library)
+    assert -1 <= run("rllib_ppo", iterations=1, batch=128) <= 1
+
+
+@pytest.mark.slow
 def test_the_trainer_trains_on_an_environment_that_it_has_never_heard_of(tmp_path: Path) -> None:
     first, last = run("another_environment", steps=8, output_dir=tmp_path / "run")
     assert last > 3 * first

@@ -93,7 +93,8 @@ class EnvArguments:
     reward: str | None = None
     """module:function from an episode's record to a number. None: 1 for a right answer, else -1."""
     sandbox: str = "local"
-    """Where code runs: local, unsafe, http://HOST:PORT (several with commas), or fusion+http://HOST:PORT."""
+    """Where code runs: local, unsafe, local?slots=32 (blocks at once), http://HOST:PORT (several with commas), or
+    fusion+http://HOST:PORT."""
 
     def __post_init__(self) -> None:
         names = tuple(name for word in self.packages for name in word.replace(",", " ").split())

@@ -233,7 +233,8 @@ class VectorPool(EnvPool):
     def recv(self, *, wait: bool) -> list[EnvResult]:
         """Return the copies that are done; see `EnvPool.recv`."""
         observations, rewards, terminations, truncations, infos = self._vector.recv(wait=wait)
-        env_ids = infos.pop("env_id").tolist()
+        columns = {name: values.tolist() for name, values in infos.items()}
+        env_ids = columns.pop("env_id")
         return [
             EnvResult(
                 env_id=env_id,
@@ -241,7 +242,7 @@ class VectorPool(EnvPool):
                 reward=float(rewards[row]),
                 terminated=bool(terminations[row]),
                 truncated=bool(truncations[row]),
-                info={name: values[row] for name, values in infos.items()},
+                info={name: values[row] for name, values in columns.items()},
                 scanner=self._scanner(env_id, over=bool(terminations[row] or truncations[row])),
             )
             for row, env_id in enumerate(env_ids)

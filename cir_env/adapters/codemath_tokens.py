@@ -5,18 +5,24 @@ tokens, so that a two-layer network learns the task in a minute (by memorising i
 Everything else is as in `CodeMath-v0`: blocks are parsed and executed, and answers are graded.
 
 Example:
-    >>> env = gymnasium.make("cir_env:CodeMathTokens-v0")  # doctest: +SKIP
-    >>> observation, info = env.reset(seed=0)  # doctest: +SKIP
+    >>> import gymnasium
+    >>> env = gymnasium.make("cir_env:CodeMathTokens-v0", flat=True)
+    >>> observation, info = env.reset(seed=0)
+    >>> observation.shape, env.action_space
+    ((448,), Discrete(28))
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
 
-from cir_env.adapters.tokens import TokenActions
+from cir_env.adapters.tokens import Observation, TokenActions, numbers_in
 from cir_env.env import CodeMathEnv
+from cir_env.errors import check_choice
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
 
@@ -86,7 +92,38 @@ def sums() -> ProblemSet:
     )
 
 
-def make_tokens_env(**arguments: Any) -> gymnasium.Env[Any, Any]:
-    """Make the environment; `arguments` are those of `CodeMathEnv` except problems, prompt and observation."""
-    env = CodeMathEnv(problems=sums(), prompt="question", observation="feedback", **arguments)
-    return TokenActions(env, Words(), MAX_TOKENS)
+class CodeMathTokensEnv(TokenActions):
+    """`CodeMathTokens-v0`.
+
+    Args:
+        flat: Whether an observation is a float32 array of shape (16 * 28,) in place of a dict: each token as a one-hot
+            vector, and zeros for padding. For networks without an embedding.
+        arguments: Those of `CodeMathEnv` except problems, prompt and observation.
+
+    The infos have the numbers of `CodeMathEnv`'s alone; see `cir_env.NumericInfo`.
+    """
+
+    metadata = CodeMathEnv.metadata
+
+    def __init__(self, *, flat: bool = False, **arguments: Any) -> None:
+        env = CodeMathEnv(problems=sums(), prompt="question", observation="feedback", **arguments)
+        super().__init__(env, Words(), MAX_TOKENS)
+        self._flat = check_choice("flat", flat, (False, True))
+        if flat:
+            self.observation_space = spaces.Box(0, 1, (MAX_TOKENS * len(WORDS),), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; see `TokenActions.reset`."""
+        observation, info = super().reset(seed=seed, options=options)
+        return self._shape(observation), numbers_in(info)
+
+    def step(self, action: np.int64 | int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Append a token; see `TokenActions.step`."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        return self._shape(observation), reward, terminated, truncated, numbers_in(info)
+
+    def _shape(self, observation: Observation) -> Observation | NDArray[np.float32]:
+        if not self._flat:
+            return observation
+        one_hot = np.eye(len(WORDS), dtype=np.float32)[observation["token_ids"]]
+        return (one_hot * observation["attention_mask"][:, None]).ravel()

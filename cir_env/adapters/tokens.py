@@ -1,7 +1,8 @@
-"""`TokenActions`, a wrapper around `CodeMathEnv` for algorithms that work with numbers and arrays."""
+"""`TokenActions` and `NumericInfo`: `CodeMathEnv` for algorithms that work with numbers and arrays."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from cir_env.errors import ActionError, EpisodeError, OptionError, check_integer
@@ -26,12 +28,12 @@ class Tokenizer(Protocol):
         """Return the text of token ids."""
 
 
-class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
+class TokenActions(gymnasium.Env[Any, Any]):
     """One action is one token: for Stable-Baselines3 and similar libraries.
 
     The tokens of a turn are collected, with reward 0, until they complete a code block that the environment would
     execute, the end-of-sequence token is sampled, or the transcript is full. Their text is then one action of the
-    wrapped environment, and its feedback is appended to the observation as tokens.
+    text environment, and its feedback is appended to the observation as tokens. `render` shows complete turns alone.
 
     Args:
         env: A text environment with the `action_scanner` and the info of `CodeMathEnv`.
@@ -42,8 +44,9 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     Attributes:
         action_space: ``Discrete(vocab_size)``.
-        observation_space: A ``Dict`` of "token_ids", int64 (max_tokens,), the transcript padded with zeros, and "mask",
-            int8 (max_tokens,), 1 where there is a token.
+        observation_space: A ``Dict`` of "token_ids", int64 (max_tokens,), the transcript padded with zeros, and
+            "attention_mask", int8 (max_tokens,), 1 where there is a token.
+        env: The text environment.
 
     Raises:
         OptionError: An argument is out of range, or is omitted and not known to the tokenizer.
@@ -58,7 +61,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         vocab_size: int | None = None,
         eos_token_id: int | None = None,
     ) -> None:
-        super().__init__(env)
+        self.env, self.metadata, self.render_mode = env, env.metadata, env.render_mode
         self._max_tokens = check_integer("max_tokens", max_tokens, 2)
         size = _given("vocab_size", vocab_size, lambda: len(tokenizer))  # type: ignore[arg-type]
         self._eos = _given("eos_token_id", eos_token_id, lambda: tokenizer.eos_token_id)  # type: ignore[attr-defined]
@@ -68,7 +71,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._vocab_size = size
         self.action_space = spaces.Discrete(size)
         self.observation_space = spaces.Dict(
-            token_ids=spaces.Box(0, size - 1, (max_tokens,), np.int64), mask=spaces.MultiBinary(max_tokens)
+            token_ids=spaces.Box(0, size - 1, (max_tokens,), np.int64), attention_mask=spaces.MultiBinary(max_tokens)
         )
         self._ids: list[int] = []
         self._turn: list[int] = []
@@ -82,6 +85,7 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             OptionError: The prompt fills the whole observation, or as in `CodeMathEnv.reset`.
         """
+        super().reset(seed=seed)
         prompt, self._info = self.env.reset(seed=seed, options=options)
         self._ids = list(self._encode(prompt))
         if len(self._ids) >= self._max_tokens:
@@ -117,6 +121,14 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self._end_turn(text, full=full)
         return self._observe(), 0.0, False, False, deepcopy(self._info)
 
+    def render(self) -> Any:
+        """Render the text environment."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Close the text environment."""
+        self.env.close()
+
     def _begin_turn(self) -> None:
         self._turn.clear()
         self._scanner = self.env.get_wrapper_attr("action_scanner")()
@@ -145,10 +157,45 @@ class TokenActions(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._observe(), float(reward), terminated and not full, truncated or full, deepcopy(self._info)
 
     def _observe(self) -> Observation:
-        token_ids, mask = np.zeros(self._max_tokens, np.int64), np.zeros(self._max_tokens, np.int8)
+        token_ids, attention_mask = np.zeros(self._max_tokens, np.int64), np.zeros(self._max_tokens, np.int8)
         token_ids[: len(self._ids)] = self._ids
-        mask[: len(self._ids)] = 1
-        return {"token_ids": token_ids, "mask": mask}
+        attention_mask[: len(self._ids)] = 1
+        return {"token_ids": token_ids, "attention_mask": attention_mask}
+
+
+class NumericInfo(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Keeps the numbers and bools of `info`, for libraries that store it in arrays, such as Tianshou and TorchRL.
+
+    Example:
+        >>> from cir_env import CodeMathEnv
+        >>> env = NumericInfo(CodeMathEnv(problems="products"))
+        >>> _, info = env.reset(seed=0)
+        >>> info["interactions_left"], "messages" in info
+        (2, False)
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode of the wrapped environment."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, numbers_in(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the wrapped environment."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, numbers_in(info)
+
+
+def numbers_in(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries whose values are numbers or bools.
+
+    >>> numbers_in({"correct": True, "kept_chars": 3, "answer": None, "source": "me"})
+    {'correct': True, 'kept_chars': 3}
+    """
+    return {name: value for name, value in info.items() if isinstance(value, numbers.Real | np.bool_)}
 
 
 def _given(name: str, value: int | None, ask: Callable[[], Any]) -> int:

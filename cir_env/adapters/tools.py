@@ -1,8 +1,8 @@
 r"""Episodes of `CodeMath-v0` for policies that call a tool instead of writing code blocks.
 
 The call `python(code)` becomes an action that consists of one block with exactly this code; the last message is the
-final answer. Everything else is as in the environment: the prompt, the interaction budget, the sandbox, the feedback,
-the grader and the reward.
+final answer. Everything else is as in the environment with `dialect="hermes"`, whose prompts mention the tool and whose
+feedback is the content of a tool message: the interaction budget, the sandbox, the grader and the reward.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ from cir_env.episode.prompts import EXHAUSTED
 
 OVER: Final = "This was not run: the episode is over. Give the final answer."
 """The response to a call after the sandbox has failed or the transcript is full."""
+IN_TEXT: Final = "; code in the text of a message is not executed"
+"""Ends the reason of an episode whose last message holds a block, in the episode's own dialect, and no answer."""
 
 
 class ToolEpisode:
@@ -23,8 +25,8 @@ class ToolEpisode:
 
     Args:
         arguments: Those of `CodeMathEnv`. `observation` and `on_exhausted` have no effect here: a call beyond the
-            budget is always answered with a notice. With `dialect="hermes"` or "llama3" the prompt mentions the tool,
-            and the feedback is the output alone, without a fence.
+            budget is always answered with a notice. With `dialect="fence"`, the prompt asks for code blocks, which are
+            not run, and feedback is in a fence.
 
     Example:
         >>> from cir_env import Problem, ProblemSet
@@ -34,11 +36,11 @@ class ToolEpisode:
         ...     episode.reset(0)
         ...     return await episode.python("print(6 * 7)"), await episode.finish(r"It is \boxed{42}.")
         >>> asyncio.run(play())
-        ('```output\n42\n```\n', 1.0)
+        ('42', 1.0)
     """
 
     def __init__(self, **arguments: Any) -> None:
-        self._env = CodeMathEnv(**arguments)
+        self._env = _tool_env(**arguments)
 
     def reset(self, problem_index: int) -> dict[str, Any]:
         """Begin an episode of the problem with this index, and return its info."""
@@ -75,12 +77,17 @@ class ToolEpisode:
     async def finish(self, answer: str) -> float | None:
         """End the episode with the policy's last message. Later calls return the same reward.
 
+        If it holds code in place of an answer, ``info["reason"]`` says that code in the text is not run.
+
         Returns:
             The reward, or None if the episode must be dropped because of an infrastructure error.
         """
         async with self._turn:
             if not self.over:
                 await self._step(self._env.begin_step(answer, final=True))
+                executed = self.info["interaction_budget"] - self.info["interactions_left"]
+                if self.info["predicted"] is None and self.info["n_code_blocks"] > executed:
+                    self.info["reason"] += IN_TEXT
             return self._reward if self.info["reward_valid"] else None
 
     def close(self) -> None:
@@ -107,7 +114,7 @@ def rows(split: Literal["train", "test"] | None = None, **arguments: Any) -> Ite
         >>> next(rows(problems="products", prompt="question", split="test"))["prompt"][0]["role"]
         'user'
     """
-    env = CodeMathEnv(split=split, **arguments)
+    env = _tool_env(split=split, **arguments)
     for index in range(len(env.problems)):
         _, info = env.reset(options={"problem_index": index})
         yield {
@@ -116,6 +123,10 @@ def rows(split: Literal["train", "test"] | None = None, **arguments: Any) -> Ite
             "problem_index": index,
             "problem_id": info["problem_id"],
         }
+
+
+def _tool_env(**arguments: Any) -> CodeMathEnv:
+    return CodeMathEnv(**({"dialect": "hermes"} | arguments))
 
 
 async def _finished(stages: Stages) -> StepResult:

@@ -44,7 +44,7 @@ class CodeMathTools:
         >>> tools = CodeMathTools(problems="products")
         >>> tools.reset(**make_dataset(problems="products")[0])
         >>> asyncio.run(tools.python("print(6 * 7)"))
-        '```output\n42\n```\n'
+        '42'
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -83,6 +83,9 @@ class CodeMathTools:
         """End the episode with the last message that the model wrote."""
         answers = [message.get("content") for message in completion if message["role"] == "assistant"]
         return await self._episode.finish(answers[-1] or "")  # a message with only tool calls may have no content
+
+
+CodeMathTools.python.__qualname__ = "python"  # TRL shows the model errors such as "python() got an unexpected ..."
 
 
 async def codemath_reward(

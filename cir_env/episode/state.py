@@ -1,16 +1,12 @@
 """The state of one episode of `CodeMathEnv`."""
 
-import sys
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from cir_env.dialects import FENCE, Dialect
 from cir_env.episode.rewards import EpisodeRecord
 from cir_env.problems.problem import Problem
 from cir_env.sandbox import Session, Status
-
-# Escape control characters so that program output cannot drive the viewer's terminal.
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in b"\t\n"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,12 +130,3 @@ class Episode:
             "reward_valid": self.reward_valid,
             "answer": self.problem.answer if self.over else None,
         }
-
-
-def print_unprinted(episode: Episode) -> None:
-    """Print the part of an episode that was not printed yet."""
-    text = episode.transcript + episode.outcome
-    unprinted = text[episode.printed_chars :].translate(_CONTROLS)
-    encoding = sys.stdout.encoding or "utf-8"
-    print(unprinted.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
-    episode.printed_chars = len(text)

@@ -102,7 +102,7 @@ def test_sent_and_received_episodes_equal_stepped_ones(mode: AutoresetMode) -> N
         *columns, infos = sent.recv()
         *expected, expected_infos = stepped.step(actions)
         assert plain(tuple(columns)) == plain(tuple(expected))
-        assert infos["problem_id"] == expected_infos["problem_id"].tolist()
+        assert infos["problem_id"].tolist() == expected_infos["problem_id"].tolist()
         assert infos["env_id"].tolist() == [0, 1]
 
 
@@ -143,9 +143,46 @@ def test_episodes_can_begin_one_by_one() -> None:
     envs.send_reset([2, 0], seeds=[7, None], options=[None, {"problem_index": 1, "interaction_budget": 0}])
     observations, rewards, *_, infos = envs.recv()
     assert infos["env_id"].tolist() == [0, 2]
-    assert (infos["problem_id"][0], infos["interaction_budget"]) == ("product-3", [0, 2])
+    assert (infos["problem_id"][0], infos["interaction_budget"].tolist()) == ("product-3", [0, 2])
     assert observations[1] == make().reset(seed=7)[0]
     assert rewards.tolist() == [0.0, 0.0]
+
+
+def test_the_loop_of_envpools_documentation_runs() -> None:
+    envs = vector(4, batch_size=2)
+    envs.async_reset()
+    seen: list[int] = []
+    for _ in range(6):
+        *_, infos = envs.recv()
+        seen += infos["env_id"].tolist()
+        assert len(infos["env_id"]) == 2
+        envs.send([CODE, CODE], infos["env_id"])
+    assert {seen.count(index) for index in range(4)} == {3}  # first come, first served
+    assert envs.in_flight == 4
+
+
+def test_a_batch_waits_for_no_more_than_is_in_flight() -> None:
+    envs = vector(3, batch_size=3)
+    envs.send_reset([2])
+    assert envs.recv()[4]["env_id"].tolist() == [2]
+
+
+def test_a_step_of_some_environments_sends_and_receives() -> None:
+    envs = begun(3, batch_size=2)
+    _, rewards, *_, infos = envs.step(["\\boxed{6}", "\\boxed{7}"], np.array([2, 0]))
+    assert (infos["env_id"].tolist(), rewards.tolist()) == ([0, 2], [-1.0, 1.0])
+    assert envs.in_flight == 0
+
+
+def test_received_infos_are_arrays() -> None:
+    envs = begun(2, autoreset_mode="SameStep")
+    envs.send(["\\boxed{6}", CODE], [0, 1])
+    infos = envs.recv()[4]
+    assert {value.shape for value in infos.values()} == {(2,)}
+    assert {name for name, value in infos.items() if value.dtype == bool} == {"correct", "reward_valid"}
+    assert infos["interactions_left"].dtype == np.int64
+    assert infos["final_obs"].tolist()[1] is None
+    assert infos["messages"][0][0]["role"] == "user"
 
 
 def test_the_next_action_resets_a_finished_episode() -> None:
@@ -220,9 +257,12 @@ def test_stepping_before_a_reset_or_after_the_end_is_an_error() -> None:
         envs.step(["x", "x"])
 
 
-def test_less_than_one_environment_is_rejected() -> None:
+def test_a_number_that_is_out_of_range_is_rejected() -> None:
     with pytest.raises(OptionError, match="Expect `num_envs` to be at least 1, got 0"):
         CodeMathVectorEnv(0)
+    for size in (0, 3):
+        with pytest.raises(OptionError, match=f"Expect `batch_size` to be from 1 to 2, got {size}"):
+            CodeMathVectorEnv(2, batch_size=size)
 
 
 def test_infrastructure_errors_are_marked_and_affect_no_other_episode() -> None:

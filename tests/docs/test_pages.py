@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pages import DOCS, PAGES, ROOT, links, name
+from pages import DOCS, PAGES, ROOT, blocks, links, name
 
 from agents.tracking.model_card import _CITATION
 from cir_env.__main__ import article
@@ -30,6 +30,12 @@ def recipe(target: str) -> list[str]:
 
 def test_the_page_on_the_environment_is_its_docstring() -> None:
     assert (DOCS / "environment.md").read_text() == article(), "write it again: make docs"
+
+
+def test_every_code_block_of_the_page_on_the_environment_is_a_doctest() -> None:
+    code = [block.code for block in blocks(DOCS / "environment.md") if block.language == "python"]
+    assert len(code) >= 8
+    assert [each for each in code if not each.startswith(">>> ")] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -11,7 +11,7 @@ from agents_fakes import byte_tokenizer
 from fakes import CODE, FEEDBACK, PROMPT, FakeSandbox, make
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from cir_env.adapters.tokens import TokenActions
+from cir_env.adapters.tokens import NumericInfo, TokenActions
 from cir_env.errors import ActionError, EpisodeError, OptionError
 
 EOS = 0
@@ -58,7 +58,7 @@ def play(env: TokenActions, text: str, *more: int) -> list[tuple[Any, ...]]:
 
 def shown(observation: dict[str, Any]) -> str:
     """Return the text of an observation."""
-    return bytes(observation["token_ids"][observation["mask"] == 1].tolist()).decode()
+    return bytes(observation["token_ids"][observation["attention_mask"] == 1].tolist()).decode()
 
 
 def test_the_checker_of_stable_baselines_passes() -> None:
@@ -84,7 +84,7 @@ def test_observations_keep_their_shape_and_their_space() -> None:
     env = begun(500)
     for observation, *_ in play(env, CODE + "é"):
         assert env.observation_space.contains(observation)
-        assert observation["token_ids"].shape == observation["mask"].shape == (500,)
+        assert observation["token_ids"].shape == observation["attention_mask"].shape == (500,)
 
 
 def test_a_token_that_extends_past_the_block_is_replaced_by_the_kept_part() -> None:
@@ -99,7 +99,7 @@ def test_a_full_transcript_is_graded_as_it_stands_and_truncated() -> None:
     env = begun(len(PROMPT) + len("\\boxed{6}"))
     *_, (observation, reward, terminated, truncated, _) = play(env, "\\boxed{6}")
     assert (reward, terminated, truncated) == (1.0, False, True)
-    assert observation["mask"].all()
+    assert observation["attention_mask"].all()
 
 
 def test_feedback_that_fills_the_transcript_truncates() -> None:
@@ -118,7 +118,7 @@ def test_tokenizers_of_transformers_work() -> None:
     tokenizer = byte_tokenizer()
     env = TokenActions(make(), tokenizer, 2000)
     observation, _ = env.reset(seed=0, options={"problem_index": 0})
-    ids = observation["token_ids"][observation["mask"] == 1].tolist()
+    ids = observation["token_ids"][observation["attention_mask"] == 1].tolist()
     assert tokenizer.decode(ids) == PROMPT
     assert env.action_space == gymnasium.spaces.Discrete(len(tokenizer))
     assert "add_special_tokens" in inspect.signature(tokenizer.encode).parameters
@@ -156,3 +156,17 @@ def test_a_bad_argument_is_reported(arguments: dict[str, Any], message: str) -> 
 def test_a_prompt_that_fills_the_observation_is_rejected() -> None:
     with pytest.raises(OptionError, match=f"larger than the prompt, got {len(PROMPT)} for {len(PROMPT)} tokens"):
         begun(len(PROMPT))
+
+
+def test_numeric_infos_have_the_numbers_and_bools_of_the_environments() -> None:
+    env = NumericInfo(make())
+    infos = [env.reset(seed=0, options={"problem_index": 0})[1], env.step("\\boxed{6}")[4]]
+    numbers = {"problem_index", "interaction_budget", "interactions_left", "n_code_blocks", "kept_chars"}
+    assert [set(info) for info in infos] == [numbers | {"correct", "reward_valid"}] * 2
+    assert (infos[1]["kept_chars"], infos[1]["correct"]) == (len("\\boxed{6}"), True)
+
+
+def test_numeric_infos_can_be_stacked_and_rebuilt_from_the_spec() -> None:
+    envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, vectorization_mode="sync", wrappers=[NumericInfo])
+    assert all(value.dtype != object for value in envs.reset(seed=0)[1].values())
+    assert isinstance(NumericInfo(gymnasium.make("CodeMath-v0")).spec.make(), NumericInfo)

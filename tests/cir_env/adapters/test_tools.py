@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cir_env.adapters.tools import OVER, ToolEpisode, rows
-from cir_env.dialects import FENCE
+from cir_env.dialects import FENCE, HERMES, Dialect
 from cir_env.episode.prompts import EXHAUSTED, render_messages
 from cir_env.parsing import find_block
 
@@ -37,7 +37,7 @@ def calls(*codes: object, answer: str = r"\boxed{6}", **arguments: Any) -> tuple
 
 
 def test_a_call_runs_code_and_the_last_message_is_the_answer() -> None:
-    assert calls("print(2 * 3)") == ([f"{TICKS}output\n6\n{TICKS}\n"], 1.0)
+    assert calls("print(2 * 3)") == (["6"], 1.0)
     assert calls("print(2 * 3)", answer=r"\boxed{7}")[1] == -1.0
     assert calls(answer="I do not know.")[1] == -1.0
 
@@ -101,6 +101,25 @@ def test_a_block_in_the_last_message_is_not_run() -> None:
     assert sandbox.executed == []
 
 
+@pytest.mark.parametrize("dialect", ["hermes", "fence"])
+@pytest.mark.parametrize("written", [FENCE, HERMES])
+def test_code_in_place_of_an_answer_is_named_in_the_reason(dialect: str, written: Dialect) -> None:
+    async def script(episode: ToolEpisode) -> str:
+        await episode.python("print(1)")
+        await episode.finish(written.write("print(1)"))
+        return str(episode.info["reason"])
+
+    assert "not executed" in play(script, dialect=dialect)
+
+
+def test_the_reason_of_an_answer_beside_code_is_the_graders() -> None:
+    async def script(episode: ToolEpisode) -> str:
+        await episode.finish(FENCE.write("print(1)") + r"\boxed{6}")
+        return str(episode.info["reason"])
+
+    assert "not executed" not in play(script)
+
+
 def test_a_full_transcript_ends_the_episode_as_it_stands() -> None:
     answers, reward = calls("print(1)" + " " * 1000, max_transcript_chars=900)
     assert (answers, reward) == ([OVER], -1.0)
@@ -117,8 +136,7 @@ def test_calls_of_one_message_take_turns() -> None:
     async def script(episode: ToolEpisode) -> list[str]:
         return await asyncio.gather(*(episode.python(f"print({number})") for number in range(3)))
 
-    outputs = [f"{TICKS}output\n{number}\n{TICKS}\n" for number in range(2)]
-    assert play(script, interaction_budget=2) == [*outputs, EXHAUSTED]
+    assert play(script, interaction_budget=2) == ["0", "1", EXHAUSTED]
 
 
 def test_executions_of_several_episodes_overlap() -> None:
@@ -129,11 +147,12 @@ def test_executions_of_several_episodes_overlap() -> None:
             episode.reset(0)
         return await asyncio.gather(*(episode.python("print(1)") for episode in episodes))
 
-    assert asyncio.run(script()) == [f"{TICKS}output\n6\n{TICKS}\n"] * 3
+    assert asyncio.run(script()) == ["6"] * 3
 
 
 def test_rows_contain_the_prompt_and_no_answer() -> None:
     made = list(rows(problems=products(3), prompt="cir_one_shot"))
     assert [row["problem_index"] for row in made] == [0, 1, 2]
-    assert made[2]["prompt"] == list(render_messages("cir_one_shot", products()[2]))
+    assert made[2]["prompt"] == list(render_messages("cir_one_shot", products()[2], dialect=HERMES))
+    assert made[0]["prompt"] != list(render_messages("cir_one_shot", products()[0], dialect=FENCE))
     assert {key for row in made for key in row} == {"prompt", "split", "problem_index", "problem_id"}

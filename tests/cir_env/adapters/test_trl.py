@@ -32,7 +32,7 @@ TICKS = "`" * 3
 RIGHT, WRONG = r"The answer is \boxed{6}.", r"The answer is \boxed{7}."
 CODE = "print(2 * 3)"
 FENCED = f"print('''\n{TICKS}\n''')"
-FEEDBACK = f"{TICKS}output\n6\n{TICKS}\n"
+FEEDBACK = "6"
 
 
 def step(folder: Path, messages: Sequence[str], **arguments: Any) -> "tuple[GRPOTrainer, list[Messages]]":
@@ -113,7 +113,7 @@ def test_a_sandbox_error_drops_the_rollout(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_call_is_answered_whatever_its_code(tmp_path: Path) -> None:
-    answers = {FENCED: f"\n{TICKS}\n", "": "expect `code`", "print(": "SyntaxError"}
+    answers = {FENCED: TICKS, "": "expect `code`", "print(": "SyntaxError"}
     messages = [*(call({"code": code}) for code in answers), RIGHT]
     _, completions = step(tmp_path, messages, interaction_budget=3)
     pairs = [pair for completion in completions for pair in results(completion)]
@@ -128,6 +128,7 @@ def test_a_malformed_call_is_answered(tmp_path: Path) -> None:
     pairs = [pair for completion in completions for pair in results(completion)]
     assert {str(arguments) for arguments, _ in pairs} == {*map(str, broken), str({"code": CODE})}
     assert [content for _, content in pairs if "expect `code`" not in content and "error" not in content] == []
+    assert [content for _, content in pairs if "CodeMathTools" in content] == []
 
 
 def test_the_model_sees_one_tool_with_its_argument() -> None:
@@ -135,6 +136,11 @@ def test_the_model_sees_one_tool_with_its_argument() -> None:
     assert schema | PYTHON_TOOL["function"] == schema  # and TRL adds what it returns
     public = [name for name in vars(CodeMathTools) if not name.startswith("_")]
     assert public == ["reset", "python"]  # TRL makes a tool of every other public method
+
+
+def test_an_unknown_argument_is_answered_in_the_models_words() -> None:
+    with pytest.raises(TypeError, match=r"^python\(\) got an unexpected keyword argument 'source'$"):
+        CodeMathTools(problems=products()).python(source=CODE)  # type: ignore[call-arg]
 
 
 def test_no_right_answer_is_in_the_data_set() -> None:

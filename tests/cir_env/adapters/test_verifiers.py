@@ -14,6 +14,7 @@ import pytest
 from fakes import FakeGrader, FakeSandbox, PatientSandbox, products
 
 import cir_env
+from cir_env.dialects import HERMES
 from cir_env.episode.prompts import EXHAUSTED, render_messages
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow  # to import the library takes seconds
 
-TICKS = "`" * 3
 CODE = "print(2 * 3)"
-FEEDBACK = f"{TICKS}output\n6\n{TICKS}\n"
+FEEDBACK = "6"
 Message = dict[str, Any]
 
 
@@ -99,7 +99,7 @@ def contents(trace: "vf.Trace") -> list[str]:
 def test_an_episode_runs_code_and_has_the_environments_reward() -> None:
     (trace,), requests = play([run(CODE), say(r"It is \boxed{6}.")])
     assert (trace.ok, trace.reward, contents(trace)) == (True, 1.0, [FEEDBACK])
-    assert requests[0]["messages"] == list(render_messages("cir", products()[0]))
+    assert requests[0]["messages"] == list(render_messages("cir", products()[0], dialect=HERMES))
     assert [tool["function"]["name"] for tool in requests[0]["tools"]] == ["python"]
 
 

@@ -221,3 +221,18 @@ def test_custom_sandboxes_and_graders_pass_through_make() -> None:
         check_env(env.unwrapped, skip_render_check=True)
         assert env.unwrapped.spec is not None
         assert env.unwrapped.spec.kwargs["sandbox"] is sandbox
+
+
+@pytest.mark.parametrize(("on_exhausted", "steps"), [("silent", 3), ("end", 3), ("tell", 4)])
+def test_the_budget_limits_the_steps_and_grades_the_last(on_exhausted: str, steps: int) -> None:
+    env = make(interaction_budget=2, on_exhausted=on_exhausted)
+    env.reset(seed=0)
+    results = [env.step(CODE) for _ in range(steps)]
+    assert [result[1:4] for result in results] == [(0.0, False, False)] * (steps - 1) + [(-1.0, True, False)]
+
+
+def test_a_time_limit_ends_an_episode_ungraded() -> None:
+    env = gymnasium.make("CodeMath-v0", max_episode_steps=1, **fakes())
+    env.reset(seed=0)
+    *_, reward, terminated, truncated, info = env.step("\\boxed{1}" + CODE)
+    assert (reward, terminated, truncated, info["answer"]) == (0.0, False, True, None)

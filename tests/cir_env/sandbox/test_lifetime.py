@@ -361,6 +361,19 @@ def test_a_process_shares_one_sandbox_per_name() -> None:
     assert shared_sandbox("unsafe") is shared_sandbox("unsafe") is not shared_sandbox()
 
 
+def test_a_name_may_say_how_many_blocks_run_at_once() -> None:
+    sandbox = shared_sandbox("unsafe?slots=3")
+    assert sandbox is shared_sandbox("unsafe?slots=3") is not shared_sandbox("unsafe")
+    assert isinstance(sandbox, LocalSandbox)
+    assert sandbox._supervisor.slots == 3
+
+
+@pytest.mark.parametrize("options", ["slots=0", "slots=x", "slots=-1", "cores=2", "slots=1&slots=2", "slots="])
+def test_a_bad_number_of_slots_is_rejected(options: str) -> None:
+    with pytest.raises(OptionError, match=r"Expect .*slots"):
+        shared_sandbox(f"local?{options}")
+
+
 def test_an_unknown_name_is_rejected() -> None:
     with pytest.raises(OptionError, match=r"Expect `sandbox` to be 'local', 'unsafe', .*, got 'docker'"):
         shared_sandbox("docker")
