@@ -101,7 +101,7 @@ class ToolEpisode:
             except (ValueError, RecursionError):
                 read = None
         if name != "python" or not isinstance(read, Mapping) or "code" not in read:
-            shown = arguments if isinstance(arguments, str) else json.dumps(arguments, default=str)
+            shown = arguments if read is None else json.dumps(read, default=str)
             return f'Expect a call of python with {{"code": "..."}}, got {name} with {shown}.'
         return await self.python(read["code"])
 

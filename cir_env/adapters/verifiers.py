@@ -8,8 +8,7 @@ The id of the task set is ``cir-env-verifiers``. Its configuration contains the 
 
 The same in Python::
 
-    config = verifiers.v1.resolve_env_config({"taskset": {"id": "cir-env-verifiers", "task": {"arguments": {...}}}})
-    env = verifiers.v1.load_environment(config)
+    env = load_environment(problems="products", interaction_budget=2)
     async with env.serving():
         episode = await env.run_episode(next(iter(env.taskset)), context)
 
@@ -34,7 +33,7 @@ try:
 except ImportError as error:
     raise ImportError('This adapter needs the library verifiers: pip install "cir-env[verifiers]".') from error
 
-__all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
+__all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset", "load_environment"]
 
 
 class CodeMathTaskConfig(vf.TaskConfig):
@@ -162,3 +161,9 @@ class CodeMath(vf.Env[CodeMathConfig]):
     async def run(self, task: vf.Task, agents: vf.Agents) -> None:
         """Let the agent play the task."""
         await agents.agent.run(task)
+
+
+def load_environment(**arguments: Any) -> vf.Env:
+    """Return the environment with these arguments of `CodeMathEnv`; Prime's hub calls this."""
+    taskset = {"id": "cir-env-verifiers", "task": {"arguments": arguments}}
+    return vf.load_environment(vf.resolve_env_config({"taskset": taskset}))

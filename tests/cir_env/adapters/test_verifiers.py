@@ -1,11 +1,14 @@
 """Episodes in the rollout loop of verifiers, with a scripted model."""
 
+import importlib
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import FakeGrader, FakeSandbox, PatientSandbox, products
+from paths import ROOT
 from verifiers_fakes import Message, call, play, run, say
 
 import cir_env
@@ -83,6 +86,19 @@ def test_the_right_answer_is_not_in_the_trace_of_a_problem() -> None:
     data = trace.task.data.model_dump()
     assert data["problem_index"] == 0
     assert "answer" not in data
+
+
+def test_the_folder_for_the_hub_has_what_its_documentation_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "examples/prime_hub"
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert {"name", "version", "description", "tags"} <= set(project)
+    assert (folder / "README.md").exists()
+    from verifiers.v1.utils.loaders import taskset_class
+
+    monkeypatch.syspath_prepend(str(folder))
+    env = importlib.import_module(project["name"]).load_environment(problems=products(2))
+    assert [task.data.id for task in env.taskset] == ["product-2", "product-3"]
+    assert taskset_class(project["name"]).__name__ == "CodeMathTaskset"  # `vf-eval codemath` finds it too
 
 
 def test_only_the_adapter_needs_the_library() -> None:
