@@ -1,13 +1,19 @@
 """The programs in examples/ do what they say."""
 
+import importlib
+import json
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from paths import ROOT
 from trl_fakes import WARNINGS_OF_TRL, tool_model, tool_tokenizer
+
+from cir_env import ProblemSet
 
 EXAMPLES = ROOT / "examples"
 
@@ -92,3 +98,48 @@ def test_trl_trains_a_model_on_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_each_example_says_how_to_run_it(path: Path) -> None:
     assert re.search(rf"^python examples/{path.name}", path.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def csv_questions() -> Any:
+    yield importlib.import_module("csv_questions")
+    del sys.modules["csv_questions"]
+
+
+@pytest.mark.slow
+def test_pandas_answers_each_question_about_a_file(csv_questions: Any) -> None:
+    reads = 'import glob, pandas\nt = pandas.read_csv(glob.glob("*.csv")[0])\nt["cost"] = t.units * t.unit_price\n'
+    solutions = {
+        "How many .* the (.*)\\?": 'print((t.region == "{}").sum())',
+        ".* the product (.*) cost": 'print(t[t["product"] == "{}"].cost.sum())',
+        ".* the (.*) order most": 'print(t[t.region == "{}"].groupby("product").units.sum().idxmax())',
+    }
+    with gymnasium.make(
+        "CodeMath-v0",
+        problems=ProblemSet.from_rows(csv_questions.rows(6)),
+        prompt=csv_questions.prompt,
+        answer_type="csv_questions:same_value",
+        packages=("pandas",),
+        observation="feedback",
+    ) as env:
+        for index in range(6):
+            prompt, info = env.reset(options={"problem_index": index})
+            assert info["files"][0] in prompt
+            ((names, code),) = [(m.groups(), c) for p, c in solutions.items() if (m := re.match(p, info["statement"]))]
+            output = env.step(f"```python\n{reads}{code.format(*names)}\n```\n")[0].splitlines()[1]
+            assert env.step(rf"\boxed{{{output}}}")[1] == 1.0, (info["statement"], output)
+
+
+def test_a_verifier_of_words_and_amounts_is_no_mathematics(csv_questions: Any) -> None:
+    same = csv_questions.same_value
+    right = [("lamp", r" \text{Lamp}"), ("1234.50", "1,234.5"), ("7", "7.0")]
+    wrong = [("lamp", "desk"), ("7", "lamp"), ("1234.50", "1234.51")]
+    assert [same(*pair) for pair in right + wrong] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.slow
+def test_the_tiny_model_trains_on_questions_about_files(tmp_path: Path, csv_questions: Any) -> None:
+    assert csv_questions.main(steps=1, size=40, output_dir=tmp_path) == -1.0  # it knows nothing
+    row = json.loads((tmp_path / "questions.jsonl").read_text().splitlines()[0])
+    (text,) = row["files"].values()
+    assert text.startswith("region,product,units,unit_price\n")

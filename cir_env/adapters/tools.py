@@ -6,9 +6,10 @@ feedback is the content of a tool message: the interaction budget, the sandbox, 
 """
 
 import asyncio
-from collections.abc import Iterator
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from cir_env.dialects import check_code
 from cir_env.env import CodeMathEnv, Stages, StepResult
@@ -18,6 +19,17 @@ OVER: Final = "This was not run: the episode is over. Give the final answer."
 """The response to a call after the sandbox has failed or the transcript is full."""
 IN_TEXT: Final = "; code in the text of a message is not executed"
 """Ends the reason of an episode whose last message holds a block, in the episode's own dialect, and no answer."""
+
+
+class ToolCall(NamedTuple):
+    """A call that a policy has made."""
+
+    id: str
+    """The id that its response refers to."""
+    name: str
+    """The tool."""
+    arguments: object
+    """The arguments, as an object or as JSON."""
 
 
 class ToolEpisode:
@@ -73,6 +85,43 @@ class ToolEpisode:
                 return fault
             await self._step(self._env.begin_step(self._env.write_code(text)))
             return OVER if self.over and not self.info["feedback"] else str(self.info["feedback"])
+
+    async def call(self, name: str, arguments: object) -> str:
+        """Answer a call of any tool, however malformed.
+
+        Args:
+            name: The tool.
+            arguments: The arguments, as an object or as JSON.
+
+        Returns:
+            As for `python`, or a notice that this was no call of it.
+        """
+        read = arguments
+        if isinstance(arguments, str):
+            try:
+                read = json.loads(arguments)
+            except (ValueError, RecursionError):
+                read = None
+        if name != "python" or not isinstance(read, Mapping) or "code" not in read:
+            shown = arguments if read is None else json.dumps(read, default=str)
+            return f'Expect a call of python with {{"code": "..."}}, got {name} with {shown}.'
+        return await self.python(read["code"])
+
+    async def converse(
+        self, ask: Callable[[], Awaitable[Sequence[ToolCall]]], tell: Callable[[ToolCall, str], object]
+    ) -> None:
+        """Let a policy play up to, but not including, its last action.
+
+        Args:
+            ask: Lets the policy write its next message; returns the calls in it.
+            tell: Receives each call with its response.
+        """
+        for _ in range(self.info["interaction_budget"] + 2):  # each block, a call beyond the budget, and the answer
+            calls = await ask()
+            for call in calls:
+                tell(call, await self.call(call.name, call.arguments))
+            if self.over or not calls:
+                break
 
     async def finish(self, answer: str) -> float | None:
         """End the episode with the policy's last message. Later calls return the same reward.

@@ -8,8 +8,7 @@ The id of the task set is ``cir-env-verifiers``. Its configuration contains the 
 
 The same in Python::
 
-    config = verifiers.v1.resolve_env_config({"taskset": {"id": "cir-env-verifiers", "task": {"arguments": {...}}}})
-    env = verifiers.v1.load_environment(config)
+    env = load_environment(problems="products", interaction_budget=2)
     async with env.serving():
         episode = await env.run_episode(next(iter(env.taskset)), context)
 
@@ -18,13 +17,12 @@ environment and never in the runtime of the agent, for which ``subprocess``, the
 an infrastructure error ends with an error and without a reward.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from cir_env.adapters.tools import ToolEpisode, rows
+from cir_env.adapters.tools import ToolCall, ToolEpisode, rows
 from cir_env.dialects import PYTHON_TOOL
 from cir_env.errors import EpisodeError
 
@@ -35,7 +33,7 @@ try:
 except ImportError as error:
     raise ImportError('This adapter needs the library verifiers: pip install -e ".[verifiers]".') from error
 
-__all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset"]
+__all__ = ["CodeMath", "CodeMathHarness", "CodeMathTaskset", "load_environment"]
 
 
 class CodeMathTaskConfig(vf.TaskConfig):
@@ -127,19 +125,22 @@ class CodeMathHarness(vf.Harness[CodeMathHarnessConfig]):
         messages += map(message_to_wire, prompt)
         client: Any = openai.AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None)
         async with client:
-            # One message per block, one for a call beyond the budget, and one for the answer.
-            for _ in range(episode.info["interaction_budget"] + 2):
+
+            async def ask() -> list[ToolCall]:
                 completion = await client.chat.completions.create(
                     model=ctx.model, messages=messages, tools=[PYTHON_TOOL]
                 )
                 reply = completion.choices[0].message
                 messages.append(reply.model_dump(exclude_none=True))
                 trace.state.answer = reply.content or ""
-                for call in reply.tool_calls or []:
-                    content = await _answer(episode, call.function.name, call.function.arguments)
-                    messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
-                if episode.over or not reply.tool_calls:
-                    break
+                return [
+                    ToolCall(each.id, each.function.name, each.function.arguments) for each in reply.tool_calls or ()
+                ]
+
+            def tell(call: ToolCall, content: str) -> None:
+                messages.append({"role": "tool", "tool_call_id": call.id, "content": content})
+
+            await episode.converse(ask, tell)
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
 
     async def cleanup(self, trace: vf.Trace, runtime: vf.Runtime) -> None:
@@ -162,12 +163,7 @@ class CodeMath(vf.Env[CodeMathConfig]):
         await agents.agent.run(task)
 
 
-async def _answer(episode: ToolEpisode, name: str, arguments: str) -> str:
-    """Answer a tool call, however malformed."""
-    try:
-        code = json.loads(arguments)["code"] if name == "python" else None
-    except (ValueError, KeyError, TypeError):
-        code = None
-    if code is None:
-        return f'Expect a call of python with {{"code": "..."}}, got {name} with {arguments}.'
-    return await episode.python(code)
+def load_environment(**arguments: Any) -> vf.Env:
+    """Return the environment with these arguments of `CodeMathEnv`; Prime's hub calls this."""
+    taskset = {"id": "cir-env-verifiers", "task": {"arguments": arguments}}
+    return vf.load_environment(vf.resolve_env_config({"taskset": taskset}))

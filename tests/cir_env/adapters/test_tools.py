@@ -9,7 +9,7 @@ from fakes import FakeGrader, FakeSandbox, PatientSandbox, fakes, products
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cir_env.adapters.tools import OVER, ToolEpisode, rows
+from cir_env.adapters.tools import OVER, ToolCall, ToolEpisode, rows
 from cir_env.dialects import FENCE, HERMES, Dialect
 from cir_env.episode.prompts import EXHAUSTED, render_messages
 from cir_env.parsing import find_block
@@ -80,6 +80,32 @@ def test_writing_a_block_is_inverse_to_parsing(code: str) -> None:
     block = find_block(text)
     assert block is not None
     assert (block.code, block.start, block.end) == (code, 0, len(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("ruby", {"code": "print(1)"}), ("python", "{"), ("python", "[1]"), ("python", {"cod": 1})]
+)
+def test_a_call_of_anything_else_is_answered(name: str, arguments: object) -> None:
+    sandbox = FakeSandbox()
+    answer = play(lambda episode: episode.call(name, arguments), sandbox=sandbox)
+    assert answer.startswith(f'Expect a call of python with {{"code": "..."}}, got {name} with')
+    assert sandbox.executed == []
+
+
+def test_arguments_are_an_object_or_json() -> None:
+    expected = f"{TICKS}output\n6\n{TICKS}\n"
+    for arguments in ({"code": "print(2 * 3)"}, '{"code": "print(2 * 3)"}'):
+        assert play(lambda episode, given=arguments: episode.call("python", given)) == expected
+
+
+def test_a_policy_that_never_stops_calling_is_stopped_after_its_budget() -> None:
+    told: list[str] = []
+
+    async def ask() -> list[ToolCall]:
+        return [ToolCall("1", "python", {"code": "print(1)"})]
+
+    play(lambda episode: episode.converse(ask, lambda call, answer: told.append(answer)), interaction_budget=1)
+    assert told == [f"{TICKS}output\n1\n{TICKS}\n", EXHAUSTED, EXHAUSTED]
 
 
 def test_an_error_is_feedback() -> None:

@@ -1,17 +1,15 @@
 """Episodes in the rollout loop of verifiers, with a scripted model."""
 
-import asyncio
-import json
+import importlib
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import FakeGrader, FakeSandbox, PatientSandbox, products
+from paths import ROOT
+from verifiers_fakes import Message, call, play, run, say
 
 import cir_env
 from cir_env.dialects import HERMES
@@ -24,72 +22,6 @@ pytestmark = pytest.mark.slow  # to import the library takes seconds
 
 CODE = "print(2 * 3)"
 FEEDBACK = "6"
-Message = dict[str, Any]
-
-
-def call(arguments: str, name: str = "python") -> Message:
-    """Return a message that calls a tool."""
-    function = {"name": name, "arguments": arguments}
-    return {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
-
-
-def run(code: object) -> Message:
-    return call(json.dumps({"code": code}))
-
-
-def say(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
-@contextmanager
-def model(turns: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """Serve a model that plays these turns in every episode, repeating the last; yield its address and its requests."""
-    requests: list[Message] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            requests.append(body)
-            turn = sum(message["role"] == "assistant" for message in body["messages"])
-            choice = {"index": 0, "finish_reason": "stop", "message": turns[min(turn, len(turns) - 1)]}
-            answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "scripted", "choices": [choice]}
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *_: Any) -> None:
-            """Log nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1", requests
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def play(
-    turns: Sequence[Message], *, episodes: int = 1, agent: dict[str, Any] | None = None, **arguments: Any
-) -> "tuple[list[vf.Trace], list[Message]]":
-    """Play concurrent episodes of the problem 2 * 3; return their traces and the requests to the model."""
-    import verifiers.v1 as vf  # heavy
-
-    arguments = {"problems": products(1)} | arguments
-
-    async def main(url: str) -> list[vf.Trace]:
-        taskset = {"id": "cir-env-verifiers", "task": {"arguments": arguments}}
-        env = vf.load_environment(vf.resolve_env_config({"taskset": taskset, "agent": agent or {}}))
-        context = vf.ModelContext(model="scripted", client=vf.EvalClientConfig(base_url=url, api_key_var="NONE"))
-        async with env.serving():
-            (task,) = env.taskset
-            played = await asyncio.gather(*(env.run_episode(task, context) for _ in range(episodes)))
-        return [trace for episode in played for trace in episode.traces]
-
-    with model(turns) as (url, requests):
-        return asyncio.run(main(url)), requests
 
 
 def contents(trace: "vf.Trace") -> list[str]:
@@ -154,6 +86,19 @@ def test_the_right_answer_is_not_in_the_trace_of_a_problem() -> None:
     data = trace.task.data.model_dump()
     assert data["problem_index"] == 0
     assert "answer" not in data
+
+
+def test_the_folder_for_the_hub_has_what_its_documentation_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "examples/prime_hub"
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    assert {"name", "version", "description", "tags"} <= set(project)
+    assert (folder / "README.md").exists()
+    from verifiers.v1.utils.loaders import taskset_class
+
+    monkeypatch.syspath_prepend(str(folder))
+    env = importlib.import_module(project["name"]).load_environment(problems=products(2))
+    assert [task.data.id for task in env.taskset] == ["product-2", "product-3"]
+    assert taskset_class(project["name"]).__name__ == "CodeMathTaskset"  # `vf-eval codemath` finds it too
 
 
 def test_only_the_adapter_needs_the_library() -> None:

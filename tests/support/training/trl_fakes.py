@@ -49,3 +49,27 @@ def tool_model(made: PreTrainedTokenizerFast, messages: Sequence[str] = ()) -> P
 
         model.forward = forward
     return model
+
+
+def scripted_model(made: PreTrainedTokenizerFast, scripts: Sequence[Sequence[str]]) -> PreTrainedModel:
+    """Make a random Qwen2 that plays a script in each row of a batch; each script begins with another message."""
+    model = tool_model(made)
+    ids = [made.convert_tokens_to_ids(list(script)) for script in scripts]
+    messages = {token for script in ids for token in script}
+    script_of = {script[0]: script for script in ids}
+    original = model.forward
+
+    def forward(input_ids: torch.Tensor, **arguments: Any) -> Any:
+        output = original(input_ids=input_ids, **arguments)
+        for row, tokens in enumerate(input_ids.tolist()):
+            if tokens[-1] in messages:
+                follows = made.eos_token_id
+            else:
+                written = [token for token in tokens if token in messages]
+                script = script_of[written[0]] if written else ids[row % len(ids)]
+                follows = script[min(len(written), len(script) - 1)]
+            output.logits[row, -1, follows] += MESSAGE_LOGIT
+        return output
+
+    model.forward = forward
+    return model
