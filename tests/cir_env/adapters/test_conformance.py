@@ -35,7 +35,8 @@ def test_the_environment_gives_the_rewards_that_the_episodes_deserve(kind: str) 
 def test_code_has_the_same_output_in_a_block_and_in_a_call() -> None:
     blocks, calls = (REFERENCES[kind]() for kind in ("blocks", "calls"))
     for number in (3, 4, 8):
-        assert blocks[number].feedback == calls[number].feedback
+        fenced = [f"```output\n{text}\n```\n" for text in calls[number].feedback]
+        assert list(blocks[number].feedback) == fenced
     assert "TimeoutError" in calls[8].feedback[0]
 
 
