@@ -274,7 +274,7 @@ CLIENTS = (
         differs=("another tool",),
     ),
     Client(
-        name="verifiers, prime-rl",
+        name="verifiers",
         distribution="verifiers",
         version="0.4.0",
         extra="verifiers",
