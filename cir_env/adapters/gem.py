@@ -1,4 +1,4 @@
-r"""`CodeMath-v0` for GEM: ``pip install "cir-env[gem]"``.
+r"""`CodeMath-v0` for GEM: ``pip install -e ".[gem]"``.
 
 Importing this module registers ``codemath:v0``, which takes the arguments of `CodeMathEnv`::
 
@@ -19,7 +19,7 @@ from cir_env.env import CodeMathEnv, StepResult
 try:
     import gem
 except ImportError:
-    raise ImportError('This adapter needs the library gem-llm: pip install "cir-env[gem]".') from None
+    raise ImportError('This adapter needs the library gem-llm: pip install -e ".[gem]".') from None
 
 
 class CodeMath(gem.Env):

@@ -1,4 +1,4 @@
-r"""`CodeMath-v0` for Inspect: ``pip install "cir-env[inspect]"``.
+r"""`CodeMath-v0` for Inspect: ``pip install -e ".[inspect]"``.
 
 The task takes the arguments of `CodeMathEnv`::
 
@@ -23,7 +23,7 @@ try:
     from inspect_ai.solver import Generate, Solver, TaskState, solver
     from inspect_ai.tool import ToolDef, ToolParams
 except ImportError:
-    raise ImportError('This adapter needs the library inspect-ai: pip install "cir-env[inspect]".') from None
+    raise ImportError('This adapter needs the library inspect-ai: pip install -e ".[inspect]".') from None
 
 __all__ = ["codemath"]
 

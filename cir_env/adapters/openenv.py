@@ -1,4 +1,4 @@
-r"""`CodeMath-v0` for OpenEnv: ``pip install "cir-env[openenv]"``.
+r"""`CodeMath-v0` for OpenEnv: ``pip install -e ".[openenv]"``.
 
 A server, with the arguments of `CodeMathEnv`, and its client::
 
@@ -23,7 +23,7 @@ try:
     from openenv.core.client_types import StepResult
     from openenv.core.env_server import Action, Environment, Observation, State, create_app
 except ImportError:
-    raise ImportError('This adapter needs the library openenv: pip install "cir-env[openenv]".') from None
+    raise ImportError('This adapter needs the library openenv: pip install -e ".[openenv]".') from None
 
 _INFO = ("problem_id", "problem_index", "interactions_left", "execution_status", "predicted", "correct", "reason")
 

@@ -1,4 +1,4 @@
-r"""`CodeMath-v0` for SkyRL: ``pip install "cir-env[skyrl]"``.
+r"""`CodeMath-v0` for SkyRL: ``pip install -e ".[skyrl]"``.
 
 Register the environment where SkyRL's generator runs, and name it in the rows of the data set::
 
@@ -21,7 +21,7 @@ from cir_env.env import CodeMathEnv
 try:
     from skyrl_gym.envs.base_text_env import BaseTextEnv, BaseTextEnvStepOutput
 except ImportError:
-    raise ImportError('This adapter needs the library skyrl-gym: pip install "cir-env[skyrl]".') from None
+    raise ImportError('This adapter needs the library skyrl-gym: pip install -e ".[skyrl]".') from None
 
 
 class CodeMath(BaseTextEnv):
@@ -65,5 +65,5 @@ def dataset_rows(split: Literal["train", "test"] | None = None, **arguments: Any
         split: As for `CodeMathEnv`.
         arguments: The other arguments of `CodeMathEnv`, the same as in ``env_config``.
     """
-    for row in rows(split, **arguments):
+    for row in rows(split, **({"dialect": "fence"} | arguments)):
         yield row | {"env_class": "codemath"}

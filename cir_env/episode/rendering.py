@@ -40,7 +40,7 @@ def draw(text: str) -> NDArray[np.uint8]:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError:
-        raise ImportError('render_mode="rgb_array" needs the library pillow: pip install "cir-env[render]".') from None
+        raise ImportError('render_mode="rgb_array" needs the library pillow: pip install -e ".[render]".') from None
     font = ImageFont.load_default_imagefont()
     _, _, width, height = font.getbbox(" ")
     image = Image.new("L", (COLUMNS * width, LINES * height), "white")
