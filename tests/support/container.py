@@ -11,7 +11,7 @@ import ctypes
 import os
 import struct
 
-from cir_env.sandbox.inside.seccomp import ALLOW, ARGS, ENOSYS, EQUAL, LOAD, NR, RETURN, Code, deny
+from cir_env.sandbox.inside.seccomp import ALLOW, ARGS, ENOSYS, EQUAL, LOAD, NR, RETURN, SET, Code, deny
 
 DENIED = {
     **{"unshare": 272, "setns": 308, "chroot": 161, "pivot_root": 155, "mount": 165, "umount2": 166},
@@ -23,7 +23,6 @@ CLONE, CLONE3, PERSONALITY = 56, 435, 135
 NEW_NAMESPACES = 0x7E020000
 PERSONALITIES = (0, 8, 0x20000, 0x20008, 0xFFFFFFFF)
 """Those that may be set or asked for: without fixed addresses."""
-BITS_SET = 0x45
 
 
 def profile(allowed: list[str]) -> Code:
@@ -33,7 +32,7 @@ def profile(allowed: list[str]) -> Code:
         if name not in allowed:
             code += [(EQUAL, 0, 1, number), *deny()]
     code += [(EQUAL, 0, 1, CLONE3), *deny(ENOSYS)]  # its flags are in memory: libc falls back to clone
-    code += [(EQUAL, 0, 4, CLONE), (LOAD, 0, 0, ARGS), (BITS_SET, 0, 1, NEW_NAMESPACES), *deny(), (RETURN, 0, 0, ALLOW)]
+    code += [(EQUAL, 0, 4, CLONE), (LOAD, 0, 0, ARGS), (SET, 0, 1, NEW_NAMESPACES), *deny(), (RETURN, 0, 0, ALLOW)]
     code += [(EQUAL, 0, len(PERSONALITIES) + 2, PERSONALITY), (LOAD, 0, 0, ARGS)]
     code += [
         (EQUAL, left, 0, value) for left, value in zip(range(len(PERSONALITIES), 0, -1), PERSONALITIES, strict=True)
