@@ -52,8 +52,8 @@ def test_a_recurrent_policy_trains_too() -> None:
 
 @pytest.mark.slow
 def test_a_loop_in_the_style_of_cleanrl_learns() -> None:
-    mean = run("cleanrl_ppo", steps=40_000, interaction_budget=0)
-    assert mean > -0.6  # -0.9 where nothing is learnt
+    mean = run("cleanrl_ppo", steps=24_000, interaction_budget=0)
+    assert mean > -0.75  # -0.9 where nothing is learnt
 
 
 @pytest.mark.slow
