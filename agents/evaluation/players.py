@@ -22,6 +22,7 @@ from agents.models.find import resolve_model
 from agents.models.load import load_tokenizer
 from agents.rollout.chat_episodes import play_chats
 from agents.rollout.evaluate import evaluate
+from agents.rollout.source import LocalSource
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 Decode = Callable[[Sequence[int]], str]
 Play = Callable[..., object]
-"""Called as `agents.rollout.evaluate.evaluate` is, without engine and chat; ``on_end`` may also get a `Usage`."""
+"""Called as `agents.rollout.evaluate.evaluate` is, without a source; ``on_end`` may also get a `Usage`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +103,7 @@ def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[tuple[Play
     engine, chat = load()
 
     def play(envs: EnvPool, sampling: Sampling, **which: Any) -> object:
-        return evaluate(envs, engine, chat, sampling, **which)
+        return evaluate(envs, LocalSource(engine, chat), sampling, **which)
 
     with closing(engine):
         yield play, chat.decode

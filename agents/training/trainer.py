@@ -26,6 +26,7 @@ from agents.rollout.envs import open_split
 from agents.rollout.episode import TurnRules
 from agents.rollout.sampler import Sampler
 from agents.rollout.selection import describe_staleness, is_in_loss
+from agents.rollout.source import LocalSource, most_in_flight
 from agents.tracking.callbacks import Callback
 from agents.tracking.progress import Progress
 from agents.tracking.run_log import RunLog
@@ -107,13 +108,16 @@ class Trainer:
         self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
         limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
         self.ppo = PPO(self.policy, config.ppo, **limits)
-        self.engine = build_engine(config, path, self.chat, self.policy, dtype=dtype, device=self.device, log=log)
+        engine = build_engine(config, path, self.chat, self.policy, dtype=dtype, device=self.device, log=log)
+        self.source = LocalSource(
+            engine, self.chat, rules=self._rules, in_flight=most_in_flight(config.rollout, engine)
+        )
 
         # what the loop works with
         prompt_length = config.rollout.max_model_len - config.rollout.max_completion_length
-        self._sync = WeightSync(self.policy, self.engine, self.chat, dtype, prompt_length=prompt_length)
-        self.sampler = Sampler(self.train_envs, self.engine, self.chat, config, rules=self._rules)
-        self.validator = Validator(config, held_out, self.engine, self.chat, self._rules)
+        self._sync = WeightSync(self.policy, self.source, self.chat, dtype, prompt_length=prompt_length)
+        self.sampler = Sampler(self.train_envs, self.source, config)
+        self.validator = Validator(config, held_out, self.source)
         self._saver = Saver(self, on_save=partial(self._call, "on_save"))
         if started is not None:
             self.step = self._saver.restore(started)
@@ -166,7 +170,7 @@ class Trainer:
         self.sampler.close()
         self.train_envs.close()
         self.validator.close()
-        self.engine.close()
+        self.source.close()
         distributed.stop()
 
     def _loop(self, log: MetricsLog | None, progress: Progress) -> bool:
@@ -184,7 +188,7 @@ class Trainer:
     def _train_step(self, log: MetricsLog | None, progress: Progress) -> bool:
         """Do one step, from problems to new weights; return False if it was stopped before it changed one."""
         # collect
-        begin, num_episodes = time.perf_counter(), self.config.rollout.num_episodes // distributed.size()
+        begin, num_episodes = time.perf_counter(), len(self.source.share(range(self.config.rollout.num_episodes)))
         collected = self.sampler.take(
             self.step,
             sync=partial(self._sync, self.step),

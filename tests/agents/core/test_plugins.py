@@ -60,7 +60,7 @@ def test_a_run_trains_with_an_estimator_an_aggregation_a_tracker_and_an_engine_o
     own = {"advantage": "brought_along:signed", "aggregation": "brought_along:first_token"}
     named = {"ppo": own, "report_to": ("brought_along:Tracker",), "rollout": {"engine": "brought_along:engine"}}
     with trainer(tmp_path / "run", max_steps=1, **named) as made:
-        assert isinstance(made.engine, plugins.Engine)
+        assert isinstance(made.source.engine, plugins.Engine)
         made.train()
     assert [each if isinstance(each, str) else each[0] for each in plugins.logged] == [0, 1, 1, "finished"]
     assert "grad_norm" in rows(tmp_path / "run")[0]

@@ -26,6 +26,7 @@ from agents.engines.remote import KEY, RemoteEngine
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.rollout.collector import Collector, collect
+from agents.rollout.source import LocalSource
 from agents.training.weight_sync import sync_weights
 
 # All but the last count polls, but a served engine samples on between them; the last one reads what its scanner was
@@ -166,7 +167,14 @@ def test_logprobs_agree_with_pauses_and_new_weights(make: Make) -> None:
         made = played(collector.collect(episodes(14), Sampling(max_tokens=70), max_new_tokens=9))
         assert len(made) < 14
         while len(made) < 14:
-            sync_weights(policy, engine, dtype=torch.float32, version=engine.version + 1, prompt=PROMPT, tolerance=1e-3)
+            sync_weights(
+                policy,
+                LocalSource(engine, CHAT),
+                dtype=torch.float32,
+                version=engine.version + 1,
+                prompt=PROMPT,
+                tolerance=1e-3,
+            )
             made += played(collector.collect([], Sampling(max_tokens=70), max_new_tokens=9))
     assert difference(made, policy) < 1e-4
     assert max(version for each in made for version in each.policy_versions) == engine.version > 1
@@ -175,7 +183,9 @@ def test_logprobs_agree_with_pauses_and_new_weights(make: Make) -> None:
 def test_logprobs_agree_after_another_models_weights(make: Make) -> None:
     new, engine = Policy(tiny_qwen2(V, seed=5)), make()
     complete(engine)
-    metrics = sync_weights(new, engine, dtype=torch.float32, version=1, prompt=PROMPT, tolerance=1e-3)
+    metrics = sync_weights(
+        new, LocalSource(engine, CHAT), dtype=torch.float32, version=1, prompt=PROMPT, tolerance=1e-3
+    )
     with pool(num_envs=6) as envs:
         made = collect(envs, engine, CHAT, episodes(10), Sampling(max_tokens=60))
     assert metrics["sampling/probe_difference"] < 1e-4
@@ -187,7 +197,9 @@ def test_weights_that_did_not_arrive_are_detected(make: Make, monkeypatch: pytes
     policy, inner = Policy(tiny_qwen2(V, seed=5)), transformers_engine(tiny_qwen2(V), CHAT)
     monkeypatch.setattr(inner, "load_weights", lambda version, weights: setattr(inner, "version", version))
     with pytest.raises(EngineFault, match="the transfer failed or was incomplete"):
-        sync_weights(policy, make(inner), dtype=torch.float32, version=1, prompt=PROMPT, tolerance=1e-3)
+        sync_weights(
+            policy, LocalSource(make(inner), CHAT), dtype=torch.float32, version=1, prompt=PROMPT, tolerance=1e-3
+        )
 
 
 # ------------------------------------------------------------------------------------------------- other settings
