@@ -19,10 +19,9 @@ from agents.evaluation.manifest import weights_revision
 from agents.evaluation.run_folder import RunFiles, read_manifest
 from agents.models.devices import pick_device
 from agents.models.find import resolve_model
-from agents.models.load import load_tokenizer
 from agents.rollout.chat_episodes import play_chats
 from agents.rollout.evaluate import evaluate
-from agents.rollout.source import LocalSource
+from agents.rollout.source import LocalSource, open_chat
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -133,17 +132,11 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
     Raises:
         ModelError: The model cannot be loaded, or its tokenizer cannot be used for chats.
     """
-    from agents.core.chat import Chat
     from agents.engines import open_engine
 
     device = pick_device("auto")
     print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
-    chat = Chat(
-        load_tokenizer(path),
-        config.template,
-        template_kwargs=json.loads(config.chat_template_kwargs),
-        dialect=config.env.dialect,
-    )
+    chat = open_chat(config, path)
     engine = open_engine(
         config.engine,
         path,

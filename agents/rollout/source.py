@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from agents.core import distributed
-from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory
+from agents.core.chat import Chat
+from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory, seed_of
+from agents.engines import open_engine
 from agents.engines.base import Sampling, Weights
+from agents.models.load import load_tokenizer
 from agents.rollout.collector import Collector
 from agents.rollout.in_order import Enough, never
 
 if TYPE_CHECKING:
-    from agents.config.training import RolloutConfig
-    from agents.core.chat import Chat
+    import torch
+
+    from agents.config.evaluation import EvalConfig
+    from agents.config.training import RolloutConfig, TrainConfig
     from agents.engines.base import Engine
     from agents.rollout.envs import EnvPool
     from agents.rollout.episode import TurnRules
@@ -23,6 +30,8 @@ PROBES = 4
 """Completions of each engine that a weight sync compares."""
 PROBE_TOKENS = 8
 """Tokens of each of them, at most."""
+_BESIDE_UPDATE = 0.3  # the engine's share of a GPU on which it samples during the update
+_ENGINE = 3  # the purpose of a seed; 0 to 2 have others
 
 
 class Player(Protocol):
@@ -128,6 +137,69 @@ class LocalSource:
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+
+def open_chat(config: TrainConfig | EvalConfig, path: Path) -> Chat:
+    """Return the chat of a run, with the tokenizer of a model's folder.
+
+    Raises:
+        ModelError: The tokenizer cannot be used.
+    """
+    return Chat(
+        load_tokenizer(path),
+        config.template,
+        template_kwargs=json.loads(config.chat_template_kwargs),
+        dialect=config.env.dialect,
+    )
+
+
+def open_run_engine(
+    config: TrainConfig,
+    path: Path,
+    chat: Chat,
+    *,
+    dtype: str,
+    device: torch.device,
+    number: int,
+    reserved_bytes: int = 0,
+    tensor_parallel_size: int = 1,
+    log: Callable[[str], Any],
+) -> Engine:
+    """Return an engine of a run.
+
+    Args:
+        config: The run, with a number of rows.
+        path: The folder of the model.
+        chat: Decodes tokens.
+        dtype: Of the weights.
+        device: Of the engine.
+        number: Which of the run's engines; each has a random stream of its own.
+        reserved_bytes: Memory that training will take on the engine's GPU.
+        tensor_parallel_size: GPUs of the engine.
+        log: Takes lines for the user.
+
+    Raises:
+        EngineError, EngineFault: The engine cannot be opened, or there is no room for it.
+    """
+    rollout = config.rollout
+    reproducible = device.type == "cpu" if rollout.reproducible is None else rollout.reproducible
+    share = rollout.vllm_gpu_memory_utilization
+    if share is None and rollout.overlap and not config.cluster.engines:
+        share = _BESIDE_UPDATE
+    return open_engine(
+        rollout.engine,
+        path,
+        chat,
+        dtype=dtype,
+        device=device,
+        max_num_seqs=rollout.num_rows,
+        max_model_len=rollout.max_model_len,
+        gpu_memory_utilization=share,
+        reserved_bytes=reserved_bytes,
+        tensor_parallel_size=tensor_parallel_size,
+        seed=None if reproducible else seed_of(config.seed, _ENGINE, number, bits=31),
+        log=log,
+    )
 
 
 def probe(engine: Engine, prompt: Sequence[int], *, temperature: float) -> list[Completion]:

@@ -29,6 +29,7 @@ _GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
 """Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
     *("resume", "max_steps", "save_every", "save_total_limit", "best_metric", "device", "output_dir", "validation"),
+    "cluster",
     *("report_to", "samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
