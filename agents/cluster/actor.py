@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agents.core.types import Completion, EpisodeSpec
@@ -34,6 +36,8 @@ class Recipe:
     """Of the engine's weights."""
     rules: TurnRules
     """Where turns end and which tokens stay."""
+    folder: str = field(default_factory=os.getcwd)
+    """Working directory of the trainer, for relative paths."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,8 @@ class RolloutActor:
         self._recipe, self._number = recipe, number
         self._collectors: dict[int, Collector] = {}
         self._job = -1
+        with suppress(OSError):
+            os.chdir(recipe.folder)
 
     def start(self) -> None:
         """Answer as soon as the process runs."""
