@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agents.cluster.actor import Job, Recipe
@@ -48,11 +47,12 @@ class ClusterSource:
         self._capacity = recipe.config.rollout.num_rows
         self._channel = channel or ObjectStore()
         self._fleet = Fleet(recipe, log=log)
-        self._pools = count()
+        self._envs: dict[str, int] = {}  # numbers of environments, by how they are opened
 
     def player(self, envs: EnvPool) -> ClusterPlayer:
         """Return what plays episodes in copies of an environment that the engines open."""
-        return ClusterPlayer(self._fleet, next(self._pools), envs.open_others, capacity=self._capacity)
+        number = self._envs.setdefault(repr(envs.open_others), len(self._envs))
+        return ClusterPlayer(self._fleet, number, envs.open_others, capacity=self._capacity)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Return all items."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +98,10 @@ def build_source(
     device: torch.device,
     log: Callable[[str], Any],
 ) -> Source:
-    """Return what samples for this process: its engine, of several addresses its own, or those of a cluster.
+    """Return what samples for this process: its own engine, or those of a cluster.
 
     Raises:
-        ConfigError: There are not as many addresses as processes, or Ray is missing.
+        ConfigError: Ray is missing.
         EngineError, EngineFault: The engine cannot be opened, or there is no room for it beside the policy.
     """
     if config.cluster.engines:
@@ -110,16 +109,6 @@ def build_source(
         from agents.cluster.source import open_source
 
         return open_source(Recipe(config=config, dtype=dtype, rules=rules), log=log)
-    names, count = config.rollout.engine.split(","), distributed.size()
-    is_served = ":" in config.rollout.engine
-    expect(
-        len(names) == (count if is_served else 1),
-        "rollout.engine",
-        f"to be one name, or an address for each of the {count} processes",
-        config.rollout.engine,
-    )
-    if is_served:
-        config = replace(config, rollout=replace(config.rollout, engine=names[distributed.rank()]))
     engine = open_run_engine(
         config,
         path,

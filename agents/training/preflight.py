@@ -31,8 +31,7 @@ def check_libraries(config: TrainConfig) -> None:
     check_installed(config.report_to)
     if config.cluster.is_used:
         check_ray()
-    for name in config.rollout.engine.split(","):
-        check_engine(name)
+    check_engine(config.rollout.engine)
     find_estimator(config.ppo.advantage)
     find_aggregation(config.ppo.aggregation)
     check_optimizer(config.ppo)

@@ -34,7 +34,7 @@ _MAY_CHANGE = (
 )
 
 _OF_THE_MACHINE = ("rollout.engine", "rollout.max_num_seqs", "rollout.vllm_gpu_memory_utilization")
-"""What samples, and how much at once: a server may move, and a run may continue on another GPU."""
+"""What samples, and how much at once: a run may continue on another machine."""
 
 
 def claim(config: RunArguments) -> Path | None:

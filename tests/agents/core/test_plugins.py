@@ -99,7 +99,7 @@ def test_only_vllm_splits_a_model_among_gpus() -> None:
 
 
 def test_an_unknown_engine_is_rejected() -> None:
-    with pytest.raises(EngineError, match=r"Expect an engine to be auto, transformers, vllm, HOST:PORT or module"):
+    with pytest.raises(EngineError, match=r"Expect an engine to be auto, transformers, vllm or module"):
         open_engine(
             "sglang",
             Path(),
