@@ -9,19 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agents.core.types import Completion, EpisodeSpec
-from agents.engines.base import Engine, Sampling
-from agents.models.devices import pick_device
-from agents.models.find import resolve_model
-from agents.rollout.envs import EnvPool
-from agents.rollout.in_order import Group
-from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine, probe
-
 if TYPE_CHECKING:
     from agents.cluster.weights import SentWeights
     from agents.config.training import TrainConfig
+    from agents.core.types import Completion, EpisodeSpec
+    from agents.engines.base import Engine, Sampling
     from agents.rollout.collector import Collector
+    from agents.rollout.envs import EnvPool
     from agents.rollout.episode import TurnRules
+    from agents.rollout.in_order import Group
 
 _SLICE_S = 0.25  # of playing, before the caller hears what has ended and how much room there is
 
@@ -82,35 +78,39 @@ class RolloutActor:
             os.chdir(recipe.folder)
 
     def start(self) -> None:
-        """Answer as soon as the process runs."""
+        """Answer as soon as the process runs, before it imports anything that takes long."""
 
     def open(self) -> None:
         """Load the model."""
+        from agents.models.devices import pick_device
+        from agents.models.find import resolve_model
+        from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
+
         recipe, config = self._recipe, self._recipe.config
         path = resolve_model(config.model, log=_quietly)
-        self._chat = open_chat(config, path)
-        self._engine: Engine = open_run_engine(
+        chat = open_chat(config, path)
+        engine: Engine = open_run_engine(
             config,
             path,
-            self._chat,
+            chat,
             dtype=recipe.dtype,
             device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
             number=self._number,
             tensor_parallel_size=max(1, config.cluster.engine_gpus),
             log=_quietly,
         )
-        in_flight = most_in_flight(config.rollout, self._engine)
-        self._source = LocalSource(self._engine, self._chat, rules=recipe.rules, in_flight=in_flight)
+        in_flight = most_in_flight(config.rollout, engine)
+        self._source = LocalSource(engine, chat, rules=recipe.rules, in_flight=in_flight)
 
     def load(self, weights: SentWeights) -> None:
         """Load weights, after what is left of the last job is dropped."""
         for collector in self._collectors.values():
             collector.cancel()
-        self._engine.load_weights(weights.version, weights.receive())
+        self._source.load_weights(weights.version, weights.receive())
 
     def probe(self, prompt: Sequence[int], temperature: float) -> list[Completion]:
         """Return short completions of a prompt."""
-        return probe(self._engine, prompt, temperature=temperature)
+        return self._source.probe(prompt, temperature=temperature)
 
     def play(self, job: Job, episodes: Sequence[EpisodeSpec]) -> Report:
         """Take further groups, and play until one has ended or a moment has passed."""

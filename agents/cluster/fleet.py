@@ -61,7 +61,7 @@ class Fleet:
         self._count = 0
         self._job = 0
         self._losses: Counter[int] = Counter()  # in a row, by place
-        self._seen_at = time.monotonic()
+        self._room_at = time.monotonic()  # when an actor last had room
         self._warn_of_little_room()
         for place in range(self._cluster.engines):
             self._start(place)
@@ -158,7 +158,6 @@ class Fleet:
             self._lose(number, one_line(error), news)
             return
         worker = self._workers[number]
-        self._seen_at = time.monotonic()
         if worker.stage == "working":
             self._losses[worker.place] = 0
             if worker.job == self._job:
@@ -188,10 +187,10 @@ class Fleet:
 
     def _check_room(self) -> None:
         """Raise an error if no actor has found room for a while."""
+        now = time.monotonic()
         if any(worker.stage != "starting" for worker in self._workers.values()):
-            return
-        waited = time.monotonic() - self._seen_at
-        if waited > self._cluster.patience_s:
+            self._room_at = now
+        if (waited := now - self._room_at) > self._cluster.patience_s:
             raise EngineFault(
                 f"Expect room on the cluster for an engine ({self._needs(1)}), got none for {waited:.0f} s."
             )

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from agents.cluster.connect import connect
 from agents.config.training import TrainConfig
-from agents.core.distributed import lost_processes_in_one_line
 from agents.core.errors import TrainingError, one_line
 
 _TICK_S = 0.5
@@ -55,13 +54,11 @@ class TrainActor:
     """A process that trains; :meth:`stop` is called while :meth:`train` runs.
 
     Args:
-        make: Makes the trainer.
         folder: Of the process that has started this one, for relative paths.
         command: The command line of that process.
     """
 
-    def __init__(self, make: Callable[[TrainConfig], Trains], folder: str, command: Sequence[str]) -> None:
-        self._make = make
+    def __init__(self, folder: str, command: Sequence[str]) -> None:
         self._trainer: Trains | None = None
         self._is_stopped = False
         sys.argv = list(command)
@@ -76,10 +73,12 @@ class TrainActor:
         with socket.create_server((address, 0)) as server:
             return _Place(node=ray.get_runtime_context().get_node_id(), address=address, port=server.getsockname()[1])
 
-    def train(self, variables: Mapping[str, str], config: TrainConfig) -> bool:
+    def train(self, variables: Mapping[str, str], make: Callable[[TrainConfig], Trains], config: TrainConfig) -> bool:
         """Train as the process that the variables describe; return False if the run was asked to stop."""
+        from agents.core.distributed import lost_processes_in_one_line
+
         os.environ.update(variables)
-        with lost_processes_in_one_line(), closing(trainer := self._make(config)):
+        with lost_processes_in_one_line(), closing(trainer := make(config)):
             self._trainer = trainer
             if self._is_stopped:
                 trainer.stop()
@@ -116,18 +115,17 @@ def train_together(
         Exception: What a process has raised.
     """
     connect()
-    most = config.cluster.max_restarts
-    for restarts in range(most + 1):
+    restarts, most = 0, config.cluster.max_restarts
+    while True:
         try:
             return _train_once(make, config, should_stop)
         except _Lost as lost:
             if restarts == most:
                 raise TrainingError(
-                    f"Expect training processes that last, got {most} restarts and one more that was lost: {lost}."
+                    f"Expect training processes that last, got one more lost after {most} restarts: {lost}."
                 ) from None
             log(f"A training process is lost ({lost}): all start again from the last checkpoint.")
-            config = replace(config, resume="auto")
-    raise AssertionError("unreachable")
+        restarts, config = restarts + 1, replace(config, resume="auto")
 
 
 def _train_once(make: Callable[[TrainConfig], Trains], config: TrainConfig, should_stop: Callable[[], bool]) -> bool:
@@ -136,15 +134,20 @@ def _train_once(make: Callable[[TrainConfig], Trains], config: TrainConfig, shou
     count, device = config.cluster.trainers, config.device
     has_gpus = device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= count)
     actor = ray.remote(TrainActor).options(num_cpus=1, num_gpus=int(has_gpus), max_concurrency=2)
-    actors = [actor.remote(make, os.getcwd(), sys.argv) for _ in range(count)]
+    actors = [actor.remote(os.getcwd(), sys.argv) for _ in range(count)]
     try:
-        return _watch(actors, config, should_stop)
+        return _watch(actors, make, config, should_stop)
     finally:
         for each in actors:
             ray.kill(each)
 
 
-def _watch(actors: Sequence[Any], config: TrainConfig, should_stop: Callable[[], bool]) -> bool:
+def _watch(
+    actors: Sequence[Any],
+    make: Callable[[TrainConfig], Trains],
+    config: TrainConfig,
+    should_stop: Callable[[], bool],
+) -> bool:
     """Let the processes train, and wait for all of them."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -160,7 +163,7 @@ def _watch(actors: Sequence[Any], config: TrainConfig, should_stop: Callable[[],
         raise _Lost(one_line(error)) from error
     by_node = sorted(zip(places, actors, strict=True), key=lambda each: each[0].node)
     waiting = [
-        actor.train.remote(variables, config)
+        actor.train.remote(variables, make, config)
         for (_, actor), variables in zip(by_node, _variables([place for place, _ in by_node]), strict=True)
     ]
     ended: list[bool] = []

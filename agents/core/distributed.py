@@ -119,7 +119,13 @@ def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
     wait()  # for the slowest process
     if any_of(mine is None):
         return None
-    return gather(mine or ())
+    items = list(mine or ())
+    owners = [owner for owner, count in enumerate(gather([len(items)])) if count]
+    if size() == 1 or len(owners) != 1:
+        return gather(items)
+    received = [items]  # gathering would take room for as many from each process
+    distributed.broadcast_object_list(received, src=owners[0])
+    return received[0]
 
 
 def any_of(flag: bool) -> bool:

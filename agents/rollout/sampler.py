@@ -88,11 +88,11 @@ class Sampler:
         ahead, self._ahead = self._ahead, None
         metrics = dict(sync()) if ahead is None else {}
         mine = self._collect(step, on_end, should_stop) if ahead is None else ahead
-        parts = gather_unless_stopped(None if mine is None else [mine])
+        parts = gather_unless_stopped(None if mine is None else [mine] if mine.metrics else [])
         if parts is None:
             return None
         trajectories = [trajectory for part in parts for trajectory in part.trajectories]
-        collected = self._choose(trajectories, over_processes([part.metrics for part in parts if part.metrics]))
+        collected = self._choose(trajectories, over_processes([part.metrics for part in parts]))
         if collected.metrics["episodes/invalid_ratio"] == 1:
             raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
         # the engine is free: collect for the next step, or free memory for the update

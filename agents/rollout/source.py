@@ -64,8 +64,11 @@ class Source(Protocol):
 
     max_model_len: int
     """Maximum tokens per episode, prompt included."""
-    has_weights: bool
-    """Whether it can sample: not after a :meth:`sleep` that freed weights."""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it can sample: not after a :meth:`sleep` that freed weights."""
+        ...
 
     def player(self, envs: EnvPool) -> Player:
         """Return what plays episodes of an environment."""

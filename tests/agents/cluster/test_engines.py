@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from processes import is_alive, wait_until
+from processes import is_alive
 from ray_processes import processes
-from runs import small
+from runs import small, wait_for
 
 from agents.cluster.actor import Recipe
 from agents.cluster.source import ClusterSource
@@ -27,7 +27,7 @@ from agents.rollout.envs import EnvPool, open_split
 from agents.rollout.episode import TurnRules
 from agents.rollout.source import LocalSource, Player, open_chat, open_run_engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SAMPLING = Sampling(max_tokens=24)
 ASKED = [
@@ -105,14 +105,14 @@ class Two:
 @pytest.fixture(scope="module")
 def two(nodes: Any, tiny: Path, envs: EnvPool, weights: dict[str, torch.Tensor]) -> Iterator[Two]:
     lines: list[str] = []
-    with closing(ClusterSource(recipe(tiny, engines=2, patience_s=30), log=lines.append)) as source:
+    with closing(ClusterSource(recipe(tiny, engines=2, max_restarts=20), log=lines.append)) as source:
         source.load_weights(3, Weights.of(weights))
         yield Two(source, source.player(envs), lines)
 
 
 def probe_all(two: Two) -> None:
     """Wait until both engines work."""
-    wait_until(lambda: len(two.source.probe([1, 2, 3], temperature=1.0)) == 8)
+    wait_for(lambda: len(two.source.probe([1, 2, 3], temperature=1.0)) == 8)
 
 
 def test_two_engines_play_what_one_plays_in_this_process(two: Two, expected: list[Any]) -> None:
@@ -179,10 +179,10 @@ def test_an_engine_killed_while_it_loads_weights_is_replaced(
 def test_an_engine_that_hangs_is_replaced(two: Two, expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     probe_all(two)
     hung = engines()[0]
-    two.source._fleet._cluster = replace(two.source._fleet._cluster, patience_s=3.0)
+    monkeypatch.setattr(two.source._fleet, "_cluster", replace(two.source._fleet._cluster, patience_s=5.0))
     os.kill(hung, signal.SIGSTOP)
     assert play(two.player) == expected
-    wait_until(lambda: not is_alive(hung))
+    wait_for(lambda: not is_alive(hung))
 
 
 def test_a_node_may_leave_and_another_join(nodes: Any, two: Two, expected: list[Any]) -> None:

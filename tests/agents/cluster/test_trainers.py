@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from paths import ROOT
-from processes import wait_until
 from ray_processes import processes
-from runs import SMALL, run, small, trainer
+from runs import SMALL, run, small, trainer, wait_for
 from safetensors.torch import load_file
 
 from agents.cluster.trainers import train_together
@@ -23,7 +22,7 @@ from agents.core.errors import TrainingError
 from agents.training.checkpoint import checkpoints
 from agents.training.trainer import Trainer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -49,7 +48,7 @@ def test_a_lost_trainer_restarts_all_and_the_weights_are_those_of_one_process(no
     config = small(folder, cluster=ClusterConfig(trainers=2, engines=1), **settings)
 
     def kill() -> None:
-        wait_until(lambda: len(checkpoints(folder)) > 0)
+        wait_for(lambda: len(checkpoints(folder)) > 0)
         os.kill(processes("TrainActor")[-1], signal.SIGKILL)
 
     assert beside(lambda: train_together(Trainer, config, should_stop=lambda: False, log=lines.append), kill)
@@ -80,7 +79,7 @@ class Stops(Dies):
     asked = False
 
     def train(self) -> bool:
-        wait_until(lambda: self.asked)
+        wait_for(lambda: self.asked)
         return False
 
     def stop(self) -> None:
@@ -89,7 +88,9 @@ class Stops(Dies):
 
 def test_trainers_that_never_last_end_the_run_with_one_line(nodes: Any, tmp_path: Path) -> None:
     config = small(tmp_path, cluster=ClusterConfig(trainers=1, max_restarts=1))
-    with pytest.raises(TrainingError, match=r"^Expect training processes that last, got 1 restarts and one more"):
+    with pytest.raises(
+        TrainingError, match=r"^Expect training processes that last, got one more lost after 1 restarts"
+    ):
         train_together(Dies, config, should_stop=lambda: False, log=print)
 
 
@@ -103,10 +104,10 @@ def test_a_killed_driver_leaves_no_process_and_its_run_resumes(nodes: Any, tmp_p
     variables = os.environ | {"RAY_ADDRESS": nodes.address}
     command = [sys.executable, str(ROOT / "train.py"), *flags, "--max-steps", "1000"]
     with subprocess.Popen(command, env=variables, cwd=ROOT, stdout=subprocess.DEVNULL) as driver:
-        wait_until(lambda: len(checkpoints(tmp_path)) > 0)
+        wait_for(lambda: len(checkpoints(tmp_path)) > 0)
         assert processes("RolloutActor")
         driver.kill()
-    wait_until(lambda: not processes("RolloutActor"))
+    wait_for(lambda: not processes("RolloutActor"))
     steps = int(checkpoints(tmp_path)[-1].name.partition("-")[2])
     again = run(*flags, "--max-steps", str(steps + 1), env=variables)
     assert again.returncode == 0, again.stderr
