@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib.util import find_spec
 
@@ -34,7 +35,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(include_dashboard=False, logging_level="warning")
+        ray.init(include_dashboard=False, logging_level=logging.WARNING)
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "this machine's address")
         raise ConfigError(f"Expect a Ray cluster at {address}, got none: start it with `ray start --head`.") from error

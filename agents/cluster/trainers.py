@@ -134,7 +134,7 @@ def _train_once(make: Callable[[TrainConfig], Trains], config: TrainConfig, shou
     count, device = config.cluster.trainers, config.device
     has_gpus = device.startswith("cuda") or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= count)
     actor = ray.remote(TrainActor).options(num_cpus=1, num_gpus=int(has_gpus), max_concurrency=2)
-    actors = [actor.remote(os.getcwd(), sys.argv) for _ in range(count)]
+    actors: list[Any] = [actor.remote(os.getcwd(), sys.argv) for _ in range(count)]
     try:
         return _watch(actors, make, config, should_stop)
     finally:

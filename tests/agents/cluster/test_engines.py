@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,56 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from cluster_requests import ASKED, SAMPLING, content, play, recipe
 from processes import is_alive
 from ray_processes import processes
-from runs import small, wait_for
+from runs import wait_for
 
-from agents.cluster.actor import Recipe
 from agents.cluster.source import ClusterSource
 from agents.cluster.weights import ObjectStore, SentWeights
-from agents.config.cluster import ClusterConfig
-from agents.config.training import TrainConfig
 from agents.core.errors import EngineFault
-from agents.core.types import EpisodeSpec, Trajectory, seed_of
-from agents.engines.base import Sampling, Weights
-from agents.models.load import load_model
-from agents.rollout.envs import EnvPool, open_split
-from agents.rollout.episode import TurnRules
-from agents.rollout.source import LocalSource, Player, open_chat, open_run_engine
+from agents.core.types import Trajectory
+from agents.engines.base import Weights
+from agents.rollout.envs import EnvPool
+from agents.rollout.source import Player
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-SAMPLING = Sampling(max_tokens=24)
-ASKED = [
-    EpisodeSpec(
-        group_id=group,
-        env_seed=group,
-        sampling_seed=seed_of(group, sample),
-        options={"problem_index": group, "interaction_budget": 2},
-        sample=sample,
-    )
-    for group in range(12)
-    for sample in range(2)
-]
-
-
-def configured(tiny: Path, **cluster: Any) -> TrainConfig:
-    config = small(Path("unused"), cluster=ClusterConfig(**cluster))
-    return replace(config, model=str(tiny))
-
-
-def recipe(tiny: Path, **cluster: Any) -> Recipe:
-    return Recipe(config=configured(tiny, **cluster), dtype="float32", rules=TurnRules())
-
-
-def content(trajectories: Sequence[Trajectory]) -> list[Any]:
-    return [(t.group_id, t.sample, t.token_ids, t.logprobs, t.policy_versions, t.reward) for t in trajectories]
-
-
-def play(player: Player, **arguments: Any) -> list[Any]:
-    collected = player.collect(ASKED, SAMPLING, **arguments)
-    assert collected is not None
-    return content(collected.trajectories)
 
 
 def engines() -> list[int]:
@@ -70,27 +34,6 @@ def at_first(act: Callable[[], None]) -> Callable[[object], None]:
     """Act once, when the first trajectory arrives."""
     waiting = [act]
     return lambda _: waiting.pop()() if waiting else None
-
-
-@pytest.fixture(scope="module")
-def weights(tiny: Path) -> dict[str, torch.Tensor]:
-    return load_model(tiny, "float32").state_dict()
-
-
-@pytest.fixture(scope="module")
-def envs(tiny: Path) -> Iterator[EnvPool]:
-    with closing(open_split(configured(tiny).env, 4, split="train")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def expected(tiny: Path, envs: EnvPool, weights: dict[str, torch.Tensor]) -> list[Any]:
-    """What an engine in this process plays."""
-    config, chat = configured(tiny), open_chat(configured(tiny), tiny)
-    place: Any = {"dtype": "float32", "device": torch.device("cpu"), "number": 0}
-    with closing(LocalSource(open_run_engine(config, tiny, chat, log=print, **place), chat)) as source:
-        source.load_weights(3, Weights.of(weights))
-        return play(source.player(envs))
 
 
 @dataclass
