@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
 from agents.cluster.actor import Recipe, RolloutActor
 from agents.core.errors import EngineFault, one_line
@@ -150,7 +150,7 @@ class Fleet:
         try:
             answer = ray.get(call)
         except RayTaskError as error:
-            if isinstance(error.cause, RayError):  # it has lost what it was reading
+            if isinstance(error.cause, ObjectLostError):  # of a node that is gone
                 self._lose(number, one_line(error.cause), news)
                 return
             raise error.cause from None

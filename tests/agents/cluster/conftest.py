@@ -1,6 +1,7 @@
 """Two nodes of a Ray cluster on this machine, and a request to play on them, for all tests of this folder."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -39,9 +40,10 @@ def start() -> Any:
 @pytest.fixture(scope="package")
 def nodes() -> Iterator[Any]:
     """A cluster of two nodes with two CPUs each, to which this process is connected."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with warnings.catch_warnings():  # Ray closes the processes of its nodes later
-        warnings.simplefilter("ignore", ResourceWarning)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # actors import what the tests send them
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray closes the processes of its nodes later
         import ray
 
         cluster = start()
