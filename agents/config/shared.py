@@ -128,8 +128,8 @@ class EngineArguments:
     """What samples."""
 
     engine: str = "auto"
-    """What samples: transformers, vllm, HOST:PORT of a served one (one per process, with commas), or auto: vllm
-    if it is installed and there is a GPU."""
+    """What samples: transformers, vllm, your own as module:function, or auto: vllm if it is installed and there is a
+    GPU."""
     dtype: Dtype = "auto"
     """dtype of the weights that sample; auto: bfloat16 where the device computes in it, else float32."""
     max_num_seqs: int | None = None

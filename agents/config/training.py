@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agents.config.cluster import ClusterConfig
 from agents.config.schedules import CompetenceConfig, parse_budgets, parse_schedule
 from agents.config.shared import (
     CHAT_TEMPLATE_KWARGS,
@@ -461,6 +462,7 @@ class TrainConfig(RunArguments):
     ppo: PPOConfig = field(default_factory=PPOConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -473,6 +475,8 @@ class TrainConfig(RunArguments):
             "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
             self.ppo.importance_sampling,
         )
+        pauses = self.rollout.max_new_tokens is not None and self.cluster.engines > 0
+        expect(not pauses, "rollout.max_new_tokens", "None beside cluster.engines", self.rollout.max_new_tokens)
         best = self.best_metric
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         both = self.lora.rank and self.warm_up_steps

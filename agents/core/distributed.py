@@ -36,7 +36,7 @@ _patient: distributed.ProcessGroup | None = None
 
 
 def start(device: torch.device) -> torch.device:
-    """Initialize the process group if torchrun started this process; return its device.
+    """Initialize the process group if torchrun or a cluster started this process; return its device.
 
     Args:
         device: ``cuda`` is mapped to the GPU of this process.
@@ -44,7 +44,9 @@ def start(device: torch.device) -> torch.device:
     if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         return device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device(
+            "cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        )  # it may see its own alone
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     global _patient  # noqa: PLW0603 - as the default group, it is the process's
@@ -117,7 +119,13 @@ def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
     wait()  # for the slowest process
     if any_of(mine is None):
         return None
-    return gather(mine or ())
+    items = list(mine or ())
+    owners = [owner for owner, count in enumerate(gather([len(items)])) if count]
+    if size() == 1 or len(owners) != 1:
+        return gather(items)
+    received = [items]  # gathering would take room for as many from each process
+    distributed.broadcast_object_list(received, src=owners[0])
+    return received[0]
 
 
 def any_of(flag: bool) -> bool:

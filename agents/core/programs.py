@@ -31,7 +31,9 @@ def launcher() -> str:
     >>> launcher()
     'python'
     """
-    count, on_node = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if "LOCAL_WORLD_SIZE" not in os.environ:  # which torchrun sets
+        return "python"
+    count, on_node = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     nodes = f"--nnodes {count // on_node} " if count > on_node else ""
     return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {on_node}"
 

@@ -30,7 +30,7 @@ ENGINES: Mapping[str, str] = {
 
 
 def check_engine(name: str) -> None:
-    """Check that an engine exists and its library is installed; a plugin is imported, a served engine not asked.
+    """Check that an engine exists and its library is installed; a plugin is imported.
 
     Args:
         name: As for :func:`open_engine`.
@@ -39,15 +39,13 @@ def check_engine(name: str) -> None:
         ConfigError: Your own engine cannot be imported.
         EngineError: Unknown engine, or a missing library.
     """
-    if name == "auto" or name in ENGINES or name.rpartition(":")[2].isdecimal():
+    if name == "auto" or name in ENGINES:
         if name == "vllm" and sys.modules.get("vllm") is None and importlib.util.find_spec("vllm") is None:
             raise EngineError(VLLM_MISSING)
     elif is_plugin(name, "engines"):
         load_plugin("engine", name, "engines")
     else:
-        raise EngineError(
-            f"Expect an engine to be auto, {', '.join(ENGINES)}, HOST:PORT or module:function, got {name!r}."
-        )
+        raise EngineError(f"Expect an engine to be auto, {', '.join(ENGINES)} or module:function, got {name!r}.")
 
 
 def open_engine(
@@ -68,10 +66,9 @@ def open_engine(
     """Load a model into an engine.
 
     Args:
-        name: A name in `ENGINES`, the address HOST:PORT of a served engine (`agents.engines.remote`),
-            ``module:function`` or an entry point of the group ``agents.engines`` for your own engine, or "auto": vllm
-            if it is installed and a GPU is available, else transformers.
-        path: Model folder; ignored by a served engine, which has loaded its own.
+        name: A name in `ENGINES`, ``module:function`` or an entry point of the group ``agents.engines`` for your own
+            engine, or "auto": vllm if it is installed and a GPU is available, else transformers.
+        path: Model folder.
         chat: Decodes tokens.
         dtype: Data type of the weights, "float32" or "bfloat16".
         device: Device of the transformers engine; the others choose their own.
@@ -88,7 +85,6 @@ def open_engine(
         ConfigError: Your own engine cannot be imported.
         EngineError: Unknown engine, missing library, a model that the engine cannot serve, or several GPUs for an
             engine that uses one.
-        EngineFault: No engine answers at the address.
     """
     if name == "auto":
         name = "vllm" if device.type == "cuda" and importlib.util.find_spec("vllm") else "transformers"
@@ -104,10 +100,6 @@ def open_engine(
                 "splits a model among GPUs."
             )
         place["tensor_parallel_size"] = tensor_parallel_size
-    if name.rpartition(":")[2].isdecimal():
-        from agents.engines.remote import RemoteEngine
-
-        return RemoteEngine(name, dtype=dtype, max_model_len=max_model_len)
     check_engine(name)
     if name != "transformers":  # its memory grows as it samples
         from agents.engines.gpu_memory import free_share

@@ -19,9 +19,9 @@ from agents.evaluation.manifest import weights_revision
 from agents.evaluation.run_folder import RunFiles, read_manifest
 from agents.models.devices import pick_device
 from agents.models.find import resolve_model
-from agents.models.load import load_tokenizer
 from agents.rollout.chat_episodes import play_chats
 from agents.rollout.evaluate import evaluate
+from agents.rollout.source import LocalSource, open_chat
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 Decode = Callable[[Sequence[int]], str]
 Play = Callable[..., object]
-"""Called as `agents.rollout.evaluate.evaluate` is, without engine and chat; ``on_end`` may also get a `Usage`."""
+"""Called as `agents.rollout.evaluate.evaluate` is, without a source; ``on_end`` may also get a `Usage`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[tuple[Play
     engine, chat = load()
 
     def play(envs: EnvPool, sampling: Sampling, **which: Any) -> object:
-        return evaluate(envs, engine, chat, sampling, **which)
+        return evaluate(envs, LocalSource(engine, chat), sampling, **which)
 
     with closing(engine):
         yield play, chat.decode
@@ -132,17 +132,11 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
     Raises:
         ModelError: The model cannot be loaded, or its tokenizer cannot be used for chats.
     """
-    from agents.core.chat import Chat
     from agents.engines import open_engine
 
     device = pick_device("auto")
     print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
-    chat = Chat(
-        load_tokenizer(path),
-        config.template,
-        template_kwargs=json.loads(config.chat_template_kwargs),
-        dialect=config.env.dialect,
-    )
+    chat = open_chat(config, path)
     engine = open_engine(
         config.engine,
         path,

@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.episode import ActiveEpisode, TurnRules
+from agents.rollout.in_order import Enough, Group, InOrder, never
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -92,6 +92,9 @@ def _mean(values: Sequence[float]) -> float:
 class Collector:
     """Plays episodes with an engine, and keeps paused episodes between collections.
 
+    :meth:`collect` plays a request to its end. What it is made of takes further groups while others are played:
+    :meth:`begin`, then :meth:`add` and :meth:`poll` as often as needed.
+
     Each episode has its own random streams, so that neither order nor timing changes what is sampled, up to the
     engine's numerics. An episode whose prompt leaves no room for a token ends with ``reward_valid=False``. An episode
     is truncated after a turn in which neither the policy nor the environment wrote anything.
@@ -116,6 +119,7 @@ class Collector:
         self._in_engine: dict[int, tuple[int, ActiveEpisode]] = {}
         self._paused: list[tuple[int, ActiveEpisode]] = []
         self._groups: dict[int, dict[int, Trajectory | None]] = {}  # by group and number; None: not finished
+        self._ended: list[Group] = []  # since the last poll
         self._too_long: set[int] = set()
         self._count = 0
         self._is_abandoned = False
@@ -129,42 +133,107 @@ class Collector:
         on_end: Callable[[Trajectory], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
         max_new_tokens: int | None = None,
-        enough: Callable[[Sequence[Sequence[Trajectory]]], bool] = lambda _: False,
+        enough: Enough = never,
     ) -> Collected | None:
         """Play these episodes and the paused ones, and return the groups that are complete.
 
         Args:
             episodes: The episodes to start, in whole groups.
-            sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
-                seed is not used.
-            on_end: Called with each trajectory as it ends.
+            sampling: As for :meth:`begin`.
+            on_end: As for :meth:`begin`.
             should_stop: Called before each engine step; once it returns True, every episode is abandoned.
-            max_new_tokens: Tokens that may be sampled per episode in this collection. An episode that needs more is
-                paused, and continues in the next collection. None: every episode is played to its end.
-            enough: Called with the first group when it is complete, with the first two when both are, and so on; once
-                it returns True, these groups are returned and all others are cancelled.
+            max_new_tokens: As for :meth:`begin`.
+            enough: Once it returns True, the groups that it was called with are returned and all others are cancelled.
 
         Returns:
             The trajectories of whole groups, in the order of the request, with metrics; None if the collection was
             stopped.
         """
-        self._clock, self._sampling, self._on_end = _Clock(), sampling, on_end
-        self._leading: list[list[Trajectory]] = []
         try:
-            self._begin(episodes, max_new_tokens)
-            while not self._has_enough(enough) and self._is_playing:
-                # environments -> engine
-                self._take_results()
+            self.begin(sampling, on_end=on_end, max_new_tokens=max_new_tokens)
+            self.add(episodes)
+            groups = InOrder(self._groups, enough)
+            while self.is_playing and not groups.is_enough:
                 if should_stop():
                     self.abandon()
                     return None
-                # engine -> environments
-                for completion in self._poll():
-                    self._take_completion(completion)
+                for group in self.poll():
+                    groups.put(group)
         except BaseException:
             self.abandon()
             raise
-        return Collected(trajectories=tuple(self._take_groups()), metrics=self._clock.metrics())
+        if groups.is_enough:
+            self.cancel()
+        return Collected(trajectories=groups.trajectories(), metrics=self.metrics())
+
+    def begin(
+        self,
+        sampling: Sampling,
+        *,
+        on_end: Callable[[Trajectory], None] = lambda _: None,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        """Begin a collection: resume the paused episodes; :meth:`add` starts others.
+
+        Args:
+            sampling: Temperature and top_p; ``max_tokens`` counts everything after the prompt, feedback included; the
+                seed is not used.
+            on_end: Called with each trajectory as it ends.
+            max_new_tokens: Tokens that may be sampled per episode in this collection. An episode that needs more is
+                paused, and continues in the next collection. None: every episode is played to its end.
+        """
+        self._clock, self._sampling, self._on_end = _Clock(), sampling, on_end
+        self._allowance = max_new_tokens
+        if self._is_abandoned:
+            self._envs.drain()
+            self._in_env.clear()
+            self._free, self._is_abandoned = deque(self._used), False
+        self._free = deque(sorted(self._free))  # so that a resumed run fills them in the same order
+        for play in self._waiting:
+            play.allowance = max_new_tokens
+        # resume paused episodes
+        resumed, self._paused = self._paused, []
+        for env_id, play in sorted(resumed, key=lambda each: each[1].number):
+            play.allowance = max_new_tokens
+            self._sample(env_id, play)
+        self._fill()
+
+    def add(self, episodes: Sequence[EpisodeSpec]) -> None:
+        """Start further episodes, in whole groups; those for which no environment is free wait."""
+        for episode in episodes:
+            play = ActiveEpisode(number=self._count, episode=episode, allowance=self._allowance)
+            self._groups.setdefault(episode.group_id, {})[play.number] = None
+            self._waiting.append(play)
+            self._count += 1
+        self._fill()
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether :meth:`poll` has anything to wait for or to sample."""
+        in_env = any(play is not None for play in self._in_env.values())
+        return bool(in_env or self._in_engine or (self._waiting and self._in_env))
+
+    @property
+    def unfinished(self) -> int:
+        """How many episodes have not ended, waiting and paused ones included."""
+        return sum(list(members.values()).count(None) for members in self._groups.values())
+
+    def poll(self) -> list[Group]:
+        """Run one step of the engine, and pass on what environments have done; return the groups that ended.
+
+        It waits for an environment if there is nothing to sample; call it only while :attr:`is_playing`.
+        """
+        # environments -> engine
+        self._take_results()
+        # engine -> environments
+        for completion in self._poll_engine():
+            self._take_completion(completion)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def metrics(self) -> dict[str, float]:
+        """Return how the time since :meth:`begin` was spent."""
+        return self._clock.metrics()
 
     def as_json(self) -> dict[str, Any]:
         """Return the unfinished groups and paused episodes as JSON data."""
@@ -206,31 +275,20 @@ class Collector:
         play.scanner = result.scanner
         self._paused.append((env_id, play))
 
+    def cancel(self) -> None:
+        """Drop every episode; an environment that is still running becomes free when it is done."""
+        numbers = {number for members in self._groups.values() for number in members}
+        for number in numbers:
+            self._engine.release(number)
+        self._free.extend(env_id for env_id, _ in (*self._in_engine.values(), *self._paused))
+        self._in_env = dict.fromkeys(self._in_env)
+        for started in (self._groups, self._in_engine, self._paused, self._waiting, self._ended):
+            started.clear()
+
     def abandon(self) -> None:
         """Drop every episode; the next collection first waits for environments that are still running."""
-        self._cancel(list(self._groups))
+        self.cancel()
         self._is_abandoned = True
-
-    def _begin(self, episodes: Sequence[EpisodeSpec], max_new_tokens: int | None) -> None:
-        if self._is_abandoned:
-            self._envs.drain()
-            self._in_env.clear()
-            self._free, self._is_abandoned = deque(self._used), False
-        self._free = deque(sorted(self._free))  # so that a resumed run fills them in the same order
-        # queue new episodes
-        for episode in episodes:
-            play = ActiveEpisode(number=self._count, episode=episode)
-            self._groups.setdefault(episode.group_id, {})[play.number] = None
-            self._waiting.append(play)
-            self._count += 1
-        for play in self._waiting:
-            play.allowance = max_new_tokens
-        # resume paused episodes
-        resumed, self._paused = self._paused, []
-        for env_id, play in sorted(resumed, key=lambda each: each[1].number):
-            play.allowance = max_new_tokens
-            self._sample(env_id, play)
-        self._fill()
 
     def _fill(self) -> None:
         """Start waiting episodes in free environments."""
@@ -238,11 +296,6 @@ class Collector:
             env_id, play = self._free.popleft(), self._waiting.popleft()
             self._in_env[env_id] = play
             self._envs.reset(env_id, seed=play.episode.env_seed, options=play.episode.options)
-
-    @property
-    def _is_playing(self) -> bool:
-        in_env = any(play is not None for play in self._in_env.values())
-        return bool(in_env or self._in_engine or (self._waiting and self._in_env))
 
     def _take_results(self) -> None:
         """Advance the episodes whose environments are done; wait for one if there is nothing to sample."""
@@ -275,9 +328,18 @@ class Collector:
         if ended:
             self._engine.release(play.number)
             trajectory = play.trajectory(truncated=result.truncated or play.finish_reason == "length")
-            self._groups[play.episode.group_id][play.number] = trajectory
+            self._put(play, trajectory)
             self._on_end(trajectory)
         return ended
+
+    def _put(self, play: ActiveEpisode, trajectory: Trajectory) -> None:
+        """Keep a trajectory; with the last one of its group, the group has ended."""
+        members = self._groups[play.episode.group_id]
+        members[play.number] = trajectory
+        group = [each for each in members.values() if each is not None]
+        if len(group) == len(members):
+            del self._groups[play.episode.group_id]
+            self._ended.append(group)
 
     def _ask(self, play: ActiveEpisode, result: EnvResult) -> None:
         """Prepare the next turn, or end the episode if no token is left for it."""
@@ -318,7 +380,7 @@ class Collector:
         self._engine.submit(play.number, play.token_ids, sampling, scanner, begun=play.completion)
         self._clock.sampling += time.perf_counter() - begin
 
-    def _poll(self) -> list[Completion]:
+    def _poll_engine(self) -> list[Completion]:
         """Run one step of the engine."""
         begin = time.perf_counter()
         completions = self._engine.poll()
@@ -341,39 +403,6 @@ class Collector:
         play.acted_at = time.perf_counter()
         self._in_env[env_id] = play
         self._envs.send(env_id, play.completion.text if play.completion is not None else "")
-
-    def _has_enough(self, enough: Callable[[Sequence[Sequence[Trajectory]]], bool]) -> bool:
-        """Ask ``enough`` about each newly complete leading group; once it agrees, cancel all later groups."""
-        for members in islice(self._groups.values(), len(self._leading), None):
-            ended = [trajectory for trajectory in members.values() if trajectory is not None]
-            if len(ended) < len(members):
-                break
-            self._leading.append(ended)
-            if enough(self._leading):
-                self._cancel(list(self._groups)[len(self._leading) :])
-                return True
-        return False
-
-    def _take_groups(self) -> list[Trajectory]:
-        """Remove and return the complete groups, as trajectories."""
-        whole = [g for g, members in self._groups.items() if None not in members.values()]
-        taken = [self._groups.pop(group_id) for group_id in whole]
-        return [trajectory for members in taken for trajectory in members.values() if trajectory is not None]
-
-    def _cancel(self, group_ids: Collection[int]) -> None:
-        """Drop these groups; an environment that is still running becomes free when it is done."""
-        numbers = {number for group_id in group_ids for number in self._groups.pop(group_id)}
-        for number in numbers:
-            self._engine.release(number)
-            env_id, _ = self._in_engine.pop(number, (None, None))
-            if env_id is not None:
-                self._free.append(env_id)
-        self._free.extend(env_id for env_id, play in self._paused if play.number in numbers)
-        self._paused = [(env_id, play) for env_id, play in self._paused if play.number not in numbers]
-        self._waiting = deque(play for play in self._waiting if play.number not in numbers)
-        for env_id, play in self._in_env.items():
-            if play is not None and play.number in numbers:
-                self._in_env[env_id] = None
 
 
 def collect(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,6 +59,8 @@ class EnvPool(ABC):
 
     envs: Sequence[gymnasium.Env[str, str]]
     """The copies."""
+    open_others: Callable[[int], EnvPool]
+    """Opens that many other copies, in any process; `open_split` sets it."""
 
     def __len__(self) -> int:
         """Return the number of copies."""
@@ -158,6 +161,7 @@ def open_split(config: EnvArguments, num_envs: int, *, split: str, **overrides: 
     if not isinstance(envs.envs[0].action_space, gymnasium.spaces.Text):
         envs.close()
         raise ConfigError(f"Expect `env.id` of an environment whose actions are text, got {config.id!r}.")
+    envs.open_others = partial(open_split, config, split=split, **overrides)
     return envs
 
 

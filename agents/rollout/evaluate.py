@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from agents.core.distributed import gather_unless_stopped, share
+from agents.core.distributed import gather_unless_stopped
 from agents.core.types import EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
-from agents.rollout.collector import Collector
 from agents.rollout.envs import EnvPool
-from agents.rollout.episode import TurnRules
 from agents.rollout.selection import describe
 
 if TYPE_CHECKING:
-    from agents.core.chat import Chat
-    from agents.engines.base import Engine
+    from agents.rollout.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +39,7 @@ class Evaluation:
 
 def evaluate(
     envs: EnvPool,
-    engine: Engine,
-    chat: Chat,
+    source: Source,
     sampling: Sampling,
     *,
     num_problems: int,
@@ -53,15 +49,13 @@ def evaluate(
     wanted: Callable[[tuple[int, int]], bool] = lambda place: True,
     on_end: Callable[[Trajectory], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
-    rules: TurnRules | None = None,
 ) -> Evaluation | None:
     """Play ``num_samples`` episodes of each of the first ``num_problems`` problems.
 
     Args:
         envs: Copies of the environment. If it has a problem set, problem i is ``problem_index`` i; otherwise it is
             that of ``reset(seed=i)``.
-        engine: Samples the tokens.
-        chat: Encodes prompts and feedback.
+        source: Plays them.
         sampling: As for :func:`agents.rollout.collector.collect`.
         num_problems: At most as many as the environment has.
         num_samples: Episodes per problem.
@@ -71,14 +65,14 @@ def evaluate(
             depend on which others are played.
         on_end: Called with each trajectory as it ends.
         should_stop: Called before each engine step; once it returns True, the evaluation ends.
-        rules: Where turns end and which tokens stay.
 
     Returns:
         The outcome; None if a process was stopped.
     """
     episodes = specs_of(envs, num_problems, num_samples, seed=seed, options=options or {}, wanted=wanted)
-    collector = Collector(envs, engine, chat, rules=rules)
-    collected = collector.collect(episodes, sampling, on_end=on_end, should_stop=should_stop)
+    problems = set(source.share(range(num_problems)))
+    mine = [episode for episode in episodes if episode.group_id in problems]
+    collected = source.player(envs).collect(mine, sampling, on_end=on_end, should_stop=should_stop)
     trajectories = gather_unless_stopped(None if collected is None else collected.trajectories)
     if trajectories is None:
         return None
@@ -94,7 +88,7 @@ def specs_of(
     options: Mapping[str, Any],
     wanted: Callable[[tuple[int, int]], bool],
 ) -> list[EpisodeSpec]:
-    """Return this process's episodes of an evaluation; the arguments are those of :func:`evaluate`."""
+    """Return the episodes of an evaluation; the arguments are those of :func:`evaluate`."""
     available = envs.num_problems
     if available is not None and num_problems > available:
         raise ValueError(f"Expect at most {available} problems, got num_problems={num_problems}.")
@@ -106,7 +100,7 @@ def specs_of(
             options={**options, **({} if available is None else {"problem_index": problem})},
             sample=sample,
         )
-        for problem in share(range(num_problems))
+        for problem in range(num_problems)
         for sample in range(num_samples)
         if wanted((problem, sample))
     ]

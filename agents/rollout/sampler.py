@@ -11,23 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents.config.schedules import parse_budgets
-from agents.config.training import RolloutConfig, TrainConfig
-from agents.core.distributed import gather, gather_unless_stopped, rank, share, size, wait
+from agents.config.training import TrainConfig
+from agents.core.distributed import gather, gather_unless_stopped, rank, size, wait
 from agents.core.errors import TrainingError
 from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
-from agents.rollout.collector import Collector, over_processes
+from agents.rollout.collector import over_processes
 from agents.rollout.curriculum import ProblemOrder
 from agents.rollout.selection import choose, describe, teaches, until_enough
 
 if TYPE_CHECKING:
-    from agents.core.chat import Chat
-    from agents.engines.base import Engine
     from agents.rollout.envs import EnvPool
-    from agents.rollout.episode import TurnRules
-
-Groups = Sequence[Sequence[Trajectory]]
+    from agents.rollout.in_order import Group
+    from agents.rollout.source import Source
 
 
 def _on_the_same_gpu() -> Callable[[], None] | None:
@@ -40,17 +37,13 @@ class Sampler:
 
     Args:
         envs: Copies of the training environment.
-        engine: Samples the tokens.
-        chat: Encodes prompts and feedback.
+        source: Plays them.
         config: The run.
-        rules: Where turns end and which tokens stay.
     """
 
-    def __init__(
-        self, envs: EnvPool, engine: Engine, chat: Chat, config: TrainConfig, *, rules: TurnRules | None = None
-    ) -> None:
-        self._engine = engine
-        self._collector = Collector(envs, engine, chat, rules=rules, in_flight=_in_flight(config.rollout, engine))
+    def __init__(self, envs: EnvPool, source: Source, config: TrainConfig) -> None:
+        self._source = source
+        self._player = source.player(envs)
         self._config = config
         extra = config.rollout.num_extra_problems
         self._selection = replace(config.selection, differing_rewards=config.selection.differing_rewards or extra > 0)
@@ -95,7 +88,7 @@ class Sampler:
         ahead, self._ahead = self._ahead, None
         metrics = dict(sync()) if ahead is None else {}
         mine = self._collect(step, on_end, should_stop) if ahead is None else ahead
-        parts = gather_unless_stopped(None if mine is None else [mine])
+        parts = gather_unless_stopped(None if mine is None else [mine] if mine.metrics else [])
         if parts is None:
             return None
         trajectories = [trajectory for part in parts for trajectory in part.trajectories]
@@ -109,7 +102,7 @@ class Sampler:
             self._next = self._state()
             self._pending = self._threads.submit(self._collect, step + 1, lambda _: None, lambda: self._is_closed)
         else:
-            self._engine.sleep()
+            self._source.sleep()
         return replace(collected, metrics={**metrics, **collected.metrics})
 
     def finish(self) -> None:
@@ -135,7 +128,7 @@ class Sampler:
             self._ahead = Collected(trajectories=trajectories, metrics=_metrics_of(data))
         if self._competence is not None:
             self._competence.restore(data["budget"])
-        self._collector.restore(data["collector"])
+        self._player.restore(data["collector"])
 
     def close(self) -> None:
         """Stop the overlapping collection, and end its thread."""
@@ -144,7 +137,7 @@ class Sampler:
 
     def _state(self) -> dict[str, Any]:
         budget = None if self._competence is None else self._competence.as_json()
-        return {"ahead": self._ahead, "budget": budget, "collector": self._collector.as_json()}
+        return {"ahead": self._ahead, "budget": budget, "collector": self._player.as_json()}
 
     def _choose(self, trajectories: Sequence[Trajectory], metrics: Mapping[str, float]) -> Collected:
         """Compute the metrics of all trajectories of a step, and choose those to train on."""
@@ -171,15 +164,17 @@ class Sampler:
         rollout = self._config.rollout
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
 
-        def enough(groups: Groups) -> bool:
+        def enough(groups: Sequence[Group]) -> bool:
             if not rollout.num_extra_problems:
                 return False
             # not a share of them: all may have to come from this process
             return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
 
         episodes, seconds = self._episodes(step), 0.0
+        if not episodes:  # others play them all
+            return Collected(trajectories=(), metrics={})
         while True:
-            collected = self._collector.collect(
+            collected = self._player.collect(
                 episodes,
                 sampling,
                 on_end=on_end,
@@ -207,7 +202,7 @@ class Sampler:
             indices = self._order.indices(step)
             choices = [{"problem_index": index, "interaction_budget": budget} for index in indices]
         episodes = []
-        for group, options in share(list(enumerate(choices, step * count))):
+        for group, options in self._source.share(list(enumerate(choices, step * count))):
             episodes += [
                 EpisodeSpec(
                     group_id=group,
@@ -219,13 +214,6 @@ class Sampler:
                 for sample in range(rollout.num_generations)
             ]
         return episodes
-
-
-def _in_flight(rollout: RolloutConfig, engine: Engine) -> int | None:
-    """Return how many episodes the engine's cache holds, each with half a completion; None: as many as there are."""
-    if engine.cache_tokens is None or rollout.num_envs is not None or rollout.max_new_tokens is not None:
-        return None
-    return max(1, engine.cache_tokens // (rollout.max_model_len - rollout.max_completion_length // 2))
 
 
 def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

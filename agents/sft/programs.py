@@ -9,12 +9,15 @@ from agents.config.presets import AnyConfig
 from agents.config.training import TrainConfig
 from agents.sft import trainer as supervised
 from agents.training import preflight
+from agents.training.group import TrainingGroup
 from agents.training.trainer import Trainer
 
 
-def open_trainer(config: AnyConfig) -> Trainer | supervised.SupervisedTrainer:
+def open_trainer(config: AnyConfig) -> Trainer | TrainingGroup | supervised.SupervisedTrainer:
     """Return the trainer; its errors are those of `Trainer` or `SupervisedTrainer`."""
-    return Trainer(config) if isinstance(config, TrainConfig) else supervised.SupervisedTrainer(config)
+    if not isinstance(config, TrainConfig):
+        return supervised.SupervisedTrainer(config)
+    return TrainingGroup(config) if config.cluster.trainers else Trainer(config)
 
 
 def check(config: AnyConfig, *, log: Callable[[str], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Builds the initial policy (warming up a freshly initialised model), the reference of a KL penalty, and the engine."""
+"""Builds the initial policy (warming up a randomly initialised model), a KL penalty's reference, and what samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from torch.distributed.tensor import DTensor
 from agents.config.training import RunArguments, TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
-from agents.core.types import seed_of
-from agents.engines import open_engine
 from agents.learning.policy import Policy, shard
 from agents.learning.warm_up import in_fence, warm_up
 from agents.models.devices import has_fast_bfloat16
@@ -22,6 +20,7 @@ from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
 from agents.models.support import check_length
 from agents.rollout.envs import accepted
+from agents.rollout.source import LocalSource, most_in_flight, open_run_engine
 from agents.tracking.callbacks import Callback, SampleLog
 from agents.tracking.model_card import ModelCardWriter
 from agents.tracking.summary import ClosingSummary
@@ -32,11 +31,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agents.core.chat import Chat, Tools
-    from agents.engines.base import Engine
+    from agents.rollout.episode import TurnRules
+    from agents.rollout.source import Source
 
 _WARM_UP_PROBLEMS = 2000
-_BESIDE_UPDATE = 0.3  # the engine's share of a GPU on which it samples during the update
-_ENGINE = 3  # the purpose of a seed; 0 to 2 have others
 REFERENCE = "reference"
 
 
@@ -89,48 +87,39 @@ def load_reference(config: TrainConfig, device: torch.device) -> Policy:
     return policy
 
 
-def build_engine(
+def build_source(
     config: TrainConfig,
     path: Path,
     chat: Chat,
     policy: Policy,
+    rules: TurnRules,
     *,
     dtype: str,
     device: torch.device,
     log: Callable[[str], Any],
-) -> Engine:
-    """Return this process's engine: the one that is named, or of several addresses its own.
+) -> Source:
+    """Return what samples for this process: its own engine, or those of a cluster.
 
     Raises:
-        ConfigError: There are not as many addresses as processes.
+        ConfigError: Ray is missing.
         EngineError, EngineFault: The engine cannot be opened, or there is no room for it beside the policy.
     """
-    rollout = config.rollout
-    reproducible = device.type == "cpu" if rollout.reproducible is None else rollout.reproducible
-    share = rollout.vllm_gpu_memory_utilization
-    if share is None and rollout.overlap:
-        share = _BESIDE_UPDATE
-    names, count = rollout.engine.split(","), distributed.size()
-    is_served = ":" in rollout.engine
-    expect(
-        len(names) == (count if is_served else 1),
-        "rollout.engine",
-        f"to be one name, or an address for each of the {count} processes",
-        rollout.engine,
-    )
-    return open_engine(
-        names[distributed.rank()] if is_served else rollout.engine,
+    if config.cluster.engines:
+        from agents.cluster.actor import Recipe
+        from agents.cluster.source import open_source
+
+        return open_source(Recipe(config=config, dtype=dtype, rules=rules), log=log)
+    engine = open_run_engine(
+        config,
         path,
         chat,
         dtype=dtype,
         device=device,
-        max_num_seqs=rollout.num_rows,
-        max_model_len=rollout.max_model_len,
-        gpu_memory_utilization=share,
+        number=distributed.rank(),
         reserved_bytes=reserved_bytes(policy),
-        seed=None if reproducible else seed_of(config.seed, _ENGINE, distributed.rank(), bits=31),
         log=log,
     )
+    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
 
 
 def reserved_bytes(policy: Policy) -> int:
@@ -153,7 +142,7 @@ def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tu
 
 def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> None:
     """Refuse a run whose problems cannot be shared evenly among the processes, and name GPUs that would idle."""
-    for name in ("num_problems", "num_extra_problems"):
+    for name in () if config.cluster.engines else ("num_problems", "num_extra_problems"):
         value, count = getattr(config.rollout, name), distributed.size()
         expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
     if idle := distributed.idle_gpus(device):

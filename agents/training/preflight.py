@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from agents.cluster.connect import check_ray
 from agents.config.training import TrainConfig
 from agents.core.errors import ConfigError
 from agents.engines import check_engine
@@ -28,8 +29,9 @@ def check_libraries(config: TrainConfig) -> None:
         EngineError: There is no such engine, or its library is missing.
     """
     check_installed(config.report_to)
-    for name in config.rollout.engine.split(","):
-        check_engine(name)
+    if config.cluster.is_used:
+        check_ray()
+    check_engine(config.rollout.engine)
     find_estimator(config.ppo.advantage)
     find_aggregation(config.ppo.aggregation)
     check_optimizer(config.ppo)

@@ -29,11 +29,12 @@ _GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
 """Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
     *("resume", "max_steps", "save_every", "save_total_limit", "best_metric", "device", "output_dir", "validation"),
+    "cluster",
     *("report_to", "samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
 _OF_THE_MACHINE = ("rollout.engine", "rollout.max_num_seqs", "rollout.vllm_gpu_memory_utilization")
-"""What samples, and how much at once: a server may move, and a run may continue on another GPU."""
+"""What samples, and how much at once: a run may continue on another machine."""
 
 
 def claim(config: RunArguments) -> Path | None:

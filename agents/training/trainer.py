@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,24 +13,23 @@ from tqdm import tqdm
 
 from agents.config.training import TrainConfig
 from agents.core import distributed
-from agents.core.chat import Chat
 from agents.core.errors import EngineFault
 from agents.core.types import Collected
 from agents.learning.ppo import PPO, Part
 from agents.learning.step import update
 from agents.models.devices import pick_device, pick_dtype
 from agents.models.find import resolve_model
-from agents.models.load import load_tokenizer
 from agents.rollout.envs import open_split
 from agents.rollout.episode import TurnRules
 from agents.rollout.sampler import Sampler
 from agents.rollout.selection import describe_staleness, is_in_loss
+from agents.rollout.source import open_chat
 from agents.tracking.callbacks import Callback
 from agents.tracking.progress import Progress
 from agents.tracking.run_log import RunLog
 from agents.tracking.trackers import MetricsLog, open_log
 from agents.training import run_folder
-from agents.training.build import build_engine, build_policy, check_processes, load_reference, with_own_callbacks
+from agents.training.build import build_policy, build_source, check_processes, load_reference, with_own_callbacks
 from agents.training.health import Health
 from agents.training.preflight import check_libraries
 from agents.training.saving import Saver
@@ -88,36 +86,42 @@ class Trainer:
     def _open(self, path: Path, started: Path | None) -> None:
         """Open environments, policy and engine, from a model's folder, and resume from a checkpoint if there is one."""
         log = self.log
-        rollout = self.config.rollout.sized(on_gpu=self.device.type == "cuda", processes=distributed.size())
-        config = replace(self.config, rollout=rollout)
+        config, here = self._sized()
 
         # environment, policy, engine
-        self.train_envs = open_split(config.env, config.rollout.pool_size, split="train")
+        self.train_envs = open_split(config.env, here.rollout.pool_size, split="train")
         self.data_summary = self.train_envs.data_summary
-        held_out = open_held_out(config, self.train_envs, log=log)
+        held_out = open_held_out(here, self.train_envs, log=log)
         dtype = pick_dtype(config.rollout.dtype, self.device, log=log)
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
-        self.chat = Chat(
-            load_tokenizer(path),
-            config.template,
-            template_kwargs=json.loads(config.chat_template_kwargs),
-            dialect=config.env.dialect,
-        )
+        self.chat = open_chat(config, path)
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
         self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
         limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
         self.ppo = PPO(self.policy, config.ppo, **limits)
-        self.engine = build_engine(config, path, self.chat, self.policy, dtype=dtype, device=self.device, log=log)
+        self.source = build_source(
+            config, path, self.chat, self.policy, self._rules, dtype=dtype, device=self.device, log=log
+        )
 
         # what the loop works with
         prompt_length = config.rollout.max_model_len - config.rollout.max_completion_length
-        self._sync = WeightSync(self.policy, self.engine, self.chat, dtype, prompt_length=prompt_length)
-        self.sampler = Sampler(self.train_envs, self.engine, self.chat, config, rules=self._rules)
-        self.validator = Validator(config, held_out, self.engine, self.chat, self._rules)
+        self._sync = WeightSync(self.policy, self.source, self.chat, dtype, prompt_length=prompt_length)
+        self.sampler = Sampler(self.train_envs, self.source, config)
+        self.validator = Validator(here, held_out, self.source)
         self._saver = Saver(self, on_save=partial(self._call, "on_save"))
         if started is not None:
             self.step = self._saver.restore(started)
         distributed.wait()  # some processes load an engine more slowly
+
+    def _sized(self) -> tuple[TrainConfig, TrainConfig]:
+        """Return the configuration with the rows of an engine, and the one by which this process opens environments."""
+        cluster, rollout, on_gpu = self.config.cluster, self.config.rollout, self.device.type == "cuda"
+        if not cluster.engines:
+            config = replace(self.config, rollout=rollout.sized(on_gpu=on_gpu, processes=distributed.size()))
+            return config, config
+        rollout = rollout.sized(on_gpu=cluster.engine_gpus > 0, processes=cluster.engines)
+        alone = replace(rollout, max_num_seqs=1, num_envs=1)  # a copy that says which problems there are
+        return replace(self.config, rollout=rollout), replace(self.config, rollout=alone)
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the run was asked to stop before.
@@ -166,7 +170,7 @@ class Trainer:
         self.sampler.close()
         self.train_envs.close()
         self.validator.close()
-        self.engine.close()
+        self.source.close()
         distributed.stop()
 
     def _loop(self, log: MetricsLog | None, progress: Progress) -> bool:
@@ -184,7 +188,7 @@ class Trainer:
     def _train_step(self, log: MetricsLog | None, progress: Progress) -> bool:
         """Do one step, from problems to new weights; return False if it was stopped before it changed one."""
         # collect
-        begin, num_episodes = time.perf_counter(), self.config.rollout.num_episodes // distributed.size()
+        begin, num_episodes = time.perf_counter(), len(self.source.share(range(self.config.rollout.num_episodes)))
         collected = self.sampler.take(
             self.step,
             sync=partial(self._sync, self.step),

@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from agents.core.distributed import share
 from agents.core.errors import ConfigError
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling
@@ -18,9 +17,7 @@ from agents.tracking.history import ARMS
 
 if TYPE_CHECKING:
     from agents.config.training import TrainConfig
-    from agents.core.chat import Chat
-    from agents.engines.base import Engine
-    from agents.rollout.episode import TurnRules
+    from agents.rollout.source import Source
 
 HeldOut = Mapping[str, tuple[EnvPool, int]]
 """Environments with held-out problems and how many of these are played, by what stands before the metrics."""
@@ -124,19 +121,14 @@ class Validator:
     Args:
         config: The run.
         sets: The environments, from `open_held_out`.
-        engine: Samples the tokens; it gets its weights from the caller.
-        chat: Encodes prompts and feedback.
-        rules: Where turns end and which tokens stay.
+        source: Plays them; it gets its weights from the caller.
 
     Attributes:
         last_step: The step of the last validation, set by the caller; None before the first.
     """
 
-    def __init__(
-        self, config: TrainConfig, sets: HeldOut, engine: Engine, chat: Chat, rules: TurnRules | None = None
-    ) -> None:
-        self._config, self._sets = config, sets
-        self._engine, self._chat, self._rules = engine, chat, rules
+    def __init__(self, config: TrainConfig, sets: HeldOut, source: Source) -> None:
+        self._config, self._sets, self._source = config, sets, source
         self.last_step: int | None = None
 
     def is_due(self, step: int) -> bool:
@@ -178,7 +170,7 @@ class Validator:
             outcomes = {}
             for place, (arm, envs, sampling, size) in enumerate(arms, 1):
                 name = f"validation {place} of {len(arms)}, {ARMS.get(arm, arm)}: episode"
-                on_end = on_begin(name, len(share(range(size))))
+                on_end = on_begin(name, len(self._source.share(range(size))))
                 outcome = self._play(envs, sampling, size, on_end, should_stop)
                 if outcome is None:
                     return None
@@ -206,14 +198,12 @@ class Validator:
     ) -> Evaluation | None:
         return evaluate(
             envs,
-            self._engine,
-            self._chat,
+            self._source,
             sampling,
             num_problems=size,
             seed=self._config.seed,
             on_end=on_end,
             should_stop=should_stop,
-            rules=self._rules,
         )
 
 

@@ -16,18 +16,17 @@ import torch
 from agents.core.distributed import any_of, gather, sharded_like, whole_together
 from agents.core.errors import EngineFault
 from agents.core.types import Batch, Completion
-from agents.engines.base import Sampling, Weights
+from agents.engines.base import Weights
+from agents.rollout.source import PROBE_TOKENS, PROBES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from agents.core.chat import Chat
-    from agents.engines.base import Engine
     from agents.learning.policy import Policy
+    from agents.rollout.source import Source
 
 _ADAPTER = "default"  # peft's name for a model's first
-_PROBES = 4
-_PROBE_TOKENS = 8
 BUCKET_BYTES = 2**29
 """Bytes of weights that are gathered by one collective call."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
@@ -138,20 +137,20 @@ def _product(layer: Any, up: torch.Tensor, down: torch.Tensor, experts: int | No
 
 
 class WeightSync:
-    """Gives the engine of a run the policy's weights, and checks that it has them.
+    """Gives the engines of a run the policy's weights, and checks that they have them.
 
     Args:
         policy: The trainer's.
-        engine: The run's.
+        source: The run's engines.
         chat: Encodes the text that is probed.
-        dtype: Of the engine's weights.
+        dtype: Of the engines' weights.
         prompt_length: Tokens of this text. As many as the run's prompts may have, so that windows and positions
             count; the completions share them, and they are computed once.
     """
 
-    def __init__(self, policy: Policy, engine: Engine, chat: Chat, dtype: str, *, prompt_length: int) -> None:
-        self._policy, self._engine, self._dtype = policy, engine, getattr(torch, dtype)
-        self._prompt = probe_prompt(chat, min(prompt_length, engine.max_model_len - _PROBE_TOKENS))
+    def __init__(self, policy: Policy, source: Source, chat: Chat, dtype: str, *, prompt_length: int) -> None:
+        self._policy, self._source, self._dtype = policy, source, getattr(torch, dtype)
+        self._prompt = probe_prompt(chat, min(prompt_length, source.max_model_len - PROBE_TOKENS))
         exact = dtype == "float32" and policy.autocast is None
         self._tolerance = TOLERANCE["float32" if exact else "bfloat16"]
         self._synced: int | None = None
@@ -159,10 +158,10 @@ class WeightSync:
 
     def __call__(self, version: int) -> dict[str, float]:
         """Sync the weights of a version, see :func:`sync_weights`, unless all engines have them already."""
-        if any_of(self._synced != version or not self._engine.has_weights):
+        if any_of(self._synced != version or not self._source.has_weights):
             self._metrics = sync_weights(
                 self._policy,
-                self._engine,
+                self._source,
                 dtype=self._dtype,
                 version=version,
                 prompt=self._prompt,
@@ -179,16 +178,16 @@ def probe_prompt(chat: Chat, length: int) -> list[int]:
 
 
 def sync_weights(
-    policy: Policy, engine: Engine, *, dtype: torch.dtype, version: int, prompt: Sequence[int], tolerance: float
+    policy: Policy, source: Source, *, dtype: torch.dtype, version: int, prompt: Sequence[int], tolerance: float
 ) -> dict[str, float]:
-    """Load the policy's weights into the engine, and compare log-probabilities of some sampled tokens.
+    """Load the policy's weights into the engines, and compare log-probabilities of some sampled tokens.
 
     A collective call: each process checks the engines of all processes.
 
     Args:
         policy: The trainer's policy.
-        engine: The engine of this process; no request may be running.
-        dtype: Of the engine's weights.
+        source: The engines; no request may be running.
+        dtype: Of the engines' weights.
         version: New version of the weights.
         prompt: Token ids of any text.
         tolerance: Largest accepted mean difference of log-probabilities, in nats; see `TOLERANCE`.
@@ -200,16 +199,16 @@ def sync_weights(
         EngineFault: The engine samples from other weights than the policy's.
         EngineError: The engine has another model.
     """
-    engine.load_weights(version, weights_of(policy.model, dtype))
-    completions = gather(_sample(engine, prompt, temperature=policy.temperature))
+    source.load_weights(version, weights_of(policy.model, dtype))
+    completions = gather(source.probe(prompt, temperature=policy.temperature))
     versions = {v for each in completions for v in each.policy_versions}
     if versions != {version}:
         raise EngineFault(f"Expect the engine to sample from weights {version}, got tokens of {sorted(versions)}.")
     batch = _batch(prompt, completions)
     output = policy.evaluate(batch, batch.token_ids.numel())
     differences = (output.logprobs - batch.sampling_logprobs).abs() * batch.action_mask
-    by_engine = [part.sum() for part in differences.split(_PROBES)]
-    tokens = [part.sum() for part in batch.action_mask.split(_PROBES)]
+    by_engine = [part.sum() for part in differences.split(PROBES)]
+    tokens = [part.sum() for part in batch.action_mask.split(PROBES)]
     difference = float((torch.stack(by_engine) / torch.stack(tokens)).max())
     if not difference <= tolerance:
         raise EngineFault(
@@ -219,21 +218,8 @@ def sync_weights(
     return {"sampling/probe_difference": difference}
 
 
-def _sample(engine: Engine, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
-    numbers = range(-_PROBES, 0)  # ids that no episode uses
-    for number in numbers:
-        sampling = Sampling(temperature=temperature, max_tokens=_PROBE_TOKENS, seed=-number)
-        engine.submit(number, prompt, sampling)
-    completions: list[Completion] = []
-    while len(completions) < _PROBES:
-        completions += engine.poll()
-    for number in numbers:
-        engine.release(number)
-    return completions
-
-
 def _batch(prompt: Sequence[int], completions: Sequence[Completion]) -> Batch:
-    start, length = len(prompt), len(prompt) + _PROBE_TOKENS
+    start, length = len(prompt), len(prompt) + PROBE_TOKENS
     batch = Batch(
         token_ids=torch.zeros(len(completions), length, dtype=torch.long),
         attention_mask=torch.zeros(len(completions), length, dtype=torch.bool),

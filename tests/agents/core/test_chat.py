@@ -214,7 +214,7 @@ def test_the_token_behind_an_assistants_message_ends_a_completion(family: str, e
     made = FAMILIES[family]()
     expected = {made.eos_token_id, made.convert_tokens_to_ids(end)}
     assert Chat(made).stop_token_ids(None) == expected
-    assert Chat(made, "raw").stop_token_ids(None) == expected  # a served engine does not know the template
+    assert Chat(made, "raw").stop_token_ids(None) == expected
 
 
 def test_the_token_of_the_next_turn_ends_a_completion_where_no_other_stands_between() -> None:

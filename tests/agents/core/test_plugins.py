@@ -60,7 +60,7 @@ def test_a_run_trains_with_an_estimator_an_aggregation_a_tracker_and_an_engine_o
     own = {"advantage": "brought_along:signed", "aggregation": "brought_along:first_token"}
     named = {"ppo": own, "report_to": ("brought_along:Tracker",), "rollout": {"engine": "brought_along:engine"}}
     with trainer(tmp_path / "run", max_steps=1, **named) as made:
-        assert isinstance(made.engine, plugins.Engine)
+        assert isinstance(made.source.engine, plugins.Engine)
         made.train()
     assert [each if isinstance(each, str) else each[0] for each in plugins.logged] == [0, 1, 1, "finished"]
     assert "grad_norm" in rows(tmp_path / "run")[0]
@@ -99,7 +99,7 @@ def test_only_vllm_splits_a_model_among_gpus() -> None:
 
 
 def test_an_unknown_engine_is_rejected() -> None:
-    with pytest.raises(EngineError, match=r"Expect an engine to be auto, transformers, vllm, HOST:PORT or module"):
+    with pytest.raises(EngineError, match=r"Expect an engine to be auto, transformers, vllm or module"):
         open_engine(
             "sglang",
             Path(),

@@ -21,6 +21,7 @@ from agents.evaluation.metrics import summarise
 from agents.evaluation.run_folder import Run, read_run
 from agents.evaluation.runner import _Record, run, run_own_problems
 from agents.rollout.evaluate import Evaluation, evaluate
+from agents.rollout.source import LocalSource
 from cir_env.episode.prompts import PROMPTS, QUESTION
 
 Write = Callable[[int, int, int], str]
@@ -44,7 +45,7 @@ def scores(write: Write, **changes: Any) -> Evaluation:
     chat = small_chat()
     arguments = {"num_problems": 3, "num_samples": 2} | changes
     with pool() as envs:
-        return evaluate(envs, FakeEngine(chat, write), chat, Sampling(max_tokens=60), **arguments)
+        return evaluate(envs, LocalSource(FakeEngine(chat, write), chat), Sampling(max_tokens=60), **arguments)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from agents_fakes import (
 from engine_contract import CHAT
 
 from agents.core.chat import Chat
-from agents.core.types import Trajectory
+from agents.core.types import EpisodeSpec, Trajectory
 from agents.engines.base import Sampling, Weights
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
@@ -281,3 +281,53 @@ def test_a_stopped_collection_abandons_its_episodes_and_the_next_one_is_complete
         assert collector.collect(episodes(8), SAMPLING, should_stop=lambda: next(answers)) is None
         assert engine.held == set()
         assert group_ids(played(collector.collect(episodes(8), SAMPLING))) == [n // 2 for n in range(8)]
+
+
+# ------------------------------------------------------------------------------------------------------------ streaming
+
+
+def stream(collector: Collector, parts: Sequence[Sequence[EpisodeSpec]]) -> list[Trajectory]:
+    """Play groups that are added one part after the other, while earlier ones are played; sorted by group."""
+    made: list[Trajectory] = []
+    waiting = list(parts)
+    collector.begin(SAMPLING)
+    while waiting or collector.is_playing:
+        if waiting:
+            collector.add(waiting.pop(0))
+        made += [each for group in collector.poll() for each in group]
+    return sorted(made, key=lambda each: each.group_id)
+
+
+def test_groups_that_are_added_while_others_are_played_give_the_same_trajectories() -> None:
+    model, asked = tiny_qwen2(len(CHAT.tokenizer), seed=3), episodes(12)
+    made = []
+    for parts in ([asked], [asked[:4], asked[4:6], asked[6:]], [asked[n : n + 2] for n in range(0, 12, 2)]):
+        with pool(fast_and_slow, 4) as envs:
+            made.append(content(stream(Collector(envs, transformers_engine(model, CHAT), CHAT), parts)))
+    assert made[0] == made[1] == made[2]
+    assert len(made[0]) == 12
+
+
+def test_a_group_is_given_out_once_and_whole() -> None:
+    with pool(fast_and_slow) as envs:
+        collector = Collector(envs, FakeEngine(WORDY), WORDY)
+        collector.begin(SAMPLING)
+        collector.add(episodes(9, group_size=3))
+        given = []
+        while collector.is_playing:
+            assert collector.unfinished >= 1
+            given += [group_ids(group) for group in collector.poll()]
+    assert sorted(given) == [[0] * 3, [1] * 3, [2] * 3]
+    assert collector.unfinished == 0
+
+
+def test_cancelled_episodes_hold_nothing_and_others_can_be_added() -> None:
+    with pool(fast_and_slow) as envs:
+        engine = FakeEngine(WORDY)
+        collector = Collector(envs, engine, WORDY)
+        collector.begin(SAMPLING)
+        collector.add(episodes(8))
+        collector.poll()
+        collector.cancel()
+        assert (engine.held, collector.unfinished) == (set(), 0)
+        assert group_ids(stream(collector, [episodes(4)])) == [0, 0, 1, 1]

@@ -16,6 +16,7 @@ from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainCon
 from agents.core.chat import Chat
 from agents.core.types import Collected, Trajectory
 from agents.rollout.sampler import Sampler
+from agents.rollout.source import LocalSource, most_in_flight
 
 WORDY = Chat(tokenizer(), "raw")
 
@@ -57,7 +58,8 @@ def sampler(write: Any = None, **rollout: Any) -> Iterator[tuple[Sampler, FakeEn
     config = TrainConfig(rollout=RolloutConfig(**settings), ppo=PPOConfig(importance_sampling="token"))
     engine = FakeEngine(WORDY, *([] if write is None else [write]))
     with pool(lambda: ScannedCallEnv(delay_s=0.003), 10) as envs:
-        made = Sampler(envs, engine, WORDY, config)
+        source = LocalSource(engine, WORDY, in_flight=most_in_flight(config.rollout, engine))
+        made = Sampler(envs, source, config)
         yield made, engine
         made.close()
 
@@ -159,7 +161,8 @@ def test_a_budget_by_competence_is_used_and_survives_a_stop() -> None:
     budgets, written = [], "null"
     for step in range(4):
         with pool(Budgeted, 4) as envs:
-            made = Sampler(envs, FakeEngine(WORDY, scripted("a`\n", "a`\n", "a`\n", "a")), WORDY, config)
+            engine = FakeEngine(WORDY, scripted("a`\n", "a`\n", "a`\n", "a"))
+            made = Sampler(envs, LocalSource(engine, WORDY), config)
             if json.loads(written):
                 made.restore(json.loads(written))
             budgets.append(take(made, step).metrics["interaction_budget"])

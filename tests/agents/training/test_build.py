@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from agents_fakes import small_chat, stretched, tiny_qwen2
+from agents_fakes import FakeEngine, small_chat, stretched, tiny_qwen2
 
 from agents import presets
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig
 from agents.core.errors import ConfigError
 from agents.learning.policy import Policy
-from agents.training import build as build_module
-from agents.training.build import build_engine, build_policy, reserved_bytes
+from agents.rollout import source
+from agents.rollout.episode import TurnRules
+from agents.training.build import build_policy, build_source, reserved_bytes
 from agents.training.weight_sync import BUCKET_BYTES
 
 
@@ -44,10 +45,16 @@ def test_episodes_longer_than_the_model_supports_cause_a_warning(tmp_path: Path)
 def opened(monkeypatch: pytest.MonkeyPatch, device: str, **rollout: Any) -> dict[str, Any]:
     """What an engine is opened with."""
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(build_module, "open_engine", lambda *_, **settings: asked.update(settings))
+
+    def open_engine(*_: Any, **settings: Any) -> FakeEngine:
+        asked.update(settings)
+        return FakeEngine(small_chat())
+
+    monkeypatch.setattr(source, "open_engine", open_engine)
     config = TrainConfig(rollout=RolloutConfig(**rollout), ppo=PPOConfig(importance_sampling="token"))
     policy = Policy(tiny_qwen2(40))
-    build_engine(config, Path(), small_chat(), policy, dtype="float32", device=torch.device(device), log=print)
+    place: Any = {"dtype": "float32", "device": torch.device(device)}
+    build_source(config, Path(), small_chat(), policy, TurnRules(), log=print, **place)
     return asked
 
 

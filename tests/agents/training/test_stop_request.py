@@ -68,14 +68,14 @@ class Passes:
             self._act()
 
     def of_engine(self, made: Trainer) -> None:
-        poll = made.engine.poll
+        poll = made.source.engine.poll
 
         def counted() -> Any:
             if made.step == 1:
                 self()
             return poll()
 
-        made.engine.poll = counted  # type: ignore[method-assign]
+        made.source.engine.poll = counted  # type: ignore[method-assign]
 
     def of_policy(self, made: Trainer, *, with_gradient: bool) -> None:
         def counted(*_: Any) -> None:

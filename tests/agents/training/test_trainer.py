@@ -27,14 +27,14 @@ def test_an_error_while_sampling_leaves_a_checkpoint_of_the_last_whole_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with trainer(tmp_path) as made:
-        submit = made.engine.submit
+        submit = made.source.engine.submit
 
         def fail(request_id: int, *arguments: Any, **more: Any) -> None:
             if made.step == 1 and request_id >= 0:
                 raise OSError("the sandbox's machine is gone")
             submit(request_id, *arguments, **more)
 
-        monkeypatch.setattr(made.engine, "submit", fail)
+        monkeypatch.setattr(made.source.engine, "submit", fail)
         with pytest.raises(OSError, match="machine is gone"):
             made.train()
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-1"]
@@ -66,7 +66,7 @@ def test_the_engine_sleeps_during_the_update_unless_it_samples_then(
     for name, overlap, expected in (("alone", False, [0, 1]), ("beside", True, [1])):  # nothing is beside the last
         slept: list[int] = []
         with trainer(tmp_path / name, rollout={"overlap": overlap}, ppo={"importance_sampling": "token"}) as made:
-            monkeypatch.setattr(made.engine, "sleep", lambda made=made, slept=slept: slept.append(made.step))
+            monkeypatch.setattr(made.source.engine, "sleep", lambda made=made, slept=slept: slept.append(made.step))
             made.train()
         assert slept == expected
         assert [row["sampling/staleness_max"] for row in rows(tmp_path / name)] == [0, float(overlap)]

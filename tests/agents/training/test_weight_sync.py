@@ -16,6 +16,7 @@ from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.policy import Policy
 from agents.models.lora import add_adapters
+from agents.rollout.source import LocalSource
 from agents.training import weight_sync
 from agents.training.weight_sync import TOLERANCE, WeightSync, probe_prompt, sync_weights, weights_of
 
@@ -25,7 +26,7 @@ PROMPT = CHAT.encode_feedback("hello: ")
 
 def sync(policy: Policy, engine: Any, version: int = 1, dtype: str = "float32") -> float:
     settings = {"dtype": getattr(torch, dtype), "tolerance": TOLERANCE[dtype]}
-    metrics = sync_weights(policy, engine, version=version, prompt=PROMPT, **settings)
+    metrics = sync_weights(policy, LocalSource(engine, CHAT), version=version, prompt=PROMPT, **settings)
     return metrics["sampling/probe_difference"]
 
 
@@ -100,7 +101,7 @@ def test_no_tensor_is_gathered_for_an_engine_with_another_model(gathered: list[l
 
 def test_weights_are_not_sent_again_while_the_engine_holds_them(gathered: list[list[torch.Tensor]]) -> None:
     engine = transformers_engine(tiny_qwen2(V, seed=1), CHAT)
-    again = WeightSync(Policy(tiny_qwen2(V, seed=2)), engine, CHAT, "float32", prompt_length=20)
+    again = WeightSync(Policy(tiny_qwen2(V, seed=2)), LocalSource(engine, CHAT), CHAT, "float32", prompt_length=20)
     assert again(0) == again(0)
     assert len(gathered) == 1
     engine.has_weights = False  # as after a sleep that frees them
@@ -184,8 +185,8 @@ def test_an_engine_that_is_wrong_for_long_prompts_alone_is_detected() -> None:
     model = tiny_qwen2(V, use_sliding_window=True, sliding_window=40, max_window_layers=0)
     policy, arguments = Policy(model), {"stop_token_ids": (), "max_num_seqs": 4, "max_model_len": 200}
     engine = Windowless(twin(model), CHAT, **arguments)
-    WeightSync(policy, engine, CHAT, "float32", prompt_length=32)(1)
+    WeightSync(policy, LocalSource(engine, CHAT), CHAT, "float32", prompt_length=32)(1)
     with pytest.raises(
         EngineFault, match=r"^Expect the engine to sample from the trainer's weights \(version 2\), but"
     ):
-        WeightSync(policy, engine, CHAT, "float32", prompt_length=150)(2)
+        WeightSync(policy, LocalSource(engine, CHAT), CHAT, "float32", prompt_length=150)(2)

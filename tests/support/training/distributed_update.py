@@ -31,6 +31,7 @@ from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
 from agents.models.lora import add_adapters, save_adapters
 from agents.rollout.sampler import Sampler
+from agents.rollout.source import LocalSource
 from agents.training.weight_sync import sync_weights, weights_of
 
 V = 40
@@ -112,7 +113,9 @@ def probe(*, is_deaf: bool) -> str:
     policy = Policy(tiny_qwen2(size))
     shard(policy)
     try:
-        sync_weights(policy, engine, dtype=torch.float32, version=1, prompt=[1, 2, 3], tolerance=1e-3)
+        sync_weights(
+            policy, LocalSource(engine, small_chat()), dtype=torch.float32, version=1, prompt=[1, 2, 3], tolerance=1e-3
+        )
     except EngineFault as fault:
         return str(fault)
     return "passed"
@@ -161,7 +164,7 @@ def straggler() -> dict[str, float]:
 
     engine.poll = slow  # type: ignore[method-assign]
     with pool(num_envs=4) as envs:
-        sampler = Sampler(envs, engine, small_chat(), TrainConfig(rollout=rollout))
+        sampler = Sampler(envs, LocalSource(engine, small_chat()), TrainConfig(rollout=rollout))
         begin = time.perf_counter()
         collected = sampler.take(0, sync=dict, on_end=lambda _: None)
         whole = time.perf_counter() - begin
@@ -178,7 +181,7 @@ def extra_problems() -> list[tuple[list[int], float]]:
     )
     engine = FakeEngine(small_chat(), lambda request_id, turn, seed: "a" if seed % 2 else "x")
     with pool(num_envs=4) as envs:
-        sampler = Sampler(envs, engine, small_chat(), TrainConfig(rollout=rollout))
+        sampler = Sampler(envs, LocalSource(engine, small_chat()), TrainConfig(rollout=rollout))
         steps = [sampler.take(step, sync=dict, on_end=lambda _: None) for step in range(6)]
         sampler.close()
     return [([t.group_id for t in step.trajectories], step.metrics["reward"]) for step in steps if step is not None]

@@ -1,0 +1,138 @@
+"""An engine with its environments, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agents.cluster.weights import SentWeights
+    from agents.config.training import TrainConfig
+    from agents.core.types import Completion, EpisodeSpec
+    from agents.engines.base import Engine, Sampling
+    from agents.rollout.collector import Collector
+    from agents.rollout.envs import EnvPool
+    from agents.rollout.episode import TurnRules
+    from agents.rollout.in_order import Group
+
+_SLICE_S = 0.25  # of playing, before the caller hears what has ended and how much room there is
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How to open an engine."""
+
+    config: TrainConfig
+    """The run, with a number of rows."""
+    dtype: str
+    """Of the engine's weights."""
+    rules: TurnRules
+    """Where turns end and which tokens stay."""
+    folder: str = field(default_factory=os.getcwd)
+    """Working directory of the trainer, for relative paths."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A request of which an engine plays a part."""
+
+    number: int
+    """Increases from job to job."""
+    envs: int
+    """Number of the environments."""
+    open_envs: Callable[[int], EnvPool]
+    """Opens that many copies of them."""
+    sampling: Sampling
+    """How to sample."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What became of a job since the last report."""
+
+    groups: Sequence[Group]
+    """The groups that ended."""
+    unfinished: int
+    """How many episodes have not ended."""
+    metrics: Mapping[str, float]
+    """Of the engine's whole part of the job so far."""
+
+
+class RolloutActor:
+    """Plays groups as they come, with an engine in its process; one call at a time.
+
+    Args:
+        recipe: How to open the engine.
+        number: The engine's place among those of the run, for its random stream.
+    """
+
+    def __init__(self, recipe: Recipe, number: int) -> None:
+        self._recipe, self._number = recipe, number
+        self._collectors: dict[int, Collector] = {}
+        self._job = -1
+        with suppress(OSError):
+            os.chdir(recipe.folder)
+
+    def start(self) -> None:
+        """Answer as soon as the process runs, before it imports anything that takes long."""
+
+    def open(self) -> None:
+        """Load the model."""
+        from agents.models.devices import pick_device
+        from agents.models.find import resolve_model
+        from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
+
+        recipe, config = self._recipe, self._recipe.config
+        path = resolve_model(config.model, log=_quietly)
+        chat = open_chat(config, path)
+        engine: Engine = open_run_engine(
+            config,
+            path,
+            chat,
+            dtype=recipe.dtype,
+            device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
+            number=self._number,
+            tensor_parallel_size=max(1, config.cluster.engine_gpus),
+            log=_quietly,
+        )
+        in_flight = most_in_flight(config.rollout, engine)
+        self._source = LocalSource(engine, chat, rules=recipe.rules, in_flight=in_flight)
+
+    def load(self, weights: SentWeights) -> None:
+        """Load weights, after what is left of the last job is dropped."""
+        for collector in self._collectors.values():
+            collector.cancel()
+        self._source.load_weights(weights.version, weights.receive())
+
+    def probe(self, prompt: Sequence[int], temperature: float) -> list[Completion]:
+        """Return short completions of a prompt."""
+        return self._source.probe(prompt, temperature=temperature)
+
+    def play(self, job: Job, episodes: Sequence[EpisodeSpec]) -> Report:
+        """Take further groups, and play until one has ended or a moment has passed."""
+        collector = self._collector(job)
+        collector.add(episodes)
+        ended: list[Group] = []
+        deadline = time.monotonic() + _SLICE_S
+        while collector.is_playing and not ended and time.monotonic() < deadline:
+            ended += collector.poll()
+        return Report(groups=ended, unfinished=collector.unfinished, metrics=collector.metrics())
+
+    def _collector(self, job: Job) -> Collector:
+        if job.envs not in self._collectors:
+            envs = job.open_envs(self._recipe.config.rollout.pool_size)
+            self._collectors[job.envs] = self._source.player(envs)
+        if job.number != self._job:
+            for collector in self._collectors.values():
+                collector.cancel()
+            self._collectors[job.envs].begin(job.sampling)
+            self._job = job.number
+        return self._collectors[job.envs]
+
+
+def _quietly(line: str) -> None:
+    """Drop a line that the trainer has logged already."""

@@ -1,0 +1,55 @@
+"""The flags of a cluster: what is rejected, and what a run without them does not need."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import ROOT
+from runs import SMALL
+
+import train
+from agents.cluster import connect
+from agents.config.cluster import ClusterConfig
+from agents.config.training import PPOConfig, RolloutConfig, TrainConfig
+from agents.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"engines": -1}, r"^Expect `cluster\.engines` of at least 0, got -1\.$"),
+        ({"engines": 1, "engine_cpus": 0}, r"^Expect `cluster\.engine_cpus` of at least 1, got 0\.$"),
+        ({"engine_gpus": 1}, r"^Expect `cluster\.engine_gpus` 0 without engines, got 1\.$"),
+        ({"patience_s": 0}, r"^Expect `cluster\.patience_s` above 0, got 0\.$"),
+    ],
+)
+def test_values_out_of_range_are_rejected(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ClusterConfig(**fields)
+
+
+def test_episodes_are_not_paused_on_a_cluster() -> None:
+    with pytest.raises(ConfigError, match=r"^Expect `rollout\.max_new_tokens` None beside cluster\.engines, got 9\.$"):
+        TrainConfig(
+            rollout=RolloutConfig(max_new_tokens=9),
+            ppo=PPOConfig(importance_sampling="token"),
+            cluster=ClusterConfig(engines=1),
+        )
+
+
+@pytest.mark.parametrize("flags", [["--cluster.engines", "2"], ["--cluster.trainers", "2"]])
+def test_without_ray_one_line_says_how_to_install_it(
+    flags: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connect, "find_spec", lambda name: None)
+    assert train.main([*SMALL, "--output-dir", str(tmp_path), *flags]) == 2
+    assert capsys.readouterr().err == f"train.py: {connect.MISSING}\n"
+
+
+@pytest.mark.slow
+def test_nothing_imports_ray_before_a_cluster_is_used() -> None:
+    code = "import agents.sft.programs, agents.cluster.source, sys; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

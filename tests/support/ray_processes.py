@@ -1,0 +1,21 @@
+"""Processes of a Ray cluster that a test has started."""
+
+import os
+from pathlib import Path
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def processes(actor: str) -> list[int]:
+    """The processes of the actors of a class: children of the nodes, which are children of this process."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            is_actor = (folder / "cmdline").read_bytes().startswith(f"ray::{actor}".encode())
+            if is_actor and parent_of(parent_of(int(folder.name))) == os.getpid():
+                found.append(int(folder.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
