@@ -128,6 +128,8 @@ def build_engine(
         max_model_len=rollout.max_model_len,
         gpu_memory_utilization=share,
         reserved_bytes=reserved_bytes(policy),
+        tensor_parallel_size=rollout.tensor_parallel_size,
+        beside_trainer=rollout.tensor_parallel_size > 1,
         seed=None if reproducible else seed_of(config.seed, _ENGINE, distributed.rank(), bits=31),
         log=log,
     )
@@ -152,11 +154,22 @@ def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tu
 
 
 def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> None:
-    """Refuse a run whose problems cannot be shared evenly among the processes, and name GPUs that would idle."""
+    """Refuse a run that the processes cannot share, and name GPUs that would idle.
+
+    Raises:
+        ConfigError: Problems cannot be shared evenly among the processes, or a split engine would not get its weights.
+    """
+    split, count = config.rollout.tensor_parallel_size, distributed.size()
+    expect(
+        split == 1 or (count == 1 and device.type == "cuda"),
+        "rollout.tensor_parallel_size",
+        f"of 1 unless a single process trains, on a GPU, and sends weights to others (here {count}, on {device.type})",
+        split,
+    )
     for name in ("num_problems", "num_extra_problems"):
-        value, count = getattr(config.rollout, name), distributed.size()
+        value = getattr(config.rollout, name)
         expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
-    if idle := distributed.idle_gpus(device):
+    if split == 1 and (idle := distributed.idle_gpus(device)):
         log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
 
 
