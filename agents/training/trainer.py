@@ -104,7 +104,7 @@ class Trainer:
             dialect=config.env.dialect,
         )
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
-        self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
+        self._reference = load_reference(config, self.device, log=log) if config.ppo.kl_coefficient else None
         limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
         self.ppo = PPO(self.policy, config.ppo, **limits)
         self.engine = build_engine(config, path, self.chat, self.policy, dtype=dtype, device=self.device, log=log)
