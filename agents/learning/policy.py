@@ -86,7 +86,7 @@ class Policy(nn.Module):
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        self.autocast = None
+        self.autocast: torch.dtype | None = None
         if model.device.type != "meta":
             if self.value_head is not None:
                 self.value_head.to(model.device)
