@@ -1,10 +1,11 @@
 """Measure what each of several processes holds: at the start of a trainer, and of a step's trajectories.
 
-torchrun --nproc-per-node 2 benchmarks/processes.py
-torchrun --nproc-per-node 2 benchmarks/processes.py --whole
+MALLOC_MMAP_THRESHOLD_=65536 torchrun --nproc-per-node 2 benchmarks/processes.py
+MALLOC_MMAP_THRESHOLD_=65536 torchrun --nproc-per-node 2 benchmarks/processes.py --whole
 
-Start: the most memory above that before, while a policy is loaded and tried, beside its share of the float32
-parameters; with --whole each process loads all of the model before it is sharded. The model has random weights.
+Start: the most memory above that before, while a policy is loaded, and then tried, beside its share of the float32
+parameters; with --whole each process loads all of the model before it is sharded. The model has random weights. The
+variable makes the C library give memory back that PyTorch has freed; else gathered layers seem to be held for good.
 
 Trajectories: bytes of a token as they travel, as they are held, and seconds until all processes have all of them, as
 arrays, and as the tuples that they were before.
@@ -65,8 +66,19 @@ def main(config: Config) -> dict[str, float]:
     return found
 
 
+class Watched(Policy):
+    """Notes the most memory that was held before it is tried, in MB."""
+
+    loaded = 0.0
+
+    def check(self) -> None:
+        """Try the models."""
+        self.loaded = _held("VmHWM")
+        super().check()
+
+
 def start(config: Config) -> dict[str, float]:
-    """Return the share, the largest part that is gathered at once, and the peak of a start, in MB."""
+    """Return the share, the size of a layer, and the peaks of a start, in MB."""
     folder = Path(gettempdir()) / f"processes-{config.hidden}-{config.layers}"
     with distributed.first_of_node_first():
         if distributed.rank() == 0 and not (folder / "config.json").exists():
@@ -74,13 +86,20 @@ def start(config: Config) -> dict[str, float]:
     before = _held("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
     model = load_model(folder, "float32") if config.whole else load_on(folder, torch.device("cpu"), log=print)
-    policy = Policy(model)
+    policy = Watched(model)
     place(policy, folder, torch.device("cpu"))
-    peak = _held("VmHWM") - before
+    loading, peak = policy.loaded - before, _held("VmHWM") - before
     count = sum(parameter.numel() for parameter in policy.parameters())
     layer = sum(parameter.numel() for parameter in policy.layers()[0].parameters())
     share = 4 * count / distributed.size() / 2**20
-    return {"share, MB": share, "a layer, MB": 4 * layer / 2**20, "peak, MB": peak, "peak, of the share": peak / share}
+    return {
+        "share, MB": share,
+        "a layer, MB": 4 * layer / 2**20,
+        "loading: peak, MB": loading,
+        "loading: peak, of the share": loading / share,
+        "with the trial: peak, MB": peak,
+        "with the trial: peak, of the share": peak / share,
+    }
 
 
 def trajectories(config: Config) -> dict[str, float]:
