@@ -4,12 +4,14 @@ import importlib
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
+import yaml
 from paths import ROOT
 from trl_fakes import WARNINGS_OF_TRL, tool_model, tool_tokenizer
 
@@ -143,3 +145,34 @@ def test_the_tiny_model_trains_on_questions_about_files(tmp_path: Path, csv_ques
     row = json.loads((tmp_path / "questions.jsonl").read_text().splitlines()[0])
     (text,) = row["files"].values()
     assert text.startswith("region,product,units,unit_price\n")
+
+
+def launched(name: str) -> tuple[str, str]:
+    """The shell script in a launcher's file, and the command that trains."""
+    text = (EXAMPLES / "launch" / name).read_text()
+    if name == "kuberay.yaml":
+        job = yaml.safe_load(text)
+        assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+        groups = [job["spec"]["rayClusterSpec"]["headGroupSpec"], *job["spec"]["rayClusterSpec"]["workerGroupSpecs"]]
+        for group in groups:
+            (container,) = group["template"]["spec"]["containers"]
+            assert group["rayStartParams"]["num-gpus"] == container["resources"]["limits"]["nvidia.com/gpu"]
+        text = job["spec"]["entrypoint"]
+    elif name == "skypilot.yaml":
+        task = yaml.safe_load(text)
+        assert task["num_nodes"] == 2
+        text = task["run"]
+    script = text.replace("\\\n", " ")
+    return script, next(line for line in script.splitlines() if "train.py" in line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "kuberay.yaml", "skypilot.yaml"])
+def test_each_launcher_gives_all_gpus_of_two_nodes_to_a_run_that_resumes(name: str) -> None:
+    script, command = launched(name)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    count = {flag: int(value) for flag, value in re.findall(r"--cluster\.([a-z-]+) (\d+)", command)}
+    assert count["engines"] * count["engine-gpus"] + count["trainers"] == 2 * 8
+    assert "--resume auto" in command
+    if name != "kuberay.yaml":  # which starts Ray by itself
+        assert "ray start --head --port=6379" in script
+        assert re.search(r'ray start --address="\$(address|head:6379)"', script)

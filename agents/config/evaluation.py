@@ -93,8 +93,6 @@ class EvalConfig(ServedArguments, _Subject):
     """Tokens of a whole episode, prompt included; an API has its own limit."""
     vllm_gpu_memory_utilization: float = 0.9
     """Share of the GPU's memory that vLLM takes for weights and cache."""
-    tensor_parallel_size: int = 1
-    """GPUs among which vLLM splits the weights."""
     seed: int = 0
     """Fixes the sampling."""
     shard: str = "0/1"
@@ -112,13 +110,6 @@ class EvalConfig(ServedArguments, _Subject):
         expect(0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         expect(self.top_k >= 0, "top_k", "of at least 0", self.top_k)
         expect(0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
-        expect(self.tensor_parallel_size >= 1, "tensor_parallel_size", "of at least 1", self.tensor_parallel_size)
-        expect(
-            self.tensor_parallel_size == 1 or self.engine != "transformers",
-            "tensor_parallel_size",
-            "of 1 with `--engine transformers`, which does not split a model",
-            self.tensor_parallel_size,
-        )
         expect(self.seed >= 0, "seed", "of at least 0", self.seed)
         counts, heats = self._counts(), self._temperatures()
         for name in counts.keys() | heats.keys():

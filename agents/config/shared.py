@@ -141,7 +141,18 @@ class EngineArguments:
     """Share of the GPU's memory that vLLM takes for weights and cache. None: what training leaves while it samples, or
     0.3 if it samples during the update."""
 
+    tensor_parallel_size: int = 1
+    """GPUs among which vLLM splits the weights. In training they are other GPUs than the trainer's, of one machine."""
+
     def __post_init__(self) -> None:
         rows, share = self.max_num_seqs, self.vllm_gpu_memory_utilization
         expect(rows is None or rows >= 1, "max_num_seqs", "of at least 1", rows)
         expect(share is None or 0 < share <= 1, "vllm_gpu_memory_utilization", "in (0, 1]", share)
+        split = self.tensor_parallel_size
+        expect(split >= 1, "tensor_parallel_size", "of at least 1", split)
+        expect(
+            split == 1 or self.engine in ("auto", "vllm"),
+            "tensor_parallel_size",
+            f"of 1 with the engine {self.engine}, which does not split a model",
+            split,
+        )

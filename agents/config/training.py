@@ -417,6 +417,9 @@ class RunArguments:
     """Compile the layers' feed-forward parts; the first steps take longer."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    num_replicas: int = 1
+    """Copies of the parameters, each sharded over the processes of a node or more. With one per node, gathers stay
+    inside the nodes; the memory of a node must hold a whole copy with its optimizer state."""
     report_to: tuple[str, ...] = ("tensorboard",)
     """Trackers that get what metrics.jsonl gets: tensorboard, wandb, trackio, module:function; none: only that file."""
     env: EnvArguments = field(default_factory=EnvArguments)
@@ -426,7 +429,7 @@ class RunArguments:
         for tracker in self.report_to:
             check_name("report_to", tracker, TRACKERS, "trackers")
         expect(self.seed >= 0, "seed", "of at least 0", self.seed)
-        for name in ("save_every", "save_total_limit"):
+        for name in ("save_every", "save_total_limit", "num_replicas"):
             expect(getattr(self, name) >= 1, name, "of at least 1", getattr(self, name))
         check_dialect(self.env.dialect, self.template)
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)

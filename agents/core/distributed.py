@@ -215,17 +215,36 @@ def whole_together(tensors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     if not sharded:
         yield from tensors
         return
-    lengths = [-(-len(tensor) // size()) * math.prod(tensor.shape[1:]) for tensor in sharded]
+    mesh = sharded[0].device_mesh
+    lengths = [-(-len(tensor) // mesh.size(-1)) * math.prod(tensor.shape[1:]) for tensor in sharded]
     parts = [tensor.to_local().flatten() for tensor in sharded]
     mine = torch.cat([pad(part, (0, length - len(part))) for part, length in zip(parts, lengths, strict=True)])
-    received = mine.new_empty(size() * len(mine))
-    distributed.all_gather_into_tensor(received, mine, group=sharded[0].device_mesh.get_group())
-    columns = iter(received.view(size(), -1).split(lengths, dim=1))
+    received = mine.new_empty(mesh.size(-1) * len(mine))
+    distributed.all_gather_into_tensor(received, mine, group=mesh.get_group(-1))
+    columns = iter(received.view(mesh.size(-1), -1).split(lengths, dim=1))
     for tensor in tensors:
         if isinstance(tensor, DTensor):
             yield next(columns).reshape(-1, *tensor.shape[1:])[: len(tensor)]
         else:
             yield tensor
+
+
+def rows_of(tensor: torch.Tensor) -> slice:
+    """Return which rows of a possibly sharded tensor this process holds; FSDP2 gives the last processes fewer."""
+    if not isinstance(tensor, DTensor):
+        return slice(0, len(tensor))
+    count, place = tensor.device_mesh.size(-1), tensor.device_mesh.get_local_rank(-1)
+    length = -(-len(tensor) // count)
+    return slice(min(place * length, len(tensor)), min((place + 1) * length, len(tensor)))
+
+
+def placed_like(rows: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the tensor of which this process has its rows, sharded as another one is; processes do not communicate."""
+    if not isinstance(other, DTensor):
+        return rows
+    return DTensor.from_local(
+        rows, other.device_mesh, other.placements, run_check=False, shape=other.shape, stride=other.stride()
+    )
 
 
 def sharded_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -9,14 +9,17 @@ log-probability given the tokens before it, its advantage. Log-probabilities are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+N = TypeVar("N", int, float, bool)
 
 FinishReason = Literal["stop", "boundary", "length"]
 
@@ -115,9 +118,82 @@ class Usage:
     """Whether the server has left some of them uncounted."""
 
 
+class Numbers(Sequence[N]):
+    """A tuple of numbers, one for each token, held as an array: a tuple takes 32 bytes for most numbers, an array 4.
+
+    Args:
+        values: The numbers.
+        dtype: Of the array.
+
+    >>> ids = Numbers([3, 1, 2], np.int32)
+    >>> ids, ids[0], ids[1:], ids == (3, 1, 2), ids.array.nbytes
+    ((3, 1, 2), 3, (1, 2), True, 12)
+    """
+
+    __slots__ = ("array",)
+
+    def __init__(self, values: Iterable[N], dtype: Any) -> None:
+        self.array = np.fromiter(values, dtype)
+
+    @classmethod
+    def of_floats(cls, values: Sequence[float]) -> Numbers[float]:
+        """Return floats in single precision if it holds all of them exactly, as it does what an engine reports.
+
+        >>> Numbers.of_floats([0.5, -1.25]).array.dtype, Numbers.of_floats([0.1]).array.dtype
+        (dtype('float32'), dtype('float64'))
+        """
+        exact: Numbers[float] = Numbers(values, np.float64)
+        single = exact.array.astype(np.float32)
+        if np.array_equal(single, exact.array, equal_nan=True):
+            exact.array = single
+        return exact
+
+    def __len__(self) -> int:
+        """Return how many numbers there are."""
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, index: int) -> N: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[N, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> N | tuple[N, ...]:
+        """Return a number, or a tuple of some."""
+        found = self.array[index].tolist()
+        return tuple(found) if isinstance(index, slice) else found
+
+    def __iter__(self) -> Iterator[N]:
+        """Iterate over Python's numbers."""
+        return iter(self.array.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other one has the same numbers; a tuple may."""
+        return isinstance(other, Numbers | tuple) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        """Return the hash of the tuple."""
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        """Return the text of the tuple."""
+        return repr(tuple(self))
+
+
+_OF_TOKENS: Mapping[str, Callable[[Sequence[Any]], Numbers[Any]]] = {
+    "token_ids": partial(Numbers, dtype=np.int32),
+    "action_mask": partial(Numbers, dtype=np.bool_),
+    "logprobs": Numbers.of_floats,
+    "policy_versions": partial(Numbers, dtype=np.int32),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectory:
     """One finished episode, with exactly the tokens that were sampled.
+
+    It holds what there is of each token in arrays (`Numbers`): a step has millions of tokens, and they travel between
+    processes.
 
     Example (S sampled, P prompt, F feedback)::
 
@@ -130,11 +206,11 @@ class Trajectory:
     """The problem's id."""
     group_id: int
     """Number of the group that shares a baseline."""
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]
     """Prompt, sampled tokens and feedback, in order."""
-    action_mask: tuple[bool, ...]
+    action_mask: Sequence[bool]
     """True on tokens that the policy sampled."""
-    logprobs: tuple[float, ...]
+    logprobs: Sequence[float]
     """Sampling log-probabilities; 0 where the mask is False."""
     prompt_length: int
     """Tokens of the prompt."""
@@ -150,10 +226,19 @@ class Trajectory:
     """The turns, in order."""
     boundary_cuts: int
     """Tokens that held a block's end and later text, and were replaced by the encoding of what was kept."""
-    policy_versions: tuple[int, ...]
+    policy_versions: Sequence[int]
     """For each token the version of the weights that sampled it; -1 where the mask is False."""
     sample: int = 0
     """Its number in its group."""
+
+    def __post_init__(self) -> None:
+        for name, pack in _OF_TOKENS.items():
+            if not isinstance(values := getattr(self, name), Numbers):
+                object.__setattr__(self, name, pack(values))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as JSON data, for :meth:`from_json`."""
+        return asdict(self) | {name: list(getattr(self, name)) for name in _OF_TOKENS}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

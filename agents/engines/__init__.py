@@ -60,6 +60,7 @@ def open_engine(
     gpu_memory_utilization: float | None = None,
     reserved_bytes: int = 0,
     tensor_parallel_size: int = 1,
+    beside_trainer: bool = False,
     seed: int | None = None,
     log: Callable[[str], Any] = print,
 ) -> Engine:
@@ -78,6 +79,7 @@ def open_engine(
             what is free now, except for ``reserved_bytes``.
         reserved_bytes: GPU memory that others will take while the engine is awake.
         tensor_parallel_size: Number of GPUs among which vLLM splits the weights.
+        beside_trainer: These are not the trainer's, and get weights from it; only with several.
         seed: Of one random stream for all requests, which spares vLLM work. None: each request has its own.
         log: Receives one line that names the engine chosen by "auto".
 
@@ -99,12 +101,12 @@ def open_engine(
                 f"Expect a `tensor_parallel_size` of 1 for the engine {name}, got {tensor_parallel_size}: only vllm "
                 "splits a model among GPUs."
             )
-        place["tensor_parallel_size"] = tensor_parallel_size
+        place |= {"tensor_parallel_size": tensor_parallel_size, "beside_trainer": beside_trainer}
     check_engine(name)
     if name != "transformers":  # its memory grows as it samples
-        from agents.engines.gpu_memory import free_share
+        from agents.engines.gpu_memory import MOST, free_share
 
-        share = gpu_memory_utilization
+        share = MOST if beside_trainer and gpu_memory_utilization is None else gpu_memory_utilization
         place["gpu_memory_utilization"] = free_share(device, reserved=reserved_bytes) if share is None else share
     opened: Engine = load_plugin("engine", ENGINES.get(name, name), "engines")(path, chat, **sizes, **place)
     return opened

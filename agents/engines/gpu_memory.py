@@ -6,7 +6,8 @@ import torch
 
 from agents.core.errors import EngineError
 
-_MOST = 0.9
+MOST = 0.9
+"""The largest share."""
 _ROUNDING = 2 * 2**30  # bytes for what nobody counts: CUDA graphs, buffers of NCCL, fragments
 
 
@@ -31,12 +32,12 @@ def memory_share(free: int, total: int, *, reserved: int) -> float:
             f"Expect a GPU with room for an engine, got {free / 2**30:.1f} GiB free, of which training will take "
             f"{reserved / 2**30:.1f}: shard the model among more GPUs, or serve the engine from another one."
         )
-    return min(_MOST, share)
+    return min(MOST, share)
 
 
 def free_share(device: torch.device, *, reserved: int) -> float:
     """Return :func:`memory_share` of a device now; without a GPU, where no engine asks, the largest."""
     if device.type != "cuda":
-        return _MOST
+        return MOST
     torch.cuda.empty_cache()  # what a model's loading left over
     return memory_share(*torch.cuda.mem_get_info(device), reserved=reserved)

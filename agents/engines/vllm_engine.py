@@ -1,4 +1,4 @@
-"""The engine for GPUs: vLLM, driven step by step. Only this file imports vLLM.
+"""The engine for GPUs: vLLM, driven step by step. Only this file and `vllm_transfer` import vLLM.
 
 vLLM receives and returns token ids. This module decodes them, detects stop tokens and the end of a code block after
 each step, and aborts a finished request before the next step. vLLM's prefix cache makes later turns of an episode and
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -31,6 +31,7 @@ from agents.core.types import Completion
 from agents.engines import VLLM_MISSING
 from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
+from agents.engines.vllm_transfer import ENGINE_ARGUMENTS, WeightTransfer, gpus_after_trainers
 from agents.models.load import load_generation_config
 from agents.models.names import FileNames
 
@@ -60,6 +61,7 @@ def load_llm(
     max_model_len: int,
     gpu_memory_utilization: float = 0.9,
     tensor_parallel_size: int = 1,
+    beside_trainer: bool = False,
     seed: int = 0,
 ) -> Any:
     """Load a model into vLLM.
@@ -72,6 +74,7 @@ def load_llm(
         gpu_memory_utilization: Fraction of GPU memory for weights and KV cache, in (0, 1]; without a GPU the KV cache
             takes 1 GiB.
         tensor_parallel_size: Number of GPUs that share the weights, or of processes on a CPU.
+        beside_trainer: These GPUs come after that of the trainer, which sends them weights.
         seed: Seed of the random stream of requests that have none.
 
     Raises:
@@ -80,7 +83,10 @@ def load_llm(
     vllm = _import_vllm()
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        more: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_utilization, "enable_sleep_mode": True}
+        more: dict[str, Any] = {
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "enable_sleep_mode": not beside_trainer,
+        }
     else:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(_CPU_CACHE_GIB))
         # With chunked prefill vLLM rewinds a request's random generator, which CPU generators do not support.
@@ -88,32 +94,36 @@ def load_llm(
         more = {"enforce_eager": True, **whole_prompts}
     if distributed.size() > 1:  # otherwise vLLM would start a process group of its own
         more["distributed_executor_backend"] = "external_launcher"
-    try:
-        arguments = vllm.EngineArgs(
-            model=str(path),
-            skip_tokenizer_init=True,
-            dtype=dtype,
-            max_num_seqs=max_num_seqs,
-            max_model_len=max_model_len,
-            hf_overrides=_positions(path, max_model_len),
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",  # after temperature and filters
-            disable_log_stats=True,
-            tensor_parallel_size=tensor_parallel_size,
-            seed=seed,
-            **more,
-        )
-        if arguments.create_model_config().using_transformers_backend():
-            raise ValueError("vLLM would patch and run transformers' code, which the trainer uses")
-        llm = vllm.LLMEngine.from_engine_args(arguments)
-        llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
-        while llm.has_unfinished_requests():
-            llm.step()  # some models load but fail at their first step
-    except (ValueError, RuntimeError, AssertionError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise EngineError(
-            f"Expect a model that vLLM can serve on this machine, got {path}: {reason}. Use the engine transformers."
-        ) from error
+    if beside_trainer:
+        more |= ENGINE_ARGUMENTS
+    with gpus_after_trainers(tensor_parallel_size) if beside_trainer else nullcontext():
+        try:
+            arguments = vllm.EngineArgs(
+                model=str(path),
+                skip_tokenizer_init=True,
+                dtype=dtype,
+                max_num_seqs=max_num_seqs,
+                max_model_len=max_model_len,
+                hf_overrides=_positions(path, max_model_len),
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",  # after temperature and filters
+                disable_log_stats=True,
+                tensor_parallel_size=tensor_parallel_size,
+                seed=seed,
+                **more,
+            )
+            if arguments.create_model_config().using_transformers_backend():
+                raise ValueError("vLLM would patch and run transformers' code, which the trainer uses")
+            llm = vllm.LLMEngine.from_engine_args(arguments)
+            llm.add_request("0", {"prompt_token_ids": [0]}, vllm.SamplingParams(max_tokens=1, detokenize=False))
+            while llm.has_unfinished_requests():
+                llm.step()  # some models load but fail at their first step
+        except (ValueError, RuntimeError, AssertionError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise EngineError(
+                f"Expect a model that vLLM can serve on this machine, got {path}: {reason}. "
+                "Use the engine transformers."
+            ) from error
     return llm
 
 
@@ -133,6 +143,7 @@ class VllmEngine:
         max_model_len: Maximum tokens per request.
         has_seeds: Whether each request has a random stream of its own; else all draw from vLLM's.
         owns_llm: Whether :meth:`close` shuts vLLM down.
+        transfer: What sends weights to vLLM's workers; None: there is one, in this process.
     """
 
     def __init__(
@@ -144,10 +155,11 @@ class VllmEngine:
         max_model_len: int,
         has_seeds: bool = True,
         owns_llm: bool = False,
+        transfer: WeightTransfer | None = None,
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
-        self._llm, self._owns_llm = llm, owns_llm
+        self._llm, self._owns_llm, self._transfer = llm, owns_llm, transfer
         self._vllm = _import_vllm()
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
@@ -171,6 +183,7 @@ class VllmEngine:
         max_model_len: int,
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
+        beside_trainer: bool = False,
         seed: int | None = None,
         **_: Any,
     ) -> VllmEngine:
@@ -185,11 +198,16 @@ class VllmEngine:
             max_model_len=max_model_len,
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
+            beside_trainer=beside_trainer,
             seed=seed or 0,
         )
+        transfer = None
+        if beside_trainer:
+            transfer = WeightTransfer(llm, workers=tensor_parallel_size, dtype=llm.model_config.dtype)
         stop = chat.stop_token_ids(load_generation_config(path))
         has_seeds = seed is None
-        return cls(llm, chat, stop_token_ids=stop, max_model_len=max_model_len, has_seeds=has_seeds, owns_llm=True)
+        sizes: dict[str, Any] = {"max_model_len": max_model_len, "has_seeds": has_seeds}
+        return cls(llm, chat, stop_token_ids=stop, owns_llm=True, transfer=transfer, **sizes)
 
     def submit(
         self,
@@ -290,15 +308,21 @@ class VllmEngine:
         self._wake()
         try:
             whole = self._in_files(weights, expected)
-            if not torch.cuda.is_available():
-                self._llm.collective_rpc(_forget_packed_experts)
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
-            self._llm.collective_rpc(_repack_output_layer)
+            if self._transfer is not None:
+                self._transfer.send({name: shape for name, shape in got.items() if name in expected}, whole)
+            else:
+                self._reload(whole)
             self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
             raise EngineFault(f"vLLM failed to load the weights: {error}") from error
         self.has_weights = True
         self.version = version
+
+    def _reload(self, whole: Iterator[tuple[str, torch.Tensor]]) -> None:
+        if not torch.cuda.is_available():
+            self._llm.collective_rpc(_forget_packed_experts)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
+        self._llm.collective_rpc(_repack_output_layer)
 
     @cached_property
     def _names(self) -> FileNames:
@@ -324,6 +348,8 @@ class VllmEngine:
         """Abort all requests, and shut vLLM down if this engine owns it."""
         for request_id in list(self._vllm_names):
             self.release(request_id)
+        if self._transfer is not None:
+            self._transfer.close()
         if self._owns_llm:
             self._llm.engine_core.shutdown()
 

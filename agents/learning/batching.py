@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from agents.core.distributed import rank, size
-from agents.core.types import Batch, PolicyOutput, Trajectory
+from agents.core.types import Batch, Numbers, PolicyOutput, Trajectory
 from agents.learning.packing import SHARED_TOKENS, common_length, rows_of
 
 
@@ -60,7 +60,10 @@ def collate_tokens(rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batc
 
 
 def _pad(rows: Sequence[Sequence[float]], length: int, value: float, dtype: torch.dtype) -> torch.Tensor:
-    return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=dtype)
+    padded = torch.full((len(rows), length), value, dtype=dtype)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = torch.from_numpy(row.array) if isinstance(row, Numbers) else torch.tensor(row)
+    return padded
 
 
 def micro_batches(batch: Batch, max_tokens: int) -> Iterator[torch.Tensor]:

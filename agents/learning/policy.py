@@ -7,27 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.modules.dropout import _DropoutNd
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agents.core.distributed import add_up, size, wait
-from agents.core.errors import ModelError
+from agents.core.errors import ModelError, expect
 from agents.core.types import Batch, PolicyOutput, upload
 from agents.learning.batching import deal, micro_batches
 from agents.learning.packing import ATTENTION, SHARED_TOKENS, Packed, pack
+from agents.models.sharded import read_shards
 from agents.models.support import attention_calls, longest_row, plain_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}  # of the logits that are in memory at once
-_ROUNDING = 1e-4  # relative to the largest logit
+_ROUNDING = {None: 1e-4, torch.bfloat16: 0.05}  # relative to the largest logit, by the dtype of autocast
 
 
 class Policy(nn.Module):
@@ -37,7 +39,8 @@ class Policy(nn.Module):
     group's problem) are computed once, with the same gradient as if each row were computed alone: see `packing`.
 
     Args:
-        model: The language model, in the dtype to train in.
+        model: The language model, in the dtype to train in. On the meta device it is sharded first (`shard`), then
+            gets its weights, and then needs :meth:`check`.
         temperature: The sampling temperature: log-probabilities are those of ``logits / temperature``.
         value_head: Add a linear value head on the last hidden state, initialised to 0.
         critic: A separate language model for the value head; None: it reads the policy's hidden states.
@@ -50,8 +53,7 @@ class Policy(nn.Module):
         autocast: As given.
 
     Raises:
-        ModelError: The model transforms its logits after the output layer, its attention cannot be replaced, or it
-            mixes tokens outside standard attention.
+        ModelError: The model cannot be trained, see :meth:`check`.
     """
 
     def __init__(
@@ -71,8 +73,12 @@ class Policy(nn.Module):
         self.critic = critic
         if critic is not None and critic.get_output_embeddings().weight is not critic.get_input_embeddings().weight:
             critic.get_output_embeddings().requires_grad_(False)  # its logits are never computed
-        for each in self._models():
-            _prepare(each, gradient_checkpointing)
+        for each in self.models():
+            _switch_off_noise(each)
+            if gradient_checkpointing:
+                # transformers 5.2x renamed it, and warns about the old name
+                enable = getattr(each, "activation_checkpointing_enable", None) or each.gradient_checkpointing_enable
+                enable({"use_reentrant": False})
         self._gradient_checkpointing = gradient_checkpointing
         self._longest = longest_row(model)
         self.temperature = temperature
@@ -80,7 +86,11 @@ class Policy(nn.Module):
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-            self.value_head.to(model.device)
+        self.autocast: torch.dtype | None = None
+        if model.device.type != "meta":
+            if self.value_head is not None:
+                self.value_head.to(model.device)
+            self.check()  # in the parameters' dtype
         self.autocast = autocast
         self._entropy_gradient = entropy_gradient
         if compile_layers:
@@ -90,8 +100,22 @@ class Policy(nn.Module):
                     raise ModelError(f"Expect layers with a module `mlp` to compile, got {type(layer).__name__}.")
                 part.compile(dynamic=True)
 
-    def _models(self) -> list[PreTrainedModel]:
+    def models(self) -> list[PreTrainedModel]:
+        """Return the language model and, if it is separate, the critic's."""
         return [self.model] if self.critic is None else [self.model, self.critic]
+
+    def check(self) -> None:
+        """Try the models' own code, and replace their attention; then compare what they compute.
+
+        Raises:
+            ModelError: The model transforms its logits after the output layer, its attention cannot be replaced, or it
+                mixes tokens outside standard attention.
+        """
+        with self._casting():
+            for model in self.models():
+                ids, expected = plain_logits(model)
+                model.set_attn_implementation(ATTENTION)
+                _check_packing(model, ids, expected, rounding=_ROUNDING[self.autocast])
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules; dropout is off in both, so that an update begins with ratios of exactly 1.
@@ -103,12 +127,12 @@ class Policy(nn.Module):
     def layers(self) -> list[nn.Module]:
         """Return the decoder layers, whose parameters are sharded together."""
         return [
-            each for model in self._models() for each in model.modules() if isinstance(each, GradientCheckpointingLayer)
+            each for model in self.models() for each in model.modules() if isinstance(each, GradientCheckpointingLayer)
         ]
 
     def embeddings(self) -> list[nn.Module]:
         """Return the models' input embeddings."""
-        return [model.get_input_embeddings() for model in self._models()]
+        return [model.get_input_embeddings() for model in self.models()]
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return the trained parameters: the policy's and, if there is a separate critic, the critic's."""
@@ -207,17 +231,6 @@ class Policy(nn.Module):
         return torch.autocast(self.device.type, dtype=self.autocast, cache_enabled=False)
 
 
-def _prepare(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
-    ids, expected = plain_logits(model)
-    model.set_attn_implementation(ATTENTION)
-    _check_packing(model, ids, expected)
-    _switch_off_noise(model)
-    if gradient_checkpointing:
-        # transformers 5.2x renamed it, and warns about the old name
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-
-
 def _switch_off_noise(model: PreTrainedModel) -> None:
     """Set every dropout probability to 0, and the noise of routers: they act in training mode."""
     for module in model.modules():
@@ -229,7 +242,7 @@ def _switch_off_noise(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Tensor) -> None:
+def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Tensor, *, rounding: float) -> None:
     """Reject a model whose logits of a row change when it is packed beside a row with the same prefix."""
     ids = row.cpu().repeat(2, 1)
     ids[0, SHARED_TOKENS:] = (ids[0, SHARED_TOKENS:] + SHARED_TOKENS) % model.config.get_text_config().vocab_size
@@ -245,7 +258,7 @@ def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Te
     packed = pack(batch, model.device)
     hidden = _hidden(model, packed)[packed.places[1]]
     found = model.get_output_embeddings()(hidden).float()
-    if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
+    if not (found - expected).abs().max() <= rounding * expected.abs().max():
         if not all("layout" in names for names in attention_calls(model, layout=0)):
             raise ModelError(
                 f"Expect a model that passes arguments on to its attention, got {type(model).__name__}, "
@@ -269,18 +282,32 @@ def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:
     return hidden
 
 
-def shard(policy: Policy) -> None:
+def shard(policy: Policy, device: torch.device | None = None, *, replicas: int = 1) -> None:
     """Shard a policy's parameters over the processes: layer by layer, then the rest together (FSDP2).
 
-    All processes start from the parameters of the first. Parameters are gathered in the dtype of autocast; shards,
-    reduced gradients and hidden states between layers keep the parameters' own.
+    All processes start from the parameters of the first; those on the meta device stay there, for `read_shards`.
+    Parameters are gathered in the dtype of autocast; shards, reduced gradients and hidden states between layers keep
+    the parameters' own.
+
+    Args:
+        policy: Whole, in each process.
+        device: Of the shards; by default where the policy is.
+        replicas: Copies of the shards. With one per node, parameters are gathered inside a node, and only gradients are
+            reduced between nodes (HSDP).
+
+    Raises:
+        ConfigError: The processes cannot be divided among so many copies.
     """
+    expect(size() % replicas == 0, "num_replicas", f"a divisor of the {size()} processes", replicas)
     if size() == 1:
         return
     wait()  # some processes load a model more slowly
     for parameter in policy.parameters():
-        torch.distributed.broadcast(parameter.data, 0)
-    mesh = init_device_mesh(policy.device.type, (size(),))
+        if not parameter.is_meta:
+            torch.distributed.broadcast(parameter.data, 0)
+    names, sizes = ("replicate", "shard"), (replicas, size() // replicas)
+    first = 0 if replicas > 1 else 1
+    mesh = init_device_mesh((device or policy.device).type, sizes[first:], mesh_dim_names=names[first:])
     precision = MixedPrecisionPolicy()
     if policy.autocast is not None:
         precision = MixedPrecisionPolicy(policy.autocast, torch.float32, cast_forward_inputs=False)
@@ -291,6 +318,30 @@ def shard(policy: Policy) -> None:
     if policy.value_head is not None:
         fully_shard(policy.value_head, mesh=mesh)  # autocast does not reach it
     fully_shard(policy, mesh=mesh, mp_policy=precision)
+
+
+def place(policy: Policy, path: Path, device: torch.device, *, replicas: int = 1) -> None:
+    """Shard a policy over the processes, and give its models the weights that they lack.
+
+    Args:
+        policy: Its models are those of the folder, whole or without weights.
+        path: The folder.
+        device: Where to.
+        replicas: As for :func:`shard`.
+
+    Raises:
+        ConfigError: As for :func:`shard`.
+        ModelError: A model cannot be trained.
+    """
+    lacks = any(parameter.is_meta for parameter in policy.parameters())
+    shard(policy, device, replicas=replicas)
+    if lacks:
+        for model in policy.models():
+            read_shards(model, path, device)
+        register_fsdp_forward_method(policy, "check")
+        policy.check()
+        if isinstance(policy, FSDPModule):
+            policy.reshard()
 
 
 def token_logprobs(

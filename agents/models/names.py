@@ -14,6 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 
+def in_files(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors that files hold in place of some of a model's state dict."""
+    translated: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
+    return translated
+
+
 class FileNames:
     """Translates the state dict of a model, tensor by tensor, into what `save_pretrained` writes.
 
@@ -32,8 +38,7 @@ class FileNames:
 
     def translate(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the tensors that the files hold in place of one tensor of the state dict."""
-        translated: dict[str, torch.Tensor] = revert_weight_conversion(self._model, {name: tensor})
-        return translated
+        return in_files(self._model, {name: tensor})
 
     def shapes(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return names and shapes of these tensors."""

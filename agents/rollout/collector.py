@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory, seed_of
@@ -238,7 +238,7 @@ class Collector:
     def as_json(self) -> dict[str, Any]:
         """Return the unfinished groups and paused episodes as JSON data."""
         groups = {
-            group_id: {n: None if t is None else asdict(t) for n, t in members.items()}
+            group_id: {n: None if t is None else t.as_json() for n, t in members.items()}
             for group_id, members in self._groups.items()
         }
         plays = [play.as_json() for play in (*(play for _, play in self._paused), *self._waiting)]

@@ -177,9 +177,9 @@ class ActiveEpisode:
         return Trajectory(
             problem_id=str(info.get("problem_id", self.episode.env_seed)),
             group_id=self.episode.group_id,
-            token_ids=tuple(self.token_ids),
-            action_mask=tuple(self.action_mask),
-            logprobs=tuple(self.logprobs),
+            token_ids=self.token_ids,
+            action_mask=self.action_mask,
+            logprobs=self.logprobs,
             prompt_length=self.prompt_length,
             reward=self.reward,
             reward_valid=bool(info.get("reward_valid", True)) and not self.too_long,
@@ -187,7 +187,7 @@ class ActiveEpisode:
             truncated=truncated,
             turns=tuple(self.turns),
             boundary_cuts=self.cuts,
-            policy_versions=tuple(self.policy_versions),
+            policy_versions=self.policy_versions,
             sample=self.episode.sample,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ class Sampler:
         """Return the state of each process as JSON data; during a step, the state at its start."""
         state = self._before or self._state()
         ahead: Collected | None = state["ahead"]
-        played = None if ahead is None else [asdict(each) for each in ahead.trajectories]
+        played = None if ahead is None else [each.as_json() for each in ahead.trajectories]
         return gather([state | {"ahead": played, "metrics": {} if ahead is None else dict(ahead.metrics)}])
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:

@@ -200,6 +200,7 @@ def open_run_engine(
         gpu_memory_utilization=share,
         reserved_bytes=reserved_bytes,
         tensor_parallel_size=tensor_parallel_size,
+        beside_trainer=tensor_parallel_size > 1 and not config.cluster.engines,
         seed=None if reproducible else seed_of(config.seed, _ENGINE, number, bits=31),
         log=log,
     )

@@ -21,7 +21,7 @@ from agents.core.programs import shell_command
 from agents.core.types import seed_of
 from agents.learning.batching import collate_tokens
 from agents.learning.optimizer import check_optimizer
-from agents.learning.policy import Policy, shard
+from agents.learning.policy import Policy, place
 from agents.learning.supervised import Supervised
 from agents.models.devices import pick_device
 from agents.models.find import resolve_model
@@ -135,7 +135,7 @@ class SupervisedTrainer:
 
     def _build_policy(self, path: Path, longest: int) -> Policy:
         config = self.config
-        model = load_on(path, self.device)
+        model = load_on(path, self.device, log=self.log)
         check_positions(model, longest, self.log)
         if config.lora.rank:
             torch.manual_seed(config.seed)
@@ -146,7 +146,7 @@ class SupervisedTrainer:
             gradient_checkpointing=config.gradient_checkpointing,
             compile_layers=config.compile,
         )
-        shard(policy)
+        place(policy, path, self.device, replicas=config.num_replicas)
         return policy
 
     def _restore(self, path: Path) -> int:

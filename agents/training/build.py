@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,19 @@ from torch.distributed.tensor import DTensor
 from agents.config.training import RunArguments, TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
-from agents.learning.policy import Policy, shard
+from agents.learning.policy import Policy, place
 from agents.learning.warm_up import in_fence, warm_up
 from agents.models.devices import has_fast_bfloat16
 from agents.models.load import load_model, no_progress_bars
 from agents.models.lora import add_adapters
+from agents.models.sharded import empty_model
 from agents.models.support import check_length
 from agents.rollout.envs import accepted
 from agents.rollout.source import LocalSource, most_in_flight, open_run_engine
 from agents.tracking.callbacks import Callback, SampleLog
 from agents.tracking.model_card import ModelCardWriter
 from agents.tracking.summary import ClosingSummary
+from agents.training.checkpoint import keep_model
 from agents.training.hub import HubUpload
 from agents.training.weight_sync import BUCKET_BYTES
 
@@ -36,12 +39,17 @@ if TYPE_CHECKING:
 
 _WARM_UP_PROBLEMS = 2000
 REFERENCE = "reference"
+"""The folder, beside the checkpoints, of the model from which a KL penalty measures the distance."""
+START = "warmed_up"
+"""The folder of the model that the warm-up has made."""
 
 
 def build_policy(
     config: TrainConfig, path: Path, chat: Chat, device: torch.device, *, is_new: bool, log: Callable[[str], Any]
 ) -> Policy:
     """Return the policy of a run, on its device, sharded if there are several processes.
+
+    Only a warm-up needs the whole model in one process.
 
     Args:
         config: The run.
@@ -55,12 +63,12 @@ def build_policy(
         ConfigError: Episodes may be longer than the model's positions allow.
         ModelError: The model cannot be trained.
     """
-    model = load_on(path, device)
-    check_positions(model, config.rollout.max_model_len, log)
+    start = config.output_dir / START
     if is_new and config.warm_up_steps:
-        _warm_up(model, config, chat, log)
-    if is_new and config.ppo.kl_coefficient:
-        distributed.succeed_together(lambda: _keep(model, config.output_dir / REFERENCE), on_first=True)
+        distributed.succeed_together(lambda: _warm_up(path, start, config, chat, device, log), on_first=True)
+        path = start
+    model = load_on(path, device, log=log)
+    check_positions(model, config.rollout.max_model_len, log)
     if config.lora.rank:
         torch.manual_seed(config.seed)
         add_adapters(model, config.lora)
@@ -69,21 +77,26 @@ def build_policy(
         model,
         temperature=config.rollout.temperature,
         value_head=needs_values,
-        critic=load_on(path, device) if needs_values and config.ppo.critic == "separate" else None,
+        critic=load_on(path, device, log=log) if needs_values and config.ppo.critic == "separate" else None,
         autocast=autocast_dtype(config, device),
         gradient_checkpointing=config.gradient_checkpointing,
         entropy_gradient=config.ppo.entropy_coefficient > 0,
         compile_layers=config.compile,
     )
-    shard(policy)
+    place(policy, path, device, replicas=config.num_replicas)
+    if is_new and config.ppo.kl_coefficient:
+        keep_model(policy, config.output_dir / REFERENCE)
+    if path == start:
+        distributed.succeed_together(lambda: shutil.rmtree(start), on_first=True)
     return policy
 
 
-def load_reference(config: TrainConfig, device: torch.device) -> Policy:
+def load_reference(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> Policy:
     """Return the policy that a run began with; it is kept beside the checkpoints."""
-    model = load_on(config.output_dir / REFERENCE, device).requires_grad_(False)
+    path = config.output_dir / REFERENCE
+    model = load_on(path, device, log=log).requires_grad_(False)
     policy = Policy(model, temperature=config.rollout.temperature, autocast=autocast_dtype(config, device))
-    shard(policy)
+    place(policy, path, device, replicas=config.num_replicas)
     return policy
 
 
@@ -117,6 +130,7 @@ def build_source(
         device=device,
         number=distributed.rank(),
         reserved_bytes=reserved_bytes(policy),
+        tensor_parallel_size=config.rollout.tensor_parallel_size,
         log=log,
     )
     return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
@@ -141,11 +155,23 @@ def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tu
 
 
 def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> None:
-    """Refuse a run whose problems cannot be shared evenly among the processes, and name GPUs that would idle."""
+    """Refuse a run that the processes cannot share, and name GPUs that would idle.
+
+    Raises:
+        ConfigError: Problems cannot be shared evenly among the processes, or a split engine would not get its weights.
+    """
+    split, count = config.rollout.tensor_parallel_size, distributed.size()
+    expect(
+        split == 1 or (count == 1 and device.type == "cuda" and not config.cluster.engines),
+        "rollout.tensor_parallel_size",
+        f"of 1 unless a single process trains, on a GPU, and sends weights to others (here {count}, on {device.type}); "
+        "on a cluster cluster.engine_gpus splits an engine",
+        split,
+    )
     for name in () if config.cluster.engines else ("num_problems", "num_extra_problems"):
-        value, count = getattr(config.rollout, name), distributed.size()
+        value = getattr(config.rollout, name)
         expect(value % count == 0, f"rollout.{name}", f"a multiple of the {count} processes", value)
-    if idle := distributed.idle_gpus(device):
+    if split == 1 and (idle := distributed.idle_gpus(device)):
         log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
 
 
@@ -154,8 +180,12 @@ def autocast_dtype(config: RunArguments, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if config.autocast and has_fast_bfloat16(device) else None
 
 
-def load_on(path: Path, device: torch.device) -> PreTrainedModel:
-    """Return the model of a folder in float32, on a device."""
+def load_on(path: Path, device: torch.device, *, log: Callable[[str], Any]) -> PreTrainedModel:
+    """Return the model of a folder in float32, on a device; for several processes without weights, for `place`."""
+    if distributed.size() > 1:
+        if (empty := empty_model(path)) is not None:
+            return empty
+        log(f"Each process loads all of {path}: its weights are not in safetensors files as `save_pretrained` writes.")
     model = load_model(path, "float32")
     torch.nn.Module.to(model, device)
     return model
@@ -173,13 +203,20 @@ def check_positions(model: PreTrainedModel, max_model_len: int, log: Callable[[s
         log(f"Warning: episodes may have {max_model_len} tokens, though the model was made for {made_for}.")
 
 
-def _keep(model: PreTrainedModel, folder: Path) -> None:
-    with no_progress_bars():
-        model.save_pretrained(folder)
+def _warm_up(  # noqa: PLR0917 - it is a part of `build_policy`
+    path: Path, start: Path, config: TrainConfig, chat: Chat, device: torch.device, log: Callable[[str], Any]
+) -> None:
+    """Teach a model its first steps on the training problems; an episode that ends at once tells the answer.
 
-
-def _warm_up(model: PreTrainedModel, config: TrainConfig, chat: Chat, log: Callable[[str], Any]) -> None:
-    """Teach the model its first steps on the training problems; an episode that ends at once tells the answer."""
+    Args:
+        path: The model's folder.
+        start: Where the model with which training begins is written to.
+        config: The run.
+        chat: Encodes prompts.
+        device: Of the warm-up.
+        log: Takes lines for the user.
+    """
+    model = torch.nn.Module.to(load_model(path, "float32"), device)
     env = gymnasium.make(config.env.id, **accepted(config.env, config.env.kwargs(split="train")))
     count = len(env.get_wrapper_attr("problems")) if env.has_wrapper_attr("problems") else _WARM_UP_PROBLEMS
     write_code = env.get_wrapper_attr("write_code") if env.has_wrapper_attr("write_code") else in_fence
@@ -194,3 +231,5 @@ def _warm_up(model: PreTrainedModel, config: TrainConfig, chat: Chat, log: Calla
     scripts: dict[str, Any] = {"tools": tools, "write_code": write_code}
     report = warm_up(model, chat, pairs, seed=config.seed, steps=config.warm_up_steps, log=log, **scripts)
     log(f"Warmed up in {report.seconds:.0f} s.")
+    with no_progress_bars():
+        model.save_pretrained(start)

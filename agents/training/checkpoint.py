@@ -5,8 +5,9 @@ value head, critic, adapters), ``rollouts.json`` with trajectories that were sam
 ``trainer_state.json`` with step, settings, best checkpoint and health; with adapters also ``adapter`` in peft's layout.
 All randomness of a step, and the order of the problems, is a function of seed and step, so a run resumes exactly.
 
-Several processes write one checkpoint: the first one the model, each its own part of ``training_state``
-(``torch.distributed.checkpoint``). It loads in any number of processes. All of them must see the same folder.
+Several processes write one checkpoint: the first one the model, of which it holds one file at a time, and each its own
+part of ``training_state`` (``torch.distributed.checkpoint``). It loads in any number of processes. All of them must see
+the same folder.
 
 A checkpoint appears by one rename, after everything in it has been synced to disk, and is removed by another: whenever
 the process or the machine dies, every ``checkpoint-N`` is complete.
@@ -33,8 +34,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from agents.core import distributed
 from agents.core.errors import CheckpointError
 from agents.learning.optimizer import state_of
-from agents.models.load import no_progress_bars
 from agents.models.lora import save_adapters
+from agents.models.sharded import write_model
 from agents.training.weight_sync import weights_of
 
 if TYPE_CHECKING:
@@ -149,16 +150,13 @@ def _write(  # noqa: PLR0917 - it is `save`, continued
     rollouts: Sequence[Mapping[str, Any]],
     lora: LoraConfig | None,
 ) -> None:
-    is_first = distributed.rank() == 0
-    weights = {name: tensor.cpu() for name, tensor in _model_weights(policy) if is_first}
+    keep_model(policy, folder)
 
-    def write_model() -> None:
-        with no_progress_bars():
-            policy.model.save_pretrained(folder, state_dict=weights)
+    def write_rest() -> None:
         tokenizer.save_pretrained(folder)
         (folder / ROLLOUTS).write_text(json.dumps(rollouts, default=_plain))
 
-    distributed.succeed_together(write_model, on_first=True)
+    distributed.succeed_together(write_rest, on_first=True)
     if lora is not None:
         save_adapters(policy.model, lora, folder / "adapter")
     state = _training_state(policy, optimizer)
@@ -177,13 +175,11 @@ def _shards() -> Iterator[None]:
             raise next(iter(error.failures.values()))[0] from error
 
 
-def _model_weights(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the model's weights; tied weights only once."""
-    model = policy.model
-    output = model.get_output_embeddings()
-    is_tied = output.weight is model.get_input_embeddings().weight
-    tied = {f"{name}.weight" for name, module in model.named_modules() if is_tied and module is output}
-    yield from ((name, tensor) for name, tensor in weights_of(model).tensors if name not in tied)
+def keep_model(policy: Policy, folder: Path) -> None:
+    """Write a policy's model, with its adapters added, to a folder. A collective call: the first process writes."""
+    weights = weights_of(policy.model)
+    distributed.succeed_together(lambda: folder.mkdir(parents=True, exist_ok=True), on_first=True)
+    write_model(policy.model, folder, weights.shapes, weights.tensors)
 
 
 def _training_state(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:

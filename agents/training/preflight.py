@@ -18,6 +18,7 @@ from agents.learning.optimizer import check_optimizer
 from agents.models.lora import MISSING
 from agents.rollout.envs import open_split
 from agents.tracking.trackers import check_installed
+from agents.training.footprint import estimate
 from agents.training.validation import open_held_out
 
 
@@ -44,7 +45,7 @@ def check(config: TrainConfig, *, log: Callable[[str], Any]) -> None:
 
     Args:
         config: The run.
-        log: Takes a line about each problem set, and warnings.
+        log: Takes a line about each problem set, warnings, and what the run asks of GPUs and network.
 
     Raises:
         ConfigError: Problems are trained on and validated on; the environment raises errors of its own.
@@ -54,3 +55,4 @@ def check(config: TrainConfig, *, log: Callable[[str], Any]) -> None:
     with closing(open_split(config.env, 1, split="train")) as train_envs:
         for envs, _ in open_held_out(small, train_envs, log=log).values():
             envs.close()
+    log(estimate(config))

@@ -33,7 +33,10 @@ _MAY_CHANGE = (
     *("report_to", "samples_every", "samples_per_step", "push_to_hub", "hub_model_id", "hub_private_repo"),
 )
 
-_OF_THE_MACHINE = ("rollout.engine", "rollout.max_num_seqs", "rollout.vllm_gpu_memory_utilization")
+_OF_THE_MACHINE = (
+    *("rollout.engine", "rollout.max_num_seqs", "rollout.vllm_gpu_memory_utilization", "rollout.tensor_parallel_size"),
+    "num_replicas",
+)
 """What samples, and how much at once: a run may continue on another machine."""
 
 

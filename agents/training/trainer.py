@@ -96,7 +96,7 @@ class Trainer:
         log(f"Loading {path} on {self.device}, to sample in {dtype}.")
         self.chat = open_chat(config, path)
         self.policy = build_policy(config, path, self.chat, self.device, is_new=started is None, log=log)
-        self._reference = load_reference(config, self.device) if config.ppo.kl_coefficient else None
+        self._reference = load_reference(config, self.device, log=log) if config.ppo.kl_coefficient else None
         limits = {"max_completion_length": config.rollout.max_completion_length, "max_steps": config.max_steps}
         self.ppo = PPO(self.policy, config.ppo, **limits)
         self.source = build_source(

@@ -6,7 +6,6 @@ they differ only by rounding; an engine that still has old weights, even in a si
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from agents.core.distributed import any_of, gather, sharded_like, whole_together
 from agents.core.errors import EngineFault
 from agents.core.types import Batch, Completion
 from agents.engines.base import Weights
+from agents.models.lora import ADAPTER, adapted_layers, plain_name
 from agents.rollout.source import PROBE_TOKENS, PROBES
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from agents.learning.policy import Policy
     from agents.rollout.source import Source
 
-_ADAPTER = "default"  # peft's name for a model's first
 BUCKET_BYTES = 2**29
 """Bytes of weights that are gathered by one collective call."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15}
@@ -62,16 +61,12 @@ def weights_of(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Weig
 
 
 def _parts(model: PreTrainedModel) -> list[_Part]:
-    adapted: dict[str, Any] = {
-        _plain(f"{name}.{getattr(layer, 'parameter_name', 'weight')}"): layer
-        for name, layer in model.named_modules()
-        if hasattr(layer, "lora_A")
-    }
+    adapted = adapted_layers(model)
     parts: dict[object, _Part] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        layer = adapted.get(plain := _plain(name))
+        layer = adapted.get(plain := plain_name(name))
         key = id(tensor) if layer is None else plain
         parts.setdefault(key, _Part(names=[], tensor=tensor.detach(), layer=layer)).names.append(plain)
     return list(parts.values())
@@ -106,24 +101,15 @@ def _target(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
 def _merged(bucket: Sequence[_Part]) -> Iterator[torch.Tensor]:
     """Yield the bucket's tensors, sharded as they are, with their adapters added."""
     pairs = [(part.layer.lora_A, part.layer.lora_B) for part in bucket if part.layer is not None]
-    factors = whole_together([half[_ADAPTER].weight.detach() for pair in pairs for half in pair])
+    factors = whole_together([half[ADAPTER].weight.detach() for pair in pairs for half in pair])
     for part in bucket:
         if part.layer is None:
             yield part.tensor
             continue
         down, up = next(factors), next(factors)
         experts = len(part.tensor) if part.tensor.ndim > 2 else None
-        added = part.layer.scaling[_ADAPTER] * _product(part.layer, up, down, experts=experts)
+        added = part.layer.scaling[ADAPTER] * _product(part.layer, up, down, experts=experts)
         yield part.tensor + sharded_like(added, part.tensor)
-
-
-def _plain(name: str) -> str:
-    """Return the name that a tensor has without adapters, which wrap each adapted layer.
-
-    >>> _plain("mlp.experts.base_layer.base_layer.down_proj")
-    'mlp.experts.down_proj'
-    """
-    return re.sub(r"(\.base_layer)+\.", ".", name)
 
 
 def _product(layer: Any, up: torch.Tensor, down: torch.Tensor, experts: int | None) -> torch.Tensor:

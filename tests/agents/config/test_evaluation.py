@@ -27,7 +27,7 @@ from agents.core.errors import ConfigError
         ({"tensor_parallel_size": 0}, "Expect `tensor_parallel_size` of at least 1, got 0."),
         (
             {"tensor_parallel_size": 2, "engine": "transformers"},
-            "Expect `tensor_parallel_size` of 1 with `--engine transformers`, which does not split a model, got 2.",
+            "Expect `tensor_parallel_size` of 1 with the engine transformers, which does not split a model, got 2.",
         ),
         ({"num_problems": 0}, "Expect `num_problems` of at least 1, got 0."),
         ({"max_completion_length": 0}, "Expect `max_completion_length` of at least 1, got 0."),

@@ -254,7 +254,7 @@ def test_other_exceptions_become_checkpoint_errors(tmp_path: Path, monkeypatch: 
         raise RuntimeError("safetensors has a class of its own")
 
     ppo = trained()
-    monkeypatch.setattr(ppo.policy.model, "save_pretrained", broken)
+    monkeypatch.setattr(checkpoint, "write_model", broken)
     with pytest.raises(CheckpointError, match="safetensors has a class of its own"):
         write(tmp_path, ppo, 1)
     assert names(tmp_path) == []

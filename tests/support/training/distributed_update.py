@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adapters": {"lora": 4},
     "experts": {"model": "qwen3_moe"},
     "adapters of experts": {"model": "qwen3_moe", "lora": 4},
+    "replicas": {"replicas": 2},
     "fewer rows than processes": {"rows": 1, "advantage": "reinforce_plus_plus_baseline"},
 }
 
@@ -51,7 +52,7 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
     """Return weights and log-probabilities after two updates, and the figures of the second."""
     lora, rows = settings.get("lora", 0), settings.get("rows", 7)
     make = tiny_qwen3_moe if "model" in settings else tiny_qwen2
-    changes = {k: v for k, v in settings.items() if k not in ("lora", "rows", "model")}
+    changes = {k: v for k, v in settings.items() if k not in ("lora", "rows", "model", "replicas")}
     model = make(V).double()
     if "model" in settings:
         model.set_experts_implementation("eager")  # the other kernels have no float64
@@ -61,7 +62,7 @@ def update(settings: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str,
     config = PPOConfig(**({"learning_rate": 1e-2, "micro_batch_tokens": 60} | changes))
     critic = tiny_qwen2(V, seed=1).double() if config.critic == "separate" else None
     policy = Policy(model, value_head=config.advantage == "gae", critic=critic).double()
-    shard(policy)
+    shard(policy, replicas=min(settings.get("replicas", 1), distributed.size()))
     agent = PPO(policy, config)
     batch = random_batch(V, rows=rows)
     figures: dict[str, float] = {}

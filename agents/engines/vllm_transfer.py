@@ -1,0 +1,139 @@
+"""Weights on their way to the workers among which vLLM splits a model, by vLLM's own transfer.
+
+The trainer's process is on a GPU of its own, the workers are processes on the next ones. Each tensor is broadcast whole
+(NCCL), and each worker keeps its slice. Only this file knows vLLM's interface for it, which changes between versions.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from agents.core.errors import EngineError
+
+ENGINE_ARGUMENTS: Mapping[str, Any] = {
+    "distributed_executor_backend": "mp",
+    "weight_transfer_config": {"backend": "nccl"},
+}
+"""What vLLM is started with, so that its workers can receive weights."""
+
+
+@contextmanager
+def gpus_after_trainers(count: int) -> Iterator[None]:
+    """Show the processes that are started in the block only the GPUs after the trainer's, which is the first.
+
+    Args:
+        count: How many they need.
+
+    Raises:
+        EngineError: There are fewer.
+    """
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = before.split(",") if before else [str(number) for number in range(torch.cuda.device_count())]
+    if len(names) < 1 + count:
+        raise EngineError(
+            f"Expect {1 + count} GPUs for a `tensor_parallel_size` of {count}, one for the trainer and {count} for the "
+            f"engine, got {len(names)}."
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[1 : 1 + count])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+class Client:
+    """Tells vLLM's workers what the trainer does; implements vLLM's ``VLLMWeightSyncClient``.
+
+    Args:
+        llm: The engine.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Let the workers join the trainer's group."""
+        self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        """Let the workers expect weights."""
+        self._llm.collective_rpc("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Let the workers receive weights, while they are sent."""
+        self._llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Let the workers use what they have received; versions are counted elsewhere."""
+        self._llm.collective_rpc("finish_weight_update")
+
+
+class _Source:
+    """What vLLM reads the weights of an update from; implements its ``WeightSource``."""
+
+    def __init__(self, meta: Callable[[str, torch.dtype, tuple[int, ...]], Any], dtype: torch.dtype) -> None:
+        self._meta, self._dtype = meta, dtype
+        self.shapes: Mapping[str, tuple[int, ...]] = {}
+        self.tensors: Iterable[tuple[str, torch.Tensor]] = ()
+
+    def metadata(self) -> list[Any]:
+        return [self._meta(name, self._dtype, shape) for name, shape in self.shapes.items()]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(self.tensors)
+
+
+class WeightTransfer:
+    """Sends weights from this process's GPU to all workers of an engine.
+
+    Args:
+        llm: A vLLM engine that was started with `ENGINE_ARGUMENTS`.
+        workers: How many it has.
+        dtype: Of its weights.
+
+    Raises:
+        EngineError: This version of vLLM has another interface.
+    """
+
+    def __init__(self, llm: Any, *, workers: int, dtype: torch.dtype) -> None:
+        try:
+            from vllm.distributed.weight_transfer import ParamMeta, WeightTransferTrainerFactory
+            from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        except ImportError as error:
+            raise EngineError(
+                f"Expect vLLM 0.32 to train with a `tensor_parallel_size` of {workers}: {error}."
+            ) from error
+        self._source = _Source(ParamMeta, dtype)
+        place = {"master_address": "127.0.0.1", "master_port": _free_port(), "world_size": 1 + workers}
+        self._trainer = WeightTransferTrainerFactory.trainer_init(
+            NCCLTrainerInitInfo(rank=0, **place), client=Client(llm), source=self._source
+        )
+
+    def send(self, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Send weights under the names that they have in the model's files.
+
+        Args:
+            shapes: Of all tensors, in the order in which they come.
+            tensors: Each is read once, when it is sent.
+        """
+        self._source.shapes, self._source.tensors = shapes, tensors
+        self._trainer.send_weights()
+
+    def close(self) -> None:
+        """Leave the workers' group."""
+        self._trainer.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
