@@ -1,4 +1,4 @@
-"""Settings of all tests. Helpers lie in support/ and support/training/, both on the import path (pyproject.toml)."""
+"""Settings of all tests. Helpers lie in support/ and its folders, all on the import path (pyproject.toml)."""
 
 import gc
 import os
