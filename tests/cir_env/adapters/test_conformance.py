@@ -35,7 +35,8 @@ def test_the_environment_gives_the_rewards_that_the_episodes_deserve(kind: str) 
 def test_code_has_the_same_output_in_a_block_and_in_a_call() -> None:
     blocks, calls = (REFERENCES[kind]() for kind in ("blocks", "calls"))
     for number in (3, 4, 8):
-        assert blocks[number].feedback == calls[number].feedback
+        for in_block, in_call in zip(blocks[number].feedback, calls[number].feedback, strict=True):
+            assert in_call.strip("`\n").removeprefix("output\n") in in_block
     assert "TimeoutError" in calls[8].feedback[0]
 
 
