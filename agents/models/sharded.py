@@ -67,7 +67,8 @@ def empty_model(path: Path) -> PreTrainedModel | None:
             found.get(part, (None, None))[1] != shape for part, shape in _parts(model, name, tensor.shape).items()
         ):
             return None
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()
