@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from clients import OUTSIDE
 from fakes import fakes, products
 
 if TYPE_CHECKING:
     import gem as library
 
-gem: "library" = pytest.importorskip("gem")
-pytest.importorskip("cir_env.adapters.gem")
+gem: "library" = pytest.importorskip("gem", reason=OUTSIDE["gem"])
+pytest.importorskip("cir_env.adapters.gem")  # registers the environment
 ARGUMENTS: dict[str, Any] = fakes() | {"problems": products(3)}
 
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from clients import serving
+from clients import OUTSIDE, serving
 from fakes import CODE, FEEDBACK, fakes, products
 from paths import ROOT
 
-pytest.importorskip("openenv")
+pytest.importorskip("openenv", reason=OUTSIDE["openenv"])
 pytestmark = pytest.mark.slow  # to import the library takes seconds
 
 

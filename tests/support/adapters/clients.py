@@ -262,6 +262,12 @@ class Client:
         return {"inspect": "inspect_ai", "skyrl": "skyrl_gym"}.get(self.extra, self.extra)
 
 
+OUTSIDE = {
+    "openenv": "OpenEnv needs another mcp than verifiers: pip install -e '.[openenv]' in an environment of its own",
+    "gem": "GEM needs an older reasoning-gym: pip install -e '.[gem]' in an environment of its own",
+}
+"""Why the extra `test` lacks a client's library."""
+
 CLIENTS = (
     Client(
         name="TRL",
