@@ -51,8 +51,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 @pytest.mark.slow
 def test_every_name_with_dots_can_be_imported(page: Path) -> None:
     groups = {f"agents.{group}" for group in ("advantages", "aggregations", "engines", "trackers")}  # of entry points
+    if page.name == "CHANGELOG.md":
+        pytest.skip("names what there was")
     for dotted in re.findall(r"`((?:agents|cir_env)(?:\.\w+)+)`", page.read_text()):
-        assert dotted in groups or pkgutil.resolve_name(dotted)
+        is_module = (ROOT / f"{dotted.replace('.', '/')}.py").exists()  # whose library may be missing
+        assert dotted in groups or is_module or pkgutil.resolve_name(dotted)
 
 
 def test_hooks_and_makefile_run_the_same_static_checks() -> None:
