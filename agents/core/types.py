@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 N = TypeVar("N", int, float, bool)
 
 FinishReason = Literal["stop", "boundary", "length"]
+
+
+class Purpose(IntEnum):
+    """What a run draws at random; the second part of a seed tells these apart."""
+
+    ENVIRONMENT = 0
+    SAMPLING = 1
+    MINIBATCHES = 2
+    ENGINE = 3
+    HOLD_OUT = 4
+    TRANSCRIPTS = 5
 
 
 def seed_of(*parts: int, bits: int = 63) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from agents.core.errors import ConfigError
 if TYPE_CHECKING:
     from agents.config.training import OptimizerConfig
 
+STATE_BYTES: Mapping[str, int] = {"adamw": 8, "adamw-8bit": 2}
+"""Bytes of an optimizer's state for each parameter."""
 MISSING = 'Expect the library torchao for the optimizer adamw-8bit: pip install -e ".[torchao]".'
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from agents.core.types import Trajectory, seed_of
+from agents.core.types import Purpose, Trajectory, seed_of
 from agents.learning.advantages import correction, estimate_advantages, favour_few_calls, unbounded_correction
 from agents.learning.batching import collate, describe_mismatch
 from agents.learning.policy import Policy
@@ -48,7 +48,8 @@ def update(
     # batch
     batch = collate(trajectories, in_loss=in_loss)
     acting = batch.action_mask.any(1).nonzero()[:, 0]  # a minibatch without actions would have no gradient
-    minibatches = ppo.minibatches(len(acting), torch.Generator().manual_seed(seed_of(seed, 2, step)))
+    drawn = torch.Generator().manual_seed(seed_of(seed, Purpose.MINIBATCHES, step))
+    minibatches = ppo.minibatches(len(acting), drawn)
 
     # the policy before the update, without gradients: of the first minibatch its own forward pass is enough, unless
     # the targets depend on it

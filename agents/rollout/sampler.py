@@ -14,7 +14,7 @@ from agents.config.schedules import parse_budgets
 from agents.config.training import TrainConfig
 from agents.core.distributed import gather, gather_unless_stopped, rank, size, wait
 from agents.core.errors import TrainingError
-from agents.core.types import Collected, EpisodeSpec, Trajectory, seed_of
+from agents.core.types import Collected, EpisodeSpec, Purpose, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import over_processes
@@ -206,8 +206,8 @@ class Sampler:
             episodes += [
                 EpisodeSpec(
                     group_id=group,
-                    env_seed=seed_of(seed, 0, group),
-                    sampling_seed=seed_of(seed, 1, group, sample),
+                    env_seed=seed_of(seed, Purpose.ENVIRONMENT, group),
+                    sampling_seed=seed_of(seed, Purpose.SAMPLING, group, sample),
                     options=options,
                     sample=sample,
                 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from agents.core import distributed
 from agents.core.chat import Chat
-from agents.core.types import Collected, Completion, EpisodeSpec, Trajectory, seed_of
+from agents.core.types import Collected, Completion, EpisodeSpec, Purpose, Trajectory, seed_of
 from agents.engines import open_engine
 from agents.engines.base import Sampling, Weights
 from agents.models.load import load_tokenizer
@@ -31,7 +31,6 @@ PROBES = 4
 PROBE_TOKENS = 8
 """Tokens of each of them, at most."""
 _BESIDE_UPDATE = 0.3  # the engine's share of a GPU on which it samples during the update
-_ENGINE = 3  # the purpose of a seed; 0 to 2 have others
 
 
 class Player(Protocol):
@@ -201,7 +200,7 @@ def open_run_engine(
         reserved_bytes=reserved_bytes,
         tensor_parallel_size=tensor_parallel_size,
         beside_trainer=tensor_parallel_size > 1 and not config.cluster.engines,
-        seed=None if reproducible else seed_of(config.seed, _ENGINE, number, bits=31),
+        seed=None if reproducible else seed_of(config.seed, Purpose.ENGINE, number, bits=31),
         log=log,
     )
 

@@ -18,7 +18,7 @@ from agents.core.chat import Chat
 from agents.core.errors import ConfigError
 from agents.core.files import read_metrics
 from agents.core.programs import shell_command
-from agents.core.types import seed_of
+from agents.core.types import Purpose, seed_of
 from agents.learning.batching import collate_tokens
 from agents.learning.optimizer import check_optimizer
 from agents.learning.policy import Policy, place
@@ -177,7 +177,7 @@ class SupervisedTrainer:
     def _batch(self, step: int) -> list[Encoded]:
         """Return the transcripts of a step; each epoch has them all, in another order."""
         epoch, place = divmod(step, self._steps_per_epoch)
-        generator = torch.Generator().manual_seed(seed_of(self.config.seed, 5, epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.config.seed, Purpose.TRANSCRIPTS, epoch))
         order = torch.randperm(len(self.train_set), generator=generator).tolist()
         size = self.config.batch_size
         return [self.train_set[index] for index in order[place * size : (place + 1) * size]]

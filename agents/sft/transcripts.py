@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.core.errors import ConfigError, RunError, expect
 from agents.core.samples import is_sample
-from agents.core.types import seed_of
+from agents.core.types import Purpose, seed_of
 from agents.learning.transcripts import Transcript, encode_transcript
 from agents.rollout.envs import lacking, open_split
 from agents.sft.rows import read_rows
@@ -134,7 +134,7 @@ def hold_out(encoded: Sequence[Encoded], share: float, *, seed: int) -> tuple[li
     At least one problem is held out if the share is above 0 and there are two.
     """
     problems = sorted({each.problem for each in encoded})
-    random.Random(seed_of(seed, 4)).shuffle(problems)
+    random.Random(seed_of(seed, Purpose.HOLD_OUT)).shuffle(problems)
     count = min(max(1, round(share * len(problems))), len(problems) - 1) if share else 0
     chosen = set(problems[:count])
     return (

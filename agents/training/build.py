@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from agents.config.training import RunArguments, TrainConfig
 from agents.core import distributed
 from agents.core.errors import expect
+from agents.learning.optimizer import STATE_BYTES
 from agents.learning.policy import Policy, place
 from agents.learning.warm_up import in_fence, warm_up
 from agents.models.devices import has_fast_bfloat16
@@ -129,21 +130,22 @@ def build_source(
         dtype=dtype,
         device=device,
         number=distributed.rank(),
-        reserved_bytes=reserved_bytes(policy),
+        reserved_bytes=reserved_bytes(policy, STATE_BYTES[config.ppo.optimizer]),
         tensor_parallel_size=config.rollout.tensor_parallel_size,
         log=log,
     )
     return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
 
 
-def reserved_bytes(policy: Policy) -> int:
+def reserved_bytes(policy: Policy, state_bytes: int) -> int:
     """Return the bytes that training takes while the engine is awake, beyond what it holds before the first step.
 
-    They are AdamW's two moments of this process's parameters, and the weights that are on their way to the engine.
+    They are the optimizer's ``state_bytes`` for each of this process's parameters, and the weights that are on their
+    way to the engine.
     """
     mine = (p.to_local() if isinstance(p, DTensor) else p for p in policy.parameters() if p.requires_grad)
     largest = max(p.numel() for p in policy.model.parameters())
-    return 2 * sum(p.nbytes for p in mine) + 2 * max(BUCKET_BYTES, 4 * largest)
+    return state_bytes * sum(p.numel() for p in mine) + 2 * max(BUCKET_BYTES, 4 * largest)
 
 
 def with_own_callbacks(callbacks: Sequence[Callback], config: TrainConfig) -> tuple[Callback, ...]:

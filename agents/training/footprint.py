@@ -14,6 +14,7 @@ from typing import Any
 
 from agents.config.training import TrainConfig
 from agents.core.tables import table
+from agents.learning.optimizer import STATE_BYTES
 from agents.models.hub import hub_cached
 
 GB = 1e9
@@ -222,7 +223,7 @@ def estimate(config: TrainConfig) -> str:
     layout = Layout(
         processes=1,
         tensor_parallel=rollout.tensor_parallel_size,
-        optimizer_bytes=8 if config.ppo.optimizer == "adamw" else 2,
+        optimizer_bytes=STATE_BYTES[config.ppo.optimizer],
         micro_batch_tokens=config.ppo.micro_batch_tokens,
         step_tokens=rollout.num_problems * rollout.num_generations * rollout.max_model_len,
     )

@@ -58,7 +58,7 @@ class CodeMathServer(SimpleResourcesServer):
 
     def setup_webserver(self) -> FastAPI:
         """Add the calls of tools to the server's routes."""
-        app = super().setup_webserver()
+        app: FastAPI = super().setup_webserver()
         app.post("/{tool}")(self.call)
         return app
 

@@ -74,6 +74,6 @@ def test_an_engine_that_samples_during_the_update_gets_a_fixed_share(monkeypatch
 def test_training_reserves_its_optimizer_state_and_two_buckets() -> None:
     policy = Policy(tiny_qwen2(40))
     trained = sum(p.numel() for p in policy.parameters())
-    assert reserved_bytes(policy) == 8 * trained + 2 * BUCKET_BYTES
+    assert reserved_bytes(policy, 8) == 8 * trained + 2 * BUCKET_BYTES
     policy.model.requires_grad_(False)
-    assert reserved_bytes(policy) == 2 * BUCKET_BYTES
+    assert reserved_bytes(policy, 8) == 2 * BUCKET_BYTES
