@@ -1,4 +1,4 @@
-.PHONY: check test-fast test docs
+.PHONY: check test-fast test thorough docs
 
 check:  ## all static checks
 	ruff check .
@@ -9,8 +9,11 @@ check:  ## all static checks
 test-fast:  ## the tests that need neither minutes nor special hardware or programs
 	pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not vllm"
 
-test:  ## all tests; those whose hardware or programs are missing are skipped
+test:  ## all tests but the longest; those whose hardware or programs are missing are skipped
 	pytest -n 2 --dist loadfile
+
+thorough:  ## the tests that CI leaves out
+	pytest -m thorough
 
 docs:  ## print docs/environment.md again from the docstring, build the site, and check the pages
 	python -m cir_env > docs/environment.md

@@ -47,6 +47,7 @@ from agents.learning.step import update
 from agents.models.devices import pick_device, pick_dtype
 from agents.models.find import resolve_model
 from agents.models.load import load_model, load_tokenizer
+from agents.rollout.source import LocalSource
 from agents.training.weight_sync import WeightSync
 from benchmarks.trainer_load import make_load
 
@@ -185,7 +186,10 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         for step in range(2):  # the first one makes AdamW's state
             in_loss = [True] * len(load.trajectories)
             counted("update", update)(ppo, load.trajectories, in_loss, seed=0, step=step)
-        sync, load_weights = WeightSync(policy, engine, chat, dtype, prompt_length=64), engine.load_weights
+        sync, load_weights = (
+            WeightSync(policy, LocalSource(engine, chat), chat, dtype, prompt_length=64),
+            engine.load_weights,
+        )
         for name in ("sync", "sync of the same version"):
             engine.load_weights = counted(name, load_weights)  # type: ignore[method-assign]
             sync(1)

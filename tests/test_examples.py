@@ -59,6 +59,7 @@ def test_a_loop_in_the_style_of_cleanrl_learns() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 def test_tianshou_trains_on_it() -> None:  # 2.0.1
     pytest.importorskip("tianshou", "2.0")
@@ -73,6 +74,7 @@ def test_torchrl_trains_on_it() -> None:  # 0.14.1
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 def test_rllib_trains_on_it() -> None:  # 2.60.0
     for library in ("ray", "tree", "lz4", "scipy", "ormsgpack"):  # of the extra rllib

@@ -75,6 +75,7 @@ def test_an_engine_killed_while_it_samples_is_replaced_and_its_groups_are_played
     assert any("is lost" in line for line in two.lines)
 
 
+@pytest.mark.thorough
 def test_an_engine_killed_between_two_requests_is_replaced(two: Two, expected: list[Any]) -> None:
     probe_all(two)
     os.kill(engines()[0], signal.SIGKILL)
@@ -119,6 +120,7 @@ def test_an_engine_killed_while_it_loads_weights_is_replaced(
     two.source.load_weights(3, Weights.of(weights))
 
 
+@pytest.mark.thorough
 def test_an_engine_that_hangs_is_replaced(two: Two, expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     probe_all(two)
     hung = engines()[0]
@@ -128,6 +130,7 @@ def test_an_engine_that_hangs_is_replaced(two: Two, expected: list[Any], monkeyp
     wait_for(lambda: not is_alive(hung))
 
 
+@pytest.mark.thorough
 def test_a_node_may_leave_and_another_join(nodes: Any, two: Two, expected: list[Any]) -> None:
     probe_all(two)
     leave = at_first(lambda: nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False))

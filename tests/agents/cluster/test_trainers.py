@@ -86,6 +86,7 @@ class Stops(Dies):
         self.asked = True
 
 
+@pytest.mark.thorough
 def test_trainers_that_never_last_end_the_run_with_one_line(nodes: Any, tmp_path: Path) -> None:
     config = small(tmp_path, cluster=ClusterConfig(trainers=1, max_restarts=1))
     with pytest.raises(
@@ -94,11 +95,13 @@ def test_trainers_that_never_last_end_the_run_with_one_line(nodes: Any, tmp_path
         train_together(Dies, config, should_stop=lambda: False, log=print)
 
 
+@pytest.mark.thorough
 def test_a_request_to_stop_reaches_all_trainers(nodes: Any, tmp_path: Path) -> None:
     config = small(tmp_path, cluster=ClusterConfig(trainers=2))
     assert not train_together(Stops, config, should_stop=lambda: True, log=print)
 
 
+@pytest.mark.thorough
 def test_a_killed_driver_leaves_no_process_and_its_run_resumes(nodes: Any, tmp_path: Path) -> None:
     flags = [*SMALL, "--output-dir", str(tmp_path), "--save-every", "1", "--resume", "auto", "--cluster.engines", "1"]
     variables = os.environ | {"RAY_ADDRESS": nodes.address}

@@ -367,6 +367,7 @@ def test_a_row_that_starts_with_an_action_is_rejected() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore")  # the compiler emits its own warnings
 def test_a_compiled_policy_gives_the_same_output() -> None:

@@ -88,7 +88,7 @@ def test_a_rejected_reset_keeps_the_current_episode() -> None:
             "Expect `observation` to be 'transcript' or 'feedback', got 'transcripts'. Did you mean 'transcript'?",
         ),
         ({"stateful": 1}, "Expect `stateful` to be False or True, got 1."),
-        ({"render_mode": "rgb"}, "Expect `render_mode` to be None, 'ansi' or 'human', got 'rgb'."),
+        ({"render_mode": "rgb"}, "Expect `render_mode` to be None, 'ansi', 'human' or 'rgb_array', got 'rgb'."),
         ({"time_limit_s": "5"}, "Expect `time_limit_s` to be a finite number, got '5'."),
         ({"memory_limit_mb": 0}, "Expect `memory_limit_mb` to be at least 1, got 0."),
         ({"sandbox": None}, "Expect `sandbox` to be a `Sandbox` or a name, got NoneType."),

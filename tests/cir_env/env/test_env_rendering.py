@@ -75,7 +75,7 @@ def test_characters_without_a_picture_are_shown_as_escapes() -> None:
 def test_an_image_without_pillow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     env = begun(render_mode="rgb_array")
-    with pytest.raises(ImportError, match=r'pip install "cir-env\[render\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[render\]"'):
         env.render()
 
 

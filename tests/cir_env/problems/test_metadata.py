@@ -169,7 +169,7 @@ def test_the_vector_environment_keeps_it_whole() -> None:
     envs = gymnasium.make_vec("CodeMath-v0", num_envs=4, **(fakes() | {"problems": PROBLEMS}))
     made: Any = envs
     made.send_reset(range(4), options=[{"problem_index": n} for n in range(4)])
-    assert made.recv()[-1]["metadata"] == METADATA
+    assert list(made.recv()[-1]["metadata"]) == METADATA
     _, infos = envs.reset(options={"problem_index": 1})
     assert list(infos["metadata"]) == [METADATA[1]] * 4
     envs.close()
