@@ -10,9 +10,9 @@ from cir_env.sandbox import LocalSandbox
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
     end = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < end:
+    while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.02)
-    return condition()
+    return holds
 
 
 def descendants(pid: int) -> set[int]:
