@@ -12,7 +12,7 @@ test-fast:  ## the tests that need neither minutes nor special hardware or progr
 test:  ## all tests but the longest; those whose hardware or programs are missing are skipped
 	pytest -n 2 --dist loadfile
 
-thorough:  ## the tests that CI leaves out
+thorough:  ## the tests that CI excludes
 	pytest -m thorough
 
 docs:  ## print docs/environment.md again from the docstring, build the site, and check the pages

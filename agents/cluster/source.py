@@ -86,7 +86,18 @@ class ClusterSource:
         self._fleet.close()
 
 
-class ClusterPlayer:
+class _PausesNothing:
+    """The state between collections of a player that pauses no episode."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return that no episode is paused."""
+        return {"count": 0, "groups": {}, "plays": []}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Restore nothing: no episode is paused."""
+
+
+class ClusterPlayer(_PausesNothing):
     """Plays episodes of one environment on all engines; implements :class:`agents.rollout.source.Player`.
 
     Args:
@@ -140,15 +151,8 @@ class ClusterPlayer:
         whole = {"time/sampling_s": time.perf_counter() - begin}
         return Collected(trajectories=queue.trajectories(), metrics=spent | whole)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return that no episode is paused."""
-        return {"count": 0, "groups": {}, "plays": []}
 
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Restore nothing: no episode is paused."""
-
-
-class Elsewhere:
+class Elsewhere(_PausesNothing):
     """The source of a training process beside the first, which plays nothing.
 
     It implements :class:`agents.rollout.source.Source`, and is a player as well.
@@ -173,13 +177,6 @@ class Elsewhere:
     def collect(self, episodes: Sequence[EpisodeSpec], sampling: Sampling, **_: Any) -> Collected:
         """Return nothing."""
         return Collected(trajectories=(), metrics={})
-
-    def as_json(self) -> dict[str, Any]:
-        """Return that no episode is paused."""
-        return {"count": 0, "groups": {}, "plays": []}
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Restore nothing."""
 
     def load_weights(self, version: int, weights: Weights) -> None:
         """Read the weights, since that is a collective call."""

@@ -44,9 +44,8 @@ def start(device: torch.device) -> torch.device:
     if "WORLD_SIZE" not in os.environ or distributed.is_initialized():
         return device
     if device.type == "cuda":
-        device = torch.device(
-            "cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
-        )  # it may see its own alone
+        number = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()  # on a cluster it sees its own GPU alone
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     global _patient  # noqa: PLW0603 - as the default group, it is the process's
