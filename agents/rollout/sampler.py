@@ -1,9 +1,11 @@
-"""The trajectories of each training step: collected on demand, or during the previous update."""
+"""The trajectories of each training step: collected on demand, or ahead, during the updates before."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,10 @@ def _on_the_same_gpu() -> Callable[[], None] | None:
 
 
 class Sampler:
-    """Provides the trajectories of each step; with ``rollout.overlap`` it collects the next step's during the update.
+    """Provides the trajectories of each step.
+
+    With ``rollout.max_staleness`` it collects ahead: a thread plays `RolloutConfig.steps_ahead` further steps, one after the
+    other. A step is always played by the weights of as many steps before, at any speed of engines and trainer.
 
     Args:
         envs: Copies of the training environment.
@@ -53,28 +58,28 @@ class Sampler:
         self._order = ProblemOrder.of(envs, config)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="sampler", initializer=_on_the_same_gpu())
         self._is_closed = False
-        self._pending: Future[Collected | None] | None = None
-        self._ahead: Collected | None = None  # collected during the last update
+        self._ahead: deque[Future[Collected | None]] = deque()  # of the next steps, in order
         self._before: dict[str, Any] | None = None  # the state at the start of the step in progress
-        self._next: dict[str, Any] = {}  # the state at the start of the overlapping collection
+        self._paused: dict[str, Any] = {}  # the player's state before the last collection ahead
 
     def take(
         self,
         step: int,
         *,
         sync: Callable[[], Mapping[str, float]],
+        send: Callable[[], Callable[[], None]],
         on_end: Callable[[Trajectory], None],
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Collected | None:
         """Return the training trajectories of a step, from all processes.
 
-        Without ``rollout.overlap`` they are collected now, with the policy's weights. With it they were collected
-        during the previous update, with weights one step old; this call starts the next step's collection, and
-        :meth:`finish` waits for it.
+        Without ``rollout.max_staleness`` they are collected now, with the policy's weights. With it they were collected
+        during the previous updates; this call starts the collection of a further step.
 
         Args:
             step: Number of the step, from 0.
             sync: Copies the policy's weights to the engine; called while the engine is idle. Returns metrics.
+            send: Sends the policy's weights to engines that may be playing. Returns what lets them load these.
             on_end: Called with each trajectory that is collected now.
             should_stop: Called before each engine step; once it returns True, the collection ends.
 
@@ -85,9 +90,12 @@ class Sampler:
             TrainingError: No episode has a valid reward.
         """
         self._before = self._state()
-        ahead, self._ahead = self._ahead, None
-        metrics = dict(sync()) if ahead is None else {}
-        mine = self._collect(step, on_end, should_stop) if ahead is None else ahead
+        metrics: Mapping[str, float] | None = None
+        if self._ahead:
+            mine = self._ahead.popleft().result()
+        else:
+            metrics = sync()
+            mine = self._collect(self._episodes(step), on_end, should_stop)
         parts = gather_unless_stopped(None if mine is None else [mine] if mine.metrics else [])
         if parts is None:
             return None
@@ -95,49 +103,72 @@ class Sampler:
         collected = self._choose(trajectories, over_processes([part.metrics for part in parts]))
         if collected.metrics["episodes/invalid_ratio"] == 1:
             raise TrainingError("Expect a valid reward from some of the episodes, got none: see above.")
-        # the engine is free: collect for the next step, or free memory for the update
-        if self._config.rollout.overlap and step + 1 < self._config.max_steps:
-            if ahead is not None:
-                metrics |= sync()
-            self._next = self._state()
-            self._pending = self._threads.submit(self._collect, step + 1, lambda _: None, lambda: self._is_closed)
-        else:
+        # collect for steps to come, or free memory for the update
+        most = self._config.rollout.steps_ahead
+        last = min(step + most, self._config.max_steps - 1)
+        if (following := range(step + 1 + len(self._ahead), last + 1)) and metrics is None and most == 1:
+            metrics = sync()  # the engine is free
+        load = send() if following and metrics is None else None
+        for later in following:
+            self._paused = self._player.as_json()
+            self._ahead.append(self._threads.submit(self._collect_ahead, self._episodes(later), load))
+        if not self._ahead:
             self._source.sleep()
-        return replace(collected, metrics={**metrics, **collected.metrics})
+        return replace(collected, metrics={**(metrics or {}), **collected.metrics})
 
     def finish(self) -> None:
-        """End a step: wait for the overlapping collection."""
-        if self._pending is not None:
-            pending, self._pending, self._before = self._pending, None, self._next
-            self._ahead = pending.result()
-            wait()  # for the slowest process
+        """End a step: wait for the next one's trajectories if they are collected ahead."""
         self._before = None
+        if not self._ahead:
+            return
+        try:
+            self._ahead[0].result()
+        except BaseException:
+            self._ahead.clear()
+            self._before = self._state() | {"collector": self._paused}
+            raise
+        wait()  # for the slowest process
+
+    def drain(self) -> None:
+        """Wait until nothing is collected, so that the engines can be used otherwise."""
+        for future in self._ahead:
+            future.result()
+        wait()
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Return the state of each process as JSON data; during a step, the state at its start."""
+        """Return the state of each process as JSON data; during a step, the state at its start.
+
+        It waits for what is being collected ahead, and has of it what comes before the first error.
+        """
         state = self._before or self._state()
-        ahead: Collected | None = state["ahead"]
-        played = None if ahead is None else [each.as_json() for each in ahead.trajectories]
-        return gather([state | {"ahead": played, "metrics": {} if ahead is None else dict(ahead.metrics)}])
+        ahead: list[dict[str, Any]] = []
+        with suppress(Exception):
+            for future in state["ahead"]:
+                if (collected := future.result()) is None:
+                    break
+                played = [each.as_json() for each in collected.trajectories]
+                ahead.append({"trajectories": played, "metrics": dict(collected.metrics)})
+        return gather([state | {"ahead": ahead}], patiently=True)
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restore the states of a run, which may have had another number of processes."""
         data = states[rank()] if len(states) == size() else _share_of(states)
-        if data["ahead"] is not None:
-            trajectories = tuple(Trajectory.from_json(each) for each in data["ahead"])
-            self._ahead = Collected(trajectories=trajectories, metrics=_metrics_of(data))
+        for step in data["ahead"] or ():
+            trajectories = tuple(Trajectory.from_json(each) for each in step["trajectories"])
+            self._ahead.append(future := Future())
+            future.set_result(Collected(trajectories=trajectories, metrics=step["metrics"]))
         if self._competence is not None:
             self._competence.restore(data["budget"])
         self._player.restore(data["collector"])
 
     def close(self) -> None:
-        """Stop the overlapping collection, and end its thread."""
+        """Stop what is collected ahead, and end its thread."""
         self._is_closed = True
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
 
     def _state(self) -> dict[str, Any]:
         budget = None if self._competence is None else self._competence.as_json()
-        return {"ahead": self._ahead, "budget": budget, "collector": self._player.as_json()}
+        return {"ahead": tuple(self._ahead), "budget": budget, "collector": self._player.as_json()}
 
     def _choose(self, trajectories: Sequence[Trajectory], metrics: Mapping[str, float]) -> Collected:
         """Compute the metrics of all trajectories of a step, and choose those to train on."""
@@ -157,10 +188,16 @@ class Sampler:
             self._competence.observe(described)
         return Collected(trajectories=tuple(chosen), metrics=described)
 
+    def _collect_ahead(self, episodes: Sequence[EpisodeSpec], load: Callable[[], None] | None) -> Collected | None:
+        """Play episodes in the sampler's thread, with weights that the engines are to load before."""
+        if load is not None:
+            load()
+        return self._collect(episodes, lambda _: None, lambda: self._is_closed)
+
     def _collect(
-        self, step: int, on_end: Callable[[Trajectory], None], should_stop: Callable[[], bool]
+        self, episodes: Sequence[EpisodeSpec], on_end: Callable[[Trajectory], None], should_stop: Callable[[], bool]
     ) -> Collected | None:
-        """Play this process's episodes of a step until at least one group is complete."""
+        """Play this process's episodes of a step, and the paused ones, until at least one group is complete."""
         rollout = self._config.rollout
         sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
 
@@ -170,7 +207,7 @@ class Sampler:
             # not a share of them: all may have to come from this process
             return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
 
-        episodes, seconds = self._episodes(step), 0.0
+        seconds = 0.0
         if not episodes:  # others play them all
             return Collected(trajectories=(), metrics={})
         while True:
@@ -218,7 +255,7 @@ class Sampler:
 
 def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return this process's share of the states of other processes, by group, with episodes renumbered."""
-    ahead: list[Any] = []
+    ahead: list[Any] = []  # by step
     groups: dict[str, dict[int, Any]] = {}
     plays: list[Any] = []
     numbers: dict[tuple[int, int], int] = {}
@@ -226,8 +263,10 @@ def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def is_mine(group_id: int) -> bool:
         return group_id % size() == rank()
 
+    for parts in zip(*(state["ahead"] or () for state in states), strict=True):
+        played = [each for part in parts for each in part["trajectories"] if is_mine(each["group_id"])]
+        ahead.append({"trajectories": played, "metrics": parts[0]["metrics"]})
     for place, state in enumerate(states):
-        ahead += [each for each in state["ahead"] or () if is_mine(each["group_id"])]
         for group_id, members in state["collector"]["groups"].items():
             if is_mine(int(group_id)):
                 groups[group_id] = {
@@ -238,13 +277,7 @@ def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 number, begun = numbers[place, play["number"]], play["completion"]
                 plays.append(play | {"number": number, "completion": begun and begun | {"request_id": number}})
     return {
-        "ahead": None if states[0]["ahead"] is None else ahead,
-        "metrics": _metrics_of(states[0]),
+        "ahead": ahead,
         "budget": states[0]["budget"],
         "collector": {"count": len(numbers), "groups": groups, "plays": plays},
     }
-
-
-def _metrics_of(state: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of what was collected ahead; earlier versions kept them with the collector."""
-    return dict(state["metrics"] if "metrics" in state else state["collector"]["figures"])
