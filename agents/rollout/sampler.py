@@ -14,8 +14,9 @@ import torch
 
 from agents.config.schedules import parse_budgets
 from agents.config.training import TrainConfig
-from agents.core.distributed import gather, gather_unless_stopped, rank, size, wait
+from agents.core.distributed import gather, rank, size, wait
 from agents.core.errors import TrainingError
+from agents.core.exchange import gather_unless_stopped
 from agents.core.types import Collected, EpisodeSpec, Purpose, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
@@ -37,8 +38,8 @@ def _on_the_same_gpu() -> Callable[[], None] | None:
 class Sampler:
     """Provides the trajectories of each step.
 
-    With ``rollout.max_staleness`` it collects ahead: a thread plays `RolloutConfig.steps_ahead` further steps, one after the
-    other. A step is always played by the weights of as many steps before, at any speed of engines and trainer.
+    With ``rollout.max_staleness`` it collects ahead: a thread plays `RolloutConfig.steps_ahead` further steps, one by
+    one. A step is always played by the weights of as many steps before, at any speed of engines and trainer.
 
     Args:
         envs: Copies of the training environment.
