@@ -1,7 +1,7 @@
 """Training in several processes: ``torchrun --nproc-per-node 8 train.py ...``, on one or more nodes.
 
-Each process has its own engine and environments and samples its share of the problems. The trajectories are gathered for
-all processes (`agents.core.exchange`), which share the update: parameters, gradients and optimizer state are sharded
+Each process has its own engine and environments and samples its share of the problems. The trajectories are gathered
+for all processes (`agents.core.exchange`), which share the update: parameters, gradients and optimizer state are sharded
 (FSDP2), and micro-batches are distributed. Token weights are computed for the whole batch beforehand, so the result is
 that of a single process.
 
