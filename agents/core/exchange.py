@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -73,7 +73,7 @@ def _store(items: Sequence[T], files: ExitStack) -> _Stored:
     parts: list[slice] = []
     path = _new_file(files)
     with open(path, "wb") as file:
-        for part in (data, *(buffer.raw() for buffer in buffers)):
+        for part in [memoryview(data), *(buffer.raw() for buffer in buffers)]:
             file.write(bytes(-file.tell() % _ALIGNMENT))
             begin = file.tell()
             file.write(part)
@@ -81,11 +81,11 @@ def _store(items: Sequence[T], files: ExitStack) -> _Stored:
     return _Stored(path=path, parts=tuple(parts))
 
 
-def _load(stored: _Stored) -> list[T]:
+def _load(stored: _Stored) -> list[Any]:
     with open(stored.path, "rb") as file:
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     data, *arrays = (whole[part] for part in stored.parts)
-    items: list[T] = pickle.loads(data, buffers=arrays)
+    items: list[Any] = pickle.loads(data, buffers=arrays)
     return items
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agents.config.schedules import parse_budgets
-from agents.config.training import TrainConfig
-from agents.core.distributed import gather, rank, size, wait
+from agents.config.training import SelectionConfig, TrainConfig
+from agents.core.distributed import gather, rank, size, tell, told_by, wait
 from agents.core.errors import TrainingError
 from agents.core.exchange import gather_unless_stopped
 from agents.core.types import Collected, EpisodeSpec, Purpose, Trajectory, seed_of
@@ -22,6 +22,7 @@ from agents.engines.base import Sampling
 from agents.rollout.budget import ByCompetence
 from agents.rollout.collector import over_processes
 from agents.rollout.curriculum import ProblemOrder
+from agents.rollout.in_order import Enough, never
 from agents.rollout.selection import choose, describe, teaches, until_enough
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ class Sampler:
         data = states[rank()] if len(states) == size() else _share_of(states)
         for step in data["ahead"] or ():
             trajectories = tuple(Trajectory.from_json(each) for each in step["trajectories"])
-            self._ahead.append(future := Future())
+            future: Future[Collected | None] = Future()
+            self._ahead.append(future)
             future.set_result(Collected(trajectories=trajectories, metrics=step["metrics"]))
         if self._competence is not None:
             self._competence.restore(data["budget"])
@@ -176,7 +178,7 @@ class Sampler:
         played = sorted(trajectories, key=lambda t: t.group_id)
         rollout = self._config.rollout
         count = rollout.num_problems if rollout.num_extra_problems else len(played)
-        if rollout.num_extra_problems:  # a process plays groups that those of another make superfluous
+        if rollout.num_extra_problems:  # a process plays on until it hears that those of another are enough
             played = until_enough(played, count, self._selection)
         chosen = choose(played, count, self._selection)
         tokens = sum(sum(t.action_mask) for t in played)
@@ -198,19 +200,17 @@ class Sampler:
     def _collect(
         self, episodes: Sequence[EpisodeSpec], on_end: Callable[[Trajectory], None], should_stop: Callable[[], bool]
     ) -> Collected | None:
-        """Play this process's episodes of a step, and the paused ones, until at least one group is complete."""
+        """Play this process's episodes of a step, and the paused ones until at least one group is complete."""
         rollout = self._config.rollout
-        sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
-
-        def enough(groups: Sequence[Group]) -> bool:
-            if not rollout.num_extra_problems:
-                return False
-            # not a share of them: all may have to come from this process
-            return sum(teaches(group, self._selection) for group in groups) >= rollout.num_problems
-
-        seconds = 0.0
         if not episodes:  # others play them all
             return Collected(trajectories=(), metrics={})
+        sampling = Sampling(temperature=rollout.temperature, max_tokens=rollout.max_completion_length)
+        enough: Enough = never
+        if rollout.num_extra_problems:
+            enough = StepEnough(
+                episodes, rollout.num_problems + rollout.num_extra_problems, rollout.num_problems, self._selection
+            )
+        seconds = 0.0
         while True:
             collected = self._player.collect(
                 episodes,
@@ -223,7 +223,7 @@ class Sampler:
             if collected is None:
                 return None
             seconds += collected.metrics["time/sampling_s"]
-            if collected.trajectories:
+            if collected.trajectories or rollout.max_new_tokens is None:
                 return replace(collected, metrics={**collected.metrics, "time/sampling_s": seconds})
             episodes = []  # no group is complete: continue with the paused episodes
 
@@ -252,6 +252,47 @@ class Sampler:
                 for sample in range(rollout.num_generations)
             ]
         return episodes
+
+
+class StepEnough:
+    """Whether the first groups of a step, whichever process plays them, hold enough to train on; implements `Enough`.
+
+    Each process tells the others which of its groups teach, in order, and waits for none of them. All come to the same
+    last group, if not at the same time.
+
+    Args:
+        episodes: Those of this process: of all groups, or of every ``distributed.size()``-th.
+        num_groups: How many groups the step has.
+        needed: How many must pass the filters.
+        selection: The filters.
+    """
+
+    def __init__(
+        self, episodes: Sequence[EpisodeSpec], num_groups: int, needed: int, selection: SelectionConfig
+    ) -> None:
+        groups = dict.fromkeys(each.group_id for each in episodes)
+        self._step = next(iter(groups)) // num_groups
+        self._parts = 1 if len(groups) == num_groups else size()
+        self._verdicts = [""] * self._parts  # by process: + for a group that teaches, - for another
+        self._num_groups, self._needed, self._selection = num_groups, needed, selection
+        self._count = self._good = 0
+
+    def __call__(self, groups: Sequence[Group]) -> bool:
+        """Return whether they are enough, with what other processes have told so far."""
+        mine = rank() % self._parts
+        if new := groups[len(self._verdicts[mine]) :]:
+            self._verdicts[mine] += "".join("+" if teaches(group, self._selection) else "-" for group in new)
+            tell(f"{self._step}:{self._verdicts[mine]}")
+        while self._good < self._needed and self._count < self._num_groups:
+            player, place = self._count % self._parts, self._count // self._parts
+            if player != mine and place >= len(self._verdicts[player]):
+                step, _, verdicts = told_by(player).partition(":")
+                self._verdicts[player] = verdicts if step == str(self._step) else ""
+            if place >= len(self._verdicts[player]):
+                return False
+            self._good += self._verdicts[player][place] == "+"
+            self._count += 1
+        return self._good == self._needed
 
 
 def _share_of(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,15 +10,16 @@ from functools import partial
 from typing import Any
 
 import pytest
-from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer
+from agents_fakes import FakeEngine, ScannedCallEnv, pool, scripted, tokenizer, trajectory
 
 from agents.config.cluster import ClusterConfig
 from agents.config.schedules import CompetenceConfig
-from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, TrainConfig
+from agents.config.training import EnvConfig, PPOConfig, RolloutConfig, SelectionConfig, TrainConfig
 from agents.core.chat import Chat
-from agents.core.types import Collected, Trajectory
+from agents.core.types import Collected, EpisodeSpec, Trajectory
 from agents.engines.base import Weights
-from agents.rollout.sampler import Sampler
+from agents.rollout import sampler as sampling
+from agents.rollout.sampler import Sampler, StepEnough
 from agents.rollout.source import LocalSource, most_in_flight
 
 WORDY = Chat(tokenizer(), "raw")
@@ -99,6 +100,27 @@ def test_extra_problems_replace_those_with_equal_rewards() -> None:
         assert first.metrics["selection/kept_ratio"] == 6 / 10  # and two groups were not finished
         assert group_ids(take(made, 1).trajectories) == [7, 7, 8, 8, 9, 9]
     assert engine.held == set()
+
+
+def group(number: int, *rewards: float) -> list[Trajectory]:
+    return [trajectory(group_id=number, reward=reward) for reward in rewards]
+
+
+def test_the_first_groups_of_all_processes_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The groups 12 to 17 of the third step: this process plays the even ones, another the odd ones."""
+    told = {0: "", 1: "1:++"}  # a step before
+    monkeypatch.setattr(sampling, "size", lambda: 2)
+    monkeypatch.setattr(sampling, "tell", lambda text: told.update({0: text}))
+    monkeypatch.setattr(sampling, "told_by", told.__getitem__)
+    episodes = [EpisodeSpec(group_id=number, env_seed=0, sampling_seed=0) for number in (12, 12, 14, 14, 16, 16)]
+    is_enough = StepEnough(episodes, 6, 3, SelectionConfig(differing_rewards=True))
+    one, two = group(12, 0, 1), group(14, 1, 1)
+    assert not is_enough([one])
+    told[1] = "2:+"
+    assert not is_enough([one, two])
+    assert told[0] == "2:+-"
+    told[1] = "2:++"
+    assert is_enough([one, two])
 
 
 def test_a_step_collected_ahead_equals_the_same_step_collected_on_demand() -> None:

@@ -181,10 +181,16 @@ def straggler() -> dict[str, float]:
 
 
 def extra_problems() -> list[tuple[list[int], float]]:
-    """For some steps the problems that are trained on, two of six with different rewards, and the mean reward."""
-    rollout = RolloutConfig(
-        num_problems=2, num_extra_problems=4, num_generations=2, max_completion_length=60, max_model_len=96
-    )
+    """For some steps the problems that are trained on and the mean reward.
+
+    They are the first two of six with different rewards, then the first one of six.
+    """
+    return [step for needed in (2, 1) for step in _extra_problems(needed)]
+
+
+def _extra_problems(needed: int) -> list[tuple[list[int], float]]:
+    sizes = {"num_generations": 2, "max_completion_length": 60, "max_model_len": 96}
+    rollout = RolloutConfig(num_problems=needed, num_extra_problems=6 - needed, **sizes)
     engine = FakeEngine(small_chat(), lambda request_id, turn, seed: "a" if seed % 2 else "x")
     with pool(num_envs=4) as envs:
         sampler = Sampler(envs, LocalSource(engine, small_chat()), TrainConfig(rollout=rollout))
