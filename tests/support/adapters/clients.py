@@ -1,6 +1,7 @@
 """The clients that run their own loop, and how each plays the ten episodes of `scripts`.
 
-A new client is a function that plays them, and a row of `CLIENTS`; docs/clients.md has the table that `table` makes.
+A new client is a function that plays them, and a row of `CLIENTS`. docs/reference/clients.md has the table that `table`
+makes.
 """
 
 import asyncio
@@ -372,7 +373,7 @@ CLIENTS = (
 
 
 def table() -> str:
-    """Return the table of docs/clients.md."""
+    """Return the table of docs/reference/clients.md."""
     lines = [
         "| library | version | extra | use | code as | episodes as in the environment |",
         "|---|---|---|---|---|---|",
