@@ -385,4 +385,6 @@ def table() -> str:
             f"| {client.name} | {client.distribution} {client.version} | `{client.extra}` | {client.use} | {code} "
             f"| {equal} |"
         )
+    total = len(CLIENTS) * len(SCRIPTS)
+    lines.append(f"| all | | | | | {total - sum(len(client.differs) for client in CLIENTS)} of {total} |")
     return "\n".join(lines) + "\n"
