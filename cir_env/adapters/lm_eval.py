@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cir_env.adapters.tools import rows
-from cir_env.dialects import FENCE
 from cir_env.env import CodeMathEnv
 from cir_env.episode.prompts import join_messages
 from cir_env.problems.problem import Problem
@@ -54,7 +53,7 @@ class CodeMath(ConfigurableTask):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         own = {name: value for name, value in config.items() if name not in ("class", "arguments")}
-        self.arguments = dict(config.get("arguments", {}))
+        self.arguments: dict[str, Any] = dict(config.get("arguments", {}))
         self._env = CodeMathEnv(**self.arguments)
         default = {
             "task": "codemath",
@@ -67,7 +66,7 @@ class CodeMath(ConfigurableTask):
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Set the data set."""
-        self.dataset = {"test": Dataset.from_list(list(rows(**{"dialect": FENCE.name} | self.arguments)))}
+        self.dataset = {"test": Dataset.from_list(list(rows(**{"dialect": "fence"} | self.arguments)))}
 
     def fewshot_context(
         self,
