@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -249,6 +250,16 @@ def test_the_list_has_every_name_and_fits_a_terminal(capsys: pytest.CaptureFixtu
     for name in (*BENCHMARKS, *protocols, *DATA_SETS, *GENERATORS, "text", "neutral", "hub:OWNER/NAME", ".parquet"):
         assert name in out
     assert "  AIME26                  30  no      AIME26.jsonl\n" in out
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_ends_the_program_without_a_word() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "evaluate.py", "list"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
