@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,10 +120,10 @@ def build_source(
         EngineError, EngineFault: The engine cannot be opened, or there is no room for it beside the policy.
     """
     if config.cluster.engines:
-        from agents.cluster.actor import Recipe
+        from agents.cluster.actor import Recipe, open_model
         from agents.cluster.source import open_source
 
-        return open_source(Recipe(config=config, dtype=dtype, rules=rules), log=log)
+        return open_source(Recipe(config=config, open=partial(open_model, config, dtype, rules)), log=log)
     engine = open_run_engine(
         config,
         path,

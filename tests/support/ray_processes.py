@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 10**8}
+"""A node's resources."""
 
 
 def parent_of(pid: int) -> int:
