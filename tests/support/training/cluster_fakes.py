@@ -91,3 +91,8 @@ class Stops(Dies):
 
     def stop(self) -> None:
         self.asked = True
+
+
+def length(record: Any) -> float:
+    """A reward that differs between the episodes of an untrained model."""
+    return float(record.n_chars % 5)
