@@ -105,7 +105,10 @@ class RolloutActor:
 
     def _collector(self, job: Job) -> Collector:
         if job.envs not in self._collectors:
-            envs = job.open_envs(self._recipe.config.rollout.pool_size)
+            from agents.cluster.envs import open_copies
+
+            config = self._recipe.config
+            envs = open_copies(job.open_envs, config.rollout.pool_size, config.cluster)
             self._collectors[job.envs] = self._source.player(envs)
         if job.number != self._job:
             for collector in self._collectors.values():

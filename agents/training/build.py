@@ -135,7 +135,12 @@ def build_source(
         tensor_parallel_size=config.rollout.tensor_parallel_size,
         log=log,
     )
-    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
+    place: dict[str, Any] = {"rules": rules, "in_flight": most_in_flight(config.rollout, engine)}
+    if config.cluster.env_actors:
+        from agents.cluster.envs import EnvActorsSource
+
+        return EnvActorsSource(engine, chat, count=config.rollout.pool_size, cluster=config.cluster, **place)
+    return LocalSource(engine, chat, **place)
 
 
 def reserved_bytes(policy: Policy, state_bytes: int) -> int:

@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ import torch
 from cluster_fakes import Dies, Stops
 from paths import ROOT
 from ray_processes import processes
-from runs import SMALL, small, wait_for
+from runs import SMALL, beside, small, wait_for
 from safetensors.torch import load_file
 
 import train
@@ -48,16 +46,6 @@ def assert_same(folder: Path, expected: Path) -> None:
         torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
 
 
-def beside(work: Callable[[], Any], act: Callable[[], Any]) -> Any:
-    """Work, and act in another thread meanwhile."""
-    other = Thread(target=act)
-    other.start()
-    try:
-        return work()
-    finally:
-        other.join()
-
-
 def test_a_lost_trainer_restarts_all_and_the_weights_are_those_of_one_process(
     nodes: Any, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,7 +68,7 @@ def test_a_killed_driver_leaves_no_process_and_its_run_resumes(nodes: Any, undis
         assert processes("RolloutActor")
         driver.kill()
     wait_for(lambda: not processes("RolloutActor"))
-    assert train.main([*flags, "--resume", "auto"]) == 0
+    assert train.main([*flags, "--resume", "auto", "--cluster.env-actors", "1"]) == 0
     assert_same(tmp_path, undisturbed)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +31,51 @@ def open_scripted(number: int) -> LocalSource:
 
 def open_calls(count: int) -> EnvPool:
     """Copies of an environment that answers calls."""
-    opened = ThreadedPool(ScannedCallEnv, count)
-    opened.open_others = open_calls
+    return _opened(ScannedCallEnv, count, open_calls)
+
+
+class FickleEnv(ScannedCallEnv):
+    """Asks what another process does not ask, and takes a while to answer."""
+
+    def __init__(self) -> None:
+        super().__init__(delay_s=0.2)
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        prompt, info = super().reset(seed=seed, options=options)
+        return f"{prompt}{os.getpid()}", info
+
+
+class FailingEnv(ScannedCallEnv):
+    """Fails at the first step of an episode."""
+
+    def __init__(self) -> None:
+        super().__init__(fail_at=1)
+
+
+class LostEnv(ScannedCallEnv):
+    """Ends its process, unless that is the test's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if Path(sys.argv[0]).name == "default_worker.py":
+            os._exit(1)
+
+
+def open_fickle(count: int) -> EnvPool:
+    return _opened(FickleEnv, count, open_fickle)
+
+
+def open_failing(count: int) -> EnvPool:
+    return _opened(FailingEnv, count, open_failing)
+
+
+def open_lost(count: int) -> EnvPool:
+    return _opened(LostEnv, count, open_lost)
+
+
+def _opened(make: Callable[[], ScannedCallEnv], count: int, open_others: Callable[[int], EnvPool]) -> EnvPool:
+    opened = ThreadedPool(make, count)
+    opened.open_others = open_others
     return opened
 
 
