@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +148,10 @@ def build_source(
         EngineError, EngineFault: The engine cannot be opened, or there is no room for it beside the policy.
     """
     if config.cluster.engines:
-        from agents.cluster.actor import Recipe
+        from agents.cluster.actor import Recipe, open_model
         from agents.cluster.source import open_source
 
-        return open_source(Recipe(config=config, dtype=dtype, rules=rules), log=log)
+        return open_source(Recipe(config=config, open=partial(open_model, config, dtype, rules)), log=log)
     engine = open_run_engine(
         config,
         path,
@@ -162,7 +163,12 @@ def build_source(
         tensor_parallel_size=config.rollout.tensor_parallel_size,
         log=log,
     )
-    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
+    place: dict[str, Any] = {"rules": rules, "in_flight": most_in_flight(config.rollout, engine)}
+    if config.cluster.env_actors:
+        from agents.cluster.envs import EnvActorsSource
+
+        return EnvActorsSource(engine, chat, count=config.rollout.pool_size, cluster=config.cluster, **place)
+    return LocalSource(engine, chat, **place)
 
 
 def reserved_bytes(policy: Policy, state_bytes: int) -> int:

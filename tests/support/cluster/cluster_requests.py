@@ -1,28 +1,29 @@
-"""A request to a tiny model's engine, in this process or on a cluster, and what is compared of its trajectories."""
+"""A request to an engine, in this process or on a cluster, and what is compared of its trajectories."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from cluster_fakes import open_scripted
 from runs import small
 
-from agents.cluster.actor import Recipe
+from agents.cluster.actor import Recipe, open_model
 from agents.config.cluster import ClusterConfig
 from agents.config.training import TrainConfig
 from agents.core.types import EpisodeSpec, Trajectory, seed_of
-from agents.engines.base import Sampling, Weights
+from agents.engines.base import Sampling
 from agents.rollout.episode import TurnRules
 from agents.rollout.source import Player
 
-SAMPLING = Sampling(max_tokens=24)
+SAMPLING = Sampling(max_tokens=40)
 ASKED = [
     EpisodeSpec(
         group_id=group,
         env_seed=group,
         sampling_seed=seed_of(group, sample),
-        options={"problem_index": group, "interaction_budget": 2},
+        options={"problem_index": group % 8, "interaction_budget": 2},
         sample=sample,
     )
     for group in range(12)
@@ -30,13 +31,15 @@ ASKED = [
 ]
 
 
-def configured(tiny: Path, **cluster: Any) -> TrainConfig:
-    config = small(Path("unused"), cluster=ClusterConfig(**cluster))
-    return replace(config, model=str(tiny))
+def recipe(**cluster: Any) -> Recipe:
+    """Engines that follow a script."""
+    return Recipe(config=small(Path("unused"), cluster=ClusterConfig(**cluster)), open=open_scripted)
 
 
-def recipe(tiny: Path, **cluster: Any) -> Recipe:
-    return Recipe(config=configured(tiny, **cluster), dtype="float32", rules=TurnRules())
+def model_recipe(folder: Path, **cluster: Any) -> Recipe:
+    """Engines that sample from a model."""
+    config: TrainConfig = replace(recipe(**cluster).config, model=str(folder))
+    return Recipe(config=config, open=partial(open_model, config, "float32", TurnRules()))
 
 
 def content(trajectories: Sequence[Trajectory]) -> list[Any]:
@@ -49,12 +52,7 @@ def play(player: Player, **arguments: Any) -> list[Any]:
     return content(collected.trajectories)
 
 
-@dataclass
-class AtHand:
-    """Weights that need not travel."""
-
-    version: int
-    tensors: dict[str, torch.Tensor]
-
-    def receive(self) -> Weights:
-        return Weights.of(self.tensors)
+def at_first(act: Callable[[], object]) -> Callable[[object], None]:
+    """Act once, when the first trajectory arrives."""
+    waiting = [act]
+    return lambda _: waiting.pop()() if waiting else None
