@@ -13,25 +13,24 @@ if TYPE_CHECKING:
     from agents.cluster.weights import SentWeights
     from agents.config.training import TrainConfig
     from agents.core.types import Completion, EpisodeSpec
-    from agents.engines.base import Engine, Sampling
+    from agents.engines.base import Sampling
     from agents.rollout.collector import Collector
     from agents.rollout.envs import EnvPool
     from agents.rollout.episode import TurnRules
     from agents.rollout.in_order import Group
+    from agents.rollout.source import LocalSource
 
 _SLICE_S = 0.25  # of playing, before the caller hears what has ended and how much room there is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How to open an engine."""
+    """The engines of a run."""
 
     config: TrainConfig
     """The run, with a number of rows."""
-    dtype: str
-    """Of the engine's weights."""
-    rules: TurnRules
-    """Where turns end and which tokens stay."""
+    open: Callable[[int], LocalSource]
+    """Opens the engine of a number, in its process; `open_model` where the run's model samples."""
     folder: str = field(default_factory=os.getcwd)
     """Working directory of the trainer, for relative paths."""
 
@@ -67,7 +66,7 @@ class RolloutActor:
 
     Args:
         recipe: How to open the engine.
-        number: The engine's place among those of the run, for its random stream.
+        number: The engine's place among those of the run.
     """
 
     def __init__(self, recipe: Recipe, number: int) -> None:
@@ -82,25 +81,7 @@ class RolloutActor:
 
     def open(self) -> None:
         """Load the model."""
-        from agents.models.devices import pick_device
-        from agents.models.find import resolve_model
-        from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
-
-        recipe, config = self._recipe, self._recipe.config
-        path = resolve_model(config.model, log=_quietly)
-        chat = open_chat(config, path)
-        engine: Engine = open_run_engine(
-            config,
-            path,
-            chat,
-            dtype=recipe.dtype,
-            device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
-            number=self._number,
-            tensor_parallel_size=max(1, config.cluster.engine_gpus),
-            log=_quietly,
-        )
-        in_flight = most_in_flight(config.rollout, engine)
-        self._source = LocalSource(engine, chat, rules=recipe.rules, in_flight=in_flight)
+        self._source = self._recipe.open(self._number)
 
     def load(self, weights: SentWeights) -> None:
         """Load weights, after what is left of the last job is dropped."""
@@ -124,7 +105,10 @@ class RolloutActor:
 
     def _collector(self, job: Job) -> Collector:
         if job.envs not in self._collectors:
-            envs = job.open_envs(self._recipe.config.rollout.pool_size)
+            from agents.cluster.envs import open_copies
+
+            config = self._recipe.config
+            envs = open_copies(job.open_envs, config.rollout.pool_size, config.cluster)
             self._collectors[job.envs] = self._source.player(envs)
         if job.number != self._job:
             for collector in self._collectors.values():
@@ -132,6 +116,34 @@ class RolloutActor:
             self._collectors[job.envs].begin(job.sampling)
             self._job = job.number
         return self._collectors[job.envs]
+
+
+def open_model(config: TrainConfig, dtype: str, rules: TurnRules, number: int) -> LocalSource:
+    """Return the run's model as an engine in this process.
+
+    Args:
+        config: The run, with a number of rows.
+        dtype: Of the engine's weights.
+        rules: Where turns end and which tokens stay.
+        number: The engine's place among those of the run, for its random stream.
+    """
+    from agents.models.devices import pick_device
+    from agents.models.find import resolve_model
+    from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
+
+    path = resolve_model(config.model, log=_quietly)
+    chat = open_chat(config, path)
+    engine = open_run_engine(
+        config,
+        path,
+        chat,
+        dtype=dtype,
+        device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
+        number=number,
+        tensor_parallel_size=max(1, config.cluster.engine_gpus),
+        log=_quietly,
+    )
+    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
 
 
 def _quietly(line: str) -> None:
