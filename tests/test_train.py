@@ -181,7 +181,7 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
     "older",
     [
         ["--rollout.max-staleness", "1"],
-        ["--rollout.max-completion-length", "60", "--rollout.max-new-tokens", "30", "--rollout.max-staleness", "1"],
+        ["--rollout.max-completion-length", "64", "--rollout.max-new-tokens", "30", "--rollout.max-staleness", "2"],
     ],
     ids=["a step ahead", "paused episodes"],
 )
