@@ -1,4 +1,4 @@
-"""Which engines and trainers of a run are processes of their own, on a Ray cluster (``docs/cluster.md``)."""
+"""Which engines and trainers of a run are processes of their own, on a Ray cluster (``docs/how-to/cluster.md``)."""
 
 from __future__ import annotations
 

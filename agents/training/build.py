@@ -69,23 +69,18 @@ def build_policy(
     if is_new and config.warm_up_steps:
         distributed.succeed_together(lambda: _warm_up(path, start, config, chat, device, log), on_first=True)
         path = start
-    model = load_on(path, device, log=log)
-    check_positions(model, config.rollout.max_model_len, log)
-    if config.lora.rank:
-        torch.manual_seed(config.seed)
-        add_adapters(model, config.lora)
     needs_values = config.ppo.advantage == "gae"
-    policy = Policy(
-        model,
+    policy = open_policy(
+        config,
+        path,
+        device,
+        longest=config.rollout.max_model_len,
+        log=log,
         temperature=config.rollout.temperature,
         value_head=needs_values,
         critic=load_on(path, device, log=log) if needs_values and config.ppo.critic == "separate" else None,
-        autocast=autocast_dtype(config, device),
-        gradient_checkpointing=config.gradient_checkpointing,
         entropy_gradient=config.ppo.entropy_coefficient > 0,
-        compile_layers=config.compile,
     )
-    place(policy, path, device, replicas=config.num_replicas)
     if is_new and config.ppo.kl_coefficient:
         keep_model(policy, config.output_dir / REFERENCE)
     if path == start:
@@ -93,11 +88,44 @@ def build_policy(
     return policy
 
 
+def open_policy(
+    config: RunArguments, path: Path, device: torch.device, *, longest: int, log: Callable[[str], Any], **others: Any
+) -> Policy:
+    """Return the policy with a folder's weights, with adapters if the run has some, sharded over the processes.
+
+    Args:
+        config: The run.
+        path: The folder of the model, or of a checkpoint of all its weights.
+        device: Where to.
+        longest: Tokens of the longest row.
+        log: Takes lines for the user.
+        others: Further arguments of :class:`~agents.learning.policy.Policy`.
+
+    Raises:
+        ConfigError: Rows may be longer than the model's positions allow.
+        ModelError: The model cannot be trained.
+    """
+    model = load_on(path, device, log=log)
+    _check_positions(model, longest, log)
+    if config.lora.rank:
+        torch.manual_seed(config.seed)
+        add_adapters(model, config.lora)
+    policy = Policy(
+        model,
+        autocast=_autocast_dtype(config, device),
+        gradient_checkpointing=config.gradient_checkpointing,
+        compile_layers=config.compile,
+        **others,
+    )
+    place(policy, path, device, replicas=config.num_replicas)
+    return policy
+
+
 def load_reference(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> Policy:
     """Return the policy that a run began with; it is kept beside the checkpoints."""
     path = config.output_dir / REFERENCE
     model = load_on(path, device, log=log).requires_grad_(False)
-    policy = Policy(model, temperature=config.rollout.temperature, autocast=autocast_dtype(config, device))
+    policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast_dtype(config, device))
     place(policy, path, device, replicas=config.num_replicas)
     return policy
 
@@ -183,7 +211,7 @@ def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[
         log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
 
 
-def autocast_dtype(config: RunArguments, device: torch.device) -> torch.dtype | None:
+def _autocast_dtype(config: RunArguments, device: torch.device) -> torch.dtype | None:
     """Return the dtype of a run's matrix products, if it is not that of its weights."""
     return torch.bfloat16 if config.autocast and has_fast_bfloat16(device) else None
 
@@ -199,7 +227,7 @@ def load_on(path: Path, device: torch.device, *, log: Callable[[str], Any]) -> P
     return model
 
 
-def check_positions(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
+def _check_positions(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
     """Warn of rows that are longer than a model was made for.
 
     Raises:
