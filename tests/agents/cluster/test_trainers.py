@@ -23,7 +23,8 @@ from agents.training.checkpoint import checkpoints
 
 pytestmark = pytest.mark.slow
 RUN = [
-    *(*SMALL, "--max-steps", "3", "--save-every", "1", "--rollout.dtype", "float32", "--no-autocast"),
+    *(*SMALL, "--warm-up-steps", "0", "--max-steps", "2", "--save-every", "1"),
+    *("--rollout.dtype", "float32", "--no-autocast"),
     *("--env.reward", "cluster_fakes:length", "--ppo.learning-rate", "1e-3"),
 ]
 
@@ -34,9 +35,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in one process, of which every step changes the weights."""
+    """A run in one process, of which the steps change the weights."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert train.main([*RUN, "--output-dir", str(folder)]) == 0
+    first, last = (load_file(each / "model.safetensors") for each in checkpoints(folder))
+    assert any(not first[name].equal(tensor) for name, tensor in last.items())
     return folder
 
 
