@@ -20,7 +20,7 @@ from agents.core.errors import EngineFault
 from agents.core.types import Trajectory
 from agents.engines.base import Weights
 from agents.models.load import load_model
-from agents.rollout.envs import EnvPool, open_split
+from agents.rollout.envs import EnvPool
 from agents.rollout.source import Player
 
 pytestmark = pytest.mark.slow
@@ -123,16 +123,12 @@ def test_without_room_for_any_engine_the_run_ends_with_one_line(nodes: Any) -> N
     assert lines == ["Warning: 2 engines need 128 CPUs; the cluster has room for 0."]
 
 
-def test_two_engines_with_a_model_play_what_one_plays_in_this_process(nodes: Any, tiny: Path) -> None:
+def test_two_engines_with_a_model_play_what_one_plays_in_this_process(nodes: Any, tiny: Path, envs: EnvPool) -> None:
     recipe, weights = model_recipe(tiny, engines=2), load_model(tiny, "float32").state_dict()
 
     def played(source: Any) -> list[Any]:
         source.load_weights(3, Weights.of(weights))
         return play(source.player(envs))
 
-    with (
-        closing(open_split(recipe.config.env, 4, split="train")) as envs,
-        closing(recipe.open(0)) as here,
-        closing(ClusterSource(recipe, log=print)) as source,
-    ):
+    with closing(recipe.open(0)) as here, closing(ClusterSource(recipe, log=print)) as source:
         assert played(source) == played(here)

@@ -23,7 +23,8 @@ from agents.training.checkpoint import checkpoints
 
 pytestmark = pytest.mark.slow
 RUN = [
-    *(*SMALL, "--max-steps", "3", "--save-every", "1", "--rollout.dtype", "float32", "--no-autocast"),
+    *(*SMALL, "--warm-up-steps", "0", "--max-steps", "2", "--save-every", "1"),
+    *("--rollout.dtype", "float32", "--no-autocast"),
     *("--env.reward", "cluster_fakes:length", "--ppo.learning-rate", "1e-3"),
 ]
 
@@ -34,9 +35,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in one process, of which every step changes the weights."""
+    """A run in one process, of which the steps change the weights."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert train.main([*RUN, "--output-dir", str(folder)]) == 0
+    first, last = (load_file(each / "model.safetensors") for each in checkpoints(folder))
+    assert any(not first[name].equal(tensor) for name, tensor in last.items())
     return folder
 
 
@@ -53,7 +56,7 @@ def test_a_lost_trainer_restarts_all_and_the_weights_are_those_of_one_process(
         wait_for(lambda: len(checkpoints(tmp_path)) > 0)
         os.kill(processes("TrainActor")[-1], signal.SIGKILL)
 
-    flags = [*RUN, "--output-dir", str(tmp_path), "--cluster.trainers", "2", "--cluster.engines", "1"]
+    flags = [*RUN, "--output-dir", str(tmp_path), "--cluster.trainers", "2"]
     assert beside(lambda: train.main(flags), kill) == 0
     assert capfd.readouterr().out.count("all start again from the last checkpoint.") == 1
     assert_same(tmp_path, undisturbed)
@@ -61,13 +64,13 @@ def test_a_lost_trainer_restarts_all_and_the_weights_are_those_of_one_process(
 
 def test_a_killed_driver_leaves_no_process_and_its_run_resumes(nodes: Any, undisturbed: Path, tmp_path: Path) -> None:
     flags = [*RUN, "--output-dir", str(tmp_path)]
-    command = [sys.executable, str(ROOT / "train.py"), *flags, "--cluster.engines", "1"]
+    command = [sys.executable, str(ROOT / "train.py"), *flags, "--cluster.trainers", "2", "--cluster.engines", "1"]
     variables = os.environ | {"RAY_ADDRESS": nodes.address}
     with subprocess.Popen(command, env=variables, cwd=ROOT, stdout=subprocess.DEVNULL) as driver:
         wait_for(lambda: len(checkpoints(tmp_path)) > 0)
-        assert processes("RolloutActor")
+        assert (len(processes("TrainActor")), len(processes("RolloutActor"))) == (2, 1)
         driver.kill()
-    wait_for(lambda: not processes("RolloutActor"))
+    wait_for(lambda: not processes("TrainActor") and not processes("RolloutActor"))
     assert train.main([*flags, "--resume", "auto", "--cluster.env-actors", "1"]) == 0
     assert_same(tmp_path, undisturbed)
 
