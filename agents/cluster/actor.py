@@ -4,36 +4,85 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agents.cluster.weights import SentWeights
+    from agents.config.cluster import ClusterArguments
     from agents.config.training import TrainConfig
     from agents.core.types import Completion, EpisodeSpec
-    from agents.engines.base import Engine, Sampling
+    from agents.engines.base import Sampling
     from agents.rollout.collector import Collector
     from agents.rollout.envs import EnvPool
     from agents.rollout.episode import TurnRules
     from agents.rollout.in_order import Group
+    from agents.rollout.source import LocalSource
 
 _SLICE_S = 0.25  # of playing, before the caller hears what has ended and how much room there is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How to open an engine."""
+    """How to open engines."""
 
-    config: TrainConfig
-    """The run, with a number of rows."""
-    dtype: str
-    """Of the engine's weights."""
-    rules: TurnRules
-    """Where turns end and which tokens stay."""
+    cluster: ClusterArguments
+    """How many there are, and what each of them gets."""
+    open: Callable[[int], LocalSource]
+    """Opens one in its process, given its place among those of the run."""
+    num_rows: int
+    """Episodes that it samples at once."""
+    num_envs: int
+    """Copies of an environment that it opens."""
+    max_model_len: int
+    """Maximum tokens per episode, prompt included."""
     folder: str = field(default_factory=os.getcwd)
-    """Working directory of the trainer, for relative paths."""
+    """Working directory, for relative paths."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, dtype: str, rules: TurnRules) -> Recipe:
+        """Return how to open the engines of a training run.
+
+        Args:
+            config: The run, with a number of rows.
+            dtype: Of the engines' weights.
+            rules: Where turns end and which tokens stay.
+        """
+        rollout = config.rollout
+        return cls(
+            cluster=config.cluster,
+            open=partial(_open, config, dtype, rules),
+            num_rows=rollout.num_rows,
+            num_envs=rollout.pool_size,
+            max_model_len=rollout.max_model_len,
+        )
+
+
+def _open(config: TrainConfig, dtype: str, rules: TurnRules, number: int) -> LocalSource:
+    from agents.models.devices import pick_device
+    from agents.models.find import resolve_model
+    from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
+
+    path = resolve_model(config.model, log=_quietly)
+    chat = open_chat(config, path)
+    engine = open_run_engine(
+        config,
+        path,
+        chat,
+        dtype=dtype,
+        device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
+        number=number,
+        tensor_parallel_size=max(1, config.cluster.engine_gpus),
+        log=_quietly,
+    )
+    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
+
+
+def _quietly(line: str) -> None:
+    """Drop a line that the trainer has logged already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +95,8 @@ class Job:
     """Number of the environments."""
     open_envs: Callable[[int], EnvPool]
     """Opens that many copies of them."""
+    needed: Collection[int]
+    """Numbers of all environments that are still in use; an engine closes the others."""
     sampling: Sampling
     """How to sample."""
 
@@ -72,6 +123,7 @@ class RolloutActor:
 
     def __init__(self, recipe: Recipe, number: int) -> None:
         self._recipe, self._number = recipe, number
+        self._envs: dict[int, EnvPool] = {}
         self._collectors: dict[int, Collector] = {}
         self._job = -1
         with suppress(OSError):
@@ -82,25 +134,7 @@ class RolloutActor:
 
     def open(self) -> None:
         """Load the model."""
-        from agents.models.devices import pick_device
-        from agents.models.find import resolve_model
-        from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
-
-        recipe, config = self._recipe, self._recipe.config
-        path = resolve_model(config.model, log=_quietly)
-        chat = open_chat(config, path)
-        engine: Engine = open_run_engine(
-            config,
-            path,
-            chat,
-            dtype=recipe.dtype,
-            device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
-            number=self._number,
-            tensor_parallel_size=max(1, config.cluster.engine_gpus),
-            log=_quietly,
-        )
-        in_flight = most_in_flight(config.rollout, engine)
-        self._source = LocalSource(engine, chat, rules=recipe.rules, in_flight=in_flight)
+        self._source = self._recipe.open(self._number)
 
     def load(self, weights: SentWeights) -> None:
         """Load weights, after what is left of the last job is dropped."""
@@ -123,16 +157,15 @@ class RolloutActor:
         return Report(groups=ended, unfinished=collector.unfinished, metrics=collector.metrics())
 
     def _collector(self, job: Job) -> Collector:
-        if job.envs not in self._collectors:
-            envs = job.open_envs(self._recipe.config.rollout.pool_size)
-            self._collectors[job.envs] = self._source.player(envs)
         if job.number != self._job:
             for collector in self._collectors.values():
                 collector.cancel()
+            for number in self._envs.keys() - job.needed:
+                del self._collectors[number]
+                self._envs.pop(number).close()
+            if job.envs not in self._envs:
+                self._envs[job.envs] = envs = job.open_envs(self._recipe.num_envs)
+                self._collectors[job.envs] = self._source.player(envs)
             self._collectors[job.envs].begin(job.sampling)
             self._job = job.number
         return self._collectors[job.envs]
-
-
-def _quietly(line: str) -> None:
-    """Drop a line that the trainer has logged already."""

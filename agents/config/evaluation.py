@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from agents.config.cluster import ClusterArguments
 from agents.config.served import SERVED, ServedArguments, served_name
 from agents.config.shared import (
     CHAT_TEMPLATE_KWARGS,
@@ -100,6 +101,7 @@ class EvalConfig(ServedArguments, _Subject):
     output: Path = Path("runs/evaluation")
     """Folder of the runs, one folder each, by model and arm; an existing run resumes."""
     env: EvalEnvConfig = field(default_factory=EvalEnvConfig)
+    cluster: ClusterArguments = field(default_factory=ClusterArguments)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,6 +131,14 @@ class EvalConfig(ServedArguments, _Subject):
         for arm in self.arms:
             self.env_kwargs(arm)
         _ = self.shard_of
+        engines = self.cluster.engines
+        expect(not (engines and self.served), "cluster.engines", f"0 with {SERVED}NAME", engines)
+        expect(
+            not engines or self.tensor_parallel_size == 1,
+            "tensor_parallel_size",
+            "1 on a cluster, where cluster.engine_gpus splits a model",
+            self.tensor_parallel_size,
+        )
         check_dialect(self.env.dialect, self.template)
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
         object.__setattr__(self, "chat_template_kwargs", spelled)
@@ -138,6 +148,11 @@ class EvalConfig(ServedArguments, _Subject):
         """The models behind an API."""
         known = self.model if isinstance(self.model, tuple) else ()  # the command line has not been read yet
         return tuple(model for model in known if served_name(model) is not None)
+
+    @property
+    def gpus_of_engine(self) -> int:
+        """Among how many GPUs an engine splits a model."""
+        return max(self.tensor_parallel_size, self.cluster.engine_gpus)
 
     @property
     def set_names(self) -> tuple[str, ...]:

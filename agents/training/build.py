@@ -122,7 +122,7 @@ def build_source(
         from agents.cluster.actor import Recipe
         from agents.cluster.source import open_source
 
-        return open_source(Recipe(config=config, dtype=dtype, rules=rules), log=log)
+        return open_source(Recipe.of(config, dtype=dtype, rules=rules), log=log)
     engine = open_run_engine(
         config,
         path,

@@ -36,7 +36,7 @@ def configured(tiny: Path, **cluster: Any) -> TrainConfig:
 
 
 def recipe(tiny: Path, **cluster: Any) -> Recipe:
-    return Recipe(config=configured(tiny, **cluster), dtype="float32", rules=TurnRules())
+    return Recipe.of(configured(tiny, **cluster), dtype="float32", rules=TurnRules())
 
 
 def content(trajectories: Sequence[Trajectory]) -> list[Any]:
