@@ -96,8 +96,6 @@ class EvalConfig(ServedArguments, _Subject):
     """Share of the GPU's memory that vLLM takes for weights and cache."""
     seed: int = 0
     """Fixes the sampling."""
-    shard: str = "0/1"
-    """Only every N-th problem, from the i-th on, as i/N: processes with shards 0/2 and 1/2 make one run."""
     output: Path = Path("runs/evaluation")
     """Folder of the runs, one folder each, by model and arm; an existing run resumes."""
     env: EvalEnvConfig = field(default_factory=EvalEnvConfig)
@@ -130,7 +128,6 @@ class EvalConfig(ServedArguments, _Subject):
         )
         for arm in self.arms:
             self.env_kwargs(arm)
-        _ = self.shard_of
         engines = self.cluster.engines
         expect(not (engines and self.served), "cluster.engines", f"0 with {SERVED}NAME", engines)
         expect(
@@ -158,14 +155,6 @@ class EvalConfig(ServedArguments, _Subject):
     def set_names(self) -> tuple[str, ...]:
         """The sets that are evaluated; none: the held-out problems of the environment."""
         return self.names or (PAPER_SETS if self.benchmarks else ())
-
-    @property
-    def shard_of(self) -> tuple[int, int]:
-        """Which shard of how many."""
-        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-        index, count = map(int, match.groups()) if match else (1, 0)
-        expect(index < count, "shard", "like '0/2'", self.shard)
-        return index, count
 
     def samples_of(self, names: Iterable[str]) -> dict[str, int]:
         """Return the samples of each problem for the sets called ``names``.

@@ -219,13 +219,12 @@ def _play_sets(
 
 
 def _places(config: EvalConfig, sets: Sets) -> set[Place]:
-    """Return the samples of this process's shard."""
-    index, count = config.shard_of
+    """Return all samples of a run."""
     counts = config.samples_of(sets)
     return {
         (name, problem, sample)
         for name, size in _sizes(sets).items()
-        for problem in range(index, size, count)
+        for problem in range(size)
         for sample in range(counts[name])
     }
 

@@ -48,8 +48,6 @@ from agents.core.errors import ConfigError
             {"cluster": ClusterArguments(engines=2), "tensor_parallel_size": 2},
             "Expect `tensor_parallel_size` 1 on a cluster, where cluster.engine_gpus splits a model, got 2.",
         ),
-        ({"shard": "2/2"}, "Expect `shard` like '0/2', got '2/2'."),
-        ({"shard": "half"}, "Expect `shard` like '0/2', got 'half'."),
         ({"vllm_gpu_memory_utilization": 1.5}, "Expect `vllm_gpu_memory_utilization` in (0, 1], got 1.5."),
     ],
 )
