@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agents.rollout.in_order import Group
     from agents.rollout.source import LocalSource
 
-_SLICE_S = 0.25  # of playing, before the caller hears what has ended and how much room there is
+_SLICE_S = 1.0  # of playing, before the caller hears what has ended and how much room there is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
