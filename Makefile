@@ -7,10 +7,10 @@ check:  ## all static checks
 	lint-imports
 
 test-fast:  ## the tests that need neither minutes nor special hardware or programs
-	pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not vllm"
+	pytest -n auto --dist loadfile -m "not slow and not gpu and not browser and not vllm"
 
 test:  ## all tests but the longest; those whose hardware or programs are missing are skipped
-	pytest -n 2 --dist loadfile
+	pytest -n auto --dist loadfile
 
 thorough:  ## the tests that CI excludes
 	pytest -m thorough

@@ -26,7 +26,7 @@ try:
     from agents import cli
     from agents.config.evaluation import EvalConfig
     from agents.core.errors import AgentsError
-    from agents.core.programs import shell_command
+    from agents.core.programs import reader_may_leave, shell_command
 except ModuleNotFoundError as error:
     sys.exit(f"evaluate.py: {error}")
 
@@ -72,9 +72,11 @@ def main(args: Sequence[str]) -> int:
         if isinstance(command, cli.List):
             from cir_env.problems.benchmarks import catalogue
 
-            print(catalogue(), cli.protocols_in_words(), sep="\n\n")
+            with reader_may_leave():
+                print(catalogue(), cli.protocols_in_words(), sep="\n\n")
         elif isinstance(command, cli.RunsCommand):
-            cli.execute_on_runs(command)
+            with reader_may_leave():
+                cli.execute_on_runs(command)
         elif isinstance(command, cli.SamplesCommand | cli.Select):
             work_on_samples(command, as_typed)
         else:

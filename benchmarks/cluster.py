@@ -37,7 +37,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
 from agents import presets
-from agents.cluster.actor import Recipe
+from agents.cluster.actor import Recipe, open_model
 from agents.cluster.fleet import Fleet
 from agents.cluster.source import ClusterSource
 from agents.cluster.weights import ObjectStore, SentWeights
@@ -288,7 +288,7 @@ def tiny(config: Config, *, engines: int) -> Recipe:
     rollout = replace(run.rollout, num_problems=config.problems, num_generations=config.group, max_num_seqs=config.rows)
     cluster = ClusterConfig(engines=engines, patience_s=config.patience_s, max_restarts=100)
     run = replace(run, rollout=rollout.sized(on_gpu=False, processes=1), cluster=cluster)
-    return Recipe.of(run, dtype="float32", rules=TurnRules())
+    return Recipe.of(run, partial(open_model, run, "float32", TurnRules()))
 
 
 @contextmanager

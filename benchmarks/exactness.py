@@ -2,7 +2,7 @@
 
 python benchmarks/exactness.py --output exactness.json
 python benchmarks/exactness.py --model tiny --prompt question --problems arithmetic --episodes 8
-python benchmarks/exactness.py --families all --page docs/models.md
+python benchmarks/exactness.py --families all --page docs/reference/models.md
 
 Each row is an engine in one dtype; the trainer's weights are float32 and its matrix products of the row's dtype. Beside
 it stands what a pipeline would see that keeps text in place of tokens: it decodes each turn, strips it, and encodes it
@@ -240,7 +240,7 @@ def main(config: Config) -> list[Difference] | list[OfFamily]:
     """Measure all engines and dtypes, print the table, and return its rows."""
     engines = [name for name in ENGINES if name != "vllm" or importlib.util.find_spec("vllm")]
     if "vllm" not in engines:
-        print("vllm: not installed, excluded; docs/rollouts.md says how to get it.")
+        print("vllm: not installed, excluded; docs/concepts/rollouts.md says how to get it.")
     if config.families:
         names = [*FAMILIES] if config.families == ("all",) else config.families
         cases = list(product(names, engines, DTYPES))

@@ -332,7 +332,7 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       dependencies can be imported too. A sandbox server has its own `--packages`.
     - `grader` (None): a `cir_env.Grader`, which the caller closes; by default all environments share one.
     - `render_mode` (None): with "ansi", `render()` returns the transcript; with "rgb_array", an image of its last 30
-      lines (extra `render`), for `RecordVideo` and its like; with "human", it is printed as it grows.
+      lines (extra `render`, and `video` for `RecordVideo`); with "human", it is printed as it grows.
 
     ### Problems of your own
     A row has a `problem` and an `answer`, and optionally `id`, `subject`, `level`, `answer_type`, `files` (an object of

@@ -3,9 +3,13 @@
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 
+import gymnasium
 import pytest
 from hypothesis import settings
+
+import cir_env
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that would download fails instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tensors of this size threads
 
 settings.register_profile("thorough", max_examples=1_000, deadline=None)  # pytest --hypothesis-profile thorough
 pytest.register_assert_rewrite("engine_contract")
+gymnasium.register_envs(cir_env)  # before any test
 
 gc.disable()  # until all is imported, which makes millions of objects that stay
 
@@ -30,3 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files of the most slow tests, so that no worker is left alone with one of them at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(autouse=True)
+def _no_other_environment_stays_registered() -> Iterator[None]:
+    before = {**gymnasium.registry}
+    yield
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)

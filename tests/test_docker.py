@@ -34,7 +34,7 @@ def test_compose_the_devcontainer_and_the_page_build_stages_of_the_dockerfile() 
     compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
     builds = [service["build"] for service in compose["services"].values()]
     container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())["build"]
-    page = re.findall(r"--target (\w+)", (ROOT / "docs/containers.md").read_text())
+    page = re.findall(r"--target (\w+)", (ROOT / "docs/how-to/containers.md").read_text())
     assert {*page, container["target"], *(build["target"] for build in builds)} == STAGES.keys() - STAGES.values()
     assert {(ROOT / "docker" / build["context"] / build["dockerfile"]).resolve() for build in builds} == {
         (ROOT / ".devcontainer" / container["dockerfile"]).resolve()

@@ -2,13 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import pytest
 from agents_fakes import byte_tokenizer, tiny_qwen2
 
@@ -169,9 +169,7 @@ def test_another_environment_is_evaluated_without_problems_of_ours(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples")
-    for names, name in ((gymnasium.registry, "Vowels-v0"), (sys.modules, "another_environment")):
-        monkeypatch.setitem(names, name, None)  # another test may have registered it; then this one leaves no trace
-        monkeypatch.delitem(names, name)
+    monkeypatch.delitem(sys.modules, "another_environment", raising=False)  # so that it is registered
     summary, rows = evaluated(tmp_path, model, "--env.id", "another_environment:Vowels-v0")
     assert summary["sets"]["Vowels-v0"]["problems"] == 2
     assert len(rows) == 4
@@ -237,6 +235,16 @@ def test_the_list_has_every_name_and_fits_a_terminal(capsys: pytest.CaptureFixtu
     for name in (*BENCHMARKS, *protocols, *DATA_SETS, *GENERATORS, "text", "neutral", "hub:OWNER/NAME", ".parquet"):
         assert name in out
     assert "  AIME26                  30  no      AIME26.jsonl\n" in out
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_ends_the_program_without_a_word() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "evaluate.py", "list"]
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 # --------------------------------------------------------------------------------------------------------- bad input

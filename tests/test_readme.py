@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text()
 
 
 COMMANDS = commands(ROOT / "README.md")
-ROLLOUTS = commands(ROOT / "docs/rollouts.md")
+ROLLOUTS = commands(ROOT / "docs/concepts/rollouts.md")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
@@ -28,7 +28,7 @@ def test_the_plotting_command_is_understood(capsys: pytest.CaptureFixture[str]) 
     (command,) = [
         shlex.split(c)
         for c in commands(ROOT / "docs/results.md")
-        if "plot_training" in c and "docs/quickstart.png" in c
+        if "plot_training" in c and "docs/images/quickstart.png" in c
     ]
     program = runpy.run_path(str(ROOT / command[1]))
     assert program["main"](command[2:]) == 2

@@ -7,6 +7,7 @@
       |- fleet.py    keeps a number of engines: one that is lost is replaced
       |- weights.py  weights on their way to the engines
       `- actor.py    an engine, its environments and a collector, in a process of their own (`RolloutActor`)
+             `- envs.py   environments in further processes (`ActorPool`)
 
     trainers.py      several training processes, started and restarted together
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _SLICE_S = 1.0  # of playing, before the caller hears what has ended and how muc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How to open engines."""
+    """The engines of a run."""
 
     cluster: ClusterArguments
     """How many there are, and what each of them gets."""
@@ -43,46 +42,21 @@ class Recipe:
     """Working directory, for relative paths."""
 
     @classmethod
-    def of(cls, config: TrainConfig, *, dtype: str, rules: TurnRules) -> Recipe:
-        """Return how to open the engines of a training run.
+    def of(cls, config: TrainConfig, open: Callable[[int], LocalSource]) -> Recipe:
+        """Return the engines of a training run.
 
         Args:
             config: The run, with a number of rows.
-            dtype: Of the engines' weights.
-            rules: Where turns end and which tokens stay.
+            open: As the field; `open_model` where the run's model samples.
         """
         rollout = config.rollout
         return cls(
             cluster=config.cluster,
-            open=partial(_open, config, dtype, rules),
+            open=open,
             num_rows=rollout.num_rows,
             num_envs=rollout.pool_size,
             max_model_len=rollout.max_model_len,
         )
-
-
-def _open(config: TrainConfig, dtype: str, rules: TurnRules, number: int) -> LocalSource:
-    from agents.models.devices import pick_device
-    from agents.models.find import resolve_model
-    from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
-
-    path = resolve_model(config.model, log=_quietly)
-    chat = open_chat(config, path)
-    engine = open_run_engine(
-        config,
-        path,
-        chat,
-        dtype=dtype,
-        device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
-        number=number,
-        tensor_parallel_size=max(1, config.cluster.engine_gpus),
-        log=_quietly,
-    )
-    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
-
-
-def _quietly(line: str) -> None:
-    """Drop a line that the trainer has logged already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +92,7 @@ class RolloutActor:
 
     Args:
         recipe: How to open the engine.
-        number: The engine's place among those of the run, for its random stream.
+        number: The engine's place among those of the run.
     """
 
     def __init__(self, recipe: Recipe, number: int) -> None:
@@ -164,8 +138,43 @@ class RolloutActor:
                 del self._collectors[number]
                 self._envs.pop(number).close()
             if job.envs not in self._envs:
-                self._envs[job.envs] = envs = job.open_envs(self._recipe.num_envs)
+                from agents.cluster.envs import open_copies
+
+                envs = open_copies(job.open_envs, self._recipe.num_envs, self._recipe.cluster)
+                self._envs[job.envs] = envs
                 self._collectors[job.envs] = self._source.player(envs)
             self._collectors[job.envs].begin(job.sampling)
             self._job = job.number
         return self._collectors[job.envs]
+
+
+def open_model(config: TrainConfig, dtype: str, rules: TurnRules, number: int) -> LocalSource:
+    """Return the run's model as an engine in this process.
+
+    Args:
+        config: The run, with a number of rows.
+        dtype: Of the engine's weights.
+        rules: Where turns end and which tokens stay.
+        number: The engine's place among those of the run, for its random stream.
+    """
+    from agents.models.devices import pick_device
+    from agents.models.find import resolve_model
+    from agents.rollout.source import LocalSource, most_in_flight, open_chat, open_run_engine
+
+    path = resolve_model(config.model, log=_quietly)
+    chat = open_chat(config, path)
+    engine = open_run_engine(
+        config,
+        path,
+        chat,
+        dtype=dtype,
+        device=pick_device("auto" if config.cluster.engine_gpus else "cpu"),
+        number=number,
+        tensor_parallel_size=max(1, config.cluster.engine_gpus),
+        log=_quietly,
+    )
+    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
+
+
+def _quietly(line: str) -> None:
+    """Drop a line that the trainer has logged already."""

@@ -128,7 +128,8 @@ class EvalConfig(ServedArguments, _Subject):
         )
         for arm in self.arms:
             self.env_kwargs(arm)
-        engines = self.cluster.engines
+        engines, env_actors = self.cluster.engines, self.cluster.env_actors
+        expect(engines > 0 or not env_actors, "cluster.env_actors", "0 without cluster.engines", env_actors)
         expect(not (engines and self.served), "cluster.engines", f"0 with {SERVED}NAME", engines)
         expect(
             not engines or self.tensor_parallel_size == 1,

@@ -421,7 +421,7 @@ class RunArguments:
     """Copies of the parameters, each sharded over the processes of a node or more. With one per node, gathers stay
     inside the nodes; the memory of a node must hold a whole copy with its optimizer state."""
     report_to: tuple[str, ...] = ("tensorboard",)
-    """Trackers that get what metrics.jsonl gets: tensorboard, wandb, trackio, module:function; none: only that file."""
+    """Trackers of the metrics beside metrics.jsonl, or none: tensorboard, wandb, trackio, module:function."""
     env: EnvArguments = field(default_factory=EnvArguments)
     lora: LoraConfig = field(default_factory=LoraConfig)
 

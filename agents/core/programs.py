@@ -1,11 +1,13 @@
-"""How the two programs are called, for messages that name a command."""
+"""How the two programs are called, for messages that name a command, and how their output is read."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -36,6 +38,21 @@ def launcher() -> str:
     count, on_node = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     nodes = f"--nnodes {count // on_node} " if count > on_node else ""
     return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {on_node}"
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End the program without a word if whoever reads its output has seen enough, as ``head`` has.
+
+    Raises:
+        SystemExit: With the exit code of a program that SIGPIPE ends.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def _name() -> str:

@@ -4,8 +4,8 @@ The result of a request does not depend, bit for bit, on which other requests ru
 
 - A sampling pass has the shape ``[max_num_seqs, 1]``, or fewer rows if this machine's kernels compute the same bits
   with that number of rows, which is tested before the first pass.
-- The context of a first turn is prefilled in chunks of a fixed length, and only whole chunks are copied from other
-  rows.
+- The context of a first turn is prefilled in chunks of a fixed length, the last one with what is left, and only whole
+  chunks are copied from other rows, or all of the same context.
 
 Context tokens that are not cached yet ("pending") are prefilled in a pass of their own if there are many, and otherwise
 fed through the sampling passes token by token. Between two turns a request keeps its row. If another request needs the
@@ -84,7 +84,7 @@ class TransformersEngine:
         self._cache = RowCache(max_num_seqs, capacity)
         self._sizes: list[int] = []  # allowed numbers of rows in a pass, ascending
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
-        self._in_chunks = [0] * max_num_seqs  # leading tokens of each row that were computed in whole chunks
+        self._prefilled = [0] * max_num_seqs  # leading tokens of each row that were prefilled for a first turn
         self._rows: dict[int, int] = {}
         self._free = list(range(max_num_seqs))  # a heap, so that the choice of a row is deterministic
         self._aside: dict[int, tuple[list[int], int, list[tuple[torch.Tensor, torch.Tensor]]]] = {}  # oldest first
@@ -201,7 +201,7 @@ class TransformersEngine:
             request = self._queue.pop(next(iter(self._queue)))
             row = heappop(self._free) if self._free else self._evict()
             self._rows[request.request_id] = row
-            self._cached[row] = self._cached[row][: self._in_chunks[row]]
+            self._cached[row] = self._cached[row][: self._prefilled[row]]
             self._start(request)
         if not self._running:
             return []
@@ -243,7 +243,7 @@ class TransformersEngine:
 
     def _forget(self) -> None:
         self._cached = [[] for _ in self._cached]
-        self._in_chunks = [0] * len(self._cached)
+        self._prefilled = [0] * len(self._cached)
         self._aside.clear()
 
     def _row(self, request: Request) -> int:
@@ -256,7 +256,7 @@ class TransformersEngine:
         row = self._rows.pop(idlest)
         if self._cached[row]:
             layers = self._cache.lift(row, len(self._cached[row]))
-            self._aside[idlest] = self._cached[row], self._in_chunks[row], layers
+            self._aside[idlest] = self._cached[row], self._prefilled[row], layers
         while sum(len(cached) for cached, *_ in self._aside.values()) > len(self._cached) * self.max_model_len:
             del self._aside[next(iter(self._aside))]
         return row
@@ -266,30 +266,34 @@ class TransformersEngine:
         """Prefill the row with the context, except for the last tokens, which the sampling passes feed."""
         row, context = self._row(request), request.context
         if request.request_id in self._aside:
-            self._cached[row], self._in_chunks[row], layers = self._aside.pop(request.request_id)
+            self._cached[row], self._prefilled[row], layers = self._aside.pop(request.request_id)
             self._cache.put(row, layers)
         self._running[request.request_id] = request
         kept, end = self._take_over(row, context[:-1]), len(context) - 1
-        if request.request_id in self._first_turns:
-            while kept + _CHUNK <= end:
-                self._prefill(row, context, kept, kept + _CHUNK)
-                kept = self._in_chunks[row] = kept + _CHUNK
+        is_first = request.request_id in self._first_turns
+        while is_first and kept + _CHUNK <= end:
+            self._prefill(row, context, kept, kept + _CHUNK)
+            kept = self._prefilled[row] = kept + _CHUNK
         if end - kept > _PREFILL_TOKENS:
             self._prefill(row, context, kept, end)
+            if is_first:
+                self._prefilled[row] = end
 
     def _take_over(self, row: int, wanted: list[int]) -> int:
         """Keep the row's common prefix with a context, or copy a longer one from another row; return its length."""
-        chunks = [
-            _common_prefix(cached[:count], wanted) // _CHUNK * _CHUNK
-            for cached, count in zip(self._cached, self._in_chunks, strict=True)
-        ]
-        has_own = len(self._cached[row]) > self._in_chunks[row]
-        own = _common_prefix(self._cached[row], wanted) if has_own else chunks[row]
-        kept = max(own, *chunks)
+        first: list[int] = []
+        for cached, count in zip(self._cached, self._prefilled, strict=True):
+            same = _common_prefix(cached[:count], wanted)
+            first.append(same if same == count == len(wanted) else same // _CHUNK * _CHUNK)
+        has_own = len(self._cached[row]) > self._prefilled[row]
+        own = _common_prefix(self._cached[row], wanted) if has_own else first[row]
+        kept = max(own, *first)
         if kept > own:
-            self._cache.copy(chunks.index(kept), row, kept)
-            chunks[row] = kept
-        self._cached[row], self._in_chunks[row] = wanted[:kept], chunks[row]
+            self._cache.copy(first.index(kept), row, kept)
+            self._prefilled[row] = kept
+        elif kept < self._prefilled[row]:
+            self._prefilled[row] = kept // _CHUNK * _CHUNK
+        self._cached[row] = wanted[:kept]
         return kept
 
     def _prefill(self, row: int, context: list[int], start: int, end: int) -> None:
@@ -330,7 +334,7 @@ class TransformersEngine:
         """Swap two rows, content and owners."""
         self._cache.swap(row, other, max(len(self._cached[row]), len(self._cached[other])))
         self._cached[row], self._cached[other] = self._cached[other], self._cached[row]
-        self._in_chunks[row], self._in_chunks[other] = self._in_chunks[other], self._in_chunks[row]
+        self._prefilled[row], self._prefilled[other] = self._prefilled[other], self._prefilled[row]
         moved = {row: other, other: row}
         self._rows = {request_id: moved.get(held, held) for request_id, held in self._rows.items()}
         self._free = [moved.get(free, free) for free in self._free]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from agents.core import distributed
 from agents.core.chat import Chat
 from agents.core.types import Collected, Completion, EpisodeSpec, Purpose, Trajectory, seed_of
 from agents.engines import open_engine
@@ -122,6 +121,8 @@ class LocalSource:
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Return the share of this process, whose engine plays it."""
+        from agents.core import distributed  # imports torch, which the engine may do without
+
         return distributed.share(items)
 
     def load_weights(self, version: int, weights: Weights) -> None:

@@ -17,29 +17,25 @@ from agents.core import distributed
 from agents.core.chat import Chat
 from agents.core.errors import ConfigError
 from agents.core.files import read_metrics
-from agents.core.programs import shell_command
+from agents.core.programs import shell_command, this_command
 from agents.core.types import Purpose, seed_of
 from agents.learning.batching import collate_tokens
 from agents.learning.optimizer import check_optimizer
-from agents.learning.policy import Policy, place
 from agents.learning.supervised import Supervised
 from agents.models.devices import pick_device
 from agents.models.find import resolve_model
 from agents.models.load import load_tokenizer
-from agents.models.lora import add_adapters
 from agents.sft.transcripts import Encoded, encode, hold_out, read_transcripts
+from agents.tracking.model_card import HELD_OUT, fine_tuned_card, save_card
 from agents.tracking.progress import Progress
 from agents.tracking.run_log import RunLog
 from agents.tracking.trackers import MetricsLog, check_installed, open_log
 from agents.training import checkpoint, run_folder
-from agents.training.build import autocast_dtype, check_positions, load_on
+from agents.training.build import open_policy
 from agents.training.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from agents.config.sft import SFTConfig
-
-HELD_OUT = "held_out/loss"
-"""The metric on transcripts that are held out."""
 
 
 def check(config: SFTConfig, *, log: Callable[[str], Any]) -> None:
@@ -88,12 +84,14 @@ class SupervisedTrainer:
             encoded, reading = encode(reading, self.chat, config.max_length)
             self._digest = hashlib.sha256(repr([each.token_ids for each in encoded]).encode()).hexdigest()
             self.train_set, self.held_out = hold_out(encoded, config.held_out_share, seed=config.seed)
-            self.log(f"{reading.in_words()} Held out: {len(self.held_out)}.")
+            self._data = f"{reading.in_words()} Held out: {len(self.held_out)}."
+            self.log(self._data)
             self._steps_per_epoch = math.ceil(len(self.train_set) / config.batch_size)
             self.max_steps = config.num_epochs * self._steps_per_epoch
             # policy and optimizer
             longest = max(len(each.token_ids) for each in encoded)
-            self.learner = Supervised(self._build_policy(path, longest), config.optimizer, max_steps=self.max_steps)
+            policy = open_policy(config, path, self.device, longest=longest, log=self.log)
+            self.learner = Supervised(policy, config.optimizer, max_steps=self.max_steps)
             self.step = 0 if started is None else self._restore(started)
 
     def train(self) -> bool:
@@ -116,9 +114,9 @@ class SupervisedTrainer:
         return self.step == self.max_steps
 
     def save(self) -> Path:
-        """Write a checkpoint of the last step; return where it is."""
+        """Write a checkpoint of the last step, with its model card; return where it is."""
         config = self.config
-        return checkpoint.save(
+        path = checkpoint.save(
             config.output_dir,
             policy=self.learner.policy,
             tokenizer=self.chat.tokenizer,
@@ -128,26 +126,15 @@ class SupervisedTrainer:
             keep=config.save_total_limit,
             lora=config.lora if config.lora.rank else None,
         )
+        if distributed.rank() == 0:
+            rows = read_metrics(config.output_dir / "metrics.jsonl")
+            about: dict[str, Any] = {"step": self.step, "command": this_command(), "data": self._data}
+            save_card(path, lambda: fine_tuned_card(config, rows, **about), log=self.log)
+        return path
 
     def close(self) -> None:
         """Leave the other processes."""
         distributed.stop()
-
-    def _build_policy(self, path: Path, longest: int) -> Policy:
-        config = self.config
-        model = load_on(path, self.device, log=self.log)
-        check_positions(model, longest, self.log)
-        if config.lora.rank:
-            torch.manual_seed(config.seed)
-            add_adapters(model, config.lora)
-        policy = Policy(
-            model,
-            autocast=autocast_dtype(config, self.device),
-            gradient_checkpointing=config.gradient_checkpointing,
-            compile_layers=config.compile,
-        )
-        place(policy, path, self.device, replicas=config.num_replicas)
-        return policy
 
     def _restore(self, path: Path) -> int:
         """Restore the run from a checkpoint; return its number of steps."""

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agents.config.training import short_name
 from agents.core.files import installed_version, read_metrics
@@ -21,11 +21,14 @@ from agents.tracking.history import TrainingRun
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
-    from agents.config.training import TrainConfig
+    from agents.config.sft import SFTConfig
+    from agents.config.training import RunArguments, TrainConfig
 
 Rows = Sequence[Mapping[str, float]]
 
 CURVE = "learning_curve.png"
+HELD_OUT = "held_out/loss"
+"""The metric of supervised fine-tuning on transcripts that are held out."""
 _DATA_SET = re.compile(r"'([\w.-]+/[\w.-]+)'")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(?<!\.gguf)")
 _NOT_ON_HUB = ("/train", "/test", ".jsonl", ".json", ".csv", ".parquet")  # generators and files
@@ -47,28 +50,26 @@ class ModelCardWriter(Callback):
     """Writes ``README.md`` to every checkpoint, from the run's configuration and ``metrics.jsonl``."""
 
     def on_save(self, run: Run, path: Path) -> None:
-        """Write the card; if that fails, log a warning: the checkpoint is complete without it."""
-        rows = read_metrics(run.config.output_dir / "metrics.jsonl")
-        rows = [row for row in rows if row["step"] <= run.step]
-        try:
-            drawn = draw_curve(rows, path / CURVE)
-            card = model_card(
-                run.config,
-                rows,
-                step=run.step,
-                command=this_command(),
-                drawn=drawn,
-                data=run.data_summary,
-            )
-            card.save(path / "README.md")
-        except OSError as error:
-            run.log(f"Warning: could not write the model card in {path}: {error}.")
+        """Write the card."""
+        rows = [row for row in read_metrics(run.config.output_dir / "metrics.jsonl") if row["step"] <= run.step]
+        about: dict[str, Any] = {"step": run.step, "command": this_command(), "data": run.data_summary}
+        save_card(
+            path, lambda: model_card(run.config, rows, drawn=draw_curve(rows, path / CURVE), **about), log=run.log
+        )
+
+
+def save_card(path: Path, make: Callable[[], ModelCard], *, log: Callable[[str], Any]) -> None:
+    """Write the card of a checkpoint; if that fails, log a warning: the checkpoint is complete without it."""
+    try:
+        make().save(path / "README.md")
+    except OSError as error:
+        log(f"Warning: could not write the model card in {path}: {error}.")
 
 
 def model_card(
     config: TrainConfig, rows: Rows, *, step: int, command: str, drawn: bool, data: str | None = None
 ) -> ModelCard:
-    """Return the model card of a checkpoint.
+    """Return the model card of a checkpoint of reinforcement learning.
 
     Args:
         config: The run's configuration.
@@ -78,45 +79,69 @@ def model_card(
         drawn: Whether :data:`CURVE` lies beside the card; otherwise the learning curve is a table.
         data: Summary of the training problems by the environment, with data sets of the hub as 'OWNER/NAME'.
     """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    is_on_hub = _HUB_NAME.fullmatch(config.model) and config.model != "tiny" and not Path(config.model).exists()
-    base = config.model if is_on_hub else None
-    metadata = ModelCardData(
-        base_model=base,
-        datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_ON_HUB)] or None,
-        eval_results=_eval_results(config, rows, step),
-        library_name="transformers",
-        metrics=["accuracy"],
-        model_name=config.output_dir.resolve().name,
-        pipeline_tag="text-generation",
-        tags=["reinforcement-learning", "ppo", "code-integrated-reasoning", "cir-env"],
-    )
-    body = _body(config, rows, step=step, command=command, base=base, drawn=drawn, data=data)
-    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}")
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed libraries that a run depends on."""
-    found = {name: installed_version(name) for name in _LIBRARIES}
-    return {"Python": platform.python_version()} | {name: version for name, version in found.items() if version}
-
-
-def _body(
-    config: TrainConfig, rows: Rows, *, step: int, command: str, base: str | None, drawn: bool, data: str | None
-) -> str:
-    origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{config.model}`"
-    settings = json.dumps(dataclasses.asdict(config), default=str, indent=2)
-    versions = [f"{name} {found}" for name, found in library_versions().items()]
+    problems = f"`{config.env.problems}`{f' ({data})' if data else ''}"
     sections = [
-        f"# {config.output_dir.resolve().name}",
-        f"{origin} after {step} steps of reinforcement learning in the environment `{config.env.id}`, "
-        f"on the problems `{config.env.problems}`{f' ({data})' if data else ''}.",
+        f"{_origin(config)} after {step} steps of reinforcement learning in the environment `{config.env.id}`, "
+        f"on the problems {problems}.",
         "## Accuracy",
         *_accuracy(config, rows, step),
         *_learning_curve(rows, drawn),
         "## Training",
         _method(config),
+    ]
+    return _card(
+        config,
+        sections,
+        command=command,
+        tags=["reinforcement-learning", "ppo"],
+        datasets=[name for name in _DATA_SET.findall(data or "") if not name.endswith(_NOT_ON_HUB)] or None,
+        eval_results=_eval_results(config, rows, step),
+        metrics=["accuracy"],
+    )
+
+
+def fine_tuned_card(config: SFTConfig, rows: Rows, *, step: int, command: str, data: str) -> ModelCard:
+    """Return the model card of a checkpoint of supervised fine-tuning.
+
+    Args:
+        config: The run's configuration.
+        rows: The run's metrics so far.
+        step: Number of completed optimizer steps.
+        command: The command that started the run.
+        data: What the transcripts are, in words.
+    """
+    losses = [[f"{row['step']:g}", f"{row[HELD_OUT]:.4f}"] for row in rows if HELD_OUT in row]
+    sections = [
+        f"{_origin(config)} after {step} steps of supervised fine-tuning on transcripts of the environment "
+        f"`{config.env.id}`, with the prompt `{config.env.prompt}`. Only the policy's tokens are learned.",
+        "## Training",
+        f"{data} Each step takes {config.batch_size} of them, for {config.num_epochs} passes, at a learning rate of "
+        f"{config.optimizer.learning_rate:g}.",
+        *([table(["step", "held-out loss, nats per token"], losses)] if losses else []),
+    ]
+    return _card(config, sections, command=command, tags=["sft"])
+
+
+def _card(
+    config: RunArguments, sections: Sequence[str], *, command: str, tags: Sequence[str], **metadata: Any
+) -> ModelCard:
+    """Return a card with these sections and what every card has."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    name = config.output_dir.resolve().name
+    data = ModelCardData(
+        base_model=_base(config),
+        library_name="transformers",
+        model_name=name,
+        pipeline_tag="text-generation",
+        tags=[*tags, "code-integrated-reasoning", "cir-env"],
+        **metadata,
+    )
+    settings = json.dumps(dataclasses.asdict(config), default=str, indent=2)
+    versions = [f"{library} {found}" for library, found in library_versions().items()]
+    body = [
+        f"# {name}",
+        *sections,
         f"```bash\n{command}\n```",
         f"<details><summary>Full configuration</summary>\n\n```json\n{settings}\n```\n\n</details>",
         "Versions: " + ", ".join(versions) + ".",
@@ -124,7 +149,24 @@ def _body(
         "The method follows [Towards Effective Code-Integrated Reasoning](https://arxiv.org/abs/2505.24480):",
         f"```bibtex\n{_CITATION}\n```",
     ]
-    return "\n\n".join(sections) + "\n"
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n")
+
+
+def _base(config: RunArguments) -> str | None:
+    """Return the model's name on the hub."""
+    is_on_hub = _HUB_NAME.fullmatch(config.model) and config.model != "tiny" and not Path(config.model).exists()
+    return config.model if is_on_hub else None
+
+
+def _origin(config: RunArguments) -> str:
+    base = _base(config)
+    return f"[{base}](https://huggingface.co/{base})" if base else f"`{config.model}`"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that a run depends on."""
+    found = {name: installed_version(name) for name in _LIBRARIES}
+    return {"Python": platform.python_version()} | {name: version for name, version in found.items() if version}
 
 
 def _accuracy(config: TrainConfig, rows: Rows, step: int) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,23 +69,18 @@ def build_policy(
     if is_new and config.warm_up_steps:
         distributed.succeed_together(lambda: _warm_up(path, start, config, chat, device, log), on_first=True)
         path = start
-    model = load_on(path, device, log=log)
-    check_positions(model, config.rollout.max_model_len, log)
-    if config.lora.rank:
-        torch.manual_seed(config.seed)
-        add_adapters(model, config.lora)
     needs_values = config.ppo.advantage == "gae"
-    policy = Policy(
-        model,
+    policy = open_policy(
+        config,
+        path,
+        device,
+        longest=config.rollout.max_model_len,
+        log=log,
         temperature=config.rollout.temperature,
         value_head=needs_values,
         critic=load_on(path, device, log=log) if needs_values and config.ppo.critic == "separate" else None,
-        autocast=autocast_dtype(config, device),
-        gradient_checkpointing=config.gradient_checkpointing,
         entropy_gradient=config.ppo.entropy_coefficient > 0,
-        compile_layers=config.compile,
     )
-    place(policy, path, device, replicas=config.num_replicas)
     if is_new and config.ppo.kl_coefficient:
         keep_model(policy, config.output_dir / REFERENCE)
     if path == start:
@@ -92,11 +88,44 @@ def build_policy(
     return policy
 
 
+def open_policy(
+    config: RunArguments, path: Path, device: torch.device, *, longest: int, log: Callable[[str], Any], **others: Any
+) -> Policy:
+    """Return the policy with a folder's weights, with adapters if the run has some, sharded over the processes.
+
+    Args:
+        config: The run.
+        path: The folder of the model, or of a checkpoint of all its weights.
+        device: Where to.
+        longest: Tokens of the longest row.
+        log: Takes lines for the user.
+        others: Further arguments of :class:`~agents.learning.policy.Policy`.
+
+    Raises:
+        ConfigError: Rows may be longer than the model's positions allow.
+        ModelError: The model cannot be trained.
+    """
+    model = load_on(path, device, log=log)
+    _check_positions(model, longest, log)
+    if config.lora.rank:
+        torch.manual_seed(config.seed)
+        add_adapters(model, config.lora)
+    policy = Policy(
+        model,
+        autocast=_autocast_dtype(config, device),
+        gradient_checkpointing=config.gradient_checkpointing,
+        compile_layers=config.compile,
+        **others,
+    )
+    place(policy, path, device, replicas=config.num_replicas)
+    return policy
+
+
 def load_reference(config: TrainConfig, device: torch.device, *, log: Callable[[str], Any]) -> Policy:
     """Return the policy that a run began with; it is kept beside the checkpoints."""
     path = config.output_dir / REFERENCE
     model = load_on(path, device, log=log).requires_grad_(False)
-    policy = Policy(model, temperature=config.rollout.temperature, autocast=autocast_dtype(config, device))
+    policy = Policy(model, temperature=config.rollout.temperature, autocast=_autocast_dtype(config, device))
     place(policy, path, device, replicas=config.num_replicas)
     return policy
 
@@ -119,10 +148,10 @@ def build_source(
         EngineError, EngineFault: The engine cannot be opened, or there is no room for it beside the policy.
     """
     if config.cluster.engines:
-        from agents.cluster.actor import Recipe
+        from agents.cluster.actor import Recipe, open_model
         from agents.cluster.source import open_source
 
-        return open_source(Recipe.of(config, dtype=dtype, rules=rules), log=log)
+        return open_source(Recipe.of(config, partial(open_model, config, dtype, rules)), log=log)
     engine = open_run_engine(
         config,
         path,
@@ -134,7 +163,12 @@ def build_source(
         tensor_parallel_size=config.rollout.tensor_parallel_size,
         log=log,
     )
-    return LocalSource(engine, chat, rules=rules, in_flight=most_in_flight(config.rollout, engine))
+    place: dict[str, Any] = {"rules": rules, "in_flight": most_in_flight(config.rollout, engine)}
+    if config.cluster.env_actors:
+        from agents.cluster.envs import EnvActorsSource
+
+        return EnvActorsSource(engine, chat, count=config.rollout.pool_size, cluster=config.cluster, **place)
+    return LocalSource(engine, chat, **place)
 
 
 def reserved_bytes(policy: Policy, state_bytes: int) -> int:
@@ -177,7 +211,7 @@ def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[
         log(f"One GPU works and {idle} do not: torchrun --nproc-per-node {idle + 1} train.py ... uses all.")
 
 
-def autocast_dtype(config: RunArguments, device: torch.device) -> torch.dtype | None:
+def _autocast_dtype(config: RunArguments, device: torch.device) -> torch.dtype | None:
     """Return the dtype of a run's matrix products, if it is not that of its weights."""
     return torch.bfloat16 if config.autocast and has_fast_bfloat16(device) else None
 
@@ -193,7 +227,7 @@ def load_on(path: Path, device: torch.device, *, log: Callable[[str], Any]) -> P
     return model
 
 
-def check_positions(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
+def _check_positions(model: PreTrainedModel, max_model_len: int, log: Callable[[str], Any]) -> None:
     """Warn of rows that are longer than a model was made for.
 
     Raises:

@@ -116,12 +116,15 @@ class Trainer:
     def _sized(self) -> tuple[TrainConfig, TrainConfig]:
         """Return the configuration with the rows of an engine, and the one by which this process opens environments."""
         cluster, rollout, on_gpu = self.config.cluster, self.config.rollout, self.device.type == "cuda"
-        if not cluster.engines:
-            config = replace(self.config, rollout=rollout.sized(on_gpu=on_gpu, processes=distributed.size()))
+        if cluster.engines:
+            rollout = rollout.sized(on_gpu=cluster.engine_gpus > 0, processes=cluster.engines)
+        else:
+            rollout = rollout.sized(on_gpu=on_gpu, processes=distributed.size())
+        config = replace(self.config, rollout=rollout)
+        if not (cluster.engines or cluster.env_actors):
             return config, config
-        rollout = rollout.sized(on_gpu=cluster.engine_gpus > 0, processes=cluster.engines)
-        alone = replace(rollout, max_num_seqs=1, num_envs=1)  # a copy that says which problems there are
-        return replace(self.config, rollout=rollout), replace(self.config, rollout=alone)
+        # one copy, which says which problems there are
+        return config, replace(config, rollout=replace(rollout, max_num_seqs=1, num_envs=1, max_new_tokens=None))
 
     def train(self) -> bool:
         """Run to ``max_steps``; return False if the run was asked to stop before.

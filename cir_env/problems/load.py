@@ -31,6 +31,7 @@ from cir_env.errors import OptionError, ProblemError, check_choice, check_number
 from cir_env.grading.answer_types import find_answer_type
 from cir_env.problems import generators
 from cir_env.problems.benchmarks import load_benchmark
+from cir_env.problems.benchmarks.known import GSM8K_FIELDS
 from cir_env.problems.families import GENERATORS
 from cir_env.problems.files import READERS, SUFFIXES
 from cir_env.problems.mixtures import mix, unite
@@ -67,7 +68,7 @@ DATA_SETS: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "before": "Remember to put your answer on its own line",
         },
     ),
-    "gsm8k": ("openai/gsm8k", {"config": "main", "statement": "question", "answer_after": "####"}),
+    "gsm8k": ("openai/gsm8k", {"config": "main"} | GSM8K_FIELDS),
 }
 """Named data sets: their name on the hub, and their options. The first two wrap an instruction around the problem."""
 

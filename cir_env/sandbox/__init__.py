@@ -1,8 +1,8 @@
 """Runs untrusted Python blocks, each in its own process.
 
 `contract` defines the API: limits, results and protocols. `local` and `host` run in the trainer's process and never
-execute a block; `inside` runs in the child process; `http` provides the same API over a network. docs/sandbox.md
-describes the security layers.
+execute a block; `inside` runs in the child process; `http` provides the same API over a network.
+docs/concepts/sandbox.md describes the security layers.
 """
 
 from cir_env.sandbox.contract import ExecutionResult, Limits, Sandbox, Session, Status

@@ -1,4 +1,4 @@
-"""The table of families: docs/models.md has a row for each, and says what is measured."""
+"""The table of families: docs/reference/models.md has a row for each, and says what is measured."""
 
 import re
 
@@ -7,7 +7,7 @@ from paths import ROOT
 
 from benchmarks.models import FAMILIES, MARKS, TOLERANCE, Row, measure, page_table
 
-PAGE = (ROOT / "docs/models.md").read_text()
+PAGE = (ROOT / "docs/reference/models.md").read_text()
 PRINTED = PAGE.partition(MARKS[0])[2].partition(MARKS[1])[0]
 
 

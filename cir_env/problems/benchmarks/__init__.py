@@ -2,7 +2,7 @@
 
 This project contains no benchmark data: it is read from a folder that you name, or from the hub. The loaded problems
 are checked against a pinned SHA-256 where there is one, so that results always refer to the same problems.
-docs/benchmarks.md describes the origin and the known flaws of each benchmark.
+docs/reference/benchmarks.md describes the origin and the known flaws of each benchmark.
 """
 
 from cir_env.problems.benchmarks.catalogue import catalogue

@@ -11,7 +11,8 @@ PATCHES_VERSION: Final = 2
 """Increases whenever a patch is added, removed or changed; the pinned SHA-256 of its benchmark changes with it."""
 
 _USUAL: Final = Fields()
-_GSM8K: Final = Fields(statement="question", answer_after="####")
+GSM8K_FIELDS: Final = {"statement": "question", "answer_after": "####"}
+_GSM8K: Final = Fields.of(GSM8K_FIELDS)
 Row = Mapping[str, Any]
 Prepare = Callable[[Row], "Row | str"]
 """Turns a row into one with the usual fields, or says why the row is dropped."""

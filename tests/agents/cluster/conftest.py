@@ -5,19 +5,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from cluster_requests import configured, play
+from cluster_fakes import open_calls, open_scripted
+from cluster_requests import ASKED, play
+from ray_processes import NODE
 
 from agents.engines.base import Weights
-from agents.models.load import load_model
-from agents.rollout.envs import EnvPool, open_split
-from agents.rollout.source import LocalSource, open_chat, open_run_engine
-
-NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 10**8}
+from agents.rollout.envs import EnvPool
 
 
 def start() -> Any:
@@ -54,21 +50,16 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="package")
-def weights(tiny: Path) -> dict[str, torch.Tensor]:
-    return load_model(tiny, "float32").state_dict()
-
-
-@pytest.fixture(scope="package")
-def envs(tiny: Path) -> Iterator[EnvPool]:
-    with closing(open_split(configured(tiny).env, 4, split="train")) as opened:
+def envs() -> Iterator[EnvPool]:
+    with closing(open_calls(4)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="package")
-def expected(tiny: Path, envs: EnvPool, weights: dict[str, torch.Tensor]) -> list[Any]:
+def expected(envs: EnvPool) -> list[Any]:
     """What an engine in this process plays."""
-    config, chat = configured(tiny), open_chat(configured(tiny), tiny)
-    place: Any = {"dtype": "float32", "device": torch.device("cpu"), "number": 0}
-    with closing(LocalSource(open_run_engine(config, tiny, chat, log=print, **place), chat)) as source:
-        source.load_weights(3, Weights.of(weights))
-        return play(source.player(envs))
+    source = open_scripted(0)
+    source.load_weights(3, Weights.of({}))
+    played = play(source.player(envs))
+    assert len({tuple(each[2]) for each in played}) == len(ASKED)
+    return played

@@ -1,26 +1,23 @@
 """A rollout actor without a cluster: groups as they come, and one job after the other."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from cluster_requests import ASKED, SAMPLING, AtHand, content, recipe
+from cluster_fakes import NoWeights
+from cluster_requests import ASKED, SAMPLING, content, recipe
 
 from agents.cluster.actor import Job, RolloutActor
 from agents.core.types import EpisodeSpec
 from agents.rollout.envs import EnvPool
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
-def actor(tiny: Path, weights: dict[str, torch.Tensor]) -> RolloutActor:
-    made = RolloutActor(recipe(tiny, engines=1), 0)
+def actor() -> RolloutActor:
+    made = RolloutActor(recipe(engines=1), 0)
     made.start()
     made.open()
-    made.load(AtHand(3, weights))
+    made.load(NoWeights(3))
     return made
 
 
@@ -54,11 +51,9 @@ def test_a_new_job_drops_what_is_left_of_the_last(
     assert play_in_parts(actor, next(jobs), [ASKED[:4]]) == expected[:4]
 
 
-def test_new_weights_drop_what_is_left_and_mark_later_tokens(
-    actor: RolloutActor, jobs: Iterator[Job], weights: dict[str, torch.Tensor]
-) -> None:
+def test_new_weights_drop_what_is_left_and_mark_later_tokens(actor: RolloutActor, jobs: Iterator[Job]) -> None:
     actor.play(next(jobs), ASKED)
-    actor.load(AtHand(4, weights))
+    actor.load(NoWeights(4))
     versions = {version for each in play_in_parts(actor, next(jobs), [ASKED[:2]]) for version in each[4]}
     assert versions == {-1, 4}
-    actor.load(AtHand(3, weights))
+    actor.load(NoWeights(3))

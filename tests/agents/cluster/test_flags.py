@@ -23,6 +23,7 @@ from agents.core.errors import ConfigError
     [
         ({"engines": -1}, r"^Expect `cluster\.engines` of at least 0, got -1\.$"),
         ({"engines": 1, "engine_cpus": 0}, r"^Expect `cluster\.engine_cpus` of at least 1, got 0\.$"),
+        ({"env_actors": 1, "env_cpus": 0}, r"^Expect `cluster\.env_cpus` of at least 1, got 0\.$"),
         ({"engine_gpus": 1}, r"^Expect `cluster\.engine_gpus` 0 without engines, got 1\.$"),
         ({"patience_s": 0}, r"^Expect `cluster\.patience_s` above 0, got 0\.$"),
     ],
@@ -41,7 +42,9 @@ def test_episodes_are_not_paused_on_a_cluster() -> None:
         )
 
 
-@pytest.mark.parametrize("flags", [["--cluster.engines", "2"], ["--cluster.trainers", "2"]])
+@pytest.mark.parametrize(
+    "flags", [["--cluster.engines", "2"], ["--cluster.env-actors", "1"], ["--cluster.trainers", "2"]]
+)
 def test_without_ray_one_line_says_how_to_install_it(
     flags: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

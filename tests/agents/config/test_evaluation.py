@@ -45,6 +45,10 @@ from agents.core.errors import ConfigError
             "Expect `cluster.engines` 0 with openai:NAME, got 2.",
         ),
         (
+            {"cluster": ClusterArguments(env_actors=2)},
+            "Expect `cluster.env_actors` 0 without cluster.engines, got 2.",
+        ),
+        (
             {"cluster": ClusterArguments(engines=2), "tensor_parallel_size": 2},
             "Expect `tensor_parallel_size` 1 on a cluster, where cluster.engine_gpus splits a model, got 2.",
         ),

@@ -423,9 +423,10 @@ def test_a_request_with_a_changed_context_is_recomputed() -> None:
         assert reported(model, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
 
 
-def test_a_shared_prompt_is_computed_once() -> None:
-    model, context = tiny_qwen2(V), [3 + n % 40 for n in range(66)]
-    engine = transformers_engine(model, CHAT)
+@pytest.mark.parametrize(("length", "prefilled"), [(66, [64]), (100, [64, 35]), (129, [64, 64])])
+def test_a_shared_prompt_is_prefilled_once(length: int, prefilled: list[int]) -> None:
+    model, context = tiny_qwen2(V), [3 + n % 40 for n in range(length)]
+    engine = transformers_engine(model, CHAT, max_model_len=160)
     passes: list[int] = []
     engine._model.base_model.register_forward_pre_hook(
         lambda _, __, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
@@ -433,17 +434,17 @@ def test_a_shared_prompt_is_computed_once() -> None:
     for request_id in range(4):
         engine.submit(request_id, context, Sampling(seed=request_id, max_tokens=2))
     finish(engine, 4)
-    assert [length for length in passes if length > 1] == [64]
+    assert [count for count in passes if count > 1] == prefilled
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [20, 40, 64, 65, 80, 89, 90, 110])
+@pytest.mark.parametrize("length", [20, 40, 64, 65, 80, 89, 90, 100, 110])
 def test_previous_content_of_a_row_changes_no_bit_of_a_new_context(length: int) -> None:
     context = [3 + n % 40 for n in range(length)]
     alone = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
     alone.submit(0, context, Sampling(seed=1, max_tokens=6))
     expected = finish(alone, 1)[0]
-    for same in (0, 5, 25, 64, 70, 90):
+    for same in (0, 5, 25, 64, 70, 90, 100):
         used = transformers_engine(tiny_llama(V), CHAT, max_num_seqs=3, max_model_len=128)
         for request_id in (1, 2, 3):
             other = [*context[:same], *[50 + (n + request_id) % 7 for n in range(100 - same)]]

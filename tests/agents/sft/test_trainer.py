@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
 import train
@@ -77,6 +78,9 @@ def test_a_run_learns_its_transcripts_and_says_what_to_do_next(tmp_path: Path) -
     assert lines[-2].startswith("Measure it: python evaluate.py --model ")
     assert "--env.problems arithmetic --env.prompt question" in lines[-1]
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-15")
+    card = ModelCard.load(tmp_path / "run" / "checkpoint-15" / "README.md")
+    assert "sft" in card.data.tags
+    assert f"| 15   |                        {held_out[15]:.4f} |\n" in card.text
 
 
 @pytest.mark.slow

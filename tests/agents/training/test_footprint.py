@@ -26,9 +26,9 @@ def test_parameters_are_those_of_the_model_but_for_biases_and_norms(make: Callab
     ("page", "sizes", "counts", "engine"),
     [
         ("training", SEVEN, (4, 8, 16, 64), {}),
-        ("cluster", SEVEN, (2, 4, 8, 16), {"engines": 6}),
-        ("cluster", LARGE, (8, 16, 64), {"engines": 4, "tensor_parallel": 4}),
-        ("cluster", SEVENTY, (16, 32, 64), {"engines": 4, "tensor_parallel": 8}),
+        ("how-to/cluster", SEVEN, (2, 4, 8, 16), {"engines": 6}),
+        ("how-to/cluster", LARGE, (8, 16, 64), {"engines": 4, "tensor_parallel": 4}),
+        ("how-to/cluster", SEVENTY, (16, 32, 64), {"engines": 4, "tensor_parallel": 8}),
     ],
 )
 def test_the_tables_of_the_documentation_are_computed(

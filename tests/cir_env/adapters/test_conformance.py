@@ -49,4 +49,4 @@ def test_the_extra_installs_the_version_that_was_tested(client: Client) -> None:
 
 
 def test_the_page_has_the_table_of_the_tests() -> None:
-    assert table() in (ROOT / "docs/clients.md").read_text()
+    assert table() in (ROOT / "docs/reference/clients.md").read_text()

@@ -12,6 +12,8 @@ from gymnasium.wrappers import AddRenderObservation, HumanRendering, RecordVideo
 from cir_env.episode.rendering import draw
 from cir_env.errors import EpisodeError
 
+OUTSIDE = "moviepy needs an older pillow than verifiers: pip install -e '.[video]' in an environment of its own"
+
 
 def test_ansi_rendering_returns_the_transcript_and_then_the_outcome() -> None:
     env = begun(render_mode="ansi")
@@ -92,7 +94,7 @@ def test_images_can_be_observations_and_lists(name: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["CodeMath-v0", "CodeMathTokens-v0"])
 def test_videos_can_be_recorded_and_windows_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("moviepy", reason="moviepy needs an older pillow than verifiers: pip install moviepy")
+    pytest.importorskip("moviepy", reason=OUTSIDE)
     pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     env = RecordVideo(gymnasium.make(name, render_mode="rgb_array"), str(tmp_path))
@@ -106,7 +108,7 @@ def test_videos_can_be_recorded_and_windows_shown(name: str, tmp_path: Path, mon
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_vector_environment_can_be_recorded(tmp_path: Path) -> None:
-    pytest.importorskip("moviepy", reason="moviepy needs an older pillow than verifiers: pip install moviepy")
+    pytest.importorskip("moviepy", reason=OUTSIDE)
     envs = gymnasium.make_vec("CodeMath-v0", num_envs=2, render_mode="rgb_array", **fakes())
     recorded = gymnasium.wrappers.vector.RecordVideo(envs, str(tmp_path))
     recorded.reset(seed=0)

@@ -1,6 +1,7 @@
 """The clients that run their own loop, and how each plays the ten episodes of `scripts`.
 
-A new client is a function that plays them, and a row of `CLIENTS`; docs/clients.md has the table that `table` makes.
+A new client is a function that plays them, and a row of `CLIENTS`. docs/reference/clients.md has the table that `table`
+makes.
 """
 
 import asyncio
@@ -12,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from operator import add
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, Literal
 
-from scripts import SCRIPTS, Played, ScriptedModel, Step, Turn, arguments, play_blocks
+from scripts import SCRIPTS, Played, Script, ScriptedModel, Step, Turn, arguments, play_blocks
 
 from cir_env.adapters.tools import ToolEpisode
 from cir_env.env import CodeMathEnv
@@ -85,6 +87,39 @@ def play_skyrl() -> list[Played]:
         return join_messages(env.init(row["prompt"])[0]), step
 
     return play_blocks(begin)
+
+
+def play_lm_eval() -> list[Played]:
+    from lm_eval import evaluate
+    from lm_eval.api.model import LM
+
+    from cir_env.adapters.lm_eval import CodeMath, EpisodeModel
+
+    task = CodeMath({"arguments": arguments()})
+
+    class Model(LM):  # type: ignore[misc]
+        def __init__(self, script: Script) -> None:
+            super().__init__()
+            self.turns = [turn.as_block for turn in script]
+            self.contexts: list[str] = []
+
+        def generate_until(self, requests: Any) -> list[str]:
+            (request,) = requests
+            self.contexts.append(request.args[0])
+            return [self.turns[len(self.contexts) - 1]]
+
+        loglikelihood = loglikelihood_rolling = generate_until
+
+    played = []
+    for script in SCRIPTS.values():
+        model = Model(script)
+        results = evaluate(EpisodeModel(model, task), {"tasks": {"codemath": task}}, bootstrap_iters=0)
+        accuracy = results["samples"]["codemath"][0].get("acc")
+        prompt, *later = model.contexts
+        before = map(add, model.contexts, model.turns)
+        feedback = tuple(context.removeprefix(text) for text, context in zip(before, later, strict=False))
+        played.append(Played(prompt, feedback, None if accuracy is None else 2 * accuracy - 1))
+    return played
 
 
 @contextmanager
@@ -259,12 +294,13 @@ class Client:
     @property
     def module(self) -> str:
         """What to import to see whether it is installed."""
-        return {"inspect": "inspect_ai", "skyrl": "skyrl_gym"}.get(self.extra, self.extra)
+        return {"inspect": "inspect_ai", "skyrl": "skyrl_gym", "lm-eval": "lm_eval"}.get(self.extra, self.extra)
 
 
 OUTSIDE = {
     "openenv": "OpenEnv needs another mcp than verifiers: pip install -e '.[openenv]' in an environment of its own",
     "gem": "GEM needs an older reasoning-gym: pip install -e '.[gem]' in an environment of its own",
+    "lm-eval": "lm_eval brings scipy, which every sandbox would load: pip install -e '.[lm-eval]' elsewhere",
 }
 """Why the extra `test` lacks a client's library."""
 
@@ -324,11 +360,20 @@ CLIENTS = (
         writes="blocks",
         play=play_gem,
     ),
+    Client(
+        name="lm-evaluation-harness",
+        distribution="lm_eval",
+        version="0.4.13",
+        extra="lm-eval",
+        use="task `codemath`",
+        writes="blocks",
+        play=play_lm_eval,
+    ),
 )
 
 
 def table() -> str:
-    """Return the table of docs/clients.md."""
+    """Return the table of docs/reference/clients.md."""
     lines = [
         "| library | version | extra | use | code as | episodes as in the environment |",
         "|---|---|---|---|---|---|",
@@ -340,4 +385,6 @@ def table() -> str:
             f"| {client.name} | {client.distribution} {client.version} | `{client.extra}` | {client.use} | {code} "
             f"| {equal} |"
         )
+    total = len(CLIENTS) * len(SCRIPTS)
+    lines.append(f"| all | | | | | {total - sum(len(client.differs) for client in CLIENTS)} of {total} |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """Runs a command under the system calls that Docker's default seccomp profile denies to a process without capabilities.
 
-    python tests/support/container.py [--allow unshare,mount] COMMAND ...
+    python tests/support/sandbox/container.py [--allow unshare,mount] COMMAND ...
 
 It denies those that the sandbox could use or has to fear, not all: the profile itself is a list of what is allowed.
 x86-64 only.

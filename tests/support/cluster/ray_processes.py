@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+NODE: dict[str, Any] = {"num_cpus": 2, "object_store_memory": 10**8}
+"""A node's resources."""
 
 
 def parent_of(pid: int) -> int:
@@ -19,3 +23,13 @@ def processes(actor: str) -> list[int]:
         except OSError:  # it has ended meanwhile
             continue
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that these have started."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        children = [int(child) for task in tasks for child in task.read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *descendants(child))]

@@ -26,7 +26,7 @@ def machine() -> Iterator[tuple[Path, Path]]:
 def layers(machine: tuple[Path, Path], *container: str) -> dict[str, bool]:
     """Return which layers are active for an ordinary user in a container."""
     python, checkout = machine
-    within = [python, checkout / "tests/support/container.py", *container] if container else []
+    within = [python, checkout / "tests/support/sandbox/container.py", *container] if container else []
     program = [*within, python, "-m", "cir_env.sandbox"]
     environment = {"PYTHONPATH": str(checkout), "HOME": "/nonexistent"}
     done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=60, env=environment, **AS_NOBODY)

@@ -3,9 +3,10 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from paths import ROOT
@@ -63,3 +64,13 @@ def wait_for(condition: Any) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("Expect the condition to hold within 180 s.")
         time.sleep(0.05)
+
+
+def beside(work: Callable[[], Any], act: Callable[[], Any]) -> Any:
+    """Work, and act in another thread meanwhile."""
+    other = Thread(target=act)
+    other.start()
+    try:
+        return work()
+    finally:
+        other.join()

@@ -1,7 +1,7 @@
 """Runs hostile code in a sandbox and judges whether it was contained: for test_attacks.py, or as a program.
 
-    python tests/support/attacks.py --isolation without-namespaces --repeat 3
-    python tests/support/attacks.py --attacks FILE --ordinary-user
+    python tests/support/sandbox/attacks.py --isolation without-namespaces --repeat 3
+    python tests/support/sandbox/attacks.py --attacks FILE --ordinary-user
 
 An attack has a `name` and what runs: `code`, or `blocks` (a session); `then` is a block that runs afterwards in another
 process. `expect` says how it is judged:
@@ -30,7 +30,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from observe import descendants, eventually
 from ordinary_user import AS_NOBODY, copied_interpreter
@@ -188,7 +189,7 @@ class Driver:
         python, root, user = Path(sys.executable), ROOT, {}
         if ordinary_user:
             (python, root), user = self._stack.enter_context(copied_interpreter()), AS_NOBODY
-        command = [python, root / "tests/support/attacks.py", "--requests", "--isolation", isolation]
+        command = [python, root / "tests/support/sandbox/attacks.py", "--requests", "--isolation", isolation]
         self._process = self._stack.enter_context(
             subprocess.Popen(
                 [*command, "--time-limit-s", str(time_limit_s)],
