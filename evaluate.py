@@ -60,7 +60,7 @@ def play(config: EvalConfig, as_typed: str) -> None:
         folders = run(config, sets, about=partial(fingerprint, sets, unpinned=unpinned), command=as_typed)
     else:
         folders = run_own_problems(config, command=as_typed)
-    cli.conclude(config, folders)
+    cli.report_on_evaluations(folders)
 
 
 def main(args: Sequence[str]) -> int:

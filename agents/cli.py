@@ -40,7 +40,7 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Put shards together and show runs that are done, or training runs; with --output or --watch, also as a page."""
+    """Show runs that are done, or training runs; with --output or --watch, also as a page."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs, or folders that hold such; or output folders of training runs."""
@@ -203,15 +203,6 @@ def report_on_evaluations(folders: Sequence[Path], *, k: Sequence[int] = (), pag
 
             report_evaluations(runs, summaries, page)
             print(f"Page: {page}")
-
-
-def conclude(config: EvalConfig, folders: Sequence[Path]) -> None:
-    """Report on the runs of an evaluation, unless other shards of them may be missing."""
-    if config.shard_of[1] > 1:
-        report = shell_command("evaluate", ["report", config.output])
-        print(f"Shard {config.shard} is done. When all are: {report}")
-    else:
-        report_on_evaluations(folders)
 
 
 def _report_on_training(command: Report) -> None:

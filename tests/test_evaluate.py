@@ -107,21 +107,6 @@ def test_a_killed_evaluation_goes_on_with_the_same_command_and_ends_the_same(tmp
     assert evaluated(tmp_path, model) == whole
 
 
-def test_shards_are_put_together_by_the_report(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    whole, _ = evaluated(tmp_path / "whole", model)
-    args = ["--model", model, "--output", str(tmp_path / "parts"), *SMALL, *SHORT]
-    assert evaluate.main([*args, "--shard", "0/2"]) == 0
-    assert complaint(capsys, "report", tmp_path / "parts").endswith(" --shard 1/2")
-    assert evaluate.main([*args, "--shard", "1/2"]) == 0
-    assert f"When all are: python evaluate.py report {tmp_path}/parts\n" in capsys.readouterr().out
-    assert evaluate.main(["report", str(tmp_path / "parts"), "--k", "1", "2"]) == 0
-    assert "|          pass@1 |          pass@2 |" in capsys.readouterr().out
-    (summary,) = (tmp_path / "parts").rglob("summary.json")
-    assert json.loads(summary.read_text()) == whole
-    assert evaluate.main(["report", str(tmp_path / "parts"), str(summary.parent)]) == 0
-    assert capsys.readouterr().out.count("Run: ") == 1
-
-
 def test_greedy_decoding_of_a_single_set_gives_the_same_samples_every_time(tmp_path: Path, model: str) -> None:
     greedy = ["--temperature", "1.0,products:0", "--num-samples", "2,products:1"]
     texts = [[row["turns"][0]["text"] for row in evaluated(tmp_path / n, model, *greedy)[1]] for n in ("a", "b")]

@@ -2,7 +2,7 @@
 
 ::
 
-    driver or first trainer                      source.py   plays a request on all engines (`ClusterSource`)
+    evaluation, or the first trainer             source.py   plays a request on all engines (`ClusterSource`)
       |- queue.py    which engine plays which groups, each exactly once
       |- fleet.py    keeps a number of engines: one that is lost is replaced
       |- weights.py  weights on their way to the engines

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agents.cluster.weights import SentWeights
+    from agents.config.cluster import ClusterArguments
     from agents.config.training import TrainConfig
     from agents.core.types import Completion, EpisodeSpec
     from agents.engines.base import Sampling
@@ -20,19 +21,42 @@ if TYPE_CHECKING:
     from agents.rollout.in_order import Group
     from agents.rollout.source import LocalSource
 
-_SLICE_S = 0.25  # of playing, before the caller hears what has ended and how much room there is
+_SLICE_S = 1.0  # of playing, before the caller hears what has ended and how much room there is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """The engines of a run."""
 
-    config: TrainConfig
-    """The run, with a number of rows."""
+    cluster: ClusterArguments
+    """How many there are, and what each of them gets."""
     open: Callable[[int], LocalSource]
-    """Opens the engine of a number, in its process; `open_model` where the run's model samples."""
+    """Opens one in its process, given its place among those of the run."""
+    num_rows: int
+    """Episodes that it samples at once."""
+    num_envs: int
+    """Copies of an environment that it opens."""
+    max_model_len: int
+    """Maximum tokens per episode, prompt included."""
     folder: str = field(default_factory=os.getcwd)
-    """Working directory of the trainer, for relative paths."""
+    """Working directory, for relative paths."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, open: Callable[[int], LocalSource]) -> Recipe:
+        """Return the engines of a training run.
+
+        Args:
+            config: The run, with a number of rows.
+            open: As the field; `open_model` where the run's model samples.
+        """
+        rollout = config.rollout
+        return cls(
+            cluster=config.cluster,
+            open=open,
+            num_rows=rollout.num_rows,
+            num_envs=rollout.pool_size,
+            max_model_len=rollout.max_model_len,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +69,8 @@ class Job:
     """Number of the environments."""
     open_envs: Callable[[int], EnvPool]
     """Opens that many copies of them."""
+    needed: Collection[int]
+    """Numbers of all environments that are still in use; an engine closes the others."""
     sampling: Sampling
     """How to sample."""
 
@@ -71,6 +97,7 @@ class RolloutActor:
 
     def __init__(self, recipe: Recipe, number: int) -> None:
         self._recipe, self._number = recipe, number
+        self._envs: dict[int, EnvPool] = {}
         self._collectors: dict[int, Collector] = {}
         self._job = -1
         with suppress(OSError):
@@ -104,15 +131,18 @@ class RolloutActor:
         return Report(groups=ended, unfinished=collector.unfinished, metrics=collector.metrics())
 
     def _collector(self, job: Job) -> Collector:
-        if job.envs not in self._collectors:
-            from agents.cluster.envs import open_copies
-
-            config = self._recipe.config
-            envs = open_copies(job.open_envs, config.rollout.pool_size, config.cluster)
-            self._collectors[job.envs] = self._source.player(envs)
         if job.number != self._job:
             for collector in self._collectors.values():
                 collector.cancel()
+            for number in self._envs.keys() - job.needed:
+                del self._collectors[number]
+                self._envs.pop(number).close()
+            if job.envs not in self._envs:
+                from agents.cluster.envs import open_copies
+
+                envs = open_copies(job.open_envs, self._recipe.num_envs, self._recipe.cluster)
+                self._envs[job.envs] = envs
+                self._collectors[job.envs] = self._source.player(envs)
             self._collectors[job.envs].begin(job.sampling)
             self._job = job.number
         return self._collectors[job.envs]

@@ -16,7 +16,7 @@ from agents.rollout.envs import EnvPool, EnvResult
 from agents.rollout.source import LocalSource
 
 if TYPE_CHECKING:
-    from agents.config.cluster import ClusterConfig
+    from agents.config.cluster import ClusterArguments
     from agents.core.chat import Chat
     from agents.engines.base import Engine
     from agents.rollout.collector import Collector
@@ -164,7 +164,7 @@ class ActorPool(EnvPool):
         cluster: How many actors, and how patient to be.
     """
 
-    def __init__(self, envs: EnvPool, count: int, cluster: ClusterConfig) -> None:
+    def __init__(self, envs: EnvPool, count: int, cluster: ClusterArguments) -> None:
         connect()
         self._count, self._cluster = count, cluster
         self._patience_s = cluster.patience_s / 2  # an engine is to be there still when its environments are replaced
@@ -325,7 +325,7 @@ class EnvActorsSource(LocalSource):
         rules: TurnRules | None = None,
         in_flight: int | None = None,
         count: int,
-        cluster: ClusterConfig,
+        cluster: ClusterArguments,
     ) -> None:
         super().__init__(engine, chat, rules=rules, in_flight=in_flight)
         self._count, self._cluster = count, cluster
@@ -343,6 +343,6 @@ class EnvActorsSource(LocalSource):
             pool.close()
 
 
-def open_copies(open_envs: Callable[[int], EnvPool], count: int, cluster: ClusterConfig) -> EnvPool:
+def open_copies(open_envs: Callable[[int], EnvPool], count: int, cluster: ClusterArguments) -> EnvPool:
     """Return copies of an environment: in actors, or in this process if there are to be none."""
     return ActorPool(open_envs(1), count, cluster) if cluster.env_actors else open_envs(count)

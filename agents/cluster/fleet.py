@@ -55,7 +55,7 @@ class Fleet:
     """
 
     def __init__(self, recipe: Recipe, *, log: Callable[[str], Any]) -> None:
-        self._recipe, self._cluster, self._log = recipe, recipe.config.cluster, log
+        self._recipe, self._cluster, self._log = recipe, recipe.cluster, log
         self._weights: SentWeights | None = None
         self._workers: dict[int, _Worker] = {}
         self._count = 0

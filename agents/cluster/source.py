@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from agents.cluster.actor import Job, Recipe
 from agents.cluster.connect import connect
@@ -26,7 +28,7 @@ T = TypeVar("T")
 
 def open_source(recipe: Recipe, *, log: Callable[[str], Any]) -> ClusterSource | Elsewhere:
     """Return the source of a training process: the first one has the cluster's engines."""
-    return ClusterSource(recipe, log=log) if distributed.rank() == 0 else Elsewhere(recipe.config.rollout.max_model_len)
+    return ClusterSource(recipe, log=log) if distributed.rank() == 0 else Elsewhere(recipe.max_model_len)
 
 
 class ClusterSource:
@@ -42,17 +44,20 @@ class ClusterSource:
         connect()
         from agents.cluster.fleet import Fleet  # imports ray
 
-        self.max_model_len = recipe.config.rollout.max_model_len
+        self.max_model_len = recipe.max_model_len
         self.has_weights = False
-        self._capacity = recipe.config.rollout.num_rows
+        self._capacity = recipe.num_rows
         self._channel = channel or ObjectStore()
         self._fleet = Fleet(recipe, log=log)
-        self._envs: dict[str, int] = {}  # numbers of environments, by how they are opened
+        self._envs: WeakKeyDictionary[EnvPool, _Copies] = WeakKeyDictionary()
+        self._numbers = count()
 
     def player(self, envs: EnvPool) -> ClusterPlayer:
         """Return what plays episodes in copies of an environment that the engines open."""
-        number = self._envs.setdefault(repr(envs.open_others), len(self._envs))
-        return ClusterPlayer(self._fleet, number, envs.open_others, capacity=self._capacity)
+        if envs not in self._envs:
+            self._envs[envs] = _Copies(next(self._numbers), envs.open_others)
+        needed = frozenset(copies.number for copies in self._envs.values())
+        return ClusterPlayer(self._fleet, self._envs[envs], needed, capacity=self._capacity)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Return all items."""
@@ -91,6 +96,28 @@ class ClusterSource:
         self._fleet.close()
 
 
+class _Copies:
+    """Copies of an environment, which engines open; its problems are sent once to each node.
+
+    Args:
+        number: No other environment gets it.
+        open_envs: Opens that many copies.
+    """
+
+    def __init__(self, number: int, open_envs: Callable[[int], EnvPool]) -> None:
+        import ray
+
+        self.number = number
+        self._stored = ray.put(open_envs)
+
+    def __call__(self, num_envs: int) -> EnvPool:
+        """Open copies, in the process of an engine."""
+        import ray
+
+        open_envs: Callable[[int], EnvPool] = ray.get(self._stored)
+        return open_envs(num_envs)
+
+
 class _PausesNothing:
     """The state between collections of a player that pauses no episode."""
 
@@ -107,13 +134,13 @@ class ClusterPlayer(_PausesNothing):
 
     Args:
         fleet: The engines.
-        envs: Number of the environment.
-        open_envs: Opens that many copies of it, in the process of an engine.
+        envs: Copies of the environment.
+        needed: Numbers of the environments that are still in use.
         capacity: Episodes that an engine plays at once.
     """
 
-    def __init__(self, fleet: Fleet, envs: int, open_envs: Callable[[int], EnvPool], *, capacity: int) -> None:
-        self._fleet, self._envs, self._open_envs, self._capacity = fleet, envs, open_envs, capacity
+    def __init__(self, fleet: Fleet, envs: _Copies, needed: Collection[int], *, capacity: int) -> None:
+        self._fleet, self._envs, self._needed, self._capacity = fleet, envs, needed, capacity
 
     def collect(
         self,
@@ -130,7 +157,7 @@ class ClusterPlayer(_PausesNothing):
         begin = time.perf_counter()
         queue = GroupQueue(episodes, capacity=self._capacity, enough=enough)
         number = self._fleet.begin_job()
-        job = Job(number=number, envs=self._envs, open_envs=self._open_envs, sampling=sampling)
+        job = Job(number=number, envs=self._envs.number, open_envs=self._envs, needed=self._needed, sampling=sampling)
         unfinished: dict[int, int] = {}
         metrics: dict[int, Mapping[str, float]] = {}
         while not queue.is_done:

@@ -8,11 +8,11 @@ from agents.core.errors import expect
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    """Engines and trainers on a Ray cluster (extra ray); without a cluster, on this machine."""
+class ClusterArguments:
+    """Engines on a Ray cluster (extra ray); without a cluster, on this machine."""
 
     engines: int = 0
-    """Processes that sample, each with environments of its own. 0: the process that trains samples as well."""
+    """Processes that sample, each with environments of its own. 0: this process samples."""
     engine_gpus: int = 0
     """GPUs of each engine, among which vLLM splits the model. 0: it samples on CPUs."""
     engine_cpus: int = 1
@@ -22,16 +22,13 @@ class ClusterConfig:
     their own. 0: it has them in its own process."""
     env_cpus: int = 1
     """CPUs of each of these processes."""
-    trainers: int = 0
-    """Processes that train, with a GPU each where there are GPUs, restarted from the last checkpoint if one is lost.
-    0: this process trains."""
     max_restarts: int = 3
-    """How often the trainers are restarted; and how many engines may be lost in a row before one has played."""
+    """How many engines may be lost in a row before one has played; and how often trainers are restarted."""
     patience_s: float = 120.0
     """Seconds without an answer after which an engine is replaced, or without room for any after which the run ends."""
 
     def __post_init__(self) -> None:
-        for name in ("engines", "engine_gpus", "env_actors", "trainers", "max_restarts"):
+        for name in ("engines", "engine_gpus", "env_actors", "max_restarts"):
             expect(getattr(self, name) >= 0, f"cluster.{name}", "of at least 0", getattr(self, name))
         for name in ("engine_cpus", "env_cpus"):
             expect(getattr(self, name) >= 1, f"cluster.{name}", "of at least 1", getattr(self, name))
@@ -41,4 +38,22 @@ class ClusterConfig:
     @property
     def is_used(self) -> bool:
         """Whether any process of the run is on a cluster."""
-        return self.engines + self.env_actors + self.trainers > 0
+        return self.engines + self.env_actors > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig(ClusterArguments):
+    """Engines and trainers on a Ray cluster (extra ray); without a cluster, on this machine."""
+
+    trainers: int = 0
+    """Processes that train, with a GPU each where there are GPUs, restarted from the last checkpoint if one is lost.
+    0: this process trains."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(self.trainers >= 0, "cluster.trainers", "of at least 0", self.trainers)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any process of the run is on a cluster."""
+        return super().is_used or self.trainers > 0

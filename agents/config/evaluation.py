@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from agents.config.cluster import ClusterArguments
 from agents.config.served import SERVED, ServedArguments, served_name
 from agents.config.shared import (
     CHAT_TEMPLATE_KWARGS,
@@ -95,11 +96,10 @@ class EvalConfig(ServedArguments, _Subject):
     """Share of the GPU's memory that vLLM takes for weights and cache."""
     seed: int = 0
     """Fixes the sampling."""
-    shard: str = "0/1"
-    """Only every N-th problem, from the i-th on, as i/N: processes with shards 0/2 and 1/2 make one run."""
     output: Path = Path("runs/evaluation")
     """Folder of the runs, one folder each, by model and arm; an existing run resumes."""
     env: EvalEnvConfig = field(default_factory=EvalEnvConfig)
+    cluster: ClusterArguments = field(default_factory=ClusterArguments)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +128,15 @@ class EvalConfig(ServedArguments, _Subject):
         )
         for arm in self.arms:
             self.env_kwargs(arm)
-        _ = self.shard_of
+        engines, env_actors = self.cluster.engines, self.cluster.env_actors
+        expect(engines > 0 or not env_actors, "cluster.env_actors", "0 without cluster.engines", env_actors)
+        expect(not (engines and self.served), "cluster.engines", f"0 with {SERVED}NAME", engines)
+        expect(
+            not engines or self.tensor_parallel_size == 1,
+            "tensor_parallel_size",
+            "1 on a cluster, where cluster.engine_gpus splits a model",
+            self.tensor_parallel_size,
+        )
         check_dialect(self.env.dialect, self.template)
         spelled = check_template_kwargs(self.chat_template_kwargs, self.template)
         object.__setattr__(self, "chat_template_kwargs", spelled)
@@ -140,17 +148,14 @@ class EvalConfig(ServedArguments, _Subject):
         return tuple(model for model in known if served_name(model) is not None)
 
     @property
+    def gpus_of_engine(self) -> int:
+        """Among how many GPUs an engine splits a model."""
+        return max(self.tensor_parallel_size, self.cluster.engine_gpus)
+
+    @property
     def set_names(self) -> tuple[str, ...]:
         """The sets that are evaluated; none: the held-out problems of the environment."""
         return self.names or (PAPER_SETS if self.benchmarks else ())
-
-    @property
-    def shard_of(self) -> tuple[int, int]:
-        """Which shard of how many."""
-        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
-        index, count = map(int, match.groups()) if match else (1, 0)
-        expect(index < count, "shard", "like '0/2'", self.shard)
-        return index, count
 
     def samples_of(self, names: Iterable[str]) -> dict[str, int]:
         """Return the samples of each problem for the sets called ``names``.

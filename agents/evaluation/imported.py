@@ -9,7 +9,7 @@ from typing import Any
 from agents.core.files import write_json, write_json_lines
 from agents.core.samples import Sample
 from agents.evaluation.manifest import describe_session
-from agents.evaluation.run_folder import read_manifest
+from agents.evaluation.run_folder import RunFiles, read_manifest
 
 NO_SAMPLE = "no sample"
 """Reason of a row that stands for a sample which the file lacks."""
@@ -51,7 +51,7 @@ def write_imported(folder: Path, rows: Sequence[Sample], *, name: str, source: M
 
 def write_regraded(folder: Path, rows: Sequence[Sample], *, before: Path, grader: str, command: str) -> None:
     """Write regraded samples of a run to a new folder, with the run's manifest and the grader's version."""
-    about = read_manifest(next(iter(sorted(before.glob("manifest*.json")))))["run"]
+    about = read_manifest(RunFiles.at(before).manifest)["run"]
     _write(folder, rows, {**about, "regraded": {"grader": grader}}, command)
 
 

@@ -53,7 +53,7 @@ def describe_run(
             "max_model_len": config.max_model_len,
             "seed": config.seed,
             "engine": config.engine,
-            "tensor_parallel_size": config.tensor_parallel_size,
+            "tensor_parallel_size": config.gpus_of_engine,
         },
         **about,
         "packages": {name: found for name in packages if (found := installed_version(name))},

@@ -10,23 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.cluster.actor import Recipe
+from agents.cluster.source import ClusterSource
 from agents.config.evaluation import EvalConfig
 from agents.config.served import served_name
-from agents.config.shared import CHAT_TEMPLATE_KWARGS
+from agents.config.shared import CHAT_TEMPLATE_KWARGS, Dtype
 from agents.core.errors import EngineFault, expect
 from agents.engines.chat_api import ChatServer, Traits
 from agents.evaluation.manifest import weights_revision
 from agents.evaluation.run_folder import RunFiles, read_manifest
-from agents.models.devices import pick_device
+from agents.models.devices import pick_device, pick_dtype
 from agents.models.find import resolve_model
 from agents.rollout.chat_episodes import play_chats
 from agents.rollout.evaluate import evaluate
 from agents.rollout.source import LocalSource, open_chat
 
 if TYPE_CHECKING:
+    import torch
+
     from agents.core.chat import Chat
     from agents.engines.base import Engine, Sampling
     from agents.rollout.envs import EnvPool
+    from agents.rollout.source import Source
 
 Load = Callable[[EvalConfig, Path], "tuple[Engine, Chat]"]
 Decode = Callable[[Sequence[int]], str]
@@ -69,7 +74,11 @@ def find_player(
     if name is None:
         path = resolve_model(model, log=log)
         about = {"name": model, "revision": weights_revision(path), "dtype": config.dtype}
-        opened = partial(_open_engine, partial(load or load_engine, config, path))
+        load = load or load_engine
+        if config.cluster.engines:
+            opened = partial(_open_cluster, config, model, load, log)
+            return Player(about=about, num_envs=1, opened=opened)  # a copy that says which problems there are
+        opened = partial(_open_engine, partial(load, config, path))
         return Player(about=about, num_envs=config.max_num_seqs, opened=opened)
     server = ChatServer(config, name, template_kwargs=json.loads(config.chat_template_kwargs))
     traits = _earlier_traits(config, model) or server.connect()
@@ -100,12 +109,38 @@ def _earlier_traits(config: EvalConfig, model: str) -> Traits | None:
 @contextmanager
 def _open_engine(load: Callable[[], tuple[Engine, Chat]]) -> Iterator[tuple[Play, Decode]]:
     engine, chat = load()
+    with closing(LocalSource(engine, chat)) as source:
+        yield _playing(source), chat.decode
+
+
+@contextmanager
+def _open_cluster(
+    config: EvalConfig, model: str, load: Load, log: Callable[[str], Any]
+) -> Iterator[tuple[Play, Decode]]:
+    recipe = Recipe(
+        cluster=config.cluster,
+        open=partial(_open_elsewhere, config, model, load),
+        num_rows=config.max_num_seqs,
+        num_envs=config.max_num_seqs,
+        max_model_len=config.max_model_len,
+    )
+    chat = open_chat(config, resolve_model(model, log=log))
+    with closing(ClusterSource(recipe, log=log)) as source:
+        yield _playing(source), chat.decode
+
+
+def _open_elsewhere(config: EvalConfig, model: str, load: Load, number: int) -> LocalSource:
+    """Open an engine of a cluster, in its process."""
+    return LocalSource(*load(config, resolve_model(model)))
+
+
+def _playing(source: Source) -> Play:
+    """Return what plays an evaluation with a source."""
 
     def play(envs: EnvPool, sampling: Sampling, **which: Any) -> object:
-        return evaluate(envs, LocalSource(engine, chat), sampling, **which)
+        return evaluate(envs, source, sampling, **which)
 
-    with closing(engine):
-        yield play, chat.decode
+    return play
 
 
 @contextmanager
@@ -126,6 +161,17 @@ def _open_server(server: ChatServer, traits: Traits) -> Iterator[tuple[Play, Non
         )
 
 
+def engine_dtype(config: EvalConfig, *, log: Callable[[str], Any]) -> Dtype:
+    """Return the dtype of the engines' weights; warns about slow bfloat16, as far as this machine knows."""
+    if config.cluster.engine_gpus:  # which this machine may lack
+        return "bfloat16" if config.dtype == "auto" else config.dtype
+    return pick_dtype(config.dtype, _engine_device(config), log=log)
+
+
+def _engine_device(config: EvalConfig) -> torch.device:
+    return pick_device("cpu" if config.cluster.engines and not config.cluster.engine_gpus else "auto")
+
+
 def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
     """Load the model of a folder into an engine; return it with its chat.
 
@@ -134,7 +180,7 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
     """
     from agents.engines import open_engine
 
-    device = pick_device("auto")
+    device = _engine_device(config)
     print(f"Loading {path} on {device} in {config.dtype}.", flush=True)
     chat = open_chat(config, path)
     engine = open_engine(
@@ -146,6 +192,6 @@ def load_engine(config: EvalConfig, path: Path) -> tuple[Engine, Chat]:
         max_num_seqs=config.max_num_seqs,
         max_model_len=config.max_model_len,
         gpu_memory_utilization=config.vllm_gpu_memory_utilization,
-        tensor_parallel_size=config.tensor_parallel_size,
+        tensor_parallel_size=config.gpus_of_engine,
     )
     return engine, chat

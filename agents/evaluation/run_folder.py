@@ -2,17 +2,14 @@
 
 ::
 
-    manifest.json    settings and sessions           manifest-0-of-2.json   (of a shard)
-    samples.jsonl    samples, in order of completion samples-0-of-2.jsonl
+    manifest.json    settings and sessions
+    samples.jsonl    samples, in order of completion
     summary.json     metrics, once the run is complete
-
-All shards of a run share one folder and are read together.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +50,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFiles:
-    """The files of a run that one process writes."""
+    """The files of a run."""
 
     folder: Path
     samples: Path
@@ -62,21 +59,19 @@ class RunFiles:
     @classmethod
     def of(cls, config: EvalConfig, model: str, arm: str) -> RunFiles:
         """Return the files of one run of a configuration."""
-        index, count = config.shard_of
-        part = f"-{index}-of-{count}" if count > 1 else ""
-        folder = config.output / folder_name(model) / arm.replace(":", "-")
-        return cls(folder=folder, samples=folder / f"samples{part}.jsonl", manifest=folder / f"manifest{part}.json")
+        return cls.at(config.output / folder_name(model) / arm.replace(":", "-"))
+
+    @classmethod
+    def at(cls, folder: Path) -> RunFiles:
+        """Return the files of the run in a folder."""
+        return cls(folder=folder, samples=folder / "samples.jsonl", manifest=folder / "manifest.json")
 
     def claim(self, about: Mapping[str, Any]) -> None:
         """Check that an existing run can be resumed, before anything is written.
 
         Raises:
-            RunError: It has other settings, was begun by an earlier version, or is split into other shards.
+            RunError: It has other settings, or was begun by an earlier version.
         """
-        shards = self.samples.stem.partition("-of-")[2]
-        for path in self.folder.glob("samples*.jsonl"):
-            if path.stem.partition("-of-")[2] != shards:
-                raise RunError(f"Expect the same --shard I/N for all parts of a run, got {path} there already.")
         if not self.samples.exists() or not read_samples(self.samples)[0]:
             return
         if not self.manifest.exists():
@@ -131,30 +126,26 @@ def _is_size(size: Any) -> bool:
 
 
 def read_run(folder: Path, *, partial: bool = False) -> Run:
-    """Read a run, all shards together.
+    """Read a run.
 
     Args:
         folder: The run's folder.
         partial: Whether it may lack samples; problems and sets without any are then dropped.
 
     Raises:
-        RunError: The folder does not hold a run, mixes different runs, has a duplicate sample, or lacks samples.
+        RunError: The folder does not hold a run, has a duplicate sample, or lacks samples.
     """
-    manifests = sorted(folder.glob("manifest*.json"))
-    if not manifests:
+    files = RunFiles.at(folder)
+    if not files.manifest.exists():
         raise RunError(f"Expect the folder of a run, with manifest.json, got {folder}.")
-    first, *others = [read_manifest(path) for path in manifests]
-    about = first["run"]
-    for path, other in zip(manifests[1:], others, strict=True):
-        if found := differences(about, other["run"]):
-            raise RunError(f"Expect parts of one run in {folder}, but {path.name} differs: {'; '.join(found[:5])}.")
+    manifest = read_manifest(files.manifest)
+    about = manifest["run"]
     rows: dict[tuple[str, int, int], Sample] = {}
-    for path in sorted(folder.glob("samples*.jsonl")):
-        for row in read_samples(path)[0]:
-            place = (row["set"], row["problem_index"], row["sample"])
-            if place in rows:
-                raise RunError(f"Expect each sample once in {folder}, got twice set, problem, sample {place}.")
-            rows[place] = row
+    for row in read_samples(files.samples)[0] if files.samples.exists() else ():
+        place = (row["set"], row["problem_index"], row["sample"])
+        if place in rows:
+            raise RunError(f"Expect each sample once in {folder}, got twice set, problem, sample {place}.")
+        rows[place] = row
     wanted = {
         name: [
             [(name, problem, sample) for sample in range(size["num_samples"])] for problem in range(size["problems"])
@@ -164,10 +155,9 @@ def read_run(folder: Path, *, partial: bool = False) -> Run:
     places = [place for problems in wanted.values() for problem in problems for place in problem]
     missing = [place for place in places if place not in rows]
     if missing and not partial:
-        command = _of_shard(first["sessions"][-1]["command"], missing[0][1])
         raise RunError(
             f"Expect a finished run in {folder}, got {len(places) - len(missing)} of {len(places)} samples. "
-            f"Resume with: {command}"
+            f"Resume with: {manifest['sessions'][-1]['command']}"
         )
     played = {
         name: [[rows[place] for place in problem if place in rows] for problem in problems]
@@ -181,22 +171,13 @@ def read_run(folder: Path, *, partial: bool = False) -> Run:
     return Run(folder=folder, about=about, samples=samples, missing=len(missing))
 
 
-def _of_shard(command: str, problem: int) -> str:
-    """Change a command's ``--shard`` to the shard that contains a problem; other commands stay unchanged.
-
-    >>> _of_shard("python evaluate.py --model M --shard 0/2", 3)
-    'python evaluate.py --model M --shard 1/2'
-    """
-    return re.sub(r"(--shard[ =])\d+/0*(\d+)", lambda m: f"{m[1]}{problem % int(m[2])}/{m[2]}", command)
-
-
 def find_runs(path: Path) -> list[Path]:
     """Return the folders of all runs at or below a path.
 
     Raises:
         RunError: There are none.
     """
-    found = sorted({manifest.parent for manifest in path.rglob("manifest*.json")})
+    found = sorted(manifest.parent for manifest in path.rglob("manifest.json"))
     if not found:
         raise RunError(f"Expect a run's folder, with manifest.json, or one that holds such folders, got {path}.")
     return found

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from agents.cluster.connect import check_ray
 from agents.config.evaluation import EvalConfig
 from agents.config.shared import EnvArguments
 from agents.core.errors import ConfigError, expect
@@ -26,9 +27,8 @@ from agents.core.tables import score_interval
 from agents.core.types import Trajectory, Usage
 from agents.engines.base import Sampling
 from agents.evaluation.manifest import describe_run, describe_session
-from agents.evaluation.players import Load, Play, Player, find_player
+from agents.evaluation.players import Load, Play, Player, engine_dtype, find_player
 from agents.evaluation.run_folder import RunFiles
-from agents.models.devices import pick_device, pick_dtype
 from agents.rollout.envs import EnvPool, lacking, open_split
 from agents.tracking.progress import open_bar
 
@@ -98,13 +98,15 @@ def run(
         The runs' folders.
 
     Raises:
-        ConfigError: ``num_samples`` or ``temperature`` names a set that is not in ``sets``, or a run cannot be
-            written.
+        ConfigError: ``num_samples`` or ``temperature`` names a set that is not in ``sets``, a run cannot be written,
+            or Ray is missing.
         RunError: An existing run has other settings, or another process is writing to it.
         ModelError: A model cannot be loaded, or its tokenizer cannot be used for chats.
         EngineError: There is no such API, or it rejects the key, the model or a request.
         EngineFault: An API fails. The samples that are done are kept.
     """
+    if config.cluster.engines:
+        check_ray()
     open_envs = open_envs or partial(_open_envs, config.env)
     sizes = _sizes(sets)
     config.samples_of(sizes)  # rejects unknown set names, as does the next line
@@ -115,7 +117,7 @@ def run(
         for arm, problems in product(config.arms, sets.values()):
             opened.enter_context(closing(open_envs(1, **_arguments(config, arm, problems))))
     if config.served != config.model:
-        config = replace(config, dtype=pick_dtype(config.dtype, pick_device("auto"), log=log))
+        config = replace(config, dtype=engine_dtype(config, log=log))
     plans = []
     for model in config.model:
         player = find_player(config, model, load=load, log=log)
@@ -217,13 +219,12 @@ def _play_sets(
 
 
 def _places(config: EvalConfig, sets: Sets) -> set[Place]:
-    """Return the samples of this process's shard."""
-    index, count = config.shard_of
+    """Return all samples of a run."""
     counts = config.samples_of(sets)
     return {
         (name, problem, sample)
         for name, size in _sizes(sets).items()
-        for problem in range(index, size, count)
+        for problem in range(size)
         for sample in range(counts[name])
     }
 

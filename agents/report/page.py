@@ -18,7 +18,7 @@ from typing import Any
 from agents.core.errors import RunError
 from agents.core.files import expect_writable, write_text
 from agents.core.samples import Sample, read_samples
-from agents.evaluation.run_folder import Run
+from agents.evaluation.run_folder import Run, RunFiles
 from agents.report.parts import Page, Settings, Table, text
 from agents.tracking.history import load_training_run
 
@@ -111,7 +111,7 @@ def evaluations_html(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any]]
         run.folder: f" (partial: {len(run.rows)} of {len(run.rows) + run.missing})" for run in runs if run.missing
     }
     names = [name + partial.get(run.folder, "") for name, run in zip(names, runs, strict=True)]
-    files = [[*run.folder.glob("samples*.jsonl")] for run in runs]
+    files = [[RunFiles.at(run.folder).samples] for run in runs]
     settings = _settings(names, [_settings_of_run(run.about) for run in runs], files)
     by_name = dict(zip(names, runs, strict=True))
     progress = "In progress: metrics and intervals are those of the samples so far." if partial else ""

@@ -15,7 +15,7 @@ from agents.evaluation.run_folder import read_run
 from agents.report.page import evaluations_html, expect_libraries, training_html
 from agents.tracking.history import is_training_run
 
-_FILES = ("metrics.jsonl", "run.json", "samples*.jsonl", "manifest*.json")
+_FILES = ("metrics.jsonl", "run.json", "samples.jsonl", "manifest.json")
 _WAITING = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
 <meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>Waiting</title>
 <body style="font: 16px system-ui, sans-serif; margin: 2rem"><h1>Waiting for results</h1><p>{}</p></body></html>"""

@@ -42,7 +42,7 @@ def read_all(paths: Sequence[Path]) -> list[Sample]:
     Raises:
         RunError: There are none, or a line is not a sample.
     """
-    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("samples*.jsonl")))]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("samples.jsonl")))]
     rows = [row for file in files for row in read_samples(file)[0]]
     if not rows:
         raise RunError(f"Expect samples in {', '.join(map(str, paths))}, got none.")

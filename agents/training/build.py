@@ -151,7 +151,7 @@ def build_source(
         from agents.cluster.actor import Recipe, open_model
         from agents.cluster.source import open_source
 
-        return open_source(Recipe(config=config, open=partial(open_model, config, dtype, rules)), log=log)
+        return open_source(Recipe.of(config, partial(open_model, config, dtype, rules)), log=log)
     engine = open_run_engine(
         config,
         path,

@@ -112,6 +112,10 @@ class Layout:
     """Copies of the sharded parameters."""
     tensor_parallel: int = 1
     """GPUs that share an engine's weights; with several they are not the trainer's."""
+    engines: int = 0
+    """On a cluster: engines with GPUs of their own. 0: each process has one."""
+    engine_bytes: int = 2
+    """Of a weight that samples: 2 in bfloat16, 4 in float32."""
     optimizer_bytes: int = 8
     """Of the optimizer's state, for each parameter: 8, or 2 with adamw-8bit."""
     micro_batch_tokens: int = 16384
@@ -123,6 +127,11 @@ class Layout:
     def shards(self) -> int:
         """Among how many processes a parameter is sharded."""
         return self.processes // self.replicas
+
+    @property
+    def has_engine_beside(self) -> bool:
+        """Whether a trainer's GPU holds an engine's weights as well."""
+        return self.tensor_parallel == 1 and not self.engines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +149,7 @@ class Footprint:
     activations: float
     """Hidden states between the layers, one recomputed layer, and a part of the logits."""
     engine: float
-    """A GPU's share of an engine's weights, bfloat16."""
+    """A GPU's share of an engine's weights."""
     sampling: float
     """On a trainer's GPU during sampling, without the cache: shards, and an engine's weights if they are there."""
     cache_token: float
@@ -154,7 +163,11 @@ class Footprint:
     update_traffic: float
     """Received by a GPU in the update of a step: parameters, forward and backward, and gradients."""
     sync_traffic: float
-    """Received by a GPU in a weight sync, which gathers all weights in bfloat16."""
+    """Received by a trainer's GPU in a weight sync, which gathers all weights in the engine's dtype."""
+    store: float
+    """On a cluster: the object store of the first trainer's node in a weight sync, with two versions of the weights."""
+    node_traffic: float
+    """On a cluster: received, and stored, by a node of engines in a weight sync, whatever their number."""
 
     @property
     def update(self) -> float:
@@ -182,7 +195,8 @@ def footprint(model: ModelSizes, layout: Layout) -> Footprint:
     # each pass gathers the parameters in bfloat16, forward and backward, and reduces the gradients in float32
     received = passes * (2 * 2 + 4) * count * (shards - 1) / shards
     between = 4 * count / shards * 2 * (layout.replicas - 1) / layout.replicas * passes
-    engine = 2 * count / layout.tensor_parallel
+    sampling_weights = layout.engine_bytes * count
+    engine = sampling_weights / layout.tensor_parallel
     held = (4 + layout.optimizer_bytes) * count / shards
     return Footprint(
         weights=4 * count / shards,
@@ -191,13 +205,15 @@ def footprint(model: ModelSizes, layout: Layout) -> Footprint:
         gathered=gathered,
         activations=hidden_states + recomputed + 2 * 2**28,
         engine=engine,
-        sampling=held + (engine if layout.tensor_parallel == 1 else 0),
+        sampling=held + (engine if layout.has_engine_beside else 0),
         cache_token=model.cache_token / layout.tensor_parallel,
         start=4 * (count / shards + (max(model.layer, model.ends) if is_sharded else 0)),
         node=min(layout.per_node, layout.processes) * _TOKEN_BYTES * layout.step_tokens + 4 * 2**30,
         checkpoint=(4 + layout.optimizer_bytes) * count,
         update_traffic=received + between,
-        sync_traffic=2 * count * (shards - 1) / shards,
+        sync_traffic=sampling_weights * (shards - 1) / shards,
+        store=2 * sampling_weights if layout.engines else 0,
+        node_traffic=sampling_weights if layout.engines else 0,
     )
 
 
@@ -219,25 +235,35 @@ def estimate(config: TrainConfig) -> str:
     sizes = sizes_of(config.model)
     if sizes is None:
         return f"Memory: unknown, since the configuration of {config.model} is not on this machine."
-    rollout = config.rollout
+    rollout, cluster = config.rollout, config.cluster
+    on_cpus = cluster.engines > 0 and not cluster.engine_gpus
     layout = Layout(
         processes=1,
-        tensor_parallel=rollout.tensor_parallel_size,
+        tensor_parallel=max(rollout.tensor_parallel_size, cluster.engine_gpus),
+        engines=cluster.engines,
+        engine_bytes=4 if rollout.dtype == "float32" or (rollout.dtype == "auto" and on_cpus) else 2,
         optimizer_bytes=STATE_BYTES[config.ppo.optimizer],
         micro_batch_tokens=config.ppo.micro_batch_tokens,
         step_tokens=rollout.num_problems * rollout.num_generations * rollout.max_model_len,
     )
     replicas = config.num_replicas
-    layouts = [replace(layout, processes=n, replicas=replicas) for n in _PROCESSES if n % replicas == 0]
+    counts = (cluster.trainers,) if cluster.trainers else _PROCESSES
+    layouts = [replace(layout, processes=n, replicas=replicas) for n in counts if n % replicas == 0]
     billions = f"{sizes.parameters / GB:,.1f} billion parameters"
-    return f"Computed, in GB, for {billions} that are all trained, with --gradient-checkpointing:\n" + in_words(
-        sizes, layouts
+    engines = ""
+    if cluster.engines:
+        place = "a process on CPUs" if on_cpus else f"{cluster.engine_gpus} GPUs"
+        engines = f" beside {cluster.engines} engines, each with {place},"
+    return (
+        f"Computed, in GB, for {billions} that are all trained, with --gradient-checkpointing,{engines} by the number "
+        f"of the trainer's GPUs:\n{in_words(sizes, layouts)}"
     )
 
 
 def in_words(model: ModelSizes, layouts: Iterable[Layout]) -> str:
     """Return a table in GB, with a column for each layout."""
     columns = [(layout, footprint(model, layout)) for layout in layouts]
+    has_cluster = any(layout.engines for layout, _ in columns)
     rows: list[tuple[str, Callable[[Footprint], float]]] = [
         ("a GPU: shards of parameters and optimizer state", lambda each: each.weights + each.optimizer),
         ("a GPU: shards of gradients", lambda each: each.gradients),
@@ -253,5 +279,10 @@ def in_words(model: ModelSizes, layouts: Iterable[Layout]) -> str:
         ("received by a GPU in an update", lambda each: each.update_traffic),
         ("received by a GPU in a weight sync", lambda each: each.sync_traffic),
     ]
+    if has_cluster:
+        rows += [
+            ("received by a node of engines in a weight sync", lambda each: each.node_traffic),
+            ("the first node's object store, in a weight sync", lambda each: each.store),
+        ]
     heads = ["GB", *(f"{layout.processes} GPUs" if layout.processes > 1 else "1 GPU" for layout, _ in columns)]
     return table(heads, [[name, *(f"{get(each) / GB:,.1f}" for _, each in columns)] for name, get in rows])

@@ -25,7 +25,7 @@ def actor() -> RolloutActor:
 def jobs(envs: EnvPool) -> Iterator[Job]:
     """One new job after the other."""
     numbers = iter(range(100))
-    return (Job(number=n, envs=0, open_envs=envs.open_others, sampling=SAMPLING) for n in numbers)
+    return (Job(number=n, envs=0, open_envs=envs.open_others, needed={0}, sampling=SAMPLING) for n in numbers)
 
 
 def play_in_parts(actor: RolloutActor, job: Job, parts: Sequence[Sequence[EpisodeSpec]]) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 from paths import ROOT
 from runs import SMALL
 
+import evaluate
 import train
 from agents.cluster import connect
 from agents.config.cluster import ClusterConfig
@@ -52,7 +53,16 @@ def test_without_ray_one_line_says_how_to_install_it(
     assert capsys.readouterr().err == f"train.py: {connect.MISSING}\n"
 
 
+def test_an_evaluation_without_ray_says_so_before_it_writes_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connect, "find_spec", lambda name: None)
+    assert evaluate.main(["--model", "tiny", "--output", str(tmp_path / "new"), "--cluster.engines", "2"]) == 2
+    assert capsys.readouterr().err == f"evaluate.py: {connect.MISSING}\n"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_nothing_imports_ray_before_a_cluster_is_used() -> None:
-    code = "import agents.sft.programs, agents.cluster.source, sys; sys.exit('ray' in sys.modules)"
+    code = "import agents.sft.programs, agents.evaluation.runner, sys; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

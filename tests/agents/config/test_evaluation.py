@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agents.config.cluster import ClusterArguments
 from agents.config.evaluation import PAPER_SETS, EvalConfig, EvalEnvConfig, paper, protocols, quick
 from agents.config.training import EnvConfig, RolloutConfig, TrainConfig
 from agents.core.errors import ConfigError
@@ -39,8 +40,18 @@ from agents.core.errors import ConfigError
         ({"arms": ("code:two",)}, "Expect `arms` like code, text, neutral or code:8, got 'code:two'."),
         ({"arms": ()}, "Expect `arms` to name at least one, got ()."),
         ({"model": ()}, "Expect `model` to name at least one, got ()."),
-        ({"shard": "2/2"}, "Expect `shard` like '0/2', got '2/2'."),
-        ({"shard": "half"}, "Expect `shard` like '0/2', got 'half'."),
+        (
+            {"cluster": ClusterArguments(engines=2), "model": ("tiny", "openai:m")},
+            "Expect `cluster.engines` 0 with openai:NAME, got 2.",
+        ),
+        (
+            {"cluster": ClusterArguments(env_actors=2)},
+            "Expect `cluster.env_actors` 0 without cluster.engines, got 2.",
+        ),
+        (
+            {"cluster": ClusterArguments(engines=2), "tensor_parallel_size": 2},
+            "Expect `tensor_parallel_size` 1 on a cluster, where cluster.engine_gpus splits a model, got 2.",
+        ),
         ({"vllm_gpu_memory_utilization": 1.5}, "Expect `vllm_gpu_memory_utilization` in (0, 1], got 1.5."),
     ],
 )

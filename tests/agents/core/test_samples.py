@@ -117,17 +117,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_duplicate_sample_is_rejected(tmp_path: Path) -> None:
     folder = whole_run(tmp_path / "a")
-    (folder / "samples-0-of-2.jsonl").write_text((folder / "samples.jsonl").read_text())
+    (folder / "samples.jsonl").write_text(2 * (folder / "samples.jsonl").read_text())
     with pytest.raises(RunError, match=r"Expect each sample once in .*, got twice set, problem, sample"):
-        read_run(folder)
-
-
-def test_parts_of_different_runs_are_refused(tmp_path: Path) -> None:
-    folder = whole_run(tmp_path / "a")
-    other = json.loads((folder / "manifest.json").read_text())
-    other["run"]["seed"] = 1
-    (folder / "manifest-0-of-2.json").write_text(json.dumps(other))
-    with pytest.raises(RunError, match=r"Expect parts of one run in .*, but manifest.json differs: seed: 1"):
         read_run(folder)
 
 

@@ -454,28 +454,6 @@ def test_two_processes_do_not_write_to_one_run(play: Play) -> None:
         play(again)
 
 
-def test_shards_play_every_problem_once_and_form_a_complete_run(play: Play, tmp_path: Path) -> None:
-    (whole,) = play(write_by_seed, output=tmp_path / "whole")
-    with pytest.raises(
-        RunError.__base__, match=r"Expect a finished run in .*, got 6 of 10 samples. Resume with: again"
-    ):
-        play(write_by_seed, shard="0/2")
-    (both,) = play(write_by_seed, shard="1/2")
-    assert both.samples == whole.samples
-    assert sorted(path.name for path in both.folder.iterdir()) == [
-        "manifest-0-of-2.json",
-        "manifest-1-of-2.json",
-        "samples-0-of-2.jsonl",
-        "samples-1-of-2.jsonl",
-    ]
-
-
-def test_a_complete_run_cannot_be_split_into_shards(play: Play) -> None:
-    play(write_by_seed)
-    with pytest.raises(RunError, match=r"Expect the same --shard I/N for all parts of a run, got .*samples.jsonl"):
-        play(write_by_seed, shard="0/2")
-
-
 def test_progress_is_finished_problems_and_accuracy_and_without_a_terminal_some_lines(tmp_path: Path) -> None:
     lines: list[str] = []
     places = [("set", problem, sample) for problem in range(3) for sample in range(2)]

@@ -31,15 +31,19 @@ ASKED = [
 ]
 
 
+def configured(**cluster: Any) -> TrainConfig:
+    return small(Path("unused"), cluster=ClusterConfig(**cluster))
+
+
 def recipe(**cluster: Any) -> Recipe:
     """Engines that follow a script."""
-    return Recipe(config=small(Path("unused"), cluster=ClusterConfig(**cluster)), open=open_scripted)
+    return Recipe.of(configured(**cluster), open_scripted)
 
 
 def model_recipe(folder: Path, **cluster: Any) -> Recipe:
     """Engines that sample from a model."""
-    config: TrainConfig = replace(recipe(**cluster).config, model=str(folder))
-    return Recipe(config=config, open=partial(open_model, config, "float32", TurnRules()))
+    config = replace(configured(**cluster), model=str(folder))
+    return Recipe.of(config, partial(open_model, config, "float32", TurnRules()))
 
 
 def content(trajectories: Sequence[Trajectory]) -> list[Any]:
