@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cluster_fakes import Deadly, NoWeights
-from cluster_requests import ASKED, SAMPLING, at_first, configured, content, model_recipe, play, recipe
+from cluster_requests import ASKED, SAMPLING, at_first, content, model_recipe, play, recipe
 from processes import is_alive
 from ray_processes import NODE, processes
 from runs import wait_for
