@@ -179,8 +179,11 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "older",
-    [["--rollout.overlap"], ["--rollout.max-completion-length", "64", "--rollout.max-new-tokens", "30"]],
-    ids=["overlap", "paused episodes"],
+    [
+        ["--rollout.max-staleness", "1"],
+        ["--rollout.max-completion-length", "64", "--rollout.max-new-tokens", "30", "--rollout.max-staleness", "2"],
+    ],
+    ids=["a step ahead", "paused episodes"],
 )
 def test_so_it_does_where_older_weights_sample(older: list[str], tmp_path: Path) -> None:
     args = [*SMALL, *older, "--ppo.importance-sampling", "token", "--max-steps", "4", "--save-every", "2"]

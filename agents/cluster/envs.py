@@ -90,14 +90,10 @@ class EnvActor:
     def step(self, commands: Mapping[int, _Command]) -> list[EnvResult]:
         """Pass commands to copies; return those that are done, at once if there are any, else after a moment."""
         deadline = time.monotonic() + _SLICE_S
-        try:
-            for env_id, command in commands.items():
-                self._do(env_id, command)
-            while not (results := self._envs.recv(wait=False)) and time.monotonic() < deadline:
-                time.sleep(_LOOK_S)
-        except BaseException:
-            self._envs.drain()  # the caller forgets what is in flight
-            raise
+        for env_id, command in commands.items():
+            self._do(env_id, command)
+        while not (results := self._envs.recv(wait=False)) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
         return results
 
     def _do(self, env_id: int, command: _Command) -> None:
@@ -123,9 +119,9 @@ def _invalid(play: _Play, env_id: int) -> EnvResult:
 class _Worker:
     """An actor with its copies and its only call in flight."""
 
-    count: int
+    env_ids: range
+    """Of its copies, which it numbers from 0 itself."""
     plays: dict[int, _Play] = field(default_factory=dict)
-    """Of its copies, numbered from 0."""
     to_do: set[int] = field(default_factory=set)
     """The copies whose last command was not sent yet."""
     actor: Any = None
@@ -140,10 +136,19 @@ class _Worker:
         """Whether a copy has not answered."""
         return any(play.is_waiting for play in self.plays.values())
 
+    def end(self) -> None:
+        """End the actor; the next one is to answer all that has no answer."""
+        import ray
+
+        if self.actor is not None:
+            ray.kill(self.actor)
+        self.actor, self.call, self.deadline = None, None, float("inf")
+        self.to_do = {number for number, play in self.plays.items() if play.is_waiting}
+
     def forget(self) -> None:
-        """Drop all episodes."""
+        """End the actor and drop its episodes."""
         self.plays.clear()
-        self.to_do.clear()
+        self.end()
 
 
 class ActorPool(EnvPool):
@@ -165,7 +170,7 @@ class ActorPool(EnvPool):
         self._patience_s = cluster.patience_s / 2  # an engine is to be there still when its environments are replaced
         self.envs, self.open_others = envs.envs, envs.open_others
         actors = min(cluster.env_actors, count)
-        self._workers = [_Worker(count=len(range(number, count, actors))) for number in range(actors)]
+        self._workers = [_Worker(env_ids=range(first, count, actors)) for first in range(actors)]
         self._broken: list[EnvResult] = []  # to be returned next
 
     def __len__(self) -> int:
@@ -202,7 +207,7 @@ class ActorPool(EnvPool):
         while True:
             for worker in self._workers:
                 self._proceed(worker)
-            calls = {worker.call: number for number, worker in enumerate(self._workers) if worker.call is not None}
+            calls = {worker.call: worker for worker in self._workers if worker.call is not None}
             if calls and wait and not results:
                 ray.wait(list(calls), timeout=_TICK_S)
             done = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0] if calls else []
@@ -225,12 +230,8 @@ class ActorPool(EnvPool):
 
     def close(self) -> None:
         """End the actors."""
-        import ray
-
         for worker in self._workers:
-            if worker.actor is not None:
-                ray.kill(worker.actor)
-        self._workers = []
+            worker.forget()
 
     def _find(self, env_id: int) -> tuple[_Worker, int]:
         """Return which actor has a copy, and its number there."""
@@ -247,7 +248,7 @@ class ActorPool(EnvPool):
             actor = ray.remote(EnvActor).options(num_cpus=self._cluster.env_cpus)
             worker.actor = actor.remote(self.open_others, os.getcwd())
             done = {number: play for number, play in worker.plays.items() if play.results and not play.is_broken}
-            worker.call, worker.is_open = worker.actor.open.remote(worker.count, done), False
+            worker.call, worker.is_open = worker.actor.open.remote(len(worker.env_ids), done), False
             worker.deadline = time.monotonic() + self._cluster.patience_s
         else:
             commands = {number: worker.plays[number].commands[-1] for number in worker.to_do}
@@ -255,12 +256,11 @@ class ActorPool(EnvPool):
             worker.to_do.clear()
             worker.deadline = time.monotonic() + self._patience_s
 
-    def _take(self, place: int) -> Sequence[EnvResult]:
+    def _take(self, worker: _Worker) -> Sequence[EnvResult]:
         """Take the answer to an actor's call; return the copies that are done."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        worker = self._workers[place]
         call, worker.call, worker.deadline = worker.call, None, float("inf")
         try:
             answer = ray.get(call)
@@ -273,7 +273,7 @@ class ActorPool(EnvPool):
         if not worker.is_open:
             worker.is_open = True
             for number in answer:
-                self._give_up(worker, number, place)
+                self._give_up(worker, number)
             return []
         worker.losses = 0
         results = []
@@ -281,31 +281,27 @@ class ActorPool(EnvPool):
             worker.plays[result.env_id].results.append(result)
             if result.terminated or result.truncated:
                 del worker.plays[result.env_id]
-            results.append(replace(result, env_id=result.env_id * len(self._workers) + place))
+            results.append(replace(result, env_id=worker.env_ids[result.env_id]))
         return results
 
-    def _give_up(self, worker: _Worker, number: int, place: int) -> None:
+    def _give_up(self, worker: _Worker, number: int) -> None:
         """End an episode whose copy has come to another state."""
         play = worker.plays[number]
         play.is_broken = True
         worker.to_do.discard(number)
         if play.is_waiting:
             play.commands.pop()
-            self._broken.append(_invalid(play, number * len(self._workers) + place))
+            self._broken.append(_invalid(play, worker.env_ids[number]))
 
     def _lose(self, worker: _Worker, reason: str) -> None:
         """Replace an actor: the next one plays its episodes again."""
-        import ray
-
-        ray.kill(worker.actor)
-        worker.actor, worker.call, worker.deadline = None, None, float("inf")
+        worker.end()
         worker.losses += 1
         if worker.losses > self._cluster.max_restarts:
             worker.forget()
             raise EngineFault(
                 f"Expect environments that last, got {worker.losses} processes in a row that were lost: {reason}."
             )
-        worker.to_do = {number for number, play in worker.plays.items() if play.is_waiting}
         _LOG.warning("A process of environments is lost (%s) and is being replaced; its episodes go on.", reason)
 
 

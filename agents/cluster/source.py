@@ -65,8 +65,13 @@ class ClusterSource:
 
     def load_weights(self, version: int, weights: Weights) -> None:
         """Send weights to the engines, also to those that start later."""
-        self._fleet.bring(self._channel.send(version, weights))
+        self.send_weights(version, weights)()
+
+    def send_weights(self, version: int, weights: Weights) -> Callable[[], None]:
+        """Put weights where the engines can reach them; return what lets the engines load them."""
+        sent = self._channel.send(version, weights)
         self.has_weights = True
+        return lambda: self._fleet.bring(sent)
 
     def probe(self, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
         """Return completions of a prompt by each engine that has found room, once it has loaded the weights."""
@@ -207,8 +212,13 @@ class Elsewhere(_PausesNothing):
 
     def load_weights(self, version: int, weights: Weights) -> None:
         """Read the weights, since that is a collective call."""
+        self.send_weights(version, weights)
+
+    def send_weights(self, version: int, weights: Weights) -> Callable[[], None]:
+        """Read the weights; there is no engine that would load them."""
         for _ in weights.tensors:
             pass
+        return lambda: None
 
     def probe(self, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
         """Return nothing."""

@@ -92,8 +92,9 @@ class RolloutConfig(EngineArguments):
     """Problems begun beyond num_problems: the first groups with different rewards are trained on, the rest dropped."""
     max_new_tokens: int | None = None
     """Tokens of an episode in one step; longer ones continue in the next. None: no limit."""
-    overlap: bool = False
-    """Sample the next step's episodes during the update, with weights that are one step old."""
+    max_staleness: int = 0
+    """Most updates by which the weights that sampled a token may lag behind those that train on it. 0: sample, then
+    update; 1: sample the next step's episodes during the update; more, on a cluster: those of as many further steps."""
     reproducible: bool | None = None
     """Give each request a random stream of its own, so that what it samples does not depend on the others, up to
     rounding. None: on a CPU; on a GPU vLLM is faster with one stream for all."""
@@ -107,6 +108,13 @@ class RolloutConfig(EngineArguments):
             needed = replace(self, num_envs=None).pool_size
             expect(self.num_envs >= needed, "num_envs", f"of at least {needed} beside max_new_tokens", self.num_envs)
         expect(self.num_extra_problems >= 0, "num_extra_problems", "of at least 0", self.num_extra_problems)
+        needed, parts = self._num_parts - 1, self._num_parts
+        expect(
+            self.max_staleness >= needed,
+            "max_staleness",
+            f"of at least {needed}" + (f" (max_new_tokens lets an episode take {parts} steps)" if needed else ""),
+            self.max_staleness,
+        )
         whole = self.max_new_tokens is None or not self.num_extra_problems
         expect(
             whole,
@@ -129,6 +137,16 @@ class RolloutConfig(EngineArguments):
         return (self.num_problems + self.num_extra_problems) * self.num_generations
 
     @property
+    def steps_ahead(self) -> int:
+        """Of how many steps the episodes are sampled before the update of the present one has ended."""
+        return self.max_staleness - (self._num_parts - 1)
+
+    @property
+    def _num_parts(self) -> int:
+        """In how many steps an episode is sampled, at most."""
+        return 1 if self.max_new_tokens is None else math.ceil(self.max_completion_length / self.max_new_tokens)
+
+    @property
     def num_rows(self) -> int:
         """How many episodes are sampled at once; see :meth:`sized` for a GPU."""
         return self.max_num_seqs or _CPU_ROWS
@@ -148,7 +166,7 @@ class RolloutConfig(EngineArguments):
         """How many copies of the environment play the training episodes."""
         if self.num_envs is not None or self.max_new_tokens is None:
             return self.num_envs or self.num_rows
-        return self.num_problems * self.num_generations * math.ceil(self.max_completion_length / self.max_new_tokens)
+        return self.num_problems * self.num_generations * self._num_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,12 +489,18 @@ class TrainConfig(RunArguments):
         super().__post_init__()
         keep, size = self.selection.keep_generations, self.rollout.num_generations
         expect(keep is None or keep <= size, "keep_generations", f"of at most num_generations ({size})", keep)
-        stale = self.rollout.overlap or self.rollout.max_new_tokens is not None
         expect(
-            not stale or self.ppo.importance_sampling != "none",
+            not self.rollout.max_staleness or self.ppo.importance_sampling != "none",
             "ppo.importance_sampling",
-            "other than none where older weights sample (rollout.overlap, rollout.max_new_tokens)",
+            "other than none where older weights sample (rollout.max_staleness)",
             self.ppo.importance_sampling,
+        )
+        expect(
+            self.rollout.steps_ahead <= 1 or self.cluster.engines > 0,
+            "rollout.max_staleness",
+            f"of at most {self.rollout.max_staleness - self.rollout.steps_ahead + 1} without cluster.engines, "
+            "since an engine beside the trainer gets its weights between two steps",
+            self.rollout.max_staleness,
         )
         pauses = self.rollout.max_new_tokens is not None and self.cluster.engines > 0
         expect(not pauses, "rollout.max_new_tokens", "None beside cluster.engines", self.rollout.max_new_tokens)

@@ -1,8 +1,9 @@
 """Training in several processes: ``torchrun --nproc-per-node 8 train.py ...``, on one or more nodes.
 
-Each process has its own engine and environments and samples its share of the problems. The trajectories are gathered in
-all processes, which share the update: parameters, gradients and optimizer state are sharded (FSDP2), and micro-batches
-are distributed. Token weights are computed for the whole batch beforehand, so the result is that of a single process.
+Each process has its own engine and environments and samples its share of the problems. Trajectories are gathered for
+all processes (`agents.core.exchange`), which share the update: parameters, gradients and optimizer state are sharded
+(FSDP2), and micro-batches are distributed. Token weights are computed for the whole batch beforehand, so the result is
+that of a single process.
 
 A collective call waits a few minutes for the other processes, so that a run whose network is cut ends. Where processes
 may work for different times (sampling, loading, saving, callbacks), they wait for each other for hours.
@@ -23,6 +24,7 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import pad
 
@@ -33,6 +35,8 @@ T = TypeVar("T")
 _TIMEOUT = timedelta(minutes=5)  # of a collective call in which all processes are in step
 _PATIENCE = timedelta(hours=2)  # the slowest process may be downloading a model or sampling a long answer
 _patient: distributed.ProcessGroup | None = None
+_nodes: tuple[list[int], distributed.ProcessGroup | None] = ([0], None)
+_board: TCPStore | None = None
 
 
 def start(device: torch.device) -> torch.device:
@@ -48,14 +52,27 @@ def start(device: torch.device) -> torch.device:
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
-    global _patient  # noqa: PLW0603 - as the default group, it is the process's
+    global _patient, _nodes, _board  # noqa: PLW0603 - as the default group, they are the process's
     _patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    firsts = [each for each, place in enumerate(gather([os.environ.get("LOCAL_RANK", "0")])) if place == "0"]
+    _nodes = firsts, distributed.new_group(firsts, backend="gloo")
+    host = os.environ["MASTER_ADDR"]
+    server = TCPStore(host, 0, is_master=True) if rank() == 0 else None
+    (port,) = gather([] if server is None else [server.port])
+    _board = server or TCPStore(host, port)
+    tell("")
+    wait()
     return device
 
 
 def patient_group() -> distributed.ProcessGroup | None:
     """Return the group whose collective calls wait for hours; None in a single process."""
     return _patient if distributed.is_initialized() else None
+
+
+def first_of_nodes() -> tuple[list[int], distributed.ProcessGroup | None]:
+    """Return the ranks of the first process of each node, and their group."""
+    return _nodes
 
 
 @contextmanager
@@ -85,6 +102,8 @@ def idle_gpus(device: torch.device) -> int:
 
 def stop() -> None:
     """Destroy the process group."""
+    global _board  # noqa: PLW0603
+    _board = None
     if distributed.is_initialized():
         distributed.destroy_process_group()
         gc.collect()  # sharded tensors reference the group in cycles; its threads must end before the process does
@@ -107,24 +126,6 @@ def gather(items: Sequence[T], *, patiently: bool = False) -> list[T]:
     parts: list[list[T] | None] = [None] * size()
     distributed.all_gather_object(parts, list(items), group=_patient if patiently else None)
     return [item for part in parts for item in part or ()]
-
-
-def gather_unless_stopped(mine: Sequence[T] | None) -> list[T] | None:
-    """Return the items of all processes, in order of rank; None if one of them was stopped.
-
-    Args:
-        mine: This process's items; None: it was asked to stop.
-    """
-    wait()  # for the slowest process
-    if any_of(mine is None):
-        return None
-    items = list(mine or ())
-    owners = [owner for owner, count in enumerate(gather([len(items)])) if count]
-    if size() == 1 or len(owners) != 1:
-        return gather(items)
-    received = [items]  # gathering would take room for as many from each process
-    distributed.broadcast_object_list(received, src=owners[0])
-    return received[0]
 
 
 def any_of(flag: bool) -> bool:
@@ -171,6 +172,17 @@ def share(items: Sequence[T]) -> list[T]:
     ['a', 'b', 'c']
     """
     return list(items[rank() :: size()])
+
+
+def tell(text: str) -> None:
+    """Let other processes know something, in place of what was told before; they read it when they like."""
+    if _board is not None:
+        _board.set(str(rank()), text)
+
+
+def told_by(other: int) -> str:
+    """Return what another process has told last, without waiting for it."""
+    return "" if _board is None else _board.get(str(other)).decode()
 
 
 def add_up(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -31,7 +31,7 @@ from agents.core.types import Completion
 from agents.engines import VLLM_MISSING
 from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
-from agents.engines.vllm_transfer import ENGINE_ARGUMENTS, WeightTransfer, gpus_after_trainers
+from agents.engines.vllm_transfer import ENGINE_ARGUMENTS, WeightTransfer, WorkerFiles, gpus_after_trainers
 from agents.models.load import load_generation_config
 from agents.models.names import FileNames
 
@@ -143,7 +143,7 @@ class VllmEngine:
         max_model_len: Maximum tokens per request.
         has_seeds: Whether each request has a random stream of its own; else all draw from vLLM's.
         owns_llm: Whether :meth:`close` shuts vLLM down.
-        transfer: What sends weights to vLLM's workers; None: there is one, in this process.
+        transfer: What takes weights to vLLM's workers; None: there is one, in this process.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class VllmEngine:
         max_model_len: int,
         has_seeds: bool = True,
         owns_llm: bool = False,
-        transfer: WeightTransfer | None = None,
+        transfer: WeightTransfer | WorkerFiles | None = None,
     ) -> None:
         self.max_model_len = max_model_len
         self.version = 0
@@ -201,7 +201,9 @@ class VllmEngine:
             beside_trainer=beside_trainer,
             seed=seed or 0,
         )
-        transfer = None
+        transfer: WeightTransfer | WorkerFiles | None = None
+        if tensor_parallel_size > 1:
+            transfer = WorkerFiles(llm)
         if beside_trainer:
             transfer = WeightTransfer(llm, workers=tensor_parallel_size, dtype=llm.model_config.dtype)
         stop = chat.stop_token_ids(load_generation_config(path))
@@ -307,22 +309,24 @@ class VllmEngine:
             )
         self._wake()
         try:
-            whole = self._in_files(weights, expected)
-            if self._transfer is not None:
-                self._transfer.send({name: shape for name, shape in got.items() if name in expected}, whole)
-            else:
-                self._reload(whole)
+            shapes = {name: shape for name, shape in got.items() if name in expected}
+            self._reload(shapes, self._in_files(weights, expected))
             self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
             raise EngineFault(f"vLLM failed to load the weights: {error}") from error
         self.has_weights = True
         self.version = version
 
-    def _reload(self, whole: Iterator[tuple[str, torch.Tensor]]) -> None:
-        if not torch.cuda.is_available():
+    def _reload(self, shapes: Mapping[str, tuple[int, ...]], whole: Iterator[tuple[str, torch.Tensor]]) -> None:
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu:
             self._llm.collective_rpc(_forget_packed_experts)
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
-        self._llm.collective_rpc(_repack_output_layer)
+        if self._transfer is not None:
+            self._transfer.send(shapes, whole)
+        else:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
+        if on_cpu or self._transfer is None:
+            self._llm.collective_rpc(_repack_output_layer)
 
     @cached_property
     def _names(self) -> FileNames:

@@ -1,13 +1,16 @@
-"""Weights on their way to the workers among which vLLM splits a model, by vLLM's own transfer.
+"""Weights on their way to the workers among which vLLM splits a model.
 
-The trainer's process is on a GPU of its own, the workers are processes on the next ones. Each tensor is broadcast whole
-(NCCL), and each worker keeps its slice. Only this file knows vLLM's interface for it, which changes between versions.
+Beside a trainer on a GPU of its own, the workers are processes on the next GPUs: each tensor is broadcast whole
+(`WeightTransfer`, by NCCL), and each worker keeps its slice. In an actor of a cluster, all GPUs are the workers', and
+NCCL admits a GPU once. There they read the tensors that have come to the actor from files of the node (`WorkerFiles`).
+Only this file knows vLLM's interfaces for it, which change between versions.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +24,8 @@ ENGINE_ARGUMENTS: Mapping[str, Any] = {
     "weight_transfer_config": {"backend": "nccl"},
 }
 """What vLLM is started with, so that its workers can receive weights."""
+
+_BUCKET_BYTES = 2**28
 
 
 @contextmanager
@@ -131,6 +136,69 @@ class WeightTransfer:
     def close(self) -> None:
         """Leave the workers' group."""
         self._trainer.shutdown()
+
+
+class WorkerFiles:
+    """Hands weights in this process's memory to all workers of an engine, on GPUs or CPUs.
+
+    They travel in buckets, each a file that the workers map into memory; the file is gone once all have loaded it.
+
+    Args:
+        llm: A vLLM engine.
+    """
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    def send(self, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Send weights under the names that they have in the model's files; see :meth:`WeightTransfer.send`."""
+        self._llm.collective_rpc(_begin)
+        for bucket in _buckets(tensors):
+            with tempfile.NamedTemporaryFile(prefix="weights-") as file:
+                torch.save(bucket, file.name)
+                self._llm.collective_rpc(_load, args=(file.name,))
+        self._llm.collective_rpc(_finish)
+
+    def close(self) -> None:
+        """Do nothing: no connection stays open."""
+
+
+def _buckets(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield copies of the tensors, of `_BUCKET_BYTES` or a little more together."""
+    bucket: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors:
+        bucket[name] = tensor.detach().clone().cpu()  # a view would be stored with all that it is a view of
+        if sum(each.nbytes for each in bucket.values()) >= _BUCKET_BYTES:
+            yield bucket
+            bucket = {}
+    if bucket:
+        yield bucket
+
+
+# What a worker does; vLLM's own transfers take the same three steps.
+
+
+def _begin(worker: Any) -> None:
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+    with set_current_vllm_config(worker.vllm_config):
+        initialize_layerwise_reload(worker.get_model())
+
+
+def _load(worker: Any, path: str) -> None:
+    from vllm.config import set_current_vllm_config
+
+    with set_current_vllm_config(worker.vllm_config):
+        worker.get_model().load_weights(torch.load(path, mmap=True).items())
+
+
+def _finish(worker: Any) -> None:
+    from vllm.config import set_current_vllm_config
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+    with set_current_vllm_config(worker.vllm_config):
+        finalize_layerwise_reload(worker.get_model(), worker.vllm_config.model_config)
 
 
 def _free_port() -> int:

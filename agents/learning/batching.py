@@ -61,8 +61,8 @@ def collate_tokens(rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> Batc
 
 def _pad(rows: Sequence[Sequence[float]], length: int, value: float, dtype: torch.dtype) -> torch.Tensor:
     padded = torch.full((len(rows), length), value, dtype=dtype)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = torch.from_numpy(row.array) if isinstance(row, Numbers) else torch.tensor(row)
+    for place, row in zip(padded.numpy(), rows, strict=True):  # torch reads no array that is not writable
+        place[: len(row)] = row.array if isinstance(row, Numbers) else row
     return padded
 
 

@@ -159,6 +159,8 @@ class Collector:
                     return None
                 for group in self.poll():
                     groups.put(group)
+                if not groups.is_enough:
+                    groups.ask()
         except BaseException:
             self.abandon()
             raise

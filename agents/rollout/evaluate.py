@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from agents.core.distributed import gather_unless_stopped
+from agents.core.exchange import gather_unless_stopped
 from agents.core.types import EpisodeSpec, Trajectory, seed_of
 from agents.engines.base import Sampling
 from agents.rollout.envs import EnvPool

@@ -12,7 +12,7 @@ Group: TypeAlias = Sequence[Trajectory]
 
 Enough: TypeAlias = Callable[[Sequence[Group]], bool]
 """Called with the first group when it is complete, with the first two when both are, and so on; once it returns True,
-these groups are all that is wanted."""
+these groups are all that is wanted. It may be asked again about the same groups."""
 
 
 def never(groups: Sequence[Group]) -> bool:
@@ -44,7 +44,11 @@ class InOrder:
             if self.is_enough or group_id not in self._ended:
                 return
             self._leading.append(self._ended[group_id])
-            self.is_enough = self._enough(self._leading)
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask about the first groups that are complete; what others play may be enough meanwhile."""
+        self.is_enough = self._enough(self._leading)
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Return the trajectories of the groups that are enough; if none are, of all that have ended."""

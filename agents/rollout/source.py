@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -80,6 +81,14 @@ class Source(Protocol):
         """Give weights to the engines, as :meth:`agents.engines.base.Engine.load_weights`; a collective call."""
         ...
 
+    def send_weights(self, version: int, weights: Weights) -> Callable[[], None]:
+        """Send weights to engines that may be playing; a collective call.
+
+        Returns:
+            What lets the engines load them, to be called between two requests.
+        """
+        ...
+
     def probe(self, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
         """Return `PROBES` short completions of a prompt by each engine."""
         ...
@@ -128,6 +137,10 @@ class LocalSource:
     def load_weights(self, version: int, weights: Weights) -> None:
         """Load weights into the engine."""
         self.engine.load_weights(version, weights)
+
+    def send_weights(self, version: int, weights: Weights) -> Callable[[], None]:
+        """Return what loads the weights, which stay where they are."""
+        return partial(self.load_weights, version, weights)
 
     def probe(self, prompt: Sequence[int], *, temperature: float) -> list[Completion]:
         """Return completions of a prompt by the engine."""
@@ -187,7 +200,7 @@ def open_run_engine(
     rollout = config.rollout
     reproducible = device.type == "cpu" if rollout.reproducible is None else rollout.reproducible
     share = rollout.vllm_gpu_memory_utilization
-    if share is None and rollout.overlap and not config.cluster.engines:
+    if share is None and rollout.steps_ahead and not config.cluster.engines:
         share = _BESIDE_UPDATE
     return open_engine(
         rollout.engine,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agents.tracking.run_log import RunLog
 
 RECORD = "run.json"
-_GONE = {"rollout.boundary": "exact", "ppo.train_on_feedback": False}
+_GONE = {"rollout.boundary": "exact", "rollout.overlap": False, "ppo.train_on_feedback": False}
 """Settings that earlier versions had, and their defaults, which is how all runs are made today."""
 _MAY_CHANGE = (
     *("resume", "max_steps", "save_every", "save_total_limit", "best_metric", "device", "output_dir", "validation"),

@@ -195,6 +195,7 @@ class Trainer:
         collected = self.sampler.take(
             self.step,
             sync=partial(self._sync, self.step),
+            send=partial(self._sync.send, self.step),
             on_end=progress.phase("phase 1 of 2, sampling: episode", num_episodes),
             should_stop=self.stop_request.alone,
         )
@@ -253,6 +254,7 @@ class Trainer:
         if not self.validator.is_due(self.step):
             return True
         begin = time.perf_counter()
+        self.sampler.drain()
         self._sync(self.step)
         validation = self.validator.play(self.step, on_begin=progress.phase, should_stop=self.stop_request.alone)
         if validation is None:

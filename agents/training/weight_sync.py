@@ -6,7 +6,7 @@ they differ only by rounding; an engine that still has old weights, even in a si
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,13 @@ class WeightSync:
             )
             self._synced = version
         return self._metrics
+
+    def send(self, version: int) -> Callable[[], None]:
+        """Send the weights of a version to engines that may be playing, unprobed; see :meth:`Source.send_weights`."""
+        if not any_of(self._synced != version or not self._source.has_weights):
+            return lambda: None
+        self._synced = version
+        return self._source.send_weights(version, weights_of(self._policy.model, self._dtype))
 
 
 def probe_prompt(chat: Chat, length: int) -> list[int]:

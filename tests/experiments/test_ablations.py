@@ -118,5 +118,5 @@ def test_the_rules_hold_for_training_and_validation(tmp_path: Path) -> None:
     with trainer(tmp_path, rules=Seen(), max_steps=0) as made:
         made.train()
         validated = len(seen)
-        made.sampler.take(0, sync=dict, on_end=lambda _: None)
+        made.sampler.take(0, sync=dict, send=lambda: lambda: None, on_end=lambda _: None)
     assert len(seen) > validated > 0

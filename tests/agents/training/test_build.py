@@ -67,7 +67,7 @@ def test_requests_have_seeds_on_a_cpu_and_where_they_are_asked_for(monkeypatch: 
 
 def test_an_engine_that_samples_during_the_update_gets_a_fixed_share(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened(monkeypatch, "cuda")["gpu_memory_utilization"] is None
-    assert opened(monkeypatch, "cuda", overlap=True)["gpu_memory_utilization"] == 0.3
+    assert opened(monkeypatch, "cuda", max_staleness=1)["gpu_memory_utilization"] == 0.3
     assert opened(monkeypatch, "cuda", vllm_gpu_memory_utilization=0.6)["gpu_memory_utilization"] == 0.6
 
 

@@ -63,13 +63,14 @@ def test_an_error_during_an_update_is_not_saved(tmp_path: Path, monkeypatch: pyt
 def test_the_engine_sleeps_during_the_update_unless_it_samples_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, overlap, expected in (("alone", False, [0, 1]), ("beside", True, [1])):  # nothing is beside the last
+    for name, staleness, expected in (("alone", 0, [0, 1]), ("beside", 1, [1])):  # nothing is beside the last
         slept: list[int] = []
-        with trainer(tmp_path / name, rollout={"overlap": overlap}, ppo={"importance_sampling": "token"}) as made:
+        rollout = {"max_staleness": staleness}
+        with trainer(tmp_path / name, rollout=rollout, ppo={"importance_sampling": "token"}) as made:
             monkeypatch.setattr(made.source.engine, "sleep", lambda made=made, slept=slept: slept.append(made.step))
             made.train()
         assert slept == expected
-        assert [row["sampling/staleness_max"] for row in rows(tmp_path / name)] == [0, float(overlap)]
+        assert [row["sampling/staleness_max"] for row in rows(tmp_path / name)] == [0, float(staleness)]
 
 
 def test_a_step_without_an_episode_in_the_loss_changes_nothing(tmp_path: Path) -> None:

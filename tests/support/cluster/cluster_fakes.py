@@ -35,10 +35,7 @@ def open_calls(count: int) -> EnvPool:
 
 
 class FickleEnv(ScannedCallEnv):
-    """Asks what another process does not ask, and takes a while to answer."""
-
-    def __init__(self) -> None:
-        super().__init__(delay_s=0.2)
+    """Asks what another process does not ask."""
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         prompt, info = super().reset(seed=seed, options=options)

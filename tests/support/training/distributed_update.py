@@ -23,7 +23,7 @@ from agents.config.training import LoraConfig, PPOConfig, RolloutConfig, TrainCo
 from agents.core import distributed
 from agents.core.distributed import whole, whole_together
 from agents.core.errors import EngineFault
-from agents.core.types import Advantages, Completion
+from agents.core.types import Advantages, Collected, Completion
 from agents.engines.base import Sampling, Weights
 from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import correction, estimate_advantages
@@ -153,6 +153,11 @@ def pieces() -> list[list[Any]]:
     return [tensor.tolist() for tensor in whole_together([p.detach() for p in layer])]
 
 
+def take(sampler: Sampler, step: int) -> Collected | None:
+    """The trajectories of a step, from an engine that has its weights."""
+    return sampler.take(step, sync=dict, send=lambda: lambda: None, on_end=lambda _: None)
+
+
 def straggler() -> dict[str, float]:
     """The metrics of a step whose second process samples slowly."""
     rollout = RolloutConfig(num_problems=4, num_generations=2, max_completion_length=60, max_model_len=96)
@@ -167,7 +172,7 @@ def straggler() -> dict[str, float]:
     with pool(num_envs=4) as envs:
         sampler = Sampler(envs, LocalSource(engine, small_chat()), TrainConfig(rollout=rollout))
         begin = time.perf_counter()
-        collected = sampler.take(0, sync=dict, on_end=lambda _: None)
+        collected = take(sampler, 0)
         whole = time.perf_counter() - begin
         sampler.close()
     assert collected is not None
@@ -176,14 +181,20 @@ def straggler() -> dict[str, float]:
 
 
 def extra_problems() -> list[tuple[list[int], float]]:
-    """For some steps the problems that are trained on, two of six with different rewards, and the mean reward."""
-    rollout = RolloutConfig(
-        num_problems=2, num_extra_problems=4, num_generations=2, max_completion_length=60, max_model_len=96
-    )
+    """For some steps the problems that are trained on and the mean reward.
+
+    They are the first two of six with different rewards, then the first one of six.
+    """
+    return [step for needed in (2, 1) for step in _extra_problems(needed)]
+
+
+def _extra_problems(needed: int) -> list[tuple[list[int], float]]:
+    sizes = {"num_generations": 2, "max_completion_length": 60, "max_model_len": 96}
+    rollout = RolloutConfig(num_problems=needed, num_extra_problems=6 - needed, **sizes)
     engine = FakeEngine(small_chat(), lambda request_id, turn, seed: "a" if seed % 2 else "x")
     with pool(num_envs=4) as envs:
         sampler = Sampler(envs, LocalSource(engine, small_chat()), TrainConfig(rollout=rollout))
-        steps = [sampler.take(step, sync=dict, on_end=lambda _: None) for step in range(6)]
+        steps = [take(sampler, step) for step in range(6)]
         sampler.close()
     return [([t.group_id for t in step.trajectories], step.metrics["reward"]) for step in steps if step is not None]
 
