@@ -55,6 +55,7 @@ from benchmarks.cluster_load import STEPS, CopyForEach, Deadly, open_noting, ope
 ROOT = Path(__file__).parents[1]
 Part = Literal["efficiency", "speed", "faults", "sync", "slow"]
 Rows = list[list[str]]
+_START_S = 600.0  # in which processes start on a busy machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +178,7 @@ def sleeping(
 ) -> Iterator[Callable[[Sequence[EpisodeSpec]], float]]:
     """Open engines that sleep; yields what plays a request on them and returns its seconds."""
     recipe = Recipe(
-        cluster=ClusterArguments(engines=engines),
+        cluster=ClusterArguments(engines=engines, patience_s=_START_S),
         open=partial(open_sleeping, config.episode_s / STEPS, factors or {}),
         num_rows=capacity or config.rows,
         num_envs=config.rows,
@@ -312,7 +313,7 @@ def sync(config: Config) -> tuple[list[str], Rows]:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     stored: dict[str, list[list[int]]] = {name: [] for name in ways}
     recipe = Recipe(
-        cluster=ClusterArguments(engines=config.engines),
+        cluster=ClusterArguments(engines=config.engines, patience_s=_START_S),
         open=partial(open_sleeping, 0.0, {}),
         num_rows=1,
         num_envs=1,

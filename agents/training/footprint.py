@@ -106,8 +106,6 @@ class Layout:
 
     processes: int
     """Of the trainer, with a GPU each."""
-    per_node: int = 8
-    """GPUs of a node."""
     replicas: int = 1
     """Copies of the sharded parameters."""
     tensor_parallel: int = 1
@@ -157,7 +155,7 @@ class Footprint:
     start: float
     """Most that a process holds while it loads the policy: its shards, and the largest tensor or layer."""
     node: float
-    """A node's memory: trajectories of a step in each process, and one file of a checkpoint."""
+    """A node's memory: the trajectories of a step, and one file of a checkpoint."""
     checkpoint: float
     """Disk: weights and optimizer state, float32."""
     update_traffic: float
@@ -208,7 +206,7 @@ def footprint(model: ModelSizes, layout: Layout) -> Footprint:
         sampling=held + (engine if layout.has_engine_beside else 0),
         cache_token=model.cache_token / layout.tensor_parallel,
         start=4 * (count / shards + (max(model.layer, model.ends) if is_sharded else 0)),
-        node=min(layout.per_node, layout.processes) * _TOKEN_BYTES * layout.step_tokens + 4 * 2**30,
+        node=_TOKEN_BYTES * layout.step_tokens + 4 * 2**30,
         checkpoint=(4 + layout.optimizer_bytes) * count,
         update_traffic=received + between,
         sync_traffic=sampling_weights * (shards - 1) / shards,
