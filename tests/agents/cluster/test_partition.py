@@ -41,17 +41,19 @@ def test_the_late_answer_of_an_engine_that_was_cut_off_is_dropped(
     )
     with closing(made) as source:
         source.load_weights(3, Weights.of({}))
+        player = source.player(envs)
         wait_for(lambda: len(source.probe([1], temperature=1.0)) == 12)
+        assert play(player) == expected  # all engines have opened their environments, which takes seconds
         (cut_off,) = there.processes("RolloutActor")
-        monkeypatch.setattr(source._fleet, "_cluster", replace(source._fleet._cluster, patience_s=3.0))
+        monkeypatch.setattr(source._fleet, "_cluster", replace(source._fleet._cluster, patience_s=5.0))
 
         ended: list[Trajectory] = []
         cut = at_first(there.cut)
-        assert play(source.player(envs), on_end=lambda each: (ended.append(each), cut(each))) == expected
+        assert play(player, on_end=lambda each: (ended.append(each), cut(each))) == expected
         assert sorted(content(ended)) == sorted(expected)  # each once
         assert any("no answer for" in line for line in lines)
 
-        assert play(source.player(envs)) == expected
+        assert play(player) == expected
         wait_for(lambda: cut_off not in there.processes("RolloutActor"))
         wait_for(lambda: len(source.probe([1], temperature=1.0)) == 12)
-        assert play(source.player(envs)) == expected
+        assert play(player) == expected
