@@ -51,6 +51,20 @@ def _favourite(rng: random.Random, sales: list[Sale]) -> tuple[str, str]:
 QUESTIONS: tuple[Callable[[random.Random, list[Sale]], tuple[str, str]], ...] = (_count, _revenue, _favourite)
 
 
+EXAMPLE = """For example:
+
+Question: How many orders were of the product sofa? (orders_7.csv)
+```python
+import pandas as pd
+orders = pd.read_csv("orders_7.csv")
+print((orders["product"] == "sofa").sum())
+```
+```output
+12
+```
+The answer is \\boxed{12}."""
+
+
 def rows(size: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the rows of a problem set: a question, its answer, and a file."""
     rng = random.Random(seed)
@@ -76,12 +90,12 @@ def rows(size: int, seed: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def prompt(problem: Problem) -> str:
-    """Show the columns, and say how to answer."""
+    """Show the columns, how to answer, and an answer to another question."""
     ((name, text),) = problem.files.items()
     return (
         f"The file {name} lists orders; its columns are {text.partition(chr(10))[0]}. To look at it, write Python in a "
         "```python block, which is run: pandas is installed, and you see what the block prints. Then put the answer, "
-        f"a word or a number, in \\boxed{{}}.\n\n{problem.statement}"
+        f"a word or a number, in \\boxed{{}}. {EXAMPLE}\n\nQuestion: {problem.statement}"
     )
 
 

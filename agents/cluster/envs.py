@@ -329,17 +329,18 @@ class EnvActorsSource(LocalSource):
     ) -> None:
         super().__init__(engine, chat, rules=rules, in_flight=in_flight)
         self._count, self._cluster = count, cluster
-        self._pools: list[ActorPool] = []
+        self._pools: dict[EnvPool, ActorPool] = {}
 
     def player(self, envs: EnvPool) -> Collector:
-        """Return a collector that plays in other copies of an environment."""
-        self._pools.append(ActorPool(envs, self._count, self._cluster))
-        return super().player(self._pools[-1])
+        """Return a collector that plays in other copies of an environment, the same ones for the same environment."""
+        if envs not in self._pools:
+            self._pools[envs] = ActorPool(envs, self._count, self._cluster)
+        return super().player(self._pools[envs])
 
     def close(self) -> None:
         """Close the engine, and end the actors."""
         super().close()
-        for pool in self._pools:
+        for pool in self._pools.values():
             pool.close()
 
 
