@@ -33,7 +33,7 @@ def start() -> Any:
     raise failures[-1]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """A cluster of two nodes with two CPUs each, to which this process is connected."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -49,13 +49,13 @@ def nodes() -> Iterator[Any]:
         cluster.shutdown()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def envs() -> Iterator[EnvPool]:
     with closing(open_calls(4)) as opened:
         yield opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def expected(envs: EnvPool) -> list[Any]:
     """What an engine in this process plays."""
     source = open_scripted(0)
