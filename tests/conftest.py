@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files of the most slow tests, so that no worker is left alone with one of them at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow = Counter(item.path for item in items if {"slow", "browser"} & {mark.name for mark in item.iter_markers()})
     items.sort(key=lambda item: -slow[item.path])
 
 
