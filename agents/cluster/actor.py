@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agents.cluster.weights import SentWeights
@@ -112,9 +112,19 @@ class RolloutActor:
 
     def load(self, weights: SentWeights) -> None:
         """Load weights, after what is left of the last job is dropped."""
-        for collector in self._collectors.values():
-            collector.cancel()
+        self._cancel()
         self._source.load_weights(weights.version, weights.receive())
+
+    def join(self, init_info: dict[str, Any]) -> None:
+        """Join the group of a trainer that broadcasts; see :meth:`agents.engines.vllm_engine.VllmEngine.join`."""
+        engine: Any = self._source.engine
+        engine.join(init_info)
+
+    def receive(self, version: int, update_info: dict[str, Any]) -> None:
+        """Load weights that the trainer broadcasts, after what is left of the last job is dropped."""
+        self._cancel()
+        engine: Any = self._source.engine
+        engine.receive(version, update_info)
 
     def probe(self, prompt: Sequence[int], temperature: float) -> list[Completion]:
         """Return short completions of a prompt."""
@@ -130,10 +140,13 @@ class RolloutActor:
             ended += collector.poll()
         return Report(groups=ended, unfinished=collector.unfinished, metrics=collector.metrics())
 
+    def _cancel(self) -> None:
+        for collector in self._collectors.values():
+            collector.cancel()
+
     def _collector(self, job: Job) -> Collector:
         if job.number != self._job:
-            for collector in self._collectors.values():
-                collector.cancel()
+            self._cancel()
             for number in self._envs.keys() - job.needed:
                 del self._collectors[number]
                 self._envs.pop(number).close()

@@ -20,15 +20,20 @@ from agents.rollout.collector import over_processes
 from agents.rollout.in_order import Enough, never
 
 if TYPE_CHECKING:
+    from agents.cluster.broadcast import Broadcast
     from agents.cluster.fleet import Fleet
     from agents.rollout.envs import EnvPool
 
 T = TypeVar("T")
 
 
-def open_source(recipe: Recipe, *, log: Callable[[str], Any]) -> ClusterSource | Elsewhere:
+def open_source(
+    recipe: Recipe, *, broadcast: Broadcast | None = None, log: Callable[[str], Any]
+) -> ClusterSource | Elsewhere:
     """Return the source of a training process: the first one has the cluster's engines."""
-    return ClusterSource(recipe, log=log) if distributed.rank() == 0 else Elsewhere(recipe.max_model_len)
+    if distributed.rank() == 0:
+        return ClusterSource(recipe, broadcast=broadcast, log=log)
+    return Elsewhere(recipe.max_model_len)
 
 
 class ClusterSource:
@@ -37,10 +42,18 @@ class ClusterSource:
     Args:
         recipe: How to open an engine.
         channel: Takes the weights there.
+        broadcast: A faster way for those engines that are idle; None: there is none.
         log: Takes lines for the user.
     """
 
-    def __init__(self, recipe: Recipe, *, channel: WeightChannel | None = None, log: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        channel: WeightChannel | None = None,
+        broadcast: Broadcast | None = None,
+        log: Callable[[str], Any],
+    ) -> None:
         connect()
         from agents.cluster.fleet import Fleet  # imports ray
 
@@ -48,7 +61,7 @@ class ClusterSource:
         self.has_weights = False
         self._capacity = recipe.num_rows
         self._channel = channel or ObjectStore()
-        self._fleet = Fleet(recipe, log=log)
+        self._fleet = Fleet(recipe, broadcast=broadcast, log=log)
         self._envs: WeakKeyDictionary[EnvPool, _Copies] = WeakKeyDictionary()
         self._numbers = count()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from agents.core.errors import expect
 
@@ -48,9 +49,18 @@ class ClusterConfig(ClusterArguments):
     trainers: int = 0
     """Processes that train, with a GPU each where there are GPUs, restarted from the last checkpoint if one is lost.
     0: this process trains."""
+    weight_transfer: Literal["store", "nccl"] = "store"
+    """How engines get weights. store: from Ray's object store. nccl: those that are idle by a broadcast from the first
+    trainer's GPU (vLLM), the others from the store; not yet run on GPUs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expect(
+            self.weight_transfer == "store" or (self.trainers > 0 and self.engine_gpus > 0),
+            "cluster.weight_transfer",
+            "store unless cluster.trainers and cluster.engine_gpus give trainers and engines GPUs of their own",
+            self.weight_transfer,
+        )
         expect(self.trainers >= 0, "cluster.trainers", "of at least 0", self.trainers)
 
     @property

@@ -504,6 +504,12 @@ class TrainConfig(RunArguments):
         )
         pauses = self.rollout.max_new_tokens is not None and self.cluster.engines > 0
         expect(not pauses, "rollout.max_new_tokens", "None beside cluster.engines", self.rollout.max_new_tokens)
+        expect(
+            self.cluster.weight_transfer == "store" or self.rollout.engine == "vllm",
+            "rollout.engine",
+            "vllm for cluster.weight_transfer nccl",
+            self.rollout.engine,
+        )
         best = self.best_metric
         expect(best is None or best.startswith("validation"), "best_metric", "named validation...", best)
         both = self.lora.rank and self.warm_up_steps

@@ -61,6 +61,7 @@ def open_engine(
     reserved_bytes: int = 0,
     tensor_parallel_size: int = 1,
     beside_trainer: bool = False,
+    takes_broadcasts: bool = False,
     seed: int | None = None,
     log: Callable[[str], Any] = print,
 ) -> Engine:
@@ -80,6 +81,7 @@ def open_engine(
         reserved_bytes: GPU memory that others will take while the engine is awake.
         tensor_parallel_size: Number of GPUs among which vLLM splits the weights.
         beside_trainer: These are not the trainer's, and get weights from it; only with several.
+        takes_broadcasts: A trainer elsewhere may broadcast weights to them; only with vllm.
         seed: Of one random stream for all requests, which spares vLLM work. None: each request has its own.
         log: Receives one line that names the engine chosen by "auto".
 
@@ -102,6 +104,8 @@ def open_engine(
                 "splits a model among GPUs."
             )
         place |= {"tensor_parallel_size": tensor_parallel_size, "beside_trainer": beside_trainer}
+    if takes_broadcasts:
+        place["takes_broadcasts"] = True
     check_engine(name)
     if name != "transformers":  # its memory grows as it samples
         from agents.engines.gpu_memory import MOST, free_share

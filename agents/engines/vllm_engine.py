@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from agents.core import distributed
 from agents.core.errors import EngineError, EngineFault, one_line
@@ -31,9 +29,16 @@ from agents.core.types import Completion
 from agents.engines import VLLM_MISSING
 from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
-from agents.engines.vllm_transfer import ENGINE_ARGUMENTS, WeightTransfer, WorkerFiles, gpus_after_trainers
+from agents.engines.vllm_transfer import (
+    BESIDE_TRAINER,
+    RECEIVES,
+    Client,
+    FileLayout,
+    WeightTransfer,
+    WorkerFiles,
+    gpus_after_trainers,
+)
 from agents.models.load import load_generation_config
-from agents.models.names import FileNames
 
 if TYPE_CHECKING:
     from agents.core.chat import Chat
@@ -62,6 +67,7 @@ def load_llm(
     gpu_memory_utilization: float = 0.9,
     tensor_parallel_size: int = 1,
     beside_trainer: bool = False,
+    takes_broadcasts: bool = False,
     seed: int = 0,
 ) -> Any:
     """Load a model into vLLM.
@@ -75,6 +81,7 @@ def load_llm(
             takes 1 GiB.
         tensor_parallel_size: Number of GPUs that share the weights, or of processes on a CPU.
         beside_trainer: These GPUs come after that of the trainer, which sends them weights.
+        takes_broadcasts: A trainer elsewhere may send them weights; see :meth:`VllmEngine.join`.
         seed: Seed of the random stream of requests that have none.
 
     Raises:
@@ -94,8 +101,8 @@ def load_llm(
         more = {"enforce_eager": True, **whole_prompts}
     if distributed.size() > 1:  # otherwise vLLM would start a process group of its own
         more["distributed_executor_backend"] = "external_launcher"
-    if beside_trainer:
-        more |= ENGINE_ARGUMENTS
+    if beside_trainer or takes_broadcasts:
+        more |= BESIDE_TRAINER if beside_trainer else RECEIVES
     with gpus_after_trainers(tensor_parallel_size) if beside_trainer else nullcontext():
         try:
             arguments = vllm.EngineArgs(
@@ -170,7 +177,7 @@ class VllmEngine:
         self._is_async = bool(llm.vllm_config.scheduler_config.async_scheduling)
         self.cache_tokens = _cache_tokens(llm) if torch.cuda.is_available() else None
         self.has_weights = True
-        self._shapes = _shapes(Path(llm.model_config.model))
+        self._files = FileLayout(Path(llm.model_config.model))
 
     @classmethod
     def from_pretrained(
@@ -184,6 +191,7 @@ class VllmEngine:
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
         beside_trainer: bool = False,
+        takes_broadcasts: bool = False,
         seed: int | None = None,
         **_: Any,
     ) -> VllmEngine:
@@ -199,13 +207,14 @@ class VllmEngine:
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             beside_trainer=beside_trainer,
+            takes_broadcasts=takes_broadcasts,
             seed=seed or 0,
         )
         transfer: WeightTransfer | WorkerFiles | None = None
         if tensor_parallel_size > 1:
             transfer = WorkerFiles(llm)
         if beside_trainer:
-            transfer = WeightTransfer(llm, workers=tensor_parallel_size, dtype=llm.model_config.dtype)
+            transfer = WeightTransfer(Client(llm), workers=tensor_parallel_size, dtype=llm.model_config.dtype)
         stop = chat.stop_token_ids(load_generation_config(path))
         has_seeds = seed is None
         sizes: dict[str, Any] = {"max_model_len": max_model_len, "has_seeds": has_seeds}
@@ -294,48 +303,53 @@ class VllmEngine:
 
     def load_weights(self, version: int, weights: Weights) -> None:
         """Copy weights into vLLM's model, in place, and drop the prefix cache."""
-        if not self._shapes:
-            raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
         self.has_weights = False
-        got: dict[str, tuple[int, ...]] = {}
-        for name, shape in weights.shapes.items():
-            got |= self._names.shapes(name, shape)
-        expected = {name: shape for name, shape in self._shapes.items() if not self._names.is_unused(name)}
-        wrong = next((name for name, shape in expected.items() if got.get(name) != shape), None)
-        if wrong is not None:  # vLLM would fail halfway and never load again
-            raise EngineError(
-                f"Expect the weights of the model in use, got others: {wrong} of shape {expected[wrong]}, "
-                f"got {got.get(wrong, 'none')}."
-            )
+        whole = self._files(weights)
+        with self._loading(version):
+            self._reload(whole)
+
+    def join(self, init_info: dict[str, Any]) -> None:
+        """Let the workers join the group of a trainer elsewhere, which lets all of its engines join at once.
+
+        Args:
+            init_info: What vLLM's trainer says of the group, with the rank of the first of these workers.
+        """
+        Client(self._llm).init_weight_transfer_engine(init_info)
+
+    def receive(self, version: int, update_info: dict[str, Any]) -> None:
+        """Take the weights that the trainer broadcasts to its group; the prefix cache is dropped.
+
+        Args:
+            version: Of the weights.
+            update_info: What vLLM's trainer says of the tensors.
+        """
+        client = Client(self._llm)
+        with self._loading(version):
+            client.start_weight_update()
+            client.update_weights(update_info)
+            client.finish_weight_update()
+
+    @contextmanager
+    def _loading(self, version: int) -> Iterator[None]:
+        self.has_weights = False
         self._wake()
         try:
-            shapes = {name: shape for name, shape in got.items() if name in expected}
-            self._reload(shapes, self._in_files(weights, expected))
+            yield
             self._llm.reset_prefix_cache(reset_running_requests=True)
         except (ValueError, RuntimeError, KeyError, AssertionError) as error:
             raise EngineFault(f"vLLM failed to load the weights: {error}") from error
-        self.has_weights = True
-        self.version = version
+        self.has_weights, self.version = True, version
 
-    def _reload(self, shapes: Mapping[str, tuple[int, ...]], whole: Iterator[tuple[str, torch.Tensor]]) -> None:
+    def _reload(self, whole: Weights) -> None:
         on_cpu = not torch.cuda.is_available()
         if on_cpu:
             self._llm.collective_rpc(_forget_packed_experts)
         if self._transfer is not None:
-            self._transfer.send(shapes, whole)
+            self._transfer.send(whole.shapes, whole.tensors)
         else:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": whole})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(whole.tensors)})
         if on_cpu or self._transfer is None:
             self._llm.collective_rpc(_repack_output_layer)
-
-    @cached_property
-    def _names(self) -> FileNames:
-        return FileNames(Path(self._llm.model_config.model))
-
-    def _in_files(self, weights: Weights, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the weights as vLLM's loader expects them: under the names of the model's files."""
-        for name, tensor in weights.tensors:
-            yield from ((part, each) for part, each in self._names.translate(name, tensor).items() if part in names)
 
     def sleep(self) -> None:
         """Free weights and KV cache on a GPU until new weights are loaded; does nothing on a CPU."""
@@ -362,15 +376,6 @@ def _cache_tokens(llm: Any) -> int:
     """Return how many tokens the KV cache holds."""
     cache = llm.vllm_config.cache_config
     return int(getattr(cache, "kv_cache_size_tokens", None) or cache.num_gpu_blocks * cache.block_size)
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of the weights in a model folder."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    return shapes
 
 
 def _forget_packed_experts(worker: Any) -> None:

@@ -2,8 +2,9 @@
 
 Beside a trainer on a GPU of its own, the workers are processes on the next GPUs: each tensor is broadcast whole
 (`WeightTransfer`, by NCCL), and each worker keeps its slice. In an actor of a cluster, all GPUs are the workers', and
-NCCL admits a GPU once. There they read the tensors that have come to the actor from files of the node (`WorkerFiles`).
-Only this file knows vLLM's interfaces for it, which change between versions.
+NCCL admits a GPU once. There they read the tensors that have come to the actor from files of the node (`WorkerFiles`),
+or take part in a broadcast by a trainer elsewhere (`agents.cluster.broadcast`). Only this file knows vLLM's interfaces
+for it, which change between versions.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from agents.core.errors import EngineError
+from agents.engines.base import Weights
+from agents.models.names import FileNames
 
-ENGINE_ARGUMENTS: Mapping[str, Any] = {
-    "distributed_executor_backend": "mp",
-    "weight_transfer_config": {"backend": "nccl"},
-}
-"""What vLLM is started with, so that its workers can receive weights."""
+RECEIVES: Mapping[str, Any] = {"weight_transfer_config": {"backend": "nccl"}}
+"""What vLLM is started with, so that its workers can receive weights from a trainer's GPU."""
+BESIDE_TRAINER: Mapping[str, Any] = {**RECEIVES, "distributed_executor_backend": "mp"}
+"""The same where the workers are on the GPUs after the trainer's."""
 
 _BUCKET_BYTES = 2**28
 
@@ -55,8 +60,52 @@ def gpus_after_trainers(count: int) -> Iterator[None]:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
+class FileLayout:
+    """Gives weights the names that they have in a model's files, as vLLM's loader expects them.
+
+    Args:
+        folder: The model's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                self.shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+    def __call__(self, weights: Weights) -> Weights:
+        """Return the weights under these names.
+
+        Raises:
+            EngineError: They are those of another model: vLLM would fail halfway and never load again.
+        """
+        if not self.shapes:
+            raise EngineError("Expect weights as *.safetensors beside the model's config.json, found none.")
+        got: dict[str, tuple[int, ...]] = {}
+        for name, shape in weights.shapes.items():
+            got |= self._names.shapes(name, shape)
+        expected = {name: shape for name, shape in self.shapes.items() if not self._names.is_unused(name)}
+        wrong = next((name for name, shape in expected.items() if got.get(name) != shape), None)
+        if wrong is not None:
+            raise EngineError(
+                f"Expect the weights of the model in use, got others: {wrong} of shape {expected[wrong]}, "
+                f"got {got.get(wrong, 'none')}."
+            )
+        shapes = {name: shape for name, shape in got.items() if name in expected}
+        return Weights(shapes=shapes, tensors=self._translated(weights, shapes))
+
+    @cached_property
+    def _names(self) -> FileNames:
+        return FileNames(self._folder)
+
+    def _translated(self, weights: Weights, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in weights.tensors:
+            yield from ((part, each) for part, each in self._names.translate(name, tensor).items() if part in names)
+
+
 class Client:
-    """Tells vLLM's workers what the trainer does; implements vLLM's ``VLLMWeightSyncClient``.
+    """Tells an engine's workers what the trainer does; implements vLLM's ``VLLMWeightSyncClient``.
 
     Args:
         llm: The engine.
@@ -66,7 +115,8 @@ class Client:
         self._llm = llm
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let the workers join the trainer's group."""
+        """Let the workers leave the group that they are in, if any, and join the trainer's."""
+        self._llm.collective_rpc("shutdown_weight_transfer_engine")
         self._llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
@@ -98,29 +148,30 @@ class _Source:
 
 
 class WeightTransfer:
-    """Sends weights from this process's GPU to all workers of an engine.
+    """Sends weights from this process's GPU to the workers of an engine, or of several.
 
     Args:
-        llm: A vLLM engine that was started with `ENGINE_ARGUMENTS`.
-        workers: How many it has.
-        dtype: Of its weights.
+        client: Tells engines that were started with `RECEIVES` what this process does.
+        workers: How many they have together.
+        dtype: Of their weights.
+        address: Of this machine, as the workers reach it.
 
     Raises:
         EngineError: This version of vLLM has another interface.
     """
 
-    def __init__(self, llm: Any, *, workers: int, dtype: torch.dtype) -> None:
+    def __init__(self, client: Any, *, workers: int, dtype: torch.dtype, address: str = "127.0.0.1") -> None:
         try:
             from vllm.distributed.weight_transfer import ParamMeta, WeightTransferTrainerFactory
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         except ImportError as error:
             raise EngineError(
-                f"Expect vLLM 0.32 to train with a `tensor_parallel_size` of {workers}: {error}."
+                f"Expect vLLM 0.32 to send weights to {workers} of its workers by NCCL: {error}."
             ) from error
         self._source = _Source(ParamMeta, dtype)
-        place = {"master_address": "127.0.0.1", "master_port": _free_port(), "world_size": 1 + workers}
+        place = {"master_address": address, "master_port": _free_port(address), "world_size": 1 + workers}
         self._trainer = WeightTransferTrainerFactory.trainer_init(
-            NCCLTrainerInitInfo(rank=0, **place), client=Client(llm), source=self._source
+            NCCLTrainerInitInfo(rank=0, **place), client=client, source=self._source
         )
 
     def send(self, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -201,7 +252,7 @@ def _finish(worker: Any) -> None:
         finalize_layerwise_reload(worker.get_model(), worker.vllm_config.model_config)
 
 
-def _free_port() -> int:
+def _free_port(address: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])

@@ -214,6 +214,7 @@ def open_run_engine(
         reserved_bytes=reserved_bytes,
         tensor_parallel_size=tensor_parallel_size,
         beside_trainer=tensor_parallel_size > 1 and not config.cluster.engines,
+        takes_broadcasts=config.cluster.weight_transfer == "nccl",
         seed=None if reproducible else seed_of(config.seed, Purpose.ENGINE, number, bits=31),
         log=log,
     )

@@ -149,9 +149,14 @@ def build_source(
     """
     if config.cluster.engines:
         from agents.cluster.actor import Recipe, open_model
+        from agents.cluster.broadcast import Broadcast
         from agents.cluster.source import open_source
 
-        return open_source(Recipe.of(config, partial(open_model, config, dtype, rules)), log=log)
+        broadcast = None
+        if config.cluster.weight_transfer == "nccl":
+            broadcast = Broadcast(path, config.cluster, dtype=dtype, device=device, log=log)
+        recipe = Recipe.of(config, partial(open_model, config, dtype, rules))
+        return open_source(recipe, broadcast=broadcast, log=log)
     engine = open_run_engine(
         config,
         path,
@@ -197,6 +202,13 @@ def check_processes(config: TrainConfig, device: torch.device, *, log: Callable[
         ConfigError: Problems cannot be shared evenly among the processes, or a split engine would not get its weights.
     """
     split, count = config.rollout.tensor_parallel_size, distributed.size()
+    transfer = config.cluster.weight_transfer
+    expect(
+        transfer == "store" or device.type == "cuda",
+        "cluster.weight_transfer",
+        f"store unless trainers have GPUs (here {device.type})",
+        transfer,
+    )
     expect(
         split == 1 or (count == 1 and device.type == "cuda" and not config.cluster.engines),
         "rollout.tensor_parallel_size",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from paths import ROOT
 from runs import SMALL
 
@@ -16,6 +17,7 @@ from agents.cluster import connect
 from agents.config.cluster import ClusterConfig
 from agents.config.training import PPOConfig, RolloutConfig, TrainConfig
 from agents.core.errors import ConfigError
+from agents.training.build import check_processes
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,10 @@ from agents.core.errors import ConfigError
         ({"engines": 1, "engine_cpus": 0}, r"^Expect `cluster\.engine_cpus` of at least 1, got 0\.$"),
         ({"env_actors": 1, "env_cpus": 0}, r"^Expect `cluster\.env_cpus` of at least 1, got 0\.$"),
         ({"engine_gpus": 1}, r"^Expect `cluster\.engine_gpus` 0 without engines, got 1\.$"),
+        (
+            {"engines": 1, "engine_gpus": 1, "weight_transfer": "nccl"},
+            r"^Expect `cluster\.weight_transfer` store unless cluster\.trainers and .* got 'nccl'\.$",
+        ),
         ({"patience_s": 0}, r"^Expect `cluster\.patience_s` above 0, got 0\.$"),
     ],
 )
@@ -40,6 +46,26 @@ def test_episodes_are_not_paused_on_a_cluster() -> None:
             ppo=PPOConfig(importance_sampling="token"),
             cluster=ClusterConfig(engines=1),
         )
+
+
+@pytest.fixture
+def over_nccl() -> ClusterConfig:
+    return ClusterConfig(engines=1, engine_gpus=1, trainers=1, weight_transfer="nccl")
+
+
+def test_only_vllm_takes_broadcasts(over_nccl: ClusterConfig) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^Expect `rollout\.engine` vllm for cluster\.weight_transfer nccl, got 'auto'"
+    ):
+        TrainConfig(cluster=over_nccl)
+
+
+def test_trainers_without_gpus_do_not_broadcast(over_nccl: ClusterConfig) -> None:
+    config = TrainConfig(rollout=RolloutConfig(engine="vllm"), cluster=over_nccl)
+    with pytest.raises(
+        ConfigError, match=r"^Expect `cluster\.weight_transfer` store unless trainers have GPUs \(here cpu"
+    ):
+        check_processes(config, torch.device("cpu"), log=print)
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_a_sleeping_engine_rejects_requests_until_new_weights_arrive(llm: Any, m
 
 def test_a_folder_without_safetensors_cannot_load_weights(llm: Any) -> None:
     engine = engine_on(llm)
-    engine._shapes = {}
+    engine._files.shapes = {}
     with pytest.raises(EngineError, match=r"^Expect weights as \*\.safetensors beside the model's config\.json"):
         engine.load_weights(1, Weights.of(model().state_dict()))
 

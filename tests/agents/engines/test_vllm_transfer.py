@@ -12,7 +12,7 @@ from agents_fakes import tiny_qwen2, tiny_qwen3_moe
 from engine_contract import CHAT
 from transformers import PreTrainedModel
 
-from agents.core.errors import EngineError
+from agents.core.errors import EngineError, EngineFault
 from agents.engines import vllm_engine, vllm_transfer
 from agents.engines.vllm_engine import VllmEngine, load_llm
 from agents.engines.vllm_transfer import Client, WeightTransfer, WorkerFiles, gpus_after_trainers
@@ -74,6 +74,7 @@ def test_workers_are_told_what_the_trainer_does(tmp_path: Path) -> None:
     client.update_weights({"names": ["w"]})
     client.finish_weight_update()
     assert llm.told == [
+        ("shutdown_weight_transfer_engine", None),
         ("init_weight_transfer_engine", {"init_info": {"world_size": 3}}),
         ("start_weight_update", None),
         ("update_weights", {"update_info": {"names": ["w"]}}),
@@ -166,6 +167,46 @@ def test_a_split_engine_beside_a_trainer_takes_weights_on_gpus_of_its_own(
     assert asked["distributed_executor_backend"] == "mp"
 
 
+def test_an_engine_takes_broadcasts_of_a_trainer_elsewhere_on_all_of_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = started(monkeypatch, tmp_path, takes_broadcasts=True)
+    assert (asked["weight_transfer_config"], asked["gpus"]) == ({"backend": "nccl"}, "0,1,2")
+    assert "distributed_executor_backend" not in asked
+
+
+def test_an_engine_joins_a_group_and_has_the_version_that_it_receives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "_import_vllm", SimpleNamespace)
+    llm = Workers(tmp_path)
+    engine = VllmEngine(llm, CHAT, stop_token_ids=(), max_model_len=96)
+    engine.join({"rank_offset": 3})
+    engine.receive(7, {"names": ["w"]})
+    assert (engine.version, engine.has_weights) == (7, True)
+    assert [told[0] for told in llm.told] == [
+        "shutdown_weight_transfer_engine",
+        "init_weight_transfer_engine",
+        "start_weight_update",
+        "update_weights",
+        "finish_weight_update",
+        "reset",
+    ]
+
+
+def test_an_engine_that_receives_in_vain_has_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("NCCL error")
+
+    monkeypatch.setattr(vllm_engine, "_import_vllm", SimpleNamespace)
+    llm = Workers(tmp_path)
+    engine = VllmEngine(llm, CHAT, stop_token_ids=(), max_model_len=96)
+    monkeypatch.setattr(llm, "collective_rpc", fail)
+    with pytest.raises(EngineFault, match="NCCL error"):
+        engine.receive(7, {})
+    assert (engine.version, engine.has_weights) == (0, False)
+
+
 def test_a_split_engine_of_an_evaluation_takes_all_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = started(monkeypatch, tmp_path)
     assert (asked["tensor_parallel_size"], asked["gpus"]) == (2, "0,1,2")
@@ -185,10 +226,10 @@ def test_vllms_interface_is_the_one_that_is_used(monkeypatch: pytest.MonkeyPatch
     )
     received: list[tuple[str, torch.Tensor]] = []
     llm = Workers(tmp_path)
-    transfer = WeightTransfer(llm, workers=2, dtype=torch.float32)
+    transfer = WeightTransfer(Client(llm), workers=2, dtype=torch.float32)
     transfer.send({"w": (2, 3)}, [("w", torch.ones(2, 3))])
     assert [name for name, _ in received] == ["w"]
-    init, start, update, finish = llm.told
+    _, init, start, update, finish = llm.told
     assert init[1]["init_info"]["world_size"] == 3
     assert update[1]["update_info"]["names"] == ["w"]
     assert (start[0], finish[0]) == ("start_weight_update", "finish_weight_update")
