@@ -49,9 +49,13 @@ def serving(folder: Path) -> Iterator[str]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()  # else the thread polls a closed socket, without a pause
+            thread.join()
 
 
 def flags_of_help(main: Any, args: Sequence[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
