@@ -127,7 +127,7 @@ def test_no_page_is_wider_than_the_screen_or_asks_other_hosts(site: Path) -> Non
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     sync = pytest.importorskip("playwright.sync_api")
-    places = ("training", "results", "models", "reference/train", "reference/cir_env", "source/train.py")
+    places = ("training", "results", "reference/models", "reference/train", "reference/cir_env", "source/train.py")
     with serving(site) as address, sync.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         requests: list[str] = []
@@ -137,9 +137,12 @@ def test_no_page_is_wider_than_the_screen_or_asks_other_hosts(site: Path) -> Non
             tab.goto(f"{address}/")
             assert tab.locator(f"body[data-md-color-scheme={name_of_scheme}]").count() == 1
         for place in places:
-            tab.goto(f"{address}/{place}/")
+            answer = tab.goto(f"{address}/{place}/")
+            assert answer is not None
+            assert answer.ok, place
             for width in (360, 1280):
                 tab.set_viewport_size({"width": width, "height": 800})
-                assert tab.evaluate("document.documentElement.scrollWidth") <= width, (place, width)
+                fits = f"document.documentElement.scrollWidth <= {width}"
+                tab.wait_for_function(fits)  # once the sidebars have moved
         assert [url for url in requests if not url.startswith((address, "data:"))] == []
         browser.close()
