@@ -66,8 +66,9 @@ def test_the_wheel_depends_on_what_the_environment_imports(distributions: tuple[
 
 @pytest.mark.slow
 def test_the_environment_works_where_nothing_but_its_dependencies_is_installed(
-    distributions: tuple[Path, Path], tmp_path: Path
+    distributions: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     probe = [*pip, "download", "--retries", "0", "--no-deps", "--dest", tmp_path, "math-verify"]
     if subprocess.run(probe, check=False, capture_output=True).returncode:
