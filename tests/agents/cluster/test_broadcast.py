@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from agents.rollout.envs import EnvPool
 
 pytestmark = pytest.mark.slow
 DTYPE = torch.bfloat16
+CLUSTER = ClusterConfig(engines=2, engine_gpus=1, max_restarts=20)
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Two:
     """Two engines, and what they have noted."""
 
     source: ClusterSource
+    broadcast: Broadcast
     folder: Path
     lines: list[str]
     version: int = 0
@@ -67,14 +69,13 @@ class Two:
 @pytest.fixture(scope="module")
 def two(nodes: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     folder, lines = tmp_path_factory.mktemp("notes"), list[str]()
-    cluster = ClusterConfig(engines=2, engine_gpus=1, patience_s=5.0, max_restarts=20)
     engines = Recipe.of(configured(engines=2, max_restarts=20), partial(open_gloo, folder, DTYPE))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(broadcast, "WeightTransfer", GlooTransfer)
         patch.setattr(broadcast, "FileLayout", lambda path: lambda weights: weights)
-        sends = Broadcast(Path("unused"), cluster, dtype="bfloat16", device=torch.device("cpu"), log=lines.append)
+        sends = Broadcast(Path("unused"), CLUSTER, dtype="bfloat16", device=torch.device("cpu"), log=lines.append)
         with closing(ClusterSource(engines, broadcast=sends, log=lines.append)) as source:
-            opened = Two(source, folder, lines)
+            opened = Two(source, sends, folder, lines)
             opened.load()  # before any engine is there
             assert opened.probe() == {1}
             assert (len(opened.next("stored")), opened.next("broadcast")) == (2, [])
@@ -116,11 +117,13 @@ def test_an_engine_that_is_gone_is_noticed_before_the_others_wait_for_it(two: Tw
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_an_engine_that_dies_or_hangs_in_a_broadcast_holds_up_neither_trainer_nor_engines(
-    two: Two, number: signal.Signals
+    two: Two, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two.load()
     (two.folder / number.name).touch()
-    expected = two.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(two.broadcast, "_cluster", replace(CLUSTER, patience_s=5.0))
+        expected = two.load()
     assert not (two.folder / number.name).exists()
     assert two.probe() == {two.version}
     got = two.next("broadcast") + two.next("stored")
@@ -135,11 +138,9 @@ def test_broadcasts_that_always_fail_are_given_up(two: Two, monkeypatch: pytest.
         raise RuntimeError("no NCCL")
 
     two.probe()
-    sends = two.source._fleet._broadcast
-    assert sends is not None
-    sends.close()
+    two.broadcast.close()
     monkeypatch.setattr(broadcast, "WeightTransfer", fail)
-    monkeypatch.setattr(sends, "_cluster", ClusterConfig(engines=2, engine_gpus=1, max_restarts=1))
+    monkeypatch.setattr(two.broadcast, "_cluster", replace(CLUSTER, max_restarts=1))
     failed = len(two.lines)
     for _ in range(3):
         two.load()

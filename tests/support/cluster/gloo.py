@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from scripted import ByteChat, FakeEngine
-from torch.distributed import BroadcastOptions, ProcessGroupGloo, TCPStore
+from torch._C._distributed_c10d import BroadcastOptions, ProcessGroupGloo, TCPStore
 
 from agents.engines.base import Weights
 from agents.rollout.source import LocalSource
