@@ -212,6 +212,9 @@ def test_two_processes_share_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_workers_that_share_a_model_load_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import envs
+
+    envs.disable_envs_cache()  # another engine has been opened in this process
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     old, new = model(), model(seed=7)
     old.save_pretrained(tmp_path)
