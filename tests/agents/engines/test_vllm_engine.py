@@ -210,22 +210,6 @@ def test_two_processes_share_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert one.samples == other.samples
 
 
-@pytest.mark.slow
-def test_workers_that_share_a_model_load_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm import envs
-
-    envs.disable_envs_cache()  # another engine has been opened in this process
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-    old, new = model(), model(seed=7)
-    old.save_pretrained(tmp_path)
-    sizes: dict[str, Any] = {"max_num_seqs": 4, "max_model_len": 96, "tensor_parallel_size": 2}
-    engine = VllmEngine.from_pretrained(tmp_path, CHAT, dtype="float32", **sizes)
-    with closing(engine):
-        engine.load_weights(1, weights_of(new))
-        assert difference(None, engine, new) < 1e-4
-        assert difference(None, engine, old) > 1e-2
-
-
 def test_a_model_that_vllm_cannot_serve_is_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such_model", "architectures": ["NoSuchModel"]}')
     with pytest.raises(
@@ -278,3 +262,19 @@ def test_too_many_prompts_for_one_step_take_several(llm: Any) -> None:
     while engine.busy:
         done += engine.poll()
     assert {each.request_id for each in done} == set(range(200))
+
+
+@pytest.mark.slow
+def test_workers_that_share_a_model_load_new_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import envs
+
+    envs.disable_envs_cache()  # another engine has been opened in this process; with this one's end, it is of no use
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    old, new = model(), model(seed=7)
+    old.save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {"max_num_seqs": 4, "max_model_len": 96, "tensor_parallel_size": 2}
+    engine = VllmEngine.from_pretrained(tmp_path, CHAT, dtype="float32", **sizes)
+    with closing(engine):
+        engine.load_weights(1, weights_of(new))
+        assert difference(None, engine, new) < 1e-4
+        assert difference(None, engine, old) > 1e-2
