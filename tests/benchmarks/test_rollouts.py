@@ -72,6 +72,7 @@ def test_our_driving_of_vllm_is_compared_with_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_row_tells_rates_memory_idleness_and_the_share_of_the_possible(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

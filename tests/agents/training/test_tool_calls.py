@@ -36,6 +36,7 @@ def test_a_script_of_the_warm_up_is_an_episode_with_a_call(dialect: ToolCalls) -
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_with_tool_calls_executes_them(tmp_path: Path) -> None:
     rollout = {"max_completion_length": 170, "num_generations": 4}
     with trainer(tmp_path, env=ENV, warm_up_steps=150, rollout=rollout, samples_per_step=8) as made:
