@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,14 +45,16 @@ def model(seed: int = 0) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder: Path = tmp_path_factory.mktemp("model")
     model().save_pretrained(folder)
-    return load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+    loaded = load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+    yield loaded
+    loaded.engine_core.shutdown()
 
 
 @pytest.fixture(scope="module")
-def ahead(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The same model with vLLM's asynchronous scheduler, as on a GPU; on a CPU vLLM switches it off."""
     from vllm.platforms.cpu import CpuPlatform
 
@@ -64,7 +67,9 @@ def ahead(tmp_path_factory: pytest.TempPathFactory) -> Any:
     model().save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CpuPlatform, "check_and_update_config", staticmethod(check))
-        return load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+        loaded = load_llm(folder, dtype="float32", max_num_seqs=64, max_model_len=320)
+    yield loaded
+    loaded.engine_core.shutdown()
 
 
 def engine_on(llm: Any, *, max_num_seqs: int = 4, max_model_len: int = 96, **settings: Any) -> VllmEngine:

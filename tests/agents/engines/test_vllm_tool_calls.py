@@ -32,3 +32,4 @@ def test_over_whole_episodes_the_trainers_logprobs_equal_the_engines(tmp_path: P
         for each in made:
             check_tokens(each, chat)
         assert max(len(each.turns) for each in made) >= 3
+    llm.engine_core.shutdown()
