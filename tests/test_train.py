@@ -61,10 +61,9 @@ def test_the_papers_run_has_the_papers_values() -> None:
 
 
 @pytest.mark.slow
-def test_a_dry_run_prints_the_resolved_configuration() -> None:
-    done = run("--dry-run", "--seed", "3")
-    assert done.returncode == 0
-    printed = json.loads(done.stdout)
+def test_a_dry_run_prints_the_resolved_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--dry-run", "--seed", "3") == 0
+    printed = json.loads(capsys.readouterr().out)
     assert (printed["seed"], printed["env"]["problems"]) == (3, "products")
 
 

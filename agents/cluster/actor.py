@@ -59,6 +59,28 @@ class Recipe:
         )
 
 
+class Copies:
+    """Copies of an environment, which engines open; its problems are sent once to each node.
+
+    Args:
+        number: No other environment gets it.
+        open_envs: Opens that many copies.
+    """
+
+    def __init__(self, number: int, open_envs: Callable[[int], EnvPool]) -> None:
+        import ray
+
+        self.number = number
+        self._stored = ray.put(open_envs)
+
+    def __call__(self, num_envs: int) -> EnvPool:
+        """Open copies, in the process of an engine."""
+        import ray
+
+        open_envs: Callable[[int], EnvPool] = ray.get(self._stored)
+        return open_envs(num_envs)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """A request of which an engine plays a part."""

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from agents.cluster.actor import Job, Recipe
+from agents.cluster.actor import Copies, Job, Recipe
 from agents.cluster.connect import connect
 from agents.cluster.queue import GroupQueue
 from agents.cluster.weights import ObjectStore, WeightChannel
@@ -62,13 +62,13 @@ class ClusterSource:
         self._capacity = recipe.num_rows
         self._channel = channel or ObjectStore()
         self._fleet = Fleet(recipe, broadcast=broadcast, log=log)
-        self._envs: WeakKeyDictionary[EnvPool, _Copies] = WeakKeyDictionary()
+        self._envs: WeakKeyDictionary[EnvPool, Copies] = WeakKeyDictionary()
         self._numbers = count()
 
     def player(self, envs: EnvPool) -> ClusterPlayer:
         """Return what plays episodes in copies of an environment that the engines open."""
         if envs not in self._envs:
-            self._envs[envs] = _Copies(next(self._numbers), envs.open_others)
+            self._envs[envs] = Copies(next(self._numbers), envs.open_others)
         needed = frozenset(copies.number for copies in self._envs.values())
         return ClusterPlayer(self._fleet, self._envs[envs], needed, capacity=self._capacity)
 
@@ -109,28 +109,6 @@ class ClusterSource:
         self._fleet.close()
 
 
-class _Copies:
-    """Copies of an environment, which engines open; its problems are sent once to each node.
-
-    Args:
-        number: No other environment gets it.
-        open_envs: Opens that many copies.
-    """
-
-    def __init__(self, number: int, open_envs: Callable[[int], EnvPool]) -> None:
-        import ray
-
-        self.number = number
-        self._stored = ray.put(open_envs)
-
-    def __call__(self, num_envs: int) -> EnvPool:
-        """Open copies, in the process of an engine."""
-        import ray
-
-        open_envs: Callable[[int], EnvPool] = ray.get(self._stored)
-        return open_envs(num_envs)
-
-
 class _PausesNothing:
     """The state between collections of a player that pauses no episode."""
 
@@ -152,7 +130,7 @@ class ClusterPlayer(_PausesNothing):
         capacity: Episodes that an engine plays at once.
     """
 
-    def __init__(self, fleet: Fleet, envs: _Copies, needed: Collection[int], *, capacity: int) -> None:
+    def __init__(self, fleet: Fleet, envs: Copies, needed: Collection[int], *, capacity: int) -> None:
         self._fleet, self._envs, self._needed, self._capacity = fleet, envs, needed, capacity
 
     def collect(

@@ -11,16 +11,13 @@ SMALL = "--repeats 1 --group 2 --rows 2 --episode-s 0.1 --rounds 1 --problems 4 
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("parts", "rows"),
     [
         (["efficiency", "sync", "--workers", "0", "1"], ["in this process", "1", "stored once", "a copy for each"]),
-        pytest.param(
-            ["speed", "faults", "slow"],
-            ["2", "a node lost", "an engine killed between", "the queue"],
-            marks=pytest.mark.thorough,
-        ),
+        (["speed", "faults", "slow"], ["2", "a node lost", "an engine killed between", "the queue"]),
     ],
 )
 def test_each_part_is_measured(parts: Sequence[str], rows: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ def scripts(count: int = 40, longest_s: float = 5.0) -> Sequence[Script]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("load", ["mixed", "single"])
+@pytest.mark.parametrize("load", [pytest.param("mixed", marks=pytest.mark.thorough), "single"])
 def test_ours_and_lock_step_play_the_same_episodes(load: Load) -> None:
     found = {contender: rollouts.measure(TINY, contender, load, 3) for contender in ("ours", "lock-step", "rounds")}
     ours = found["ours"]

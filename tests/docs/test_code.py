@@ -4,6 +4,7 @@ import doctest
 import glob
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -89,12 +90,17 @@ def test_an_evaluation_command_is_understood(args: list[str]) -> None:
     assert not isinstance(command, EvalConfig) or command.model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_another_program_has_the_flags_that_commands_give_it(program: str) -> None:
-    call = [sys.executable, *shlex.split(program), "--help"]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert PROGRAMS[program] <= set(re.findall(r"--[\w.-]+", done.stdout))
+def test_another_program_has_the_flags_that_commands_give_it(
+    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    first, *rest = shlex.split(program)
+    words, run = (rest, runpy.run_module) if first == "-m" else ([first], runpy.run_path)
+    monkeypatch.setattr(sys, "argv", [*words, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run(words[0], run_name="__main__")
+    assert PROGRAMS[program] <= set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
 
 
 def test_what_other_commands_name_is_there() -> None:

@@ -123,6 +123,7 @@ def test_without_room_for_any_engine_the_run_ends_with_one_line(nodes: Any) -> N
     assert lines == ["Warning: 2 engines need 128 CPUs; the cluster has room for 0."]
 
 
+@pytest.mark.thorough
 def test_two_engines_with_a_model_play_what_one_plays_in_this_process(nodes: Any, tiny: Path, envs: EnvPool) -> None:
     recipe, weights = model_recipe(tiny, engines=2), load_model(tiny, "float32").state_dict()
 

@@ -12,7 +12,7 @@ import torch
 from cluster_fakes import Dies, Stops
 from paths import ROOT
 from ray_processes import processes
-from runs import SMALL, beside, small, wait_for
+from runs import SMALL, small, wait_for
 from safetensors.torch import load_file
 
 import train
@@ -23,7 +23,7 @@ from agents.training.checkpoint import checkpoints
 
 pytestmark = pytest.mark.slow
 RUN = [
-    *(*SMALL, "--warm-up-steps", "0", "--max-steps", "2", "--save-every", "1"),
+    *(*SMALL, "--warm-up-steps", "0", "--max-steps", "3", "--save-every", "1"),
     *("--rollout.dtype", "float32", "--no-autocast"),
     *("--env.reward", "cluster_fakes:length", "--ppo.learning-rate", "1e-3"),
 ]
@@ -38,7 +38,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in one process, of which the steps change the weights."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert train.main([*RUN, "--output-dir", str(folder)]) == 0
-    first, last = (load_file(each / "model.safetensors") for each in checkpoints(folder))
+    first, *_, last = (load_file(each / "model.safetensors") for each in checkpoints(folder))
     assert any(not first[name].equal(tensor) for name, tensor in last.items())
     return folder
 
@@ -49,27 +49,19 @@ def assert_same(folder: Path, expected: Path) -> None:
         torch.testing.assert_close(other[name], tensor, atol=1e-6, rtol=0)
 
 
-def test_a_lost_trainer_restarts_all_and_the_weights_are_those_of_one_process(
-    nodes: Any, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_run_that_loses_a_trainer_and_then_its_driver_ends_with_the_weights_of_one_process(
+    nodes: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
-    def kill() -> None:
-        wait_for(lambda: len(checkpoints(tmp_path)) > 0)
-        os.kill(processes("TrainActor")[-1], signal.SIGKILL)
-
-    flags = [*RUN, "--output-dir", str(tmp_path), "--cluster.trainers", "2"]
-    assert beside(lambda: train.main(flags), kill) == 0
-    assert capfd.readouterr().out.count("all start again from the last checkpoint.") == 1
-    assert_same(tmp_path, undisturbed)
-
-
-def test_a_killed_driver_leaves_no_process_and_its_run_resumes(nodes: Any, undisturbed: Path, tmp_path: Path) -> None:
     flags = [*RUN, "--output-dir", str(tmp_path)]
     command = [sys.executable, str(ROOT / "train.py"), *flags, "--cluster.trainers", "2", "--cluster.engines", "1"]
     variables = os.environ | {"RAY_ADDRESS": nodes.address}
-    with subprocess.Popen(command, env=variables, cwd=ROOT, stdout=subprocess.DEVNULL) as driver:
-        wait_for(lambda: len(checkpoints(tmp_path)) > 0)
+    with subprocess.Popen(command, env=variables, cwd=ROOT, stdout=subprocess.PIPE, text=True) as driver:
+        wait_for(lambda: len(checkpoints(tmp_path)) == 1)
         assert (len(processes("TrainActor")), len(processes("RolloutActor"))) == (2, 1)
+        os.kill(processes("TrainActor")[-1], signal.SIGKILL)
+        wait_for(lambda: len(checkpoints(tmp_path)) == 2)
         driver.kill()
+        assert driver.communicate()[0].count("all start again from the last checkpoint.") == 1
     wait_for(lambda: not processes("TrainActor") and not processes("RolloutActor"))
     assert train.main([*flags, "--resume", "auto", "--cluster.env-actors", "1"]) == 0
     assert_same(tmp_path, undisturbed)

@@ -182,6 +182,7 @@ def test_logprobs_agree_after_new_weights(llm: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_share_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CHAT.tokenizer.save_pretrained(tmp_path / "model")
     tiny_qwen2(V, hidden_size=128, max_position_embeddings=1024).save_pretrained(tmp_path / "model")

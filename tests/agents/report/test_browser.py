@@ -356,7 +356,13 @@ NARROW_COLUMNS = """() => [...document.querySelectorAll("th, td")]
     .map((cell) => cell.textContent.trim())"""
 
 
-@pytest.mark.parametrize("name", ["evaluation", "two", "six", "training-1", "training-2", "training-6"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("evaluation", "six", "training-1"),
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in ("two", "training-2", "training-6")),
+    ],
+)
 def test_no_texts_overlap_and_no_column_is_narrow_at_any_width(open_report: Open, name: str) -> None:
     page = drawn(open_report(name))
     for size in (360, 768, 1024, 1280, 1440, 1920):
@@ -427,7 +433,12 @@ def test_the_printed_page_has_tables_and_charts_but_no_controls(open_report: Ope
 
 @pytest.mark.parametrize(
     ("name", "scheme", "size"),
-    [("evaluation", "light", 1280), ("pair", "dark", 1280), ("training-1", "light", 375), ("six", "light", 768)],
+    [
+        ("evaluation", "light", 1280),
+        pytest.param("pair", "dark", 1280, marks=pytest.mark.thorough),
+        ("training-1", "light", 375),
+        pytest.param("six", "light", 768, marks=pytest.mark.thorough),
+    ],
 )
 def test_axe_finds_no_accessibility_violations(open_report: Open, name: str, scheme: str, size: int) -> None:
     page = drawn(open_report(name, color_scheme=scheme, viewport={"width": size, "height": 900}))

@@ -51,6 +51,7 @@ def gathered() -> dict[str, Any]:
     """Gather, and say what came, through which network, and into which pages."""
     mine = [long(distributed.rank())] if distributed.rank() != 1 else []
     made = gather_unless_stopped(mine) or []
+    distributed.wait()  # until the others have removed their files
     arrays: list[np.ndarray[Any, Any]] = [each.token_ids.array for each in made]  # type: ignore[attr-defined]
     maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "/exchange-" in line]
     return {
