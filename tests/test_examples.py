@@ -43,6 +43,7 @@ def test_many_scripted_episodes_run_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_stable_baselines_learns_token_by_token() -> None:
     assert run("stable_baselines", algorithm="ppo", steps=30_000) > -0.6  # -0.9 where nothing is learnt
 

@@ -179,7 +179,7 @@ def test_a_run_resumes_where_it_was_and_ends_with_the_same_weights(tmp_path: Pat
 @pytest.mark.parametrize(
     "older",
     [
-        ["--rollout.max-staleness", "1"],
+        pytest.param(["--rollout.max-staleness", "1"], marks=pytest.mark.thorough),
         ["--rollout.max-completion-length", "64", "--rollout.max-new-tokens", "30", "--rollout.max-staleness", "2"],
     ],
     ids=["a step ahead", "paused episodes"],

@@ -436,7 +436,7 @@ def test_the_printed_page_has_tables_and_charts_but_no_controls(open_report: Ope
     [
         ("evaluation", "light", 1280),
         pytest.param("pair", "dark", 1280, marks=pytest.mark.thorough),
-        ("training-1", "light", 375),
+        pytest.param("training-1", "light", 375, marks=pytest.mark.thorough),
         pytest.param("six", "light", 768, marks=pytest.mark.thorough),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cir_env.grading.grader import Grader
 
 mpmath.mp.dps = 60
-EXAMPLES = 1_000 if settings.get_current_profile_name() == "thorough" else 12
+EXAMPLES = 1_000 if settings.get_current_profile_name() == "thorough" else 6
 
 OBJECTIONS = (
     r"\text{ is wrong}",
