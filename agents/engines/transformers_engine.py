@@ -43,6 +43,7 @@ _CHUNK = 64  # tokens per prefill pass over the context of a first turn
 _FEWEST_ROWS = 2  # a single row uses different matrix kernels
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that shapes rarely change
+_CANDIDATES = 4096  # among these a nucleus is looked for before all tokens are sorted
 
 
 class TransformersEngine:
@@ -413,30 +414,48 @@ def _draw(
 
 
 def _filtered(logprobs: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
-    """Renormalize each row over the tokens that its filters keep, in the order of vLLM."""
-    column = partial(torch.tensor, dtype=torch.float32, device=logprobs.device)
-    if any(s.min_p > 0 for s in samplings):
-        bound = logprobs.amax(-1, keepdim=True) + column([s.min_p for s in samplings]).log()[:, None]
-        logprobs = torch.log_softmax(logprobs.masked_fill(logprobs < bound, -torch.inf), dim=-1)
-    if any(s.top_k > 0 for s in samplings):
-        logprobs = _keep_likeliest(logprobs, [s.top_k for s in samplings])
-    if any(s.top_p < 1 for s in samplings):
-        logprobs = _keep_nucleus(logprobs, column([s.top_p for s in samplings]))
+    """Renormalize each row over the tokens that its filters keep, in the order of vLLM; other rows stay as they are."""
+    for keep, values in (
+        (_keep_probable, {row: s.min_p for row, s in enumerate(samplings) if s.min_p > 0}),
+        (_keep_likeliest, {row: s.top_k for row, s in enumerate(samplings) if s.top_k > 0}),
+        (_keep_nucleus, {row: s.top_p for row, s in enumerate(samplings) if s.top_p < 1}),
+    ):
+        if values:
+            rows = torch.tensor([*values], device=logprobs.device)
+            logprobs = logprobs.index_copy(0, rows, keep(logprobs[rows], [*values.values()]))
     return logprobs
 
 
+def _keep_probable(logprobs: torch.Tensor, min_p: Sequence[float]) -> torch.Tensor:
+    """Renormalize each row over the tokens with at least ``min_p`` of the likeliest one's probability."""
+    return _keep_from(logprobs, logprobs.amax(-1) + logprobs.new_tensor(min_p).log())
+
+
 def _keep_likeliest(logprobs: torch.Tensor, top_k: Sequence[int]) -> torch.Tensor:
-    """Renormalize each row over its ``top_k`` likeliest tokens, and those that tie with the last of them; 0: all."""
-    size = logprobs.shape[-1]
-    places = torch.tensor([min(k or size, size) - 1 for k in top_k], device=logprobs.device)
-    bound = logprobs.sort(-1, descending=True).values.gather(1, places[:, None])
-    return torch.log_softmax(logprobs.masked_fill(logprobs < bound, -torch.inf), dim=-1)
+    """Renormalize each row over its ``top_k`` likeliest tokens, and those that tie with the last of them."""
+    count = torch.tensor(top_k, device=logprobs.device).clamp(max=logprobs.shape[-1])
+    return _keep_from(logprobs, logprobs.topk(int(count.max())).values.gather(1, count[:, None] - 1)[:, 0])
 
 
-def _keep_nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Renormalize each row over the smallest set of likeliest tokens with a probability of at least ``top_p``."""
-    ordered, index = logprobs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    ordered = ordered.masked_fill(before >= top_p[:, None], -torch.inf)
-    kept = torch.empty_like(logprobs).scatter_(-1, index, ordered)
-    return torch.log_softmax(kept, dim=-1)
+def _keep_nucleus(logprobs: torch.Tensor, top_p: Sequence[float]) -> torch.Tensor:
+    """Renormalize each row over the smallest set of likeliest tokens with a probability of at least ``top_p``.
+
+    Those that tie with the last of them stay, too.
+    """
+    share = logprobs.new_tensor(top_p)
+    bound, is_found = _end_of_nucleus(logprobs.topk(min(_CANDIDATES, logprobs.shape[-1])).values, share)
+    if not bool(is_found.all()):
+        wide = ~is_found
+        bound[wide], _ = _end_of_nucleus(logprobs[wide].sort(-1, descending=True).values, share[wide])
+    return _keep_from(logprobs, bound)
+
+
+def _keep_from(logprobs: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logprobs.masked_fill(logprobs < bound[:, None], -torch.inf), dim=-1)
+
+
+def _end_of_nucleus(ordered: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last log-probability of each row's nucleus, and whether the nucleus ends among those given."""
+    probabilities = ordered.exp()
+    is_beyond = probabilities.cumsum(-1) - probabilities >= top_p[:, None]
+    return ordered.masked_fill(is_beyond, torch.inf).amin(-1), is_beyond[:, -1]

@@ -38,7 +38,7 @@ from agents.core.chat import Chat
 from agents.core.errors import ConfigError, ModelError
 from agents.core.types import Trajectory
 from agents.engines.base import Sampling, Weights
-from agents.engines.transformers_engine import TransformersEngine, _draw
+from agents.engines.transformers_engine import TransformersEngine, _draw, _filtered
 from agents.learning.batching import collate
 from agents.learning.policy import Policy
 from agents.rollout.collector import collect
@@ -532,6 +532,23 @@ def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float
 
 
 @pytest.mark.slow
+def test_rows_with_a_narrow_a_wide_and_no_nucleus_are_filtered_as_each_alone() -> None:
+    spread = torch.tensor([[8.0], [0.5], [2.0]])
+    logprobs = (torch.randn(3, 9000, generator=torch.Generator().manual_seed(0)) * spread).log_softmax(-1)
+    samplings = [Sampling(top_p=0.9), Sampling(top_p=0.9), Sampling()]
+    filtered = _filtered(logprobs, samplings)
+    narrow, wide, whole = filtered.isfinite()
+    assert narrow.sum() < 100
+    assert wide.sum() > 4096
+    assert whole.all()
+    assert filtered[2].equal(logprobs[2])
+    for row, kept in ((0, narrow), (1, wide)):
+        assert logprobs[row][kept].min() > logprobs[row][~kept].max()
+        mass = logprobs[row][kept].double().exp()
+        assert mass.sum() - mass.min() < 0.9 <= mass.sum() + 1e-6
+        assert filtered[row].equal(_filtered(logprobs[row : row + 1], samplings[row : row + 1])[0])
+
+
 def test_filters_leave_the_likeliest_tokens() -> None:
     check_filters(transformers_engine(tiny_qwen2(V), CHAT))
 
