@@ -26,6 +26,7 @@ import torch
 
 from agents.core.errors import EngineError, EngineFault, ModelError, one_line
 from agents.core.types import Completion
+from agents.engines import few_rows
 from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache, with_cache
@@ -94,7 +95,9 @@ class TransformersEngine:
         self._queue: dict[int, Request] = {}
         self._random: dict[int, np.random.Generator] = {}
         self._first_turns: set[int] = set()  # requests in their first turn
-        self._check(*plain_logits(model))
+        plain = plain_logits(model)
+        few_rows.prepare(model)
+        self._check(*plain)
 
     @classmethod
     def from_pretrained(
