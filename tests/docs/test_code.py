@@ -98,6 +98,7 @@ def test_another_program_has_the_flags_that_commands_give_it(
     first, *rest = shlex.split(program)
     words, run = (rest, runpy.run_module) if first == "-m" else ([first], runpy.run_path)
     monkeypatch.setattr(sys, "argv", [*words, "--help"])
+    monkeypatch.delitem(sys.modules, f"{words[0]}.__main__", raising=False)  # another test may have imported it
     with pytest.raises(SystemExit, match="0"):
         run(words[0], run_name="__main__")
     assert PROGRAMS[program] <= set(re.findall(r"--[\w.-]+", capsys.readouterr().out))

@@ -38,6 +38,7 @@ def nodes() -> Iterator[Any]:
     """A cluster of two nodes with two CPUs each, to which this process is connected."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # else all other tests come before its actors
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # actors import what the tests send them
         warnings.simplefilter("ignore", ResourceWarning)  # Ray closes the processes of its nodes later
         import ray

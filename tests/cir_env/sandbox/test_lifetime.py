@@ -17,6 +17,7 @@ from cir_env.errors import OptionError, SandboxUnavailable
 from cir_env.sandbox import Limits, LocalSandbox, Status, shared_sandbox
 from cir_env.sandbox.host import self_test
 from cir_env.sandbox.host.zygotes import MAX_PAUSE_S
+from cir_env.sandbox.local import LocalSession
 
 
 def children_of_zygote(sandbox: LocalSandbox) -> list[int]:
@@ -28,10 +29,11 @@ def busy(sandbox: LocalSandbox, attempt: int = 1) -> bool:
     return any(task is not None and task.attempts == attempt for task in tasks)
 
 
-def session_pid(sandbox: LocalSandbox) -> int:
-    """Return the process of the one session that is open and idle."""
-    state = sandbox._supervisor
-    return next(w.pid for w in state._workers.values() if w.pid and not w.task and w not in state._spare)
+def session_pid(session: LocalSession) -> int:
+    """Return the process that holds the session's namespace."""
+    worker = session._state.worker
+    assert worker is not None
+    return worker.pid
 
 
 def test_a_session_keeps_its_namespace_and_blocks_do_not(sandbox: LocalSandbox) -> None:
@@ -66,7 +68,7 @@ def test_threads_left_running_by_a_session_are_stopped(sandbox: LocalSandbox) ->
     session = sandbox.open_session()
     noise = "import threading, time\ndef tick():\n    while True: print('tick', flush=True); time.sleep(0.001)\n"
     session.run(noise + "threading.Thread(target=tick, daemon=True).start()")
-    stat = Path(f"/proc/{session_pid(sandbox)}/stat")
+    stat = Path(f"/proc/{session_pid(session)}/stat")
     assert eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
     session.close()
 
@@ -74,7 +76,7 @@ def test_threads_left_running_by_a_session_are_stopped(sandbox: LocalSandbox) ->
 def test_a_closed_session_leaves_no_process(sandbox: LocalSandbox) -> None:
     session = sandbox.open_session()
     session.run("1")
-    place = Path(f"/proc/{session_pid(sandbox)}")
+    place = Path(f"/proc/{session_pid(session)}")
     assert place.exists()
     session.close()
     assert eventually(lambda: not place.exists())
