@@ -44,7 +44,7 @@ class Config:
 
     hidden: int = 1024
     """Width of the model."""
-    layers: int = 12
+    layers: int = 24
     """Its layers."""
     whole: bool = False
     """Load all of the model in each process, then shard it."""
