@@ -62,6 +62,8 @@ class Recipe:
 class Copies:
     """Copies of an environment, which engines open; its problems are sent once to each node.
 
+    It is here because actors import the module of what they are sent, and this one imports no torch.
+
     Args:
         number: No other environment gets it.
         open_envs: Opens that many copies.

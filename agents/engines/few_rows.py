@@ -7,7 +7,10 @@ from torch import nn
 
 
 class FewRowsLinear(nn.Linear):
-    """Computes ``(W x^T)^T``: for 2 to 64 rows MKL takes 0.3 to 0.9 of the time that it takes for ``x W^T``."""
+    """Computes ``(W x^T)^T``, which MKL does in less time than ``x W^T`` for 2 to 64 rows and most shapes.
+
+    A pass of SmolLM2-135M takes 0.56 to 0.91 of the time, one of Qwen2.5-Coder-0.5B 0.7 (two threads, AVX2).
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x W^T + b``, ``[..., out_features]``, for ``x`` of ``[..., in_features]``."""

@@ -447,9 +447,8 @@ def _keep_nucleus(logprobs: torch.Tensor, top_p: Sequence[float]) -> torch.Tenso
     """
     share = logprobs.new_tensor(top_p)
     bound, is_found = _end_of_nucleus(logprobs.topk(min(_CANDIDATES, logprobs.shape[-1])).values, share)
-    if not bool(is_found.all()):
-        wide = ~is_found
-        bound[wide], _ = _end_of_nucleus(logprobs[wide].sort(-1, descending=True).values, share[wide])
+    wide = ~is_found
+    bound[wide], _ = _end_of_nucleus(logprobs[wide].sort(-1, descending=True).values, share[wide])
     return _keep_from(logprobs, bound)
 
 

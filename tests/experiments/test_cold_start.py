@@ -84,7 +84,6 @@ def test_a_stage_that_is_done_does_not_take_other_flags(
 
 @pytest.mark.slow
 @pytest.mark.thorough
-@pytest.mark.thorough
 def test_the_three_stages_end_with_a_trained_model(tmp_path: Path) -> None:
     problems, chats = tmp_path / "problems.jsonl", tmp_path / "chats.jsonl"
     statements = [f"What is 2 + 2, for the {n}. time?" for n in range(8)]

@@ -531,7 +531,6 @@ def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float
         assert logprob == pytest.approx(probabilities[token_id].log().item() - mass, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_rows_with_a_narrow_a_wide_and_no_nucleus_are_filtered_as_each_alone() -> None:
     spread = torch.tensor([[8.0], [0.5], [2.0]])
     logprobs = (torch.randn(3, 9000, generator=torch.Generator().manual_seed(0)) * spread).log_softmax(-1)
@@ -549,6 +548,7 @@ def test_rows_with_a_narrow_a_wide_and_no_nucleus_are_filtered_as_each_alone() -
         assert filtered[row].equal(_filtered(logprobs[row : row + 1], samplings[row : row + 1])[0])
 
 
+@pytest.mark.slow
 def test_filters_leave_the_likeliest_tokens() -> None:
     check_filters(transformers_engine(tiny_qwen2(V), CHAT))
 

@@ -1,5 +1,6 @@
 """Whole episodes with tool calls on the vLLM engine."""
 
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,11 +26,12 @@ def test_over_whole_episodes_the_trainers_logprobs_equal_the_engines(tmp_path: P
     model = tiny_qwen2(size, hidden_size=128, max_position_embeddings=LENGTH)
     model.save_pretrained(tmp_path)
     llm = load_llm(tmp_path, dtype="float32", max_num_seqs=8, max_model_len=LENGTH)
-    for dialect, chat in chats.items():
-        engine = VllmEngine(llm, chat, stop_token_ids=chat.stop_token_ids(None), max_model_len=LENGTH)
-        made = play(engine, chat, dialect)
-        assert difference(made, model) < 1e-4
-        for each in made:
-            check_tokens(each, chat)
-        assert max(len(each.turns) for each in made) >= 3
-    llm.engine_core.shutdown()
+    with ExitStack() as end:
+        end.callback(llm.engine_core.shutdown)
+        for dialect, chat in chats.items():
+            engine = VllmEngine(llm, chat, stop_token_ids=chat.stop_token_ids(None), max_model_len=LENGTH)
+            made = play(engine, chat, dialect)
+            assert difference(made, model) < 1e-4
+            for each in made:
+                check_tokens(each, chat)
+            assert max(len(each.turns) for each in made) >= 3

@@ -370,7 +370,6 @@ def test_a_row_that_starts_with_an_action_is_rejected() -> None:
 @pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore")  # the compiler emits its own warnings
-@pytest.mark.thorough
 def test_a_compiled_policy_gives_the_same_output() -> None:
     model, batch = tiny_qwen2(V), random_batch(V, prompt=LONG)
     plain = Policy(twin(model))(batch).logprobs
