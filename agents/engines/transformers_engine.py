@@ -43,7 +43,7 @@ _PREFILL_TOKENS = 24  # more pending tokens than this are prefilled in a pass of
 _CHUNK = 64  # tokens per prefill pass over the context of a first turn
 _FEWEST_ROWS = 2  # a single row uses different matrix kernels
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
-_LENGTH_STEP = 128  # attention reads the cache in multiples of this, so that shapes rarely change
+_LENGTH_STEP = 32  # attention reads the cache in multiples of this, so that shapes rarely change
 _CANDIDATES = 4096  # among these a nucleus is looked for before all tokens are sorted
 
 
@@ -408,7 +408,7 @@ def _draw(
     greedy = temperature == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature)[:, None], dim=-1)
     logprobs = _filtered(logprobs, samplings)
-    cumulative = logprobs.exp().cumsum(-1)
+    cumulative = torch.softmax(logprobs, dim=-1).cumsum(-1)  # exp would take long where it underflows
     drawn = torch.searchsorted(cumulative, places[:, None] * cumulative[:, -1:], right=True)[:, 0]
     drawn = drawn.clamp(max=logits.shape[-1] - 1)  # NaNs yield V
     drawn = torch.where(greedy, logprobs.argmax(-1), drawn) if bool(greedy.any()) else drawn

@@ -28,7 +28,7 @@ from agents.models.support import attention_calls, longest_row, plain_logits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}  # of the logits that are in memory at once
+_LOGITS_BYTES = {"cpu": 2**25, "cuda": 2**28}  # of the logits that are in memory at once; glibc reuses up to 2**25
 _ROUNDING = {None: 1e-4, torch.bfloat16: 0.05}  # relative to the largest logit, by the dtype of autocast
 
 
