@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+_ON_NODE = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+"""Processes that torchrun started on this node, or 0; read early, for vLLM writes to this variable on a CPU."""
+
 
 def shell_command(program: str, args: Sequence[object] = (), *, launcher: str = "python") -> str:
     """Return a command that runs `train` or `evaluate`: by its console script where this process runs one.
@@ -33,11 +36,9 @@ def launcher() -> str:
     >>> launcher()
     'python'
     """
-    if "LOCAL_WORLD_SIZE" not in os.environ:  # which torchrun sets
-        return "python"
-    count, on_node = (int(os.environ[name]) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    nodes = f"--nnodes {count // on_node} " if count > on_node else ""
-    return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {on_node}"
+    count = int(os.environ["WORLD_SIZE"]) if _ON_NODE else 1
+    nodes = f"--nnodes {count // _ON_NODE} " if count > _ON_NODE > 0 else ""
+    return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {_ON_NODE}"
 
 
 @contextmanager
