@@ -1,7 +1,7 @@
 """Repeat the paper's ablations in small: the recipe against variants that differ from it in one thing each.
 
-python experiments/recipe.py                                       nine arms, three seeds, about 6 hours on 2 cores
-python experiments/recipe.py --steps 4                             the same with a third of the steps in half the time
+python experiments/recipe.py                                       nine arms, three seeds, about 4 hours on 2 cores
+python experiments/recipe.py --steps 4                             the same with half of the steps
 python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
 python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
 python experiments/recipe.py --report-only                         table and figure of the finished runs

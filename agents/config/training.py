@@ -462,7 +462,7 @@ class TrainConfig(RunArguments):
     """Supervised steps on scripted arithmetic before PPO, for a randomly initialised model."""
     output_dir: Path = Path("runs/quickstart")
     """Where metrics, samples and checkpoints go."""
-    max_steps: int = 12
+    max_steps: int = 8
     """Training steps: one collection of trajectories and one PPO update each."""
     best_metric: str | None = "validation/accuracy"
     """Validation metric whose best checkpoint is kept, too; larger is better. None: no best checkpoint."""

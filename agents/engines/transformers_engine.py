@@ -26,7 +26,7 @@ import torch
 
 from agents.core.errors import EngineError, EngineFault, ModelError, one_line
 from agents.core.types import Completion
-from agents.engines import few_rows
+from agents.engines import packed_linear
 from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache, with_cache
@@ -96,7 +96,7 @@ class TransformersEngine:
         self._random: dict[int, np.random.Generator] = {}
         self._first_turns: set[int] = set()  # requests in their first turn
         plain = plain_logits(model)
-        few_rows.prepare(model)
+        packed_linear.pack(model)
         self._check(*plain)
 
     @classmethod
@@ -170,6 +170,7 @@ class TransformersEngine:
                 raise EngineError(_OTHER_WEIGHTS.format(f"{name} of shape {list(shape)}, not {list(own[name].shape)}"))
         for name, tensor in weights.tensors:
             own[name].copy_(tensor)
+        packed_linear.pack(self._model)
         self.has_weights, self.version = True, version
         self._forget()
         for request in self._running.values():

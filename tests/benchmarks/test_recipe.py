@@ -115,7 +115,7 @@ def test_every_arm_is_compared_with_the_recipe_in_one_panel() -> None:
 
 def test_fewer_steps_are_validated_at_both_ends() -> None:
     base, short = Config().base, Config(steps=6).base
-    assert (base.max_steps, base.validation.every) == (12, 4)
+    assert (base.max_steps, base.validation.every) == (8, 4)
     assert (short.max_steps, short.validation.every) == (6, 0)
     assert configure(short, "recipe", 0, Path()).env.interaction_budget == "0:1,2:2,4:3"
 
