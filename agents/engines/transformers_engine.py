@@ -96,7 +96,7 @@ class TransformersEngine:
         self._random: dict[int, np.random.Generator] = {}
         self._first_turns: set[int] = set()  # requests in their first turn
         plain = plain_logits(model)
-        packed_linear.pack(model)
+        self._packed = packed_linear.pack(model)
         self._check(*plain)
 
     @classmethod
@@ -169,8 +169,13 @@ class TransformersEngine:
             if shape != own[name].shape:
                 raise EngineError(_OTHER_WEIGHTS.format(f"{name} of shape {list(shape)}, not {list(own[name].shape)}"))
         for name, tensor in weights.tensors:
-            own[name].copy_(tensor)
-        packed_linear.pack(self._model)
+            if own[name].is_meta:
+                self._packed[name].pack(tensor)
+            else:
+                own[name].copy_(tensor)
+        for layer in self._packed.values():
+            if not layer.weight.is_meta:
+                layer.pack(layer.weight)
         self.has_weights, self.version = True, version
         self._forget()
         for request in self._running.values():

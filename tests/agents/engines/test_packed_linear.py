@@ -18,14 +18,22 @@ def test_the_product_is_that_of_the_plain_layer(shape: tuple[int, ...], bias: bo
     torch.testing.assert_close(layer(rows), expected)
 
 
-def test_a_changed_weight_counts_once_it_is_packed_again() -> None:
-    layer, rows = nn.Linear(12, 7), torch.randn(3, 12)
-    packed_linear.pack(layer)
-    with torch.no_grad():
-        layer.weight.mul_(2)
-    before = layer(rows)
-    packed_linear.pack(layer)
-    torch.testing.assert_close(layer(rows) - layer.bias, 2 * (before - layer.bias))
+def test_a_layer_computes_with_the_weight_that_it_packed_last_and_keeps_none() -> None:
+    model, other = nn.Sequential(nn.Linear(12, 7)), nn.Linear(12, 7)
+    packed = packed_linear.pack(model)
+    assert [*packed] == ["0.weight"]
+    assert model[0].weight.is_meta
+    packed["0.weight"].pack(other.weight)
+    rows = torch.randn(3, 12)
+    torch.testing.assert_close(model(rows) - model[0].bias, other(rows) - other.bias)
+
+
+def test_a_weight_that_is_an_embedding_too_stays() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(7, 12), "head": nn.Linear(12, 7)})
+    model["head"].weight = model["embedding"].weight
+    packed_linear.pack(model)
+    assert model["head"].weight is model["embedding"].weight
+    assert not model["embedding"].weight.is_meta
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

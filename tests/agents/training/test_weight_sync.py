@@ -34,15 +34,16 @@ class Deaf(TransformersEngine):
     """Silently keeps some of its old weights."""
 
     deaf_to = ""
+    own: dict[str, torch.Tensor]
 
     def load_weights(self, version: int, weights: Weights) -> None:
-        own = self._model.state_dict()
-        super().load_weights(version, Weights.of({n: own[n] if self.deaf_to in n else w for n, w in weights.tensors}))
+        kept = {n: self.own[n] if self.deaf_to in n else w for n, w in weights.tensors}
+        super().load_weights(version, Weights.of(kept))
 
 
 def deaf(model: Any, to: str) -> Deaf:
     engine = Deaf(twin(model), CHAT, stop_token_ids={V - 1}, max_num_seqs=4, max_model_len=96)
-    engine.deaf_to = to
+    engine.deaf_to, engine.own = to, model.state_dict()
     return engine
 
 

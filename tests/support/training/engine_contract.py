@@ -397,5 +397,4 @@ def load_misfits(engine: Engine, weights: dict[str, torch.Tensor]) -> None:
 def weights_of(engine: Engine) -> dict[str, torch.Tensor]:
     """A state dict that the engine can load: its initial one."""
     weights: dict[str, torch.Tensor] = getattr(engine, "weights", {})
-    model = getattr(engine, "_model", None)
-    return weights if model is None else {name: value.clone() for name, value in model.state_dict().items()}
+    return weights
