@@ -54,7 +54,7 @@ def laptop() -> TrainConfig:
         gradient_checkpointing=True,
         env=EnvConfig(problems="mixed+reasoning_gym", prompt="cir_one_shot"),
         rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=256, max_model_len=1024),
-        ppo=PPOConfig(learning_rate=3e-6),
+        ppo=PPOConfig(learning_rate=5e-6),
         validation=ValidationConfig(every=20, num_problems=200, text_prompt="text_one_shot", greedy=True),
     )
 
