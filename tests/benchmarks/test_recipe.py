@@ -100,7 +100,7 @@ def test_an_arm_differs_from_the_recipe_in_what_it_is_about(
 ) -> None:
     reference, other = (settings(configure(presets["quickstart"](), name, 1, tmp_path)) for name in ("recipe", arm))
     assert {key: other[key] for key in other if other[key] != reference[key]} == changed
-    assert reference["env.interaction_budget"] == "0:1,4:2,8:3"
+    assert reference["env.interaction_budget"] == "0:1,3:2,6:3"
 
 
 def test_two_arms_break_a_rule_of_turns() -> None:

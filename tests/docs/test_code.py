@@ -32,11 +32,15 @@ WORDS = [
 TRAIN = [words[words.index("train.py") + 1 :] for words in WORDS if "train.py" in words and "--help" not in words]
 EVALUATE = [words[2:] for words in WORDS if words[:2] == ["python", "evaluate.py"]]
 PROGRAMS: dict[str, set[str]] = {}
-"""The other programs, with the flags that commands give them."""
+"""The other programs, with the flags that commands give them, but for those of a cold start's stages."""
+STAGE = re.compile(r"--(env|sample|select|sft|train)\.")
 for words in WORDS:
     if words[0] == "python" and words[1] not in ("train.py", "evaluate.py"):
         program = shlex.join(words[1 : 2 + (words[1] == "-m") + ("serve" in words)])
-        PROGRAMS.setdefault(program, set()).update(word for word in words if word.startswith("--"))
+        flags = {
+            word for word in words if word.startswith("--") and not ("cold_start" in program and STAGE.match(word))
+        }
+        PROGRAMS.setdefault(program, set()).update(flags)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 

@@ -8,6 +8,7 @@ RUNS is a JSON list of arguments of train.py, for runs that follow: starting the
 import json
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,21 +97,24 @@ class Own(TransformersEngine):
     """Draws by numbers of its own in each process, and in the second one is deaf if it is told to be."""
 
     is_deaf = False
+    own: dict[str, torch.Tensor]
 
     def submit(self, request_id: int, token_ids: Any, sampling: Sampling, *arguments: Any, **more: Any) -> None:
         super().submit(request_id, token_ids, replace(sampling, seed=sampling.seed + 99 * distributed.rank()))
 
     def load_weights(self, version: int, weights: Weights) -> None:
-        own, given = self._model.state_dict(), dict(weights.tensors)
-        super().load_weights(version, Weights.of(own if self.is_deaf and distributed.rank() == 1 else given))
+        given = dict(weights.tensors)
+        super().load_weights(version, Weights.of(self.own if self.is_deaf and distributed.rank() == 1 else given))
 
 
 def probe(*, is_deaf: bool) -> str:
     """Say what comes of giving each process's engine the policy's weights."""
     chat = small_chat()
     size = len(chat.tokenizer)
-    engine = Own(tiny_qwen2(size, seed=1), chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
-    engine.is_deaf = is_deaf
+    model = tiny_qwen2(size, seed=1)
+    weights = deepcopy(model.state_dict())
+    engine = Own(model, chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
+    engine.is_deaf, engine.own = is_deaf, weights
     policy = Policy(tiny_qwen2(size))
     shard(policy)
     try:
