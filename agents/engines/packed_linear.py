@@ -31,8 +31,11 @@ def pack(model: nn.Module) -> dict[str, PackedLinear]:
     """Give a model on a CPU these layers in place of its own, in the dtypes that oneDNN computes in.
 
     Returns:
-        All such layers, by the names of their weights. A weight that a layer does not keep is on the meta device.
+        All such layers, by the names of their weights; none where PyTorch was built without oneDNN. A weight that a
+        layer does not keep is on the meta device.
     """
+    if not torch.backends.mkldnn.is_available():
+        return {}
     dtypes = {torch.float32}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         dtypes.add(torch.bfloat16)

@@ -44,6 +44,7 @@ _CHUNK = 64  # tokens per prefill pass over the context of a first turn
 _FEWEST_ROWS = 2  # a single row uses different matrix kernels
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 32  # attention reads the cache in multiples of this, so that shapes rarely change
+_CHECK_LENGTH = 128  # positions that the checks of a model and its kernels may take
 _CANDIDATES = 4096  # among these a nucleus is looked for before all tokens are sorted
 
 
@@ -236,7 +237,7 @@ class TransformersEngine:
         """Reject a model whose logits in this engine are not its own."""
         name, context = type(self._model).__name__, ids.tolist()
         self._model.set_attn_implementation(GROUPED_ATTENTION)
-        whole, self._cache = self._cache, RowCache(_FEWEST_ROWS, _LENGTH_STEP)
+        whole, self._cache = self._cache, RowCache(_FEWEST_ROWS, _CHECK_LENGTH)
         try:
             self._prefill(0, context, 0, len(context) - 1)
             found = self._pass([context[-1], 0], [len(context) - 1, 0], [len(context) - 1, 0])[0]
@@ -359,9 +360,9 @@ class TransformersEngine:
         """
         count, draw = len(self._cached), random.Random(0)
         tokens = [draw.randrange(self._model.config.get_text_config().vocab_size) for _ in range(count)]
-        slots = [draw.randrange(min(_LENGTH_STEP, self.max_model_len)) for _ in range(count)]
+        slots = [draw.randrange(min(_CHECK_LENGTH, self.max_model_len)) for _ in range(count)]
         self._pass(tokens, slots, slots)
-        self._cache.fill(_LENGTH_STEP)
+        self._cache.fill(_CHECK_LENGTH)
         every, step = self._pass(tokens, slots, slots), max(_FEWEST_ROWS, -(-count // 8))
         sizes = range(step, count, step)
         return [n for n in sizes if torch.equal(self._pass(tokens[:n], slots[:n], slots[:n]), every[:n])] + [count]
