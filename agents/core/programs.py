@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_ON_NODE = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
-"""Processes that torchrun started on this node, or 0; read early, for vLLM writes to this variable on a CPU."""
+_ON_NODE = int(os.environ.get("LOCAL_WORLD_SIZE", "0")) if "WORLD_SIZE" in os.environ else 0
+"""Processes that torchrun started on this node, or 0; read early, for vLLM writes to the first variable on a CPU."""
 
 
 def shell_command(program: str, args: Sequence[object] = (), *, launcher: str = "python") -> str:
@@ -36,8 +36,10 @@ def launcher() -> str:
     >>> launcher()
     'python'
     """
-    count = int(os.environ["WORLD_SIZE"]) if _ON_NODE else 1
-    nodes = f"--nnodes {count // _ON_NODE} " if count > _ON_NODE > 0 else ""
+    if not _ON_NODE:
+        return "python"
+    count = int(os.environ["WORLD_SIZE"])
+    nodes = f"--nnodes {count // _ON_NODE} " if count > _ON_NODE else ""
     return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {_ON_NODE}"
 
 
