@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tyro
 import yaml
 from pages import PAGES, ROOT, TUTORIALS, Block, blocks, commands, name, text
 from runs import small
@@ -22,6 +23,7 @@ import train
 from agents.cli import parse
 from agents.config.evaluation import EvalConfig
 from cir_env import Problem, ProblemSet
+from experiments import cold_start
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 WORDS = [
@@ -32,15 +34,18 @@ WORDS = [
 TRAIN = [words[words.index("train.py") + 1 :] for words in WORDS if "train.py" in words and "--help" not in words]
 EVALUATE = [words[2:] for words in WORDS if words[:2] == ["python", "evaluate.py"]]
 PROGRAMS: dict[str, set[str]] = {}
-"""The other programs, with the flags that commands give them, but for those of a cold start's stages."""
-STAGE = re.compile(r"--(env|sample|select|sft|train)\.")
+"""The other programs, with the flags that commands give them."""
 for words in WORDS:
     if words[0] == "python" and words[1] not in ("train.py", "evaluate.py"):
         program = shlex.join(words[1 : 2 + (words[1] == "-m") + ("serve" in words)])
-        flags = {
-            word for word in words if word.startswith("--") and not ("cold_start" in program and STAGE.match(word))
-        }
-        PROGRAMS.setdefault(program, set()).update(flags)
+        if program == "experiments/cold_start.py":
+            arguments, rest = tyro.cli(cold_start.Arguments, args=words[2:], return_unknown_args=True)
+            flags = cold_start.by_stage(rest)
+            EVALUATE += [stage(arguments, flags)[1:] for stage in (cold_start.sample, cold_start.select)]
+            TRAIN += [cold_start.sft(arguments, flags)[1:], [arguments.preset, *flags["env"], *flags["train"]]]
+        else:
+            rest = []
+        PROGRAMS.setdefault(program, set()).update(w for w in words if w.startswith("--") and w not in rest)
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 

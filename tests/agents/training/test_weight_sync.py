@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from agents_fakes import FakeEngine, tiny_llama, tiny_qwen2, transformers_engine, twin
+from agents_fakes import EngineWithWeights, FakeEngine, tiny_llama, tiny_qwen2, transformers_engine, twin
 from engine_contract import CHAT, complete, finish
 from transformers import PreTrainedModel
 
@@ -30,20 +30,19 @@ def sync(policy: Policy, engine: Any, version: int = 1, dtype: str = "float32") 
     return metrics["sampling/probe_difference"]
 
 
-class Deaf(TransformersEngine):
+class Deaf(EngineWithWeights):
     """Silently keeps some of its old weights."""
 
     deaf_to = ""
-    own: dict[str, torch.Tensor]
 
     def load_weights(self, version: int, weights: Weights) -> None:
-        kept = {n: self.own[n] if self.deaf_to in n else w for n, w in weights.tensors}
+        kept = {n: self.weights[n] if self.deaf_to in n else w for n, w in weights.tensors}
         super().load_weights(version, Weights.of(kept))
 
 
 def deaf(model: Any, to: str) -> Deaf:
     engine = Deaf(twin(model), CHAT, stop_token_ids={V - 1}, max_num_seqs=4, max_model_len=96)
-    engine.deaf_to, engine.own = to, model.state_dict()
+    engine.deaf_to = to
     return engine
 
 

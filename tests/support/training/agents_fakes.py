@@ -194,15 +194,15 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
 class EngineWithWeights(TransformersEngine):
     """Remembers its initial weights."""
 
-    weights: dict[str, torch.Tensor]
+    def __init__(self, model: PreTrainedModel, chat: Chat, **arguments: Any) -> None:
+        self.weights: dict[str, torch.Tensor] = deepcopy(model.state_dict())
+        super().__init__(model, chat, **arguments)
 
 
 def transformers_engine(model: PreTrainedModel, chat: Chat, **arguments: Any) -> TransformersEngine:
     """An engine on a copy of the model, which ends completions at the tokenizer's end of sequence alone."""
     arguments = {"max_num_seqs": 4, "max_model_len": 96} | arguments
-    engine = EngineWithWeights(twin(model), chat, stop_token_ids=chat.stop_token_ids(None), **arguments)
-    engine.weights = deepcopy(model.state_dict())
-    return engine
+    return EngineWithWeights(twin(model), chat, stop_token_ids=chat.stop_token_ids(None), **arguments)
 
 
 def trajectory(marks: str = "P s s s", **changes: Any) -> Trajectory:

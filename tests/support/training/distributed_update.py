@@ -8,13 +8,21 @@ RUNS is a JSON list of arguments of train.py, for runs that follow: starting the
 import json
 import sys
 import time
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from agents_fakes import FakeEngine, pool, random_batch, small_chat, tiny_llama, tiny_qwen2, tiny_qwen3_moe
+from agents_fakes import (
+    EngineWithWeights,
+    FakeEngine,
+    pool,
+    random_batch,
+    small_chat,
+    tiny_llama,
+    tiny_qwen2,
+    tiny_qwen3_moe,
+)
 from dispatch import Gathered
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -26,7 +34,6 @@ from agents.core.distributed import whole, whole_together
 from agents.core.errors import EngineFault
 from agents.core.types import Advantages, Collected, Completion
 from agents.engines.base import Sampling, Weights
-from agents.engines.transformers_engine import TransformersEngine
 from agents.learning.advantages import correction, estimate_advantages
 from agents.learning.policy import Policy, shard
 from agents.learning.ppo import PPO
@@ -93,28 +100,25 @@ def gradient(autocast: torch.dtype | None) -> tuple[torch.Tensor, dict[str, floa
     return torch.cat([each.flatten() for each in gradients]), summed[1], gathered.bytes
 
 
-class Own(TransformersEngine):
+class Own(EngineWithWeights):
     """Draws by numbers of its own in each process, and in the second one is deaf if it is told to be."""
 
     is_deaf = False
-    own: dict[str, torch.Tensor]
 
     def submit(self, request_id: int, token_ids: Any, sampling: Sampling, *arguments: Any, **more: Any) -> None:
         super().submit(request_id, token_ids, replace(sampling, seed=sampling.seed + 99 * distributed.rank()))
 
     def load_weights(self, version: int, weights: Weights) -> None:
         given = dict(weights.tensors)
-        super().load_weights(version, Weights.of(self.own if self.is_deaf and distributed.rank() == 1 else given))
+        super().load_weights(version, Weights.of(self.weights if self.is_deaf and distributed.rank() == 1 else given))
 
 
 def probe(*, is_deaf: bool) -> str:
     """Say what comes of giving each process's engine the policy's weights."""
     chat = small_chat()
     size = len(chat.tokenizer)
-    model = tiny_qwen2(size, seed=1)
-    weights = deepcopy(model.state_dict())
-    engine = Own(model, chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
-    engine.is_deaf, engine.own = is_deaf, weights
+    engine = Own(tiny_qwen2(size, seed=1), chat, stop_token_ids=[0], max_num_seqs=4, max_model_len=96)
+    engine.is_deaf = is_deaf
     policy = Policy(tiny_qwen2(size))
     shard(policy)
     try:
