@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,22 +20,26 @@ def _grouped_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Grouped-query attention that, for one query per row, does not copy keys and values for each head of a group."""
     window = kwargs.pop("sliding_window", None)
-    if window is not None and attention_mask is not None and key.shape[2] > window:
+    if window is not None and key.shape[2] > window:
         attention_mask = _within(window, attention_mask)
     batch, heads, length, _ = query.shape
     if length > 1:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return result
     grouped = query.view(batch, key.shape[1], heads // key.shape[1], -1)
-    # On a CPU the fused kernel's float32 bits depend on the thread that computes them.
-    with sdpa_kernel(SDPBackend.MATH) if query.device.type == "cpu" and query.dtype == torch.float32 else nullcontext():
+    scale = kwargs.get("scaling") or grouped.shape[-1] ** -0.5
+    if query.device.type == "cpu" and query.dtype == torch.float32:
+        # the fused kernel's bits depend on the thread that computes them; PyTorch's other one copies keys to scale them
+        scores = (grouped * scale) @ key.transpose(-1, -2)
+        out = scores.masked_fill_(~attention_mask, -torch.inf).softmax(-1) @ value
+    else:
         out = torch.nn.functional.scaled_dot_product_attention(
-            grouped, key, value, attn_mask=attention_mask, scale=kwargs.get("scaling")
+            grouped, key, value, attn_mask=attention_mask, scale=scale
         )
     return out.reshape(batch, 1, heads, -1), None
 
@@ -63,7 +65,7 @@ class RowCache(Cache):
         self.layers = []
         self._size, self._capacity = rows, capacity
         self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._rows = slice(0, rows)
+        self._rows: slice | list[int] = slice(0, rows)
         self._slots = torch.zeros(rows, 1, dtype=torch.long)
         self._length = 0
 
@@ -88,7 +90,7 @@ class RowCache(Cache):
             for stored in layer:
                 stored[:, :, :length] = torch.randn(stored[0, :, :length].shape, generator=noise).to(stored)
 
-    def aim(self, rows: slice, slots: torch.Tensor, length: int) -> None:
+    def aim(self, rows: slice | list[int], slots: torch.Tensor, length: int) -> None:
         """Make the next pass write its tokens to ``slots [rows, n]`` and read the first ``length`` positions."""
         self._rows, self._slots, self._length = rows, slots, length
 
@@ -98,7 +100,7 @@ class RowCache(Cache):
         """Store keys and values ``[rows, H, n, D]``; return all keys and values that the pass may attend to."""
         if layer_idx == len(self._store):
             self._store.append((self._allocate(key_states), self._allocate(value_states)))
-        rows = torch.arange(self._rows.start, self._rows.stop, device=self._slots.device)[:, None]
+        rows = torch.arange(self._size, device=self._slots.device)[self._rows, None]
         keys, values = self._store[layer_idx]
         keys[rows, :, self._slots] = key_states.transpose(1, 2)
         values[rows, :, self._slots] = value_states.transpose(1, 2)

@@ -5,7 +5,8 @@ The result of a request does not depend, bit for bit, on which other requests ru
 - A sampling pass has the shape ``[max_num_seqs, 1]``, or fewer rows if this machine's kernels compute the same bits
   with that number of rows, which is tested before the first pass.
 - The context of a first turn is prefilled in chunks of a fixed length, the last one with what is left, and only whole
-  chunks are copied from other rows, or all of the same context.
+  chunks are copied from other rows, or all of the same context. Several rows share a pass if that computes the same
+  bits, which is tested, too.
 
 Context tokens that are not cached yet ("pending") are prefilled in a pass of their own if there are many, and otherwise
 fed through the sampling passes token by token. Between two turns a request keeps its row. If another request needs the
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start the engine with that model."
 _PREFILL_TOKENS = 24  # more pending tokens than this are prefilled in a pass of their own
-_CHUNK = 64  # tokens per prefill pass over the context of a first turn
+_CHUNK = 64  # tokens of a row in a prefill pass over the context of a first turn
+_TOGETHER = (4, 2)  # rows of a prefill pass, if it computes the same bits as each alone
 _FEWEST_ROWS = 2  # a single row uses different matrix kernels
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 32  # attention reads the cache in multiples of this, so that shapes rarely change
@@ -85,7 +87,8 @@ class TransformersEngine:
         capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
         self._scratch = capacity - 1  # inactive rows write here
         self._cache = RowCache(max_num_seqs, capacity)
-        self._sizes: list[int] = []  # allowed numbers of rows in a pass, ascending
+        self._sizes: list[int] = []  # allowed numbers of rows in a sampling pass, ascending
+        self._together: list[int] = []  # allowed numbers of rows in a prefill pass, descending
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
         self._prefilled = [0] * max_num_seqs  # leading tokens of each row that were prefilled for a first turn
         self._rows: dict[int, int] = {}
@@ -147,7 +150,7 @@ class TransformersEngine:
         self._random[request_id] = np.random.default_rng(sampling.seed)
         if request_id in self._rows:
             self._idle.pop(request_id)
-            self._start(request)
+            self._start([request])
         else:
             self._queue[request_id] = request
 
@@ -179,8 +182,7 @@ class TransformersEngine:
                 layer.pack(layer.weight)
         self.has_weights, self.version = True, version
         self._forget()
-        for request in self._running.values():
-            self._start(request)
+        self._start(self._running.values())
 
     def sleep(self) -> None:
         """Free the cache; the next pass allocates a new one."""
@@ -207,13 +209,15 @@ class TransformersEngine:
         if not self.has_weights and self.busy:
             raise EngineFault(BROKEN)
         if self._queue and not self._sizes:
-            self._sizes = self._equal_sizes()
+            self._sizes, self._together = self._equal_sizes(), self._equal_together()
+        begun = []
         while self._queue and (self._free or self._idle):
             request = self._queue.pop(next(iter(self._queue)))
             row = heappop(self._free) if self._free else self._evict()
             self._rows[request.request_id] = row
             self._cached[row] = self._cached[row][: self._prefilled[row]]
-            self._start(request)
+            begun.append(request)
+        self._start(begun)
         if not self._running:
             return []
         logits = self._forward()
@@ -239,7 +243,7 @@ class TransformersEngine:
         self._model.set_attn_implementation(GROUPED_ATTENTION)
         whole, self._cache = self._cache, RowCache(_FEWEST_ROWS, _CHECK_LENGTH)
         try:
-            self._prefill(0, context, 0, len(context) - 1)
+            self._prefill([0], [context], 0, len(context) - 1)
             found = self._pass([context[-1], 0], [len(context) - 1, 0], [len(context) - 1, 0])[0]
         except Exception as error:
             raise ModelError(f"Expect a model for the engine transformers, got {name}: {one_line(error)}") from error
@@ -273,53 +277,86 @@ class TransformersEngine:
         return row
 
     @torch.inference_mode()
-    def _start(self, request: Request) -> None:
-        """Prefill the row with the context, except for the last tokens, which the sampling passes feed."""
-        row, context = self._row(request), request.context
-        if request.request_id in self._aside:
-            self._cached[row], self._prefilled[row], layers = self._aside.pop(request.request_id)
-            self._cache.put(row, layers)
-        self._running[request.request_id] = request
-        kept, end = self._take_over(row, context[:-1]), len(context) - 1
-        is_first = request.request_id in self._first_turns
-        while is_first and kept + _CHUNK <= end:
-            self._prefill(row, context, kept, kept + _CHUNK)
-            kept = self._prefilled[row] = kept + _CHUNK
-        if end - kept > _PREFILL_TOKENS:
-            self._prefill(row, context, kept, end)
-            if is_first:
-                self._prefilled[row] = end
+    def _start(self, requests: Collection[Request]) -> None:
+        """Prefill rows with their contexts, except for the last tokens, which the sampling passes feed."""
+        for request in requests:
+            row = self._row(request)
+            if request.request_id in self._aside:
+                self._cached[row], self._prefilled[row], layers = self._aside.pop(request.request_id)
+                self._cache.put(row, layers)
+            self._running[request.request_id] = request
+        waiting = list(requests)
+        while waiting:
+            waiting = self._prefill_next(waiting)
 
-    def _take_over(self, row: int, wanted: list[int]) -> int:
-        """Keep the row's common prefix with a context, or copy a longer one from another row; return its length."""
+    def _prefill_next(self, requests: Sequence[Request]) -> list[Request]:
+        """Prefill the next chunk of each context, or all of a later turn's; return the requests that need another one.
+
+        A chunk that several contexts have in common is computed for the first of them, and then copied.
+        """
+        due: dict[tuple[int, int], list[Request]] = {}
+        computed: set[tuple[int, ...]] = set()
+        waiting = []
+        for request in requests:
+            row, context, end = self._row(request), request.context, len(request.context) - 1
+            kept, source = self._longest(row, context[:end])
+            is_first = request.request_id in self._first_turns
+            stop = min(kept + _CHUNK, end) if is_first else end
+            is_due, ids = stop - kept > _PREFILL_TOKENS, tuple(context[:stop])
+            if is_due and is_first and ids in computed:
+                waiting.append(request)
+                continue
+            self._take_over(row, source, context[:kept])
+            if is_due:
+                computed.add(ids)
+                due.setdefault((kept, stop), []).append(request)
+                if stop < end:
+                    waiting.append(request)
+        for (start, stop), alike in due.items():
+            while alike:
+                size = next((size for size in self._together if size <= len(alike)), 1)
+                rows, contexts = [self._row(r) for r in alike[:size]], [r.context for r in alike[:size]]
+                self._prefill(rows, contexts, start, stop)
+                for request, row in zip(alike[:size], rows, strict=True):
+                    if request.request_id in self._first_turns:
+                        self._prefilled[row] = stop
+                del alike[:size]
+        return waiting
+
+    def _longest(self, row: int, wanted: list[int]) -> tuple[int, int]:
+        """Return the length of the longest prefix of a context that a row can take over, and the row that has it."""
         first: list[int] = []
         for cached, count in zip(self._cached, self._prefilled, strict=True):
             same = _common_prefix(cached[:count], wanted)
             first.append(same if same == count == len(wanted) else same // _CHUNK * _CHUNK)
         has_own = len(self._cached[row]) > self._prefilled[row]
         own = _common_prefix(self._cached[row], wanted) if has_own else first[row]
-        kept = max(own, *first)
-        if kept > own:
-            self._cache.copy(first.index(kept), row, kept)
-            self._prefilled[row] = kept
-        elif kept < self._prefilled[row]:
-            self._prefilled[row] = kept // _CHUNK * _CHUNK
-        self._cached[row] = wanted[:kept]
-        return kept
+        longest = max(first)
+        return (longest, first.index(longest)) if longest > own else (own, row)
 
-    def _prefill(self, row: int, context: list[int], start: int, end: int) -> None:
-        """Compute the keys and values of the tokens from ``start`` to ``end``."""
+    def _take_over(self, row: int, source: int, prefix: list[int]) -> None:
+        """Keep a prefix in a row, or copy it from another one."""
+        if source != row:
+            self._cache.copy(source, row, len(prefix))
+            self._prefilled[row] = len(prefix)
+        elif len(prefix) < self._prefilled[row]:
+            self._prefilled[row] = len(prefix) // _CHUNK * _CHUNK
+        self._cached[row] = prefix
+
+    def _prefill(self, rows: list[int], contexts: Sequence[list[int]], start: int, end: int) -> None:
+        """Compute the keys and values of each row's tokens from ``start`` to ``end``."""
         device = self._model.device
-        positions = torch.arange(start, end, device=device)[None]
-        self._cache.aim(slice(row, row + 1), positions, end)
+        positions = torch.arange(start, end, device=device).expand(len(rows), -1)
+        self._cache.aim(rows, positions, end)
         mask = torch.ones(end - start, end, dtype=torch.bool, device=device).tril(start)
         self._model.base_model(
-            input_ids=torch.tensor([context[start:end]], device=device),
+            input_ids=torch.tensor([context[start:end] for context in contexts], device=device),
             attention_mask=mask[None, None],
             position_ids=positions,
             **with_cache(self._model.base_model, self._cache),
         )
-        self._cached[row] = context[:end]
+        for row, context in zip(rows, contexts, strict=True):
+            self._cached[row] = context[:end]
 
     def _forward(self) -> torch.Tensor:
         """Feed every running row its next token; return the logits ``[rows, V]`` of the first rows."""
@@ -366,6 +403,31 @@ class TransformersEngine:
         every, step = self._pass(tokens, slots, slots), max(_FEWEST_ROWS, -(-count // 8))
         sizes = range(step, count, step)
         return [n for n in sizes if torch.equal(self._pass(tokens[:n], slots[:n], slots[:n]), every[:n])] + [count]
+
+    @torch.inference_mode()
+    def _equal_together(self) -> list[int]:
+        """Return the numbers of rows with which a prefill pass computes the same bits as for each alone, descending.
+
+        The cache must hold noise.
+        """
+        draw, end = random.Random(0), min(_CHECK_LENGTH, self.max_model_len)
+        vocab_size = self._model.config.get_text_config().vocab_size
+        rows = list(range(min(max(_TOGETHER), len(self._cached))))
+        contexts = [[draw.randrange(vocab_size) for _ in range(end)] for _ in rows]
+        bounds = max(0, end - _CHUNK), end
+
+        def written(size: int) -> list[torch.Tensor]:
+            return [each for row in rows[:size] for layer in self._cache.lift(row, end) for each in layer]
+
+        for row in rows:
+            self._prefill([row], [contexts[row]], *bounds)
+        alone, equal = written(len(rows)), []
+        for size in (size for size in _TOGETHER if size <= len(rows)):
+            self._prefill(rows[:size], contexts[:size], *bounds)
+            if all(map(torch.equal, written(size), alone)):
+                equal.append(size)
+        self._forget()
+        return equal
 
     def _pass(self, tokens: list[int], positions: list[int], slots: list[int]) -> torch.Tensor:
         """Run one token of each of the first rows, cached at ``slots``; return the logits ``[rows, V]``."""

@@ -14,6 +14,7 @@ from agents_fakes import (
     MODELS,
     CallEnv,
     CallScanner,
+    EngineWithWeights,
     FakeEngine,
     ScannedCallEnv,
     episodes,
@@ -424,18 +425,59 @@ def test_a_request_with_a_changed_context_is_recomputed() -> None:
         assert reported(model, context, done.token_ids) == pytest.approx(done.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize(("length", "prefilled"), [(66, [64]), (100, [64, 35]), (129, [64, 64])])
-def test_a_shared_prompt_is_prefilled_once(length: int, prefilled: list[int]) -> None:
-    model, context = tiny_qwen2(V), [3 + n % 40 for n in range(length)]
-    engine = transformers_engine(model, CHAT, max_model_len=160)
-    passes: list[int] = []
+def prefills(engine: TransformersEngine, contexts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Shapes of the passes with several tokens of a row that a started engine makes for new requests."""
+    complete(engine, max_tokens=1)
+    shapes: list[tuple[int, ...]] = []
     engine._model.base_model.register_forward_pre_hook(
-        lambda _, __, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        lambda _, __, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    for request_id in range(4):
+    for request_id, context in enumerate(contexts):
         engine.submit(request_id, context, Sampling(seed=request_id, max_tokens=2))
-    finish(engine, 4)
-    assert [count for count in passes if count > 1] == prefilled
+    finish(engine, len(contexts))
+    return [shape for shape in shapes if shape[1] > 1]
+
+
+@pytest.mark.parametrize(("length", "expected"), [(66, [(1, 64)]), (100, [(1, 64), (1, 35)]), (129, [(1, 64)] * 2)])
+def test_a_shared_prompt_is_prefilled_once(length: int, expected: list[tuple[int, int]]) -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=5, max_model_len=160)
+    assert prefills(engine, [[3 + n % 40 for n in range(length)]] * 4) == expected
+
+
+def test_chunks_of_one_length_are_prefilled_together_and_shared_ones_once() -> None:
+    engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=8, max_model_len=160)
+    shared = [3 + n % 40 for n in range(70)]
+    contexts = [[*shared, *[50 + number] * 40] for number in range(6)] + [[*shared, *[57] * 50]]
+    assert prefills(engine, contexts) == [(1, 64), (4, 45), (2, 45), (1, 55)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.usefixtures("threads")
+def test_a_context_prefilled_beside_others_has_the_same_bits(dtype: torch.dtype) -> None:
+    model = tiny_llama(V, hidden_size=256).to(dtype)
+    contexts = [[3 + (n * step) % 40 for n in range(length)] for step, length in enumerate([60, 60, 60, 130, 130], 1)]
+    engine = transformers_engine(model, CHAT, max_num_seqs=5, max_model_len=160)
+    for number, context in enumerate(contexts):
+        engine.submit(number, context, Sampling(seed=number, max_tokens=8))
+    together = finish(engine, len(contexts))
+    for number, context in enumerate(contexts):
+        alone = transformers_engine(model, CHAT, max_num_seqs=5, max_model_len=160)
+        alone.submit(number, context, Sampling(seed=number, max_tokens=8))
+        assert finish(alone, 1)[number] == together[number]
+
+
+class OddTogether(EngineWithWeights):
+    """Its kernels compute other bits for several rows."""
+
+    def _prefill(self, rows: list[int], contexts: Sequence[list[int]], start: int, end: int) -> None:
+        super()._prefill(rows, contexts, start, end)
+        if len(rows) > 1:
+            self._cache.put(rows[-1], [(keys * 1.01, values) for keys, values in self._cache.lift(rows[-1], end)])
+
+
+def test_contexts_are_prefilled_alone_where_others_would_change_their_bits() -> None:
+    engine = OddTogether(tiny_qwen2(V), CHAT, stop_token_ids=(), max_num_seqs=4, max_model_len=96)
+    assert prefills(engine, [[3 + number] * 40 for number in range(4)]) == [(1, 39)] * 4
 
 
 @pytest.mark.slow
