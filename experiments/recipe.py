@@ -56,7 +56,7 @@ def _in(part: str, **changes: Any) -> Callable[[TrainConfig], TrainConfig]:
 
 
 def _text_only(config: TrainConfig) -> TrainConfig:
-    prompt = config.validation.text_prompt or config.env.prompt
+    prompt = config.env.prompt.replace("cir", "text", 1)  # the prompts' names
     return replace(config, env=replace(config.env, interaction_budget="0", prompt=prompt))
 
 

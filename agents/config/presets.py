@@ -23,7 +23,7 @@ def quickstart() -> TrainConfig:
         env=EnvConfig(problems="products", prompt="cir_one_shot"),
         rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=72, max_model_len=384),
         ppo=PPOConfig(learning_rate=2e-5),
-        validation=ValidationConfig(every=4, text_prompt="text_one_shot", greedy=True),
+        validation=ValidationConfig(every=4, greedy=True),
     )
 
 
