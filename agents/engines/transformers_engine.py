@@ -16,7 +16,7 @@ row, its content is moved aside while memory allows.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -47,6 +47,7 @@ _FEWEST_ROWS = 2  # a single row uses different matrix kernels
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 32  # attention reads the cache in multiples of this, so that shapes rarely change
 _CHECK_LENGTH = 128  # positions that the checks of a model and its kernels may take
+_CACHED = 2**20  # logits that a CPU draws from at once: its cache holds them, and the C library keeps their memory
 _CANDIDATES = 4096  # among these a nucleus is looked for before all tokens are sorted
 
 
@@ -224,11 +225,8 @@ class TransformersEngine:
         ready = [r for r in self._running.values() if len(self._cached[self._row(r)]) == len(r.context)]
         if not ready:
             return []
-        rows = torch.tensor([self._row(r) for r in ready], device=logits.device)
-        uniform = [self._random[r.request_id].random() for r in ready]
-        token_ids, logprobs = _draw(logits[rows], [r.sampling for r in ready], uniform)
         done = []
-        for request, token_id, logprob in zip(ready, token_ids, logprobs, strict=True):
+        for request, token_id, logprob in self._sample(logits, ready):
             reason = request.append(token_id, logprob, self.version, self._stop)
             if reason is not None:
                 del self._running[request.request_id]
@@ -368,6 +366,16 @@ class TransformersEngine:
             tokens[row], positions[row], slots[row] = request.context[position], position, position
             self._cached[row].append(tokens[row])
         return self._pass(tokens, positions, slots)
+
+    def _sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> Iterator[tuple[Request, int, float]]:
+        """Draw a token for each request, with its log-probability."""
+        device = logits.device
+        count = max(1, _CACHED // logits.shape[-1]) if device.type == "cpu" else len(requests)
+        for start in range(0, len(requests), count):
+            part = requests[start : start + count]
+            rows = torch.tensor([self._row(request) for request in part], device=device)
+            uniform = [self._random[request.request_id].random() for request in part]
+            yield from zip(part, *_draw(logits[rows], [r.sampling for r in part], uniform), strict=True)
 
     def _gather(self) -> int:
         """Move the running requests to the first rows; return how many rows the next pass has."""

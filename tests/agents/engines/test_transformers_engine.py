@@ -551,6 +551,17 @@ def test_greedy_and_sampled_requests_run_side_by_side() -> None:
     assert done[1].token_ids == alone
 
 
+def test_drawing_from_some_rows_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = []
+    for rows in (1, 3, 100):
+        monkeypatch.setattr("agents.engines.transformers_engine._CACHED", rows * V)
+        engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=5)
+        for number in range(5):
+            engine.submit(number, PROMPT, Sampling(seed=number, top_p=1 - number / 8, max_tokens=6))
+        outcomes.append(finish(engine, 5))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
 @pytest.mark.parametrize("top_p", [0.05, 0.3, 0.8])
 def test_only_the_nucleus_is_drawn_and_its_probabilities_sum_to_one(top_p: float) -> None:
     model = tiny_qwen2(V)
