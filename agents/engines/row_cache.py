@@ -65,7 +65,7 @@ class RowCache(Cache):
         self.layers = []
         self._size, self._capacity = rows, capacity
         self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._rows: slice | list[int] = slice(0, rows)
+        self._rows: slice | torch.Tensor = slice(0, rows)
         self._slots = torch.zeros(rows, 1, dtype=torch.long)
         self._length = 0
 
@@ -92,7 +92,8 @@ class RowCache(Cache):
 
     def aim(self, rows: slice | list[int], slots: torch.Tensor, length: int) -> None:
         """Make the next pass write its tokens to ``slots [rows, n]`` and read the first ``length`` positions."""
-        self._rows, self._slots, self._length = rows, slots, length
+        self._rows = rows if isinstance(rows, slice) else torch.tensor(rows, device=slots.device)
+        self._slots, self._length = slots, length
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
