@@ -66,6 +66,7 @@ class RowCache(Cache):
         self._size, self._capacity = rows, capacity
         self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._rows: slice | torch.Tensor = slice(0, rows)
+        self._indices = torch.arange(rows)[:, None]
         self._slots = torch.zeros(rows, 1, dtype=torch.long)
         self._length = 0
 
@@ -92,7 +93,8 @@ class RowCache(Cache):
 
     def aim(self, rows: slice | list[int], slots: torch.Tensor, length: int) -> None:
         """Make the next pass write its tokens to ``slots [rows, n]`` and read the first ``length`` positions."""
-        self._rows = rows if isinstance(rows, slice) else torch.tensor(rows, device=slots.device)
+        self._indices = torch.arange(self._size, device=slots.device)[rows, None]
+        self._rows = rows if isinstance(rows, slice) else self._indices[:, 0]
         self._slots, self._length = slots, length
 
     def update(
@@ -101,10 +103,9 @@ class RowCache(Cache):
         """Store keys and values ``[rows, H, n, D]``; return all keys and values that the pass may attend to."""
         if layer_idx == len(self._store):
             self._store.append((self._allocate(key_states), self._allocate(value_states)))
-        rows = torch.arange(self._size, device=self._slots.device)[self._rows, None]
         keys, values = self._store[layer_idx]
-        keys[rows, :, self._slots] = key_states.transpose(1, 2)
-        values[rows, :, self._slots] = value_states.transpose(1, 2)
+        keys[self._indices, :, self._slots] = key_states.transpose(1, 2)
+        values[self._indices, :, self._slots] = value_states.transpose(1, 2)
         return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
 
     def _allocate(self, states: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ _FEWEST_ROWS = 2  # a single row uses different matrix kernels
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 32  # attention reads the cache in multiples of this, so that shapes rarely change
 _CHECK_LENGTH = 128  # positions that the checks of a model and its kernels may take
-_CACHED = 2**20  # logits that a CPU draws from at once: its cache holds them, and the C library keeps their memory
+_DRAWN = 2**20  # logits that a CPU draws from at once: its cache holds them, and the C library keeps their memory
 _CANDIDATES = 4096  # among these a nucleus is looked for before all tokens are sorted
 
 
@@ -311,15 +311,19 @@ class TransformersEngine:
                 if stop < end:
                     waiting.append(request)
         for (start, stop), alike in due.items():
-            while alike:
-                size = next((size for size in self._together if size <= len(alike)), 1)
-                rows, contexts = [self._row(r) for r in alike[:size]], [r.context for r in alike[:size]]
-                self._prefill(rows, contexts, start, stop)
-                for request, row in zip(alike[:size], rows, strict=True):
-                    if request.request_id in self._first_turns:
-                        self._prefilled[row] = stop
-                del alike[:size]
+            for part in self._parts(alike):
+                self._prefill([self._row(r) for r in part], [r.context for r in part], start, stop)
+            for request in alike:
+                if request.request_id in self._first_turns:
+                    self._prefilled[self._row(request)] = stop
         return waiting
+
+    def _parts(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        """Split requests into as many as share a prefill pass."""
+        while requests:
+            size = next((size for size in self._together if size <= len(requests)), 1)
+            yield requests[:size]
+            requests = requests[size:]
 
     def _longest(self, row: int, wanted: list[int]) -> tuple[int, int]:
         """Return the length of the longest prefix of a context that a row can take over, and the row that has it."""
@@ -370,7 +374,7 @@ class TransformersEngine:
     def _sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> Iterator[tuple[Request, int, float]]:
         """Draw a token for each request, with its log-probability."""
         device = logits.device
-        count = max(1, _CACHED // logits.shape[-1]) if device.type == "cpu" else len(requests)
+        count = max(1, _DRAWN // logits.shape[-1]) if device.type == "cpu" else len(requests)
         for start in range(0, len(requests), count):
             part = requests[start : start + count]
             rows = torch.tensor([self._row(request) for request in part], device=device)

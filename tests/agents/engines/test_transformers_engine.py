@@ -554,7 +554,7 @@ def test_greedy_and_sampled_requests_run_side_by_side() -> None:
 def test_drawing_from_some_rows_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = []
     for rows in (1, 3, 100):
-        monkeypatch.setattr("agents.engines.transformers_engine._CACHED", rows * V)
+        monkeypatch.setattr("agents.engines.transformers_engine._DRAWN", rows * V)
         engine = transformers_engine(tiny_qwen2(V), CHAT, max_num_seqs=5)
         for number in range(5):
             engine.submit(number, PROMPT, Sampling(seed=number, top_p=1 - number / 8, max_tokens=6))
