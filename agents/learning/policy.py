@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LOGITS_BYTES = {"cpu": 2**25, "cuda": 2**28}  # of the logits that are in memory at once; glibc reuses up to 2**25
-_ROUNDING = {None: 1e-4, torch.bfloat16: 0.05}  # relative to the largest logit, by the dtype of autocast
+_ROUNDING = {None: 1e-4, torch.bfloat16: 0.3}  # relative error of logits, by the dtype of autocast
 
 
 class Policy(nn.Module):
@@ -243,9 +243,27 @@ def _switch_off_noise(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Tensor, *, rounding: float) -> None:
-    """Reject a model whose logits of a row change when it is packed beside a row with the same prefix."""
-    ids = row.cpu().repeat(2, 1)
-    ids[0, SHARED_TOKENS:] = (ids[0, SHARED_TOKENS:] + SHARED_TOKENS) % model.config.get_text_config().vocab_size
+    """Reject a model whose logits of a row change when it is packed beside rows with the same prefix."""
+    one, other = (_logits_beside(model, row.cpu(), shift) for shift in (SHARED_TOKENS, 3 * SHARED_TOKENS))
+    spread = expected - expected.mean(-1, keepdim=True)
+    # bfloat16 may change single tokens much, but not what two neighbors make of them
+    is_same = (one - expected).norm() <= rounding * spread.norm()
+    if not is_same or not ((one - other).norm(dim=-1) <= rounding * spread.norm(dim=-1)).all():
+        if not all("layout" in names for names in attention_calls(model, layout=0)):
+            raise ModelError(
+                f"Expect a model that passes arguments on to its attention, got {type(model).__name__}, "
+                "whose rows cannot be packed into one sequence."
+            )
+        raise ModelError(
+            f"Expect a model that mixes tokens only in standard attention, got {type(model).__name__}, "
+            "whose rows cannot be packed into one sequence."
+        )
+
+
+def _logits_beside(model: PreTrainedModel, row: torch.Tensor, shift: int) -> torch.Tensor:
+    """Return the logits ``[n, V]`` of a row packed behind another one, whose own tokens are shifted by ``shift``."""
+    ids = row.repeat(2, 1)
+    ids[0, SHARED_TOKENS:] = (ids[0, SHARED_TOKENS:] + shift) % model.config.get_text_config().vocab_size
     there, zeros = torch.ones_like(ids, dtype=torch.bool), torch.zeros(ids.shape)
     batch = Batch(
         token_ids=ids,
@@ -256,18 +274,8 @@ def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Te
         group_ids=ids[:, 0],
     )
     packed = pack(batch, model.device)
-    hidden = _hidden(model, packed)[packed.places[1]]
-    found = model.get_output_embeddings()(hidden).float()
-    if not (found - expected).abs().max() <= rounding * expected.abs().max():
-        if not all("layout" in names for names in attention_calls(model, layout=0)):
-            raise ModelError(
-                f"Expect a model that passes arguments on to its attention, got {type(model).__name__}, "
-                "whose rows cannot be packed into one sequence."
-            )
-        raise ModelError(
-            f"Expect a model that mixes tokens only in standard attention, got {type(model).__name__}, "
-            "whose rows cannot be packed into one sequence."
-        )
+    logits: torch.Tensor = model.get_output_embeddings()(_hidden(model, packed)[packed.places[1]])
+    return logits.float()
 
 
 def _hidden(model: PreTrainedModel, packed: Packed) -> torch.Tensor:

@@ -377,3 +377,15 @@ def test_a_compiled_policy_gives_the_same_output() -> None:
     total = policy(batch).logprobs
     assert torch.allclose(total, plain, atol=1e-5)
     assert len(gradients(policy.model, total.sum())) == len(list(model.parameters()))
+
+
+def test_the_rounding_of_bfloat16_is_no_reason_to_reject_a_model() -> None:
+    Policy(tiny_qwen2(V, num_hidden_layers=12, initializer_range=0.3), autocast=torch.bfloat16).check()
+
+
+@pytest.mark.parametrize("mix", [lambda hidden: hidden.cumsum(1), lambda hidden: hidden + hidden.roll(1, 1)])
+def test_tokens_that_meet_outside_attention_are_found_in_bfloat16(mix: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    policy = Policy(model := tiny_qwen2(V), autocast=torch.bfloat16)
+    model.base_model.layers[0].register_forward_hook(lambda _, __, hidden: mix(hidden))
+    with pytest.raises(ModelError, match=r"^Expect a model that mixes tokens only in standard attention"):
+        policy.check()
