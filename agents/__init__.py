@@ -31,7 +31,9 @@ if absent := [library for library in ("torch", "transformers", "tyro") if find_s
         f"Expect the libraries of the trainer, got no {', '.join(absent)}: pip install -e '.[train]' "
         "(without a GPU: pip install -c constraints-cpu.txt -e '.[train]')."
     )
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin against the sandbox's processes
+if "OMP_WAIT_POLICY" not in os.environ:
+    # waking a thread takes longer than most operators; to wait for long would take a core from the sandbox's processes
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from agents.config.evaluation import EvalConfig

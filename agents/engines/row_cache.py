@@ -11,10 +11,13 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from agents.engines.threads import all_threads
+
 GROUPED_ATTENTION = "cir_grouped"
 """Name of the attention function, for ``set_attn_implementation``."""
 
 
+@all_threads
 def _grouped_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -4,9 +4,9 @@ The result of a request does not depend, bit for bit, on which other requests ru
 
 - A sampling pass has the shape ``[max_num_seqs, 1]``, or fewer rows if this machine's kernels compute the same bits
   with that number of rows, which is tested before the first pass.
-- The context of a first turn is prefilled in chunks of a fixed length, the last one with what is left, and only whole
-  chunks are copied from other rows, or all of the same context. Several rows share a pass if that computes the same
-  bits, which is tested, too.
+- The context of a first turn is prefilled in chunks, each in a pass of a fixed length, and only whole chunks are copied
+  from other rows, or all of the same context. Several rows share a pass if that computes the same bits, which is
+  tested, too.
 
 Context tokens that are not cached yet ("pending") are prefilled in a pass of their own if there are many, and otherwise
 fed through the sampling passes token by token. Between two turns a request keeps its row. If another request needs the
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -31,6 +32,7 @@ from agents.engines import packed_linear
 from agents.engines.base import BROKEN, Sampling, Scanner, Weights
 from agents.engines.request import Request
 from agents.engines.row_cache import GROUPED_ATTENTION, RowCache, with_cache
+from agents.engines.threads import one_thread
 from agents.models.load import load_model
 from agents.models.support import check_length, plain_logits
 
@@ -43,7 +45,7 @@ _OTHER_WEIGHTS = "Expect the weights of the model in use, got others ({}): start
 _PREFILL_TOKENS = 24  # more pending tokens than this are prefilled in a pass of their own
 _CHUNK = 64  # tokens of a row in a prefill pass over the context of a first turn
 _TOGETHER = (4, 2)  # rows of a prefill pass, if it computes the same bits as each alone
-_FEWEST_ROWS = 2  # a single row uses different matrix kernels
+_FEWEST_ROWS = 2  # kernels take an odd row by itself, and sum it in another order
 _ROUNDING = {torch.bfloat16: 0.3, torch.float16: 0.03}  # nats, of one token; else 1e-3
 _LENGTH_STEP = 32  # attention reads the cache in multiples of this, so that shapes rarely change
 _CHECK_LENGTH = 128  # positions that the checks of a model and its kernels may take
@@ -87,7 +89,8 @@ class TransformersEngine:
         self._stop = frozenset(stop_token_ids)
         capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
         self._scratch = capacity - 1  # inactive rows write here
-        self._cache = RowCache(max_num_seqs, capacity)
+        self._num_rows = -(-max_num_seqs // _FEWEST_ROWS) * _FEWEST_ROWS
+        self._cache = RowCache(self._num_rows, capacity)
         self._sizes: list[int] = []  # allowed numbers of rows in a sampling pass, ascending
         self._together: list[int] = []  # allowed numbers of rows in a prefill pass, descending
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
@@ -102,6 +105,7 @@ class TransformersEngine:
         self._first_turns: set[int] = set()  # requests in their first turn
         plain = plain_logits(model)
         self._packed = packed_linear.pack(model)
+        self._threads = one_thread if packed_linear.packs_all(model) else nullcontext
         self._check(*plain)
 
     @classmethod
@@ -241,7 +245,7 @@ class TransformersEngine:
         self._model.set_attn_implementation(GROUPED_ATTENTION)
         whole, self._cache = self._cache, RowCache(_FEWEST_ROWS, _CHECK_LENGTH)
         try:
-            self._prefill([0], [context], 0, len(context) - 1)
+            self._prefill([0], [context], 0, [len(context) - 1], len(context) - 1)
             found = self._pass([context[-1], 0], [len(context) - 1, 0], [len(context) - 1, 0])[0]
         except Exception as error:
             raise ModelError(f"Expect a model for the engine transformers, got {name}: {one_line(error)}") from error
@@ -292,7 +296,7 @@ class TransformersEngine:
 
         A chunk that several contexts have in common is computed for the first of them, and then copied.
         """
-        due: dict[tuple[int, int], list[Request]] = {}
+        due: dict[tuple[int, int], list[tuple[Request, int]]] = {}
         computed: set[tuple[int, ...]] = set()
         waiting = []
         for request in requests:
@@ -305,20 +309,23 @@ class TransformersEngine:
                 waiting.append(request)
                 continue
             self._take_over(row, source, context[:kept])
-            if is_due:
+            if is_due and is_first:
                 computed.add(ids)
-                due.setdefault((kept, stop), []).append(request)
+                due.setdefault((kept, _read_length(stop)), []).append((request, stop))
                 if stop < end:
                     waiting.append(request)
-        for (start, stop), alike in due.items():
+            elif is_due:
+                self._prefill([row], [context], kept, [stop], stop - kept)
+        for (start, _), alike in due.items():
             for part in self._parts(alike):
-                self._prefill([self._row(r) for r in part], [r.context for r in part], start, stop)
-            for request in alike:
-                if request.request_id in self._first_turns:
-                    self._prefilled[self._row(request)] = stop
+                rows = [self._row(request) for request, _ in part]
+                ends = [stop for _, stop in part]
+                self._prefill(rows, [request.context for request, _ in part], start, ends, _CHUNK)
+                for row, stop in zip(rows, ends, strict=True):
+                    self._prefilled[row] = stop
         return waiting
 
-    def _parts(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+    def _parts(self, requests: Sequence[tuple[Request, int]]) -> Iterator[Sequence[tuple[Request, int]]]:
         """Split requests into as many as share a prefill pass."""
         while requests:
             size = next((size for size in self._together if size <= len(requests)), 1)
@@ -345,19 +352,18 @@ class TransformersEngine:
             self._prefilled[row] = len(prefix) // _CHUNK * _CHUNK
         self._cached[row] = prefix
 
-    def _prefill(self, rows: list[int], contexts: Sequence[list[int]], start: int, end: int) -> None:
-        """Compute the keys and values of each row's tokens from ``start`` to ``end``."""
-        device = self._model.device
-        positions = torch.arange(start, end, device=device).expand(len(rows), -1)
-        self._cache.aim(rows, positions, end)
-        mask = torch.ones(end - start, end, dtype=torch.bool, device=device).tril(start)
-        self._model.base_model(
-            input_ids=torch.tensor([context[start:end] for context in contexts], device=device),
-            attention_mask=mask[None, None],
-            position_ids=positions,
-            **with_cache(self._model.base_model, self._cache),
-        )
-        for row, context in zip(rows, contexts, strict=True):
+    def _prefill(
+        self, rows: list[int], contexts: Sequence[list[int]], start: int, ends: Sequence[int], width: int
+    ) -> None:
+        """Compute the keys and values of each row's tokens from ``start`` to its end, in a pass of ``width`` tokens."""
+        tokens, positions, slots = [], [], []
+        for context, end in zip(contexts, ends, strict=True):
+            count = width - (end - start)
+            tokens.append([*context[start:end], *[0] * count])
+            positions.append([*range(start, end), *[end - 1] * count])
+            slots.append([*range(start, end), *[self._scratch] * count])
+        self._run(rows, tokens, positions, slots)
+        for row, context, end in zip(rows, contexts, ends, strict=True):
             self._cached[row] = context[:end]
 
     def _forward(self) -> torch.Tensor:
@@ -405,16 +411,19 @@ class TransformersEngine:
         """Return the numbers of rows with which a pass computes the same bits as with all rows, the full number last.
 
         Kernels may sum in another order for another number of rows; float32 attention on several threads does. The
-        cache must be empty; it is left filled with noise.
+        cache must be empty; it is left filled with noise, the same in all rows.
         """
-        count, draw = len(self._cached), random.Random(0)
-        tokens = [draw.randrange(self._model.config.get_text_config().vocab_size) for _ in range(count)]
-        slots = [draw.randrange(min(_CHECK_LENGTH, self.max_model_len)) for _ in range(count)]
-        self._pass(tokens, slots, slots)
+        count, draw = self._num_rows, random.Random(0)
+        token = draw.randrange(self._model.config.get_text_config().vocab_size)
+        slot = min(_CHECK_LENGTH, self.max_model_len) - 1
+
+        def logits(size: int) -> torch.Tensor:
+            return self._pass([token] * size, [slot] * size, [slot] * size)
+
+        logits(count)
         self._cache.fill(_CHECK_LENGTH)
-        every, step = self._pass(tokens, slots, slots), max(_FEWEST_ROWS, -(-count // 8))
-        sizes = range(step, count, step)
-        return [n for n in sizes if torch.equal(self._pass(tokens[:n], slots[:n], slots[:n]), every[:n])] + [count]
+        every, step = logits(count)[0], max(_FEWEST_ROWS, -(-count // 8))
+        return [size for size in range(step, count, step) if bool((logits(size) == every).all())] + [count]
 
     @torch.inference_mode()
     def _equal_together(self) -> list[int]:
@@ -426,16 +435,16 @@ class TransformersEngine:
         vocab_size = self._model.config.get_text_config().vocab_size
         rows = list(range(min(max(_TOGETHER), len(self._cached))))
         contexts = [[draw.randrange(vocab_size) for _ in range(end)] for _ in rows]
-        bounds = max(0, end - _CHUNK), end
+        start = max(0, end - _CHUNK)
 
         def written(size: int) -> list[torch.Tensor]:
             return [each for row in rows[:size] for layer in self._cache.lift(row, end) for each in layer]
 
         for row in rows:
-            self._prefill([row], [contexts[row]], *bounds)
+            self._prefill([row], [contexts[row]], start, [end], _CHUNK)
         alone, equal = written(len(rows)), []
         for size in (size for size in _TOGETHER if size <= len(rows)):
-            self._prefill(rows[:size], contexts[:size], *bounds)
+            self._prefill(rows[:size], contexts[:size], start, [end] * size, _CHUNK)
             if all(map(torch.equal, written(size), alone)):
                 equal.append(size)
         self._forget()
@@ -443,19 +452,36 @@ class TransformersEngine:
 
     def _pass(self, tokens: list[int], positions: list[int], slots: list[int]) -> torch.Tensor:
         """Run one token of each of the first rows, cached at ``slots``; return the logits ``[rows, V]``."""
-        length = -(-(max(positions) + 1) // _LENGTH_STEP) * _LENGTH_STEP
-        device = self._model.device
-        position_ids = torch.tensor(positions, device=device)
-        mask = torch.arange(length, device=device)[None] <= position_ids[:, None]
-        self._cache.aim(slice(0, len(tokens)), torch.tensor(slots, device=device)[:, None], length)
-        hidden = self._model.base_model(
-            input_ids=torch.tensor(tokens, device=device)[:, None],
-            attention_mask=mask[:, None, None],
-            position_ids=position_ids[:, None],
-            **with_cache(self._model.base_model, self._cache),
-        ).last_hidden_state
+        columns = ([[each] for each in numbers] for numbers in (tokens, positions, slots))
+        hidden = self._run(slice(0, len(tokens)), *columns)
         logits: torch.Tensor = self._model.get_output_embeddings()(hidden[:, 0])
         return logits.float()
+
+    def _run(
+        self, rows: slice | list[int], tokens: list[list[int]], positions: list[list[int]], slots: list[list[int]]
+    ) -> torch.Tensor:
+        """Run some tokens of each row, cached at ``slots``; return the last hidden states ``[rows, n, H]``."""
+        length, device = _read_length(1 + max(map(max, positions))), self._model.device
+        position_ids = torch.tensor(positions, device=device)
+        mask = torch.arange(length, device=device) <= position_ids[..., None]
+        self._cache.aim(rows, torch.tensor(slots, device=device), length)
+        with self._threads():
+            hidden: torch.Tensor = self._model.base_model(
+                input_ids=torch.tensor(tokens, device=device),
+                attention_mask=mask[:, None],
+                position_ids=position_ids,
+                **with_cache(self._model.base_model, self._cache),
+            ).last_hidden_state
+        return hidden
+
+
+def _read_length(count: int) -> int:
+    """Return how many positions a pass reads for ``count`` tokens.
+
+    >>> _read_length(33)
+    64
+    """
+    return -(-count // _LENGTH_STEP) * _LENGTH_STEP
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
