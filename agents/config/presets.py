@@ -18,7 +18,7 @@ AnyConfig = TrainConfig | sft.SFTConfig
 
 
 def quickstart() -> TrainConfig:
-    """SmolLM2-135M-Instruct learns multiplication by Python on 2 CPU cores, in about 8 minutes."""
+    """SmolLM2-135M-Instruct learns multiplication by Python on 2 CPU cores, in about 6 minutes."""
     return TrainConfig(
         env=EnvConfig(problems="products", prompt="cir_one_shot"),
         rollout=RolloutConfig(num_problems=8, num_generations=8, max_completion_length=72, max_model_len=384),
