@@ -246,7 +246,7 @@ def _check_packing(model: PreTrainedModel, row: torch.Tensor, expected: torch.Te
     """Reject a model whose logits of a row change when it is packed beside rows with the same prefix."""
     one, other = (_logits_beside(model, row.cpu(), shift) for shift in (SHARED_TOKENS, 3 * SHARED_TOKENS))
     spread = expected - expected.mean(-1, keepdim=True)
-    # bfloat16 may change single tokens much, but not what two neighbors make of them
+    # bfloat16 may change a single token much, so this bound is on all of them; a neighbor changes none
     is_same = (one - expected).norm() <= rounding * spread.norm()
     if not is_same or not ((one - other).norm(dim=-1) <= rounding * spread.norm(dim=-1)).all():
         if not all("layout" in names for names in attention_calls(model, layout=0)):
