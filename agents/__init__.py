@@ -33,7 +33,7 @@ if absent := [library for library in ("torch", "transformers", "tyro") if find_s
     )
 if "OMP_WAIT_POLICY" not in os.environ:
     # waking a thread takes longer than most operators; to wait for long would take a core from the sandbox's processes
-    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2500")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from agents.config.evaluation import EvalConfig
