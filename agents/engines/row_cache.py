@@ -62,11 +62,14 @@ class RowCache(Cache):
     Args:
         rows: Number of sequences.
         capacity: Positions per row.
+
+    Attributes:
+        size: As many as ``rows``.
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
         self.layers = []
-        self._size, self._capacity = rows, capacity
+        self.size, self._capacity = rows, capacity
         self._store: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._rows: slice | torch.Tensor = slice(0, rows)
         self._indices = torch.arange(rows)[:, None]
@@ -96,7 +99,7 @@ class RowCache(Cache):
 
     def aim(self, rows: slice | list[int], slots: torch.Tensor, length: int) -> None:
         """Make the next pass write its tokens to ``slots [rows, n]`` and read the first ``length`` positions."""
-        self._indices = torch.arange(self._size, device=slots.device)[rows, None]
+        self._indices = torch.arange(self.size, device=slots.device)[rows, None]
         self._rows = rows if isinstance(rows, slice) else self._indices[:, 0]
         self._slots, self._length = slots, length
 
@@ -113,7 +116,7 @@ class RowCache(Cache):
 
     def _allocate(self, states: torch.Tensor) -> torch.Tensor:
         _, heads, _, width = states.shape
-        return states.new_zeros(self._size, heads, self._capacity, width)
+        return states.new_zeros(self.size, heads, self._capacity, width)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of positions that the pass reads."""

@@ -2,8 +2,8 @@
 
 The result of a request does not depend, bit for bit, on which other requests run:
 
-- A sampling pass has the shape ``[max_num_seqs, 1]``, or fewer rows if this machine's kernels compute the same bits
-  with that number of rows, which is tested before the first pass.
+- A sampling pass has the shape ``[max_num_seqs, 1]``, with one row more if that number is odd, or fewer rows if this
+  machine's kernels compute the same bits with that number of rows, which is tested before the first pass.
 - The context of a first turn is prefilled in chunks, each in a pass of a fixed length, and only whole chunks are copied
   from other rows, or all of the same context. Several rows share a pass if that computes the same bits, which is
   tested, too.
@@ -52,6 +52,8 @@ _CHECK_LENGTH = 128  # positions that the checks of a model and its kernels may 
 _DRAWN = 2**20  # logits that a CPU draws from at once: its cache holds them, and the C library keeps their memory
 _CANDIDATES = 4096  # among these a nucleus is looked for before all tokens are sorted
 
+_Chunk = tuple[int, list[int], int]  # a row, its context, and where the chunk ends
+
 
 class TransformersEngine:
     """Continuous batching for a causal language model; implements :class:`agents.engines.base.Engine`.
@@ -87,10 +89,9 @@ class TransformersEngine:
         self._model = model.eval().requires_grad_(False)
         self._chat = chat
         self._stop = frozenset(stop_token_ids)
-        capacity = (max_model_len // _LENGTH_STEP + 1) * _LENGTH_STEP
+        capacity = _rounded_up(max_model_len + 1, _LENGTH_STEP)
         self._scratch = capacity - 1  # inactive rows write here
-        self._num_rows = -(-max_num_seqs // _FEWEST_ROWS) * _FEWEST_ROWS
-        self._cache = RowCache(self._num_rows, capacity)
+        self._cache = RowCache(_rounded_up(max_num_seqs, _FEWEST_ROWS), capacity)
         self._sizes: list[int] = []  # allowed numbers of rows in a sampling pass, ascending
         self._together: list[int] = []  # allowed numbers of rows in a prefill pass, descending
         self._cached: list[list[int]] = [[] for _ in range(max_num_seqs)]
@@ -296,7 +297,7 @@ class TransformersEngine:
 
         A chunk that several contexts have in common is computed for the first of them, and then copied.
         """
-        due: dict[tuple[int, int], list[tuple[Request, int]]] = {}
+        due: dict[tuple[int, int], list[_Chunk]] = {}
         computed: set[tuple[int, ...]] = set()
         waiting = []
         for request in requests:
@@ -311,26 +312,25 @@ class TransformersEngine:
             self._take_over(row, source, context[:kept])
             if is_due and is_first:
                 computed.add(ids)
-                due.setdefault((kept, _read_length(stop)), []).append((request, stop))
+                due.setdefault((kept, _rounded_up(stop, _LENGTH_STEP)), []).append((row, context, stop))
                 if stop < end:
                     waiting.append(request)
             elif is_due:
                 self._prefill([row], [context], kept, [stop], stop - kept)
         for (start, _), alike in due.items():
             for part in self._parts(alike):
-                rows = [self._row(request) for request, _ in part]
-                ends = [stop for _, stop in part]
-                self._prefill(rows, [request.context for request, _ in part], start, ends, _CHUNK)
-                for row, stop in zip(rows, ends, strict=True):
+                rows, contexts, ends = zip(*part, strict=True)
+                self._prefill([*rows], contexts, start, ends, _CHUNK)
+                for row, _, stop in part:
                     self._prefilled[row] = stop
         return waiting
 
-    def _parts(self, requests: Sequence[tuple[Request, int]]) -> Iterator[Sequence[tuple[Request, int]]]:
-        """Split requests into as many as share a prefill pass."""
-        while requests:
-            size = next((size for size in self._together if size <= len(requests)), 1)
-            yield requests[:size]
-            requests = requests[size:]
+    def _parts(self, chunks: Sequence[_Chunk]) -> Iterator[Sequence[_Chunk]]:
+        """Split chunks into as many as share a prefill pass."""
+        while chunks:
+            size = next((size for size in self._together if size <= len(chunks)), 1)
+            yield chunks[:size]
+            chunks = chunks[size:]
 
     def _longest(self, row: int, wanted: list[int]) -> tuple[int, int]:
         """Return the length of the longest prefix of a context that a row can take over, and the row that has it."""
@@ -413,7 +413,7 @@ class TransformersEngine:
         Kernels may sum in another order for another number of rows; float32 attention on several threads does. The
         cache must be empty; it is left filled with noise, the same in all rows.
         """
-        count, draw = self._num_rows, random.Random(0)
+        count, draw = self._cache.size, random.Random(0)
         token = draw.randrange(self._model.config.get_text_config().vocab_size)
         slot = min(_CHECK_LENGTH, self.max_model_len) - 1
 
@@ -461,7 +461,7 @@ class TransformersEngine:
         self, rows: slice | list[int], tokens: list[list[int]], positions: list[list[int]], slots: list[list[int]]
     ) -> torch.Tensor:
         """Run some tokens of each row, cached at ``slots``; return the last hidden states ``[rows, n, H]``."""
-        length, device = _read_length(1 + max(map(max, positions))), self._model.device
+        length, device = _rounded_up(1 + max(map(max, positions)), _LENGTH_STEP), self._model.device
         position_ids = torch.tensor(positions, device=device)
         mask = torch.arange(length, device=device) <= position_ids[..., None]
         self._cache.aim(rows, torch.tensor(slots, device=device), length)
@@ -475,13 +475,13 @@ class TransformersEngine:
         return hidden
 
 
-def _read_length(count: int) -> int:
-    """Return how many positions a pass reads for ``count`` tokens.
+def _rounded_up(count: int, step: int) -> int:
+    """Return the next multiple of ``step``.
 
-    >>> _read_length(33)
+    >>> _rounded_up(33, 32)
     64
     """
-    return -(-count // _LENGTH_STEP) * _LENGTH_STEP
+    return -(-count // step) * step
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
