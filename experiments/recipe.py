@@ -1,14 +1,14 @@
 """Repeat the paper's ablations in small: the recipe against variants that differ from it in one thing each.
 
-python experiments/recipe.py                                       nine arms, three seeds, about 4 hours on 2 cores
-python experiments/recipe.py --steps 4                             the same with half of the steps
+python experiments/recipe.py                                       eleven arms, three seeds, about 4 hours on 2 cores
+python experiments/recipe.py --max-steps 4 --validation.every 0    the same with half of the steps
 python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
 python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
 python experiments/recipe.py --report-only                         table and figure of the finished runs
 
-Runs follow one another. What is done is not repeated when the command is given again, and a run that was stopped or
-killed resumes from its last checkpoint. After each run `recipe.md`, `recipe.json` and `recipe.png` in the output folder
-are written anew from the runs' `metrics.jsonl`.
+Any other flag is one of train.py. Runs follow one another. What is done is not repeated when the command is given
+again, and a run that was stopped or killed resumes from its last checkpoint. After each run `recipe.md`, `recipe.json`
+and `recipe.png` in the output folder are written anew from the runs' `metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
-from agents import presets
+from agents.config.presets import from_flags, presets
 from agents.config.training import TrainConfig
 from agents.core.errors import AgentsError, expect
 from agents.core.files import write_json
@@ -47,7 +47,19 @@ except ImportError:
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Arm = Literal["recipe", "budget-2", "budget-4", "feedback", "stop-string", "kl", "entropy", "clip-equal", "text"]
+Arm = Literal[
+    "recipe",
+    "budget-1",
+    "budget-2",
+    "budget-4",
+    "competence",
+    "feedback",
+    "stop-string",
+    "kl",
+    "entropy",
+    "clip-equal",
+    "text",
+]
 DONE = "done.json"
 
 
@@ -63,9 +75,11 @@ def _text_only(config: TrainConfig) -> TrainConfig:
 RULES: Mapping[str, type[TurnRules]] = {"feedback": FeedbackRules, "stop-string": StopStringRules}
 """The rules of turns in the arms that break one; the others keep the trainer's."""
 ARMS: Mapping[Arm, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
-    "recipe": ("a budget of 1, 2 and 3 in thirds of the run, and everything as in the paper", lambda config: config),
+    "recipe": ("a budget of 2, 3 and 4 in thirds of the run, and everything as in the paper", lambda config: config),
+    "budget-1": ("a budget of 1 throughout", _in("env", interaction_budget="1")),
     "budget-2": ("a budget of 2 throughout", _in("env", interaction_budget="2")),
     "budget-4": ("a budget of 4 throughout", _in("env", interaction_budget="4")),
+    "competence": ("a budget that grows by competence", _in("env", interaction_budget="competence")),
     "feedback": ("feedback is trained on", lambda config: config),
     "stop-string": ("turns end at a stop string and are encoded again", lambda config: config),
     "kl": ("a KL penalty of 0.01", _in("ppo", kl_coefficient=0.01)),
@@ -74,7 +88,7 @@ ARMS: Mapping[Arm, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
     "text": ("no code: a budget of 0 and the text prompt, in validation too", _text_only),
 }
 QUESTIONS: Mapping[str, Sequence[Arm]] = {
-    "Budget": ("recipe", "budget-2", "budget-4"),
+    "Budget": ("recipe", "budget-1", "budget-2", "budget-4", "competence"),
     "Feedback in the loss": ("recipe", "feedback"),
     "Where a turn ends": ("recipe", "stop-string"),
     "KL penalty": ("recipe", "kl"),
@@ -101,16 +115,14 @@ quarter of the training steps.
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Which runs to make."""
+    """Which runs to make; any other flag is one of train.py."""
 
-    preset: Literal["quickstart", "tiny"] = "quickstart"
-    """Model, problems and sizes: about 13 minutes a run, or 2."""
+    preset: str = "quickstart"
+    """Of train.py: model, problems and sizes. A run takes about 6 minutes, or 2 with "tiny"."""
     arms: tuple[Arm, ...] = get_args(Arm)
     """What to compare."""
     seeds: int = 3
     """Runs of each arm."""
-    steps: int | None = None
-    """Training steps of each run, validated before the first and after the last. None: the preset's."""
     output: Path = Path("runs/recipe")
     """Folder of the runs, the table and the figure."""
     report_only: bool = False
@@ -118,21 +130,13 @@ class Config:
 
     def __post_init__(self) -> None:
         expect(self.seeds >= 1, "seeds", "of at least 1", self.seeds)
-        expect(self.steps is None or self.steps >= 1, "steps", "of at least 1", self.steps)
-
-    @property
-    def base(self) -> TrainConfig:
-        """What all runs have in common."""
-        base = presets[self.preset]()
-        if self.steps is None:
-            return base
-        return replace(base, max_steps=self.steps, validation=replace(base.validation, every=0))
+        expect(self.preset in presets, "preset", f"one of {', '.join(presets)}", self.preset)
 
 
 def configure(base: TrainConfig, arm: Arm, seed: int, folder: Path) -> TrainConfig:
     """Return the configuration of one run."""
     third = max(1, round(base.max_steps / 3))
-    progressive = replace(base, env=replace(base.env, interaction_budget=f"0:1,{third}:2,{2 * third}:3"))
+    progressive = replace(base, env=replace(base.env, interaction_budget=f"0:2,{third}:3,{2 * third}:4"))
     config = ARMS[arm][1](progressive)
     return replace(
         config,
@@ -220,9 +224,9 @@ def report(runs: Mapping[Arm, Sequence[TrainingRun]]) -> str:
             table(["arm", "seeds", *(heading for heading, _ in COLUMNS.values())], rows),
             "",
             "Mean ± standard deviation over seeds, which is all that is known of the noise. Held out: accuracy on",
-            "problems that are not trained on, sampled, with a budget of 2 (`text`: 0). Over all steps: accuracy of",
-            "all training episodes, each sampled before its problem was trained on. What follows is of the last",
-            "quarter of the training steps. With feedback in the loss, entropy and approx_kl count its tokens, too.",
+            "problems that are not trained on, sampled, with the budget of validation (`text`: 0). Over all steps:",
+            "accuracy of all training episodes, each sampled before its problem was trained on. What follows is of the",
+            "last quarter of the training steps. With feedback in the loss, entropy and approx_kl count its tokens, too.",
             "",
             *lines,
             "",
@@ -294,10 +298,17 @@ def main(config: Config, base: TrainConfig) -> bool:
     return True
 
 
+def parse(args: Sequence[str]) -> tuple[Config, TrainConfig]:
+    """Return which runs to make, and what they have in common."""
+    config, others = tyro.cli(Config, description=__doc__, args=args, return_unknown_args=True)
+    _, base = from_flags([config.preset, *others], "")
+    assert isinstance(base, TrainConfig)
+    return config, base
+
+
 if __name__ == "__main__":
-    settings = tyro.cli(Config, description=__doc__)
     try:
-        sys.exit(0 if main(settings, settings.base) else 130)
+        sys.exit(0 if main(*parse(sys.argv[1:])) else 130)
     except (AgentsError, CirEnvError, OSError, ValueError) as error:
         print(f"recipe.py: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)

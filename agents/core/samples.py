@@ -44,6 +44,8 @@ class _Later(TypedDict, total=False):
 
     metadata: dict[str, Any]
     """The other fields of the problem's row."""
+    files: list[str]
+    """Names of the files that the problem's blocks find."""
     prompt_tokens: int
     """Tokens of the prompts of all requests; a later one contains the earlier ones."""
     cost: float | None
@@ -122,6 +124,7 @@ def transcript(
         "subject": info.get("subject") or None,
         "level": info.get("level") or None,
         "metadata": _metadata(info),
+        "files": list(info.get("files") or ()),
         "problem": str(info.get("statement") or ""),
         "turns": [_turn(turn) for turn in trajectory.turns],
         "predicted": info.get("predicted"),

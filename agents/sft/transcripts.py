@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _NO_LIMIT = 2**31 - 1
 _Turns = Sequence[tuple[str, str]]
 """Texts of the policy, each with the feedback after it."""
+_Problem = tuple[str, tuple[str, ...]]
+"""A statement and the names of its files, which the prompt lists."""
+_NONE: _Problem = ("?", ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +73,7 @@ class _Unusable(Exception):
 class _Row:
     """A row, before its prompt is written."""
 
-    statement: str | None
+    problem: _Problem | None
     """The problem, if the environment writes the prompt."""
     messages: Sequence[Mapping[str, Any]]
     """The prompt, if it is the row's own."""
@@ -92,15 +95,15 @@ def read_transcripts(config: SFTConfig) -> Reading:
         raise ConfigError(f"Expect `env.id` of an environment with the argument `problems`, got {config.env.id!r}.")
     unusable: Counter[str] = Counter()
     rows: list[_Row] = []
-    with closing(_open(config, ["?"])) as env:
+    with closing(_open(config, [_NONE])) as env:
         for row in read:
             try:
                 rows.append(_of_sample(row, env) if is_sample(row) else _of_chat(row, env, config.chat_prompts))
             except _Unusable as reason:
                 unusable[str(reason)] += 1
-    statements = list(dict.fromkeys(row.statement for row in rows if row.statement is not None)) or ["?"]
-    with closing(_open(config, statements)) as env:
-        places = {statement: index for index, statement in enumerate(statements)}
+    problems = list(dict.fromkeys(row.problem for row in rows if row.problem is not None)) or [_NONE]
+    with closing(_open(config, problems)) as env:
+        places = {problem: index for index, problem in enumerate(problems)}
         transcripts = [_with_prompt(row, env, places) for row in rows]
     reading = Reading(transcripts=transcripts, unusable=unusable, wrong=sum(row.is_wrong for row in rows))
     if not transcripts:
@@ -143,10 +146,10 @@ def hold_out(encoded: Sequence[Encoded], share: float, *, seed: int) -> tuple[li
     )
 
 
-def _open(config: SFTConfig, statements: Iterable[str]) -> gymnasium.Env[str, str]:
-    problems = [{"problem": statement, "answer": "0"} for statement in statements]
+def _open(config: SFTConfig, problems: Iterable[_Problem]) -> gymnasium.Env[str, str]:
+    rows = [{"problem": text, "answer": "0", "files": dict.fromkeys(names, "")} for text, names in problems]
     more = {"answer_type": None, "max_transcript_chars": _NO_LIMIT}
-    return open_split(config.env, 1, split="train", problems=problems, **more).envs[0]
+    return open_split(config.env, 1, split="train", problems=rows, **more).envs[0]
 
 
 def _of_sample(row: Mapping[str, Any], env: gymnasium.Env[str, str]) -> _Row:
@@ -163,7 +166,8 @@ def _of_sample(row: Mapping[str, Any], env: gymnasium.Env[str, str]) -> _Row:
     ended = row["turns"][-1].get("finish_reason", "stop") == "stop"
     if ended and len(_read_turns([{"role": "assistant", "content": turns[-1][0]}], env)) > 1:
         raise _Unusable("with an output that nobody computed")
-    return _Row(statement=row["problem"], messages=(), turns=turns, ended=ended, is_wrong=not row["correct"])
+    problem = row["problem"], _files(row)
+    return _Row(problem=problem, messages=(), turns=turns, ended=ended, is_wrong=not row["correct"])
 
 
 def _of_chat(row: Mapping[str, Any], env: gymnasium.Env[str, str], prompts: str) -> _Row:
@@ -175,12 +179,19 @@ def _of_chat(row: Mapping[str, Any], env: gymnasium.Env[str, str], prompts: str)
     users = [message.get("content") for message in prompt if message["role"] == "user"]
     if not users or not all(isinstance(message.get("content"), str) for message in prompt):
         raise _Unusable("without a user's message as text before the assistant's")
-    statement = users[-1] if prompts == "env" else None
-    if statement is not None and not statement.strip():
+    problem = (users[-1], _files(row)) if prompts == "env" else None
+    if problem is not None and not problem[0].strip():
         raise _Unusable("without a problem")
     turns = _read_turns(messages[begin:], env)
     plain = [{"role": message["role"], "content": message["content"]} for message in prompt]
-    return _Row(statement=statement, messages=plain, turns=turns, ended=True, is_wrong=False)
+    return _Row(problem=problem, messages=plain, turns=turns, ended=True, is_wrong=False)
+
+
+def _files(row: Mapping[str, Any]) -> tuple[str, ...]:
+    names = row.get("files") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _Unusable("with `files` that are no list of names")
+    return tuple(names)
 
 
 def _read_turns(messages: Sequence[Mapping[str, Any]], env: gymnasium.Env[str, str]) -> _Turns:
@@ -196,11 +207,11 @@ def _read_turns(messages: Sequence[Mapping[str, Any]], env: gymnasium.Env[str, s
         raise _Unusable(f"with {error}") from error
 
 
-def _with_prompt(row: _Row, env: gymnasium.Env[str, str], places: Mapping[str, int]) -> Transcript:
-    index = 0 if row.statement is None else places[row.statement]
+def _with_prompt(row: _Row, env: gymnasium.Env[str, str], places: Mapping[_Problem, int]) -> Transcript:
+    index = 0 if row.problem is None else places[row.problem]
     prompt, info = env.reset(seed=0, options={"problem_index": index})
     messages = info.get("messages")
-    if row.statement is None:
+    if row.problem is None:
         prompt, messages = "\n\n".join(message["content"] for message in row.messages), row.messages
     return Transcript(
         prompt=prompt,

@@ -14,7 +14,7 @@ from agents.core.errors import ConfigError
 from agents.core.files import read_metrics
 from experiments import recipe
 from experiments.ablations import FeedbackRules, StopStringRules
-from experiments.recipe import ARMS, QUESTIONS, Config, configure
+from experiments.recipe import ARMS, QUESTIONS, Config, configure, parse
 
 BASE = replace(
     presets["tiny"](),
@@ -50,7 +50,7 @@ def test_runs_are_made_once_and_go_on_where_they_were_stopped_and_are_reported(
     assert recipe.main(config, BASE)
     again, second = rows(stopped.output_dir)
     assert (again, second["step"]) == (first, 2)
-    assert [row["interaction_budget"] for row in (first, second)] == [1, 2]
+    assert [row["interaction_budget"] for row in (first, second)] == [2, 3]
     assert [row["interaction_budget"] for row in rows(tmp_path / "text-seed0")] == [0, 0]
     assert not list(tmp_path.rglob("*.safetensors"))
     table = (tmp_path / "recipe.md").read_text()
@@ -85,8 +85,10 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arm", "changed"),
     [
+        ("budget-1", {"env.interaction_budget": "1"}),
         ("budget-2", {"env.interaction_budget": "2"}),
         ("budget-4", {"env.interaction_budget": "4"}),
+        ("competence", {"env.interaction_budget": "competence"}),
         ("feedback", {}),
         ("stop-string", {}),
         ("kl", {"ppo.kl_coefficient": 0.01}),
@@ -100,7 +102,7 @@ def test_an_arm_differs_from_the_recipe_in_what_it_is_about(
 ) -> None:
     reference, other = (settings(configure(presets["quickstart"](), name, 1, tmp_path)) for name in ("recipe", arm))
     assert {key: other[key] for key in other if other[key] != reference[key]} == changed
-    assert reference["env.interaction_budget"] == "0:1,3:2,6:3"
+    assert reference["env.interaction_budget"] == "0:2,3:3,6:4"
 
 
 def test_two_arms_break_a_rule_of_turns() -> None:
@@ -113,14 +115,21 @@ def test_every_arm_is_compared_with_the_recipe_in_one_panel() -> None:
     assert ["recipe", *(arm for arms in QUESTIONS.values() for arm in arms[1:])] == list(ARMS)
 
 
-def test_fewer_steps_are_validated_at_both_ends() -> None:
-    base, short = Config().base, Config(steps=6).base
-    assert (base.max_steps, base.validation.every) == (8, 4)
-    assert (short.max_steps, short.validation.every) == (6, 0)
-    assert configure(short, "recipe", 0, Path()).env.interaction_budget == "0:1,2:2,4:3"
+def test_other_flags_are_those_of_the_training_program() -> None:
+    config, base = parse(["--preset", "tiny", "--seeds", "1", "--max-steps", "6", "--env.problems", "multi_block"])
+    assert (config.preset, config.seeds) == ("tiny", 1)
+    assert (base.max_steps, base.env.problems, base.model) == (6, "multi_block", "tiny")
+    assert configure(base, "recipe", 0, Path()).env.interaction_budget == "0:2,2:3,4:4"
 
 
-@pytest.mark.parametrize("name", ["seeds", "steps"])
-def test_a_number_below_one_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"Expect `{name}` of at least 1, got 0"):
-        Config(**{name: 0})
+def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--max-stepps", "6"])
+    assert "--max-steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"seeds": 0}, "of at least 1"), ({"preset": "big"}, "one of quick")])
+def test_a_bad_setting_is_refused(changes: dict[str, Any], message: str) -> None:
+    (name,) = changes
+    with pytest.raises(ConfigError, match=f"Expect `{name}` {message}.*, got"):
+        Config(**changes)

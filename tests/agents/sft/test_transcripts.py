@@ -29,6 +29,7 @@ BLOCK = "```python\nprint(6 * 7)\n```\n"
 OUTPUT = "```output\n42\n```\n"
 TURNS = (f"First\n{BLOCK}", "```python\nprint(1 / 0)\n```\n", r"\boxed{42}")
 ENV = EnvArguments(problems="products", prompt="cir")
+WITH_FILES = EnvArguments(problems="multi_block", prompt="cir")
 
 
 def play(chat: Chat, env: EnvArguments = ENV, turns: tuple[str, ...] = TURNS) -> Trajectory:
@@ -53,21 +54,22 @@ def config_of(folder: Path, *rows: Any, **changes: Any) -> SFTConfig:
     return SFTConfig(transcripts=(str(folder / "rows.jsonl"),), **({"env": ENV} | changes))
 
 
+@pytest.mark.parametrize("env", [ENV, WITH_FILES], ids=["plain", "files"])
 @pytest.mark.parametrize("chat", [WORDY, IN_TEMPLATE], ids=["raw", "chat"])
-def test_a_sample_has_the_tokens_and_the_mask_of_its_rollout(chat: Chat, tmp_path: Path) -> None:
-    trajectory = play(chat)
+def test_a_sample_has_the_tokens_and_the_mask_of_its_rollout(chat: Chat, env: EnvArguments, tmp_path: Path) -> None:
+    trajectory = play(chat, env)
     assert len(trajectory.turns) == 3
-    reading = read_transcripts(config_of(tmp_path, transcript(trajectory)))
+    reading = read_transcripts(config_of(tmp_path, transcript(trajectory), env=env))
     (encoded,), _ = encode(reading, chat, 5000)
     assert tuple(encoded.token_ids) == trajectory.token_ids
     assert tuple(encoded.action_mask) == trajectory.action_mask
 
 
-def test_a_chat_has_the_tokens_of_the_rollout_that_it_tells(tmp_path: Path) -> None:
-    trajectory = play(WORDY)
-    statement = trajectory.info["statement"]
-    row = chat_row(trajectory.text, question=statement)
-    reading = read_transcripts(config_of(tmp_path, row, chat_prompts="env"))
+@pytest.mark.parametrize("env", [ENV, WITH_FILES], ids=["plain", "files"])
+def test_a_chat_has_the_tokens_of_the_rollout_that_it_tells(env: EnvArguments, tmp_path: Path) -> None:
+    trajectory = play(WORDY, env)
+    row = chat_row(trajectory.text, question=trajectory.info["statement"]) | {"files": trajectory.info["files"]}
+    reading = read_transcripts(config_of(tmp_path, row, chat_prompts="env", env=env))
     (encoded,), _ = encode(reading, WORDY, 5000)
     assert tuple(encoded.token_ids) == trajectory.token_ids
     assert tuple(encoded.action_mask) == trajectory.action_mask
@@ -98,12 +100,14 @@ def test_rows_that_cannot_be_used_are_counted_with_their_reasons(tmp_path: Path)
         chat_row(),
         chat_row("```python\nprint(1)"),
         chat_row("```python\nprint(1)"),
+        sample(files={"data.csv": "1,2"}),
     ]
     reading = read_transcripts(config_of(tmp_path, *rows))
     assert reading.in_words() == (
-        "Transcripts: 2, of which 1 have a wrong answer (evaluate.py select chooses the right ones). Not used: 6 "
+        "Transcripts: 2, of which 1 have a wrong answer (evaluate.py select chooses the right ones). Not used: 7 "
         "(2 with a code block that is never closed; 1 that did not end; 1 that an infrastructure error made invalid; "
-        "1 with an output that nobody computed; 1 without an assistant's message)."
+        "1 with an output that nobody computed; 1 without an assistant's message; 1 with `files` that are no list of "
+        "names)."
     )
 
 

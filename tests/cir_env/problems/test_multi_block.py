@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from multi_block import SOLUTIONS, Policy, read_rule
 
 from cir_env import CodeMathEnv, Problem, ProblemSet
 from cir_env.problems.families.multi_block import SCREEN, _affine_term
+from experiments.demonstrations import READERS, Reader, printed, read_rule
 
 PROBLEMS = ProblemSet.generate("multi_block", split="test", seed=3, size=80)
-CASES = [(subject, level) for subject in SOLUTIONS for level in ("1", "2", "3")]
+CASES = [(subject, level) for subject in READERS for level in ("1", "2", "3")]
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,15 @@ def choose(subject: str, level: str) -> tuple[int, Problem]:
 def run(env: CodeMathEnv, code: str) -> tuple[str, str]:
     """Execute a block; return what it printed, and its status."""
     feedback, _, _, _, info = env.step(f"```python\n{code}\n```\n")
-    return feedback.removeprefix("```output\n").removesuffix("\n```\n"), info["execution_status"]
+    return printed(feedback), info["execution_status"]
 
 
-def play(env: CodeMathEnv, policy: Policy) -> str:
-    """Run the blocks of a policy; return its answer."""
-    code = next(policy)
+def play(env: CodeMathEnv, reader: Reader) -> str:
+    """Run the blocks of a reader; return its answer."""
+    code = next(reader)
     while True:
         try:
-            code = policy.send(run(env, code)[0])
+            code = reader.send(run(env, code)[0])
         except StopIteration as end:
             return str(end.value)
 
@@ -49,7 +49,7 @@ def test_a_reader_solves_a_problem_with_one_block_more_than_its_level(
 ) -> None:
     index, problem = choose(subject, level)
     env.reset(options={"problem_index": index, "interaction_budget": int(level) + 1})
-    assert box(env, play(env, SOLUTIONS[subject](problem))) == 1
+    assert box(env, play(env, READERS[subject](problem))) == 1
 
 
 def guess_trail(problem: Problem, name: str) -> str:

@@ -1,14 +1,35 @@
-"""Policies that solve the problems of `multi_block` by reading: a block's code depends on earlier outputs alone.
+"""Demonstrations for `multi_block`: scripted readers solve its problems, and what they do is written as chats.
 
-A policy is a generator: it yields the code of a block, is sent what the block printed, and returns its answer.
+python experiments/demonstrations.py --size 400 --output runs/demonstrations.jsonl
+python train.py sft --model M --transcripts runs/demonstrations.jsonl --chat-prompts env --env.prompt cir
+
+A model that solves none of these problems gets no signal from reinforcement learning. Fine-tuned on demonstrations it
+solves some. The problems are of the train split.
+
+A reader is a generator: it yields the code of a block, is sent what the block printed, and returns its answer. What it
+does depends on the statement and on earlier outputs alone.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Callable, Generator
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from cir_env import Problem
+import tyro
 
-Policy = Generator[str, str, str]
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
+
+from agents.core.errors import expect
+from agents.core.files import write_json_lines
+from cir_env import CodeMathEnv, Problem, ProblemSet
+from cir_env.errors import CirEnvError
+
+Reader = Generator[str, str, str]
 
 _QUESTIONS = {
     "greatest common divisor": "gcd({0}, {1})",
@@ -21,7 +42,7 @@ _QUESTIONS = {
 }
 
 
-def read_trail(problem: Problem) -> Policy:
+def read_trail(problem: Problem) -> Reader:
     """Answer the question of a line, and print the line that the answer leads to."""
     (name,) = problem.files
     code = "from sympy import *\n"
@@ -54,7 +75,7 @@ _PAYMENTS = [
 ]
 
 
-def read_ledger(problem: Problem) -> Policy:
+def read_ledger(problem: Problem) -> Reader:
     """Read a story output by output, and add up what it says."""
     (name,) = problem.files
     ((start, who),) = re.findall(r"begin with (\d+) coins .* does (\w+) have", problem.statement)
@@ -92,7 +113,7 @@ print(total)
 """
 
 
-def read_readings(problem: Problem) -> Policy:
+def read_readings(problem: Problem) -> Reader:
     """Add up all lines, and correct the line that each error names."""
     (name,) = problem.files
     corrections: dict[str, str] = {}
@@ -142,7 +163,7 @@ def read_rule(text: str) -> dict[str, int]:
     return {name: int(number) for name, number in rule.groupdict().items()}
 
 
-def read_sequence(problem: Problem) -> Policy:
+def read_sequence(problem: Problem) -> Reader:
     """Read the rule, and compute the term: step by step, else by the period, else by doubling the step."""
     (name,) = problem.files
     n = re.findall(r"\d+", problem.statement)[-1]
@@ -154,10 +175,77 @@ def read_sequence(problem: Problem) -> Policy:
     return result
 
 
-SOLUTIONS: dict[str, Callable[[Problem], Policy]] = {
+READERS: Mapping[str, Callable[[Problem], Reader]] = {
     "trails": read_trail,
     "ledgers": read_ledger,
     "irregular data": read_readings,
     "sequences": read_sequence,
 }
-"""The policy for each subject."""
+"""The reader for each subject."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Which problems are solved."""
+
+    size: int = 400
+    """How many."""
+    seed: int = 0
+    """Which ones."""
+    time_limit_s: float = 5.0
+    """CPU time of a block, in seconds. What runs out of it says so: give `--env.time-limit-s` in training, too."""
+    output: Path = Path("runs/demonstrations.jsonl")
+    """The file."""
+
+    def __post_init__(self) -> None:
+        expect(self.size >= 1, "size", "of at least 1", self.size)
+
+
+def demonstrate(env: CodeMathEnv, index: int) -> Mapping[str, Any]:
+    """Return a chat in which a reader solves a problem.
+
+    Raises:
+        RuntimeError: The answer is wrong, or no block could run.
+    """
+    _, info = env.reset(seed=index, options={"problem_index": index})
+    reader = READERS[info["subject"]](env.problems[index])
+    text, code, answer = "", next(reader), None
+    while answer is None:
+        block = f"```python\n{code.strip()}\n```\n"
+        feedback, *_, info = env.step(block)
+        text += block + feedback
+        try:
+            code = reader.send(printed(feedback))
+        except StopIteration as end:
+            answer = end.value
+    text += (final := f"The answer is \\boxed{{{answer}}}.")
+    *_, info = env.step(final)
+    if not info["correct"]:
+        raise RuntimeError(f"Expect a right answer to {info['problem_id']}, got {info['reason']}: {text}")
+    user, assistant = ({"role": "user", "content": info["statement"]}, {"role": "assistant", "content": text})
+    return {"messages": [user, assistant], "files": info["files"]}
+
+
+def printed(feedback: str) -> str:
+    """Return what stands in an output block."""
+    return feedback.removeprefix("```output\n").removesuffix("\n```\n")
+
+
+def main(arguments: Arguments) -> None:
+    """Write the demonstrations."""
+    problems = ProblemSet.generate("multi_block", split="train", seed=arguments.seed, size=arguments.size)
+    env = CodeMathEnv(
+        problems=problems, observation="feedback", interaction_budget=4, time_limit_s=arguments.time_limit_s
+    )
+    with closing(env):
+        chats = [demonstrate(env, index) for index in range(len(problems))]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json_lines(arguments.output, chats)
+    print(f"Wrote {len(problems)} demonstrations to {arguments.output}.")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments, description=__doc__))
+    except (ValueError, CirEnvError, OSError, RuntimeError) as error:
+        sys.exit(f"demonstrations.py: {error}")
