@@ -226,7 +226,7 @@ def report(runs: Mapping[Arm, Sequence[TrainingRun]]) -> str:
             "Mean ± standard deviation over seeds, which is all that is known of the noise. Held out: accuracy on",
             "problems that are not trained on, sampled, with the budget of validation (`text`: 0). Over all steps:",
             "accuracy of all training episodes, each sampled before its problem was trained on. What follows is of the",
-            "last quarter of the training steps. With feedback in the loss, entropy and approx_kl count its tokens, too.",
+            "last quarter of the training steps. With feedback in the loss, its tokens count in entropy and approx_kl.",
             "",
             *lines,
             "",

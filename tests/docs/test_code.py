@@ -23,7 +23,7 @@ import train
 from agents.cli import parse
 from agents.config.evaluation import EvalConfig
 from cir_env import Problem, ProblemSet
-from experiments import cold_start
+from experiments import cold_start, recipe
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 WORDS = [
@@ -43,6 +43,9 @@ for words in WORDS:
             flags = cold_start.by_stage(rest)
             EVALUATE += [stage(arguments, flags)[1:] for stage in (cold_start.sample, cold_start.select)]
             TRAIN += [cold_start.sft(arguments, flags)[1:], [arguments.preset, *flags["env"], *flags["train"]]]
+        elif program == "experiments/recipe.py":
+            config, rest = tyro.cli(recipe.Config, args=words[2:], return_unknown_args=True)
+            TRAIN.append([config.preset, *rest])
         else:
             rest = []
         PROGRAMS.setdefault(program, set()).update(w for w in words if w.startswith("--") and w not in rest)
