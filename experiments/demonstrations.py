@@ -28,6 +28,7 @@ from agents.core.errors import expect
 from agents.core.files import write_json_lines
 from cir_env import CodeMathEnv, Problem, ProblemSet
 from cir_env.errors import CirEnvError
+from cir_env.problems.families.multi_block import SCREEN
 
 Reader = Generator[str, str, str]
 
@@ -81,7 +82,7 @@ def read_ledger(problem: Problem) -> Reader:
     ((start, who),) = re.findall(r"begin with (\d+) coins .* does (\w+) have", problem.statement)
     terms, story = [start], ""
     for screen in range(int(problem.level)):
-        story += yield f"print(open({name!r}).read()[{400 * screen}:{400 * (screen + 1)}])"
+        story += yield f"print(open({name!r}).read()[{SCREEN * screen}:{SCREEN * (screen + 1)}])"
     for sentence in re.split(r"(?<=\.)\s*", story)[:-1]:
         terms.append(terms[-1] if "once more" in sentence else _gain(sentence, who))
     return (yield f"print({' + '.join(terms)})")
