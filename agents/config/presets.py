@@ -64,8 +64,8 @@ def gsm8k() -> TrainConfig:
 
     From the hub, or with ``--env.problems "FOLDER?fields=gsm8k"`` from a folder with train.jsonl and test.jsonl.
 
-    More than half of the groups have equal rewards, so it begins twice the problems; with laptop's learning rate, answers
-    grew until they were cut off (docs/results.md).
+    More than half of the groups have equal rewards, so it begins twice the problems. With laptop's learning rate,
+    answers grew until they were cut off (docs/results.md).
     """
     base = laptop()
     return replace(
