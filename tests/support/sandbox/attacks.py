@@ -101,8 +101,8 @@ class Range:
     def _execute(self, attack: Attack) -> list[ExecutionResult]:
         ends = attack["expect"].get("status", [])
         seconds = self._time_limit_s if "timeout" in ends else 20.0 if ends else 2.0
-        idle = max(seconds, 2.0) if "out_has" in attack["expect"] else seconds  # Imports may wait for a disk before it prints.
-        limits = Limits(time_limit_s=seconds, idle_limit_s=idle)
+        prints = "out_has" in attack["expect"]  # It may wait for a disk first, to import.
+        limits = Limits(time_limit_s=seconds, idle_limit_s=max(seconds, 2.0) if prints else seconds)
 
         def real(code: str) -> str:
             return code.replace(CANARY, str(self._canary.parent))
