@@ -180,6 +180,7 @@ def test_each_sample_is_written_with_all_fields(play: Play) -> None:
             "subject": "products",
             "level": None,
             "metadata": {},
+            "files": [],
             "problem": "What is 2 * 3?",
             "turns": [
                 {"text": CODE, "feedback": FEEDBACK, "status": "ok", "finish_reason": "boundary"},
