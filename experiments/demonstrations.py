@@ -206,25 +206,29 @@ def demonstrate(env: CodeMathEnv, index: int) -> Mapping[str, Any]:
     """Return a chat in which a reader solves a problem.
 
     Raises:
-        RuntimeError: The answer is wrong, or no block could run.
+        RuntimeError: The answer is wrong.
     """
     _, info = env.reset(seed=index, options={"problem_index": index})
-    reader = READERS[info["subject"]](env.problems[index])
-    text, code, answer = "", next(reader), None
-    while answer is None:
-        block = f"```python\n{code.strip()}\n```\n"
-        feedback, *_, info = env.step(block)
-        text += block + feedback
-        try:
-            code = reader.send(printed(feedback))
-        except StopIteration as end:
-            answer = end.value
+    text, answer = play(env, READERS[info["subject"]](env.problems[index]))
     text += (final := f"The answer is \\boxed{{{answer}}}.")
     *_, info = env.step(final)
     if not info["correct"]:
         raise RuntimeError(f"Expect a right answer to {info['problem_id']}, got {info['reason']}: {text}")
     user, assistant = ({"role": "user", "content": info["statement"]}, {"role": "assistant", "content": text})
     return {"messages": [user, assistant], "files": info["files"]}
+
+
+def play(env: CodeMathEnv, reader: Reader) -> tuple[str, str]:
+    """Run the blocks of a reader; return them with their outputs, and its answer."""
+    text, code = "", next(reader)
+    while True:
+        block = f"```python\n{code.strip()}\n```\n"
+        feedback = env.step(block)[0]
+        text += block + feedback
+        try:
+            code = reader.send(printed(feedback))
+        except StopIteration as end:
+            return text, end.value
 
 
 def printed(feedback: str) -> str:

@@ -6,9 +6,10 @@ python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the sa
 python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
 python experiments/recipe.py --report-only                         table and figure of the finished runs
 
-Any other flag is one of train.py. Runs follow one another. What is done is not repeated when the command is given
-again, and a run that was stopped or killed resumes from its last checkpoint. After each run `recipe.md`, `recipe.json`
-and `recipe.png` in the output folder are written anew from the runs' `metrics.jsonl`.
+Any other flag is one of train.py; the arm `competence` differs from `budget-2` only in runs that are longer than
+`--env.competence.window`. Runs follow one another. What is done is not repeated when the command is given again, and a
+run that was stopped or killed resumes from its last checkpoint. After each run `recipe.md`, `recipe.json` and
+`recipe.png` in the output folder are written anew from the runs' `metrics.jsonl`.
 """
 
 from __future__ import annotations

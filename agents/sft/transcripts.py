@@ -27,7 +27,7 @@ _Turns = Sequence[tuple[str, str]]
 """Texts of the policy, each with the feedback after it."""
 _Problem = tuple[str, tuple[str, ...]]
 """A statement and the names of its files, which the prompt lists."""
-_NONE: _Problem = ("?", ())
+_PLACEHOLDER: _Problem = ("?", ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,13 +95,13 @@ def read_transcripts(config: SFTConfig) -> Reading:
         raise ConfigError(f"Expect `env.id` of an environment with the argument `problems`, got {config.env.id!r}.")
     unusable: Counter[str] = Counter()
     rows: list[_Row] = []
-    with closing(_open(config, [_NONE])) as env:
+    with closing(_open(config, [_PLACEHOLDER])) as env:
         for row in read:
             try:
                 rows.append(_of_sample(row, env) if is_sample(row) else _of_chat(row, env, config.chat_prompts))
             except _Unusable as reason:
                 unusable[str(reason)] += 1
-    problems = list(dict.fromkeys(row.problem for row in rows if row.problem is not None)) or [_NONE]
+    problems = list(dict.fromkeys(row.problem for row in rows if row.problem is not None)) or [_PLACEHOLDER]
     with closing(_open(config, problems)) as env:
         places = {problem: index for index, problem in enumerate(problems)}
         transcripts = [_with_prompt(row, env, places) for row in rows]

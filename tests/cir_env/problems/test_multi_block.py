@@ -7,7 +7,7 @@ import pytest
 
 from cir_env import CodeMathEnv, Problem, ProblemSet
 from cir_env.problems.families.multi_block import SCREEN, _affine_term
-from experiments.demonstrations import READERS, Reader, printed, read_rule
+from experiments.demonstrations import READERS, play, printed, read_rule
 
 PROBLEMS = ProblemSet.generate("multi_block", split="test", seed=3, size=80)
 CASES = [(subject, level) for subject in READERS for level in ("1", "2", "3")]
@@ -29,16 +29,6 @@ def run(env: CodeMathEnv, code: str) -> tuple[str, str]:
     return printed(feedback), info["execution_status"]
 
 
-def play(env: CodeMathEnv, reader: Reader) -> str:
-    """Run the blocks of a reader; return its answer."""
-    code = next(reader)
-    while True:
-        try:
-            code = reader.send(run(env, code)[0])
-        except StopIteration as end:
-            return str(end.value)
-
-
 def box(env: CodeMathEnv, answer: str) -> float:
     return float(env.step(f"\\boxed{{{answer}}}")[1])
 
@@ -49,7 +39,8 @@ def test_a_reader_solves_a_problem_with_one_block_more_than_its_level(
 ) -> None:
     index, problem = choose(subject, level)
     env.reset(options={"problem_index": index, "interaction_budget": int(level) + 1})
-    assert box(env, play(env, READERS[subject](problem))) == 1
+    _, answer = play(env, READERS[subject](problem))
+    assert box(env, answer) == 1
 
 
 def guess_trail(problem: Problem, name: str) -> str:
