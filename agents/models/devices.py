@@ -31,13 +31,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has native bfloat16 arithmetic; emulation on a CPU is 8 times slower than float32."""
+    """Return whether matrix products take less time in bfloat16 than in float32.
+
+    On a CPU without such instructions they take 8 times as long, and on Intel's with AVX512-BF16 but without AMX, whose
+    instruction starts once a cycle where float32's starts twice, 1.6 times.
+    """
     import torch
 
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    names = ["amx_bf16", "bf16"] if str(found.get("cpu_name")).startswith("Intel") else ["avx512_bf16", "bf16"]
+    return device.type == "cpu" and any(found.get(name) for name in names)
 
 
 def pick_dtype(name: Dtype, device: torch.device, *, log: Log = print) -> Literal["float32", "bfloat16"]:
@@ -46,5 +51,5 @@ def pick_dtype(name: Dtype, device: torch.device, *, log: Log = print) -> Litera
     if name == "auto":
         return "bfloat16" if fast else "float32"
     if name == "bfloat16" and not fast:
-        log(f"Warning: {device} has no bfloat16 arithmetic; float32 would be several times faster.")
+        log(f"Warning: {device} has no fast bfloat16 arithmetic; float32 would take less time.")
     return name
