@@ -191,8 +191,10 @@ class Arguments:
 
     size: int = 400
     """How many."""
+    problems: str = "multi_block"
+    """Of all families, or of one, as in "multi_block:trails"."""
     seed: int = 0
-    """Which ones."""
+    """Which ones are drawn."""
     time_limit_s: float = 5.0
     """CPU time of a block, in seconds. What runs out of it says so: give `--env.time-limit-s` in training, too."""
     output: Path = Path("runs/demonstrations.jsonl")
@@ -238,7 +240,7 @@ def printed(feedback: str) -> str:
 
 def main(arguments: Arguments) -> None:
     """Write the demonstrations."""
-    problems = ProblemSet.generate("multi_block", split="train", seed=arguments.seed, size=arguments.size)
+    problems = ProblemSet.generate(arguments.problems, split="train", seed=arguments.seed, size=arguments.size)
     env = CodeMathEnv(
         problems=problems, observation="feedback", interaction_budget=4, time_limit_s=arguments.time_limit_s
     )

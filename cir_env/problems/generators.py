@@ -108,7 +108,7 @@ def _reasoning_gym_family(task: str, seed: int) -> Family:
     return family
 
 
-NAMES_IN_WORDS = "one of 'products', 'arithmetic', 'mixed', 'multi_block', 'reasoning_gym', 'reasoning_gym:TASK'"
+NAMES_IN_WORDS = f"one of {', '.join(map(repr, GENERATORS))}, 'reasoning_gym', 'reasoning_gym:TASK'"
 
 
 def is_name(spec: str) -> bool:

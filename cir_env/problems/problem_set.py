@@ -248,8 +248,8 @@ class ProblemSet(Sequence[Problem]):
         """Generate problems; the same arguments give the same problems in every process.
 
         Args:
-            name: "products", "arithmetic", "mixed", "multi_block", "reasoning_gym", "reasoning_gym:TASK", or several
-                joined by "+", as in "mixed+reasoning_gym".
+            name: "products", "arithmetic", "mixed", "multi_block", "multi_block:trails" (or another of its
+                families), "reasoning_gym", "reasoning_gym:TASK", or several joined by "+", as in "mixed+reasoning_gym".
             split: "train" or "test". The splits never overlap, for any seeds and sizes.
             seed: Any integer.
             size: Number of problems; by default 10,000 for "train" and 500 for "test".

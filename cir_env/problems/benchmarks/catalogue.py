@@ -5,6 +5,8 @@ from cir_env.problems.benchmarks.known import BENCHMARKS, Benchmark
 _SOURCES = """\
 Other problems (--env.problems plays their test split; --names FILE all of it)
   products, arithmetic, mixed, multi_block
+  multi_block:trails, multi_block:ledgers
+  multi_block:readings, multi_block:sequences
                                   generated here, without limit
   reasoning_gym, reasoning_gym:TASK
                                   generated; needs the extra problems

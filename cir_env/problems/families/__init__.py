@@ -15,6 +15,7 @@ GENERATORS: Mapping[str, tuple[Family, ...]] = {
     "products": PRODUCTS,
     "arithmetic": ARITHMETIC,
     "mixed": MIXED,
-    "multi_block": MULTI_BLOCK,
+    "multi_block": tuple(MULTI_BLOCK.values()),
+    **{f"multi_block:{name}": (family,) for name, family in MULTI_BLOCK.items()},
 }
 """Generators by name: "products" is the default of a training run, "arithmetic" that of the environment."""

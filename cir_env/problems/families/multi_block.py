@@ -13,7 +13,7 @@ family could do without looking.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cir_env.problems.families.draft import Draft, Family, make_key
 from cir_env.problems.families.one_block import SHORT_QUESTIONS
@@ -224,4 +224,9 @@ def _file_name(rng: random.Random, stem: str) -> str:
     return f"{stem}_{rng.randrange(10**6):06}.txt"
 
 
-MULTI_BLOCK: tuple[Family, ...] = (_trail, _ledger, _readings, _sequence)
+MULTI_BLOCK: Mapping[str, Family] = {
+    "trails": _trail,
+    "ledgers": _ledger,
+    "readings": _readings,
+    "sequences": _sequence,
+}

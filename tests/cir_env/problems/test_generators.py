@@ -14,6 +14,7 @@ import sympy
 from cir_env.errors import ProblemError
 from cir_env.problems import generators
 from cir_env.problems.families import Draft
+from cir_env.problems.families.multi_block import MULTI_BLOCK
 from cir_env.problems.load import load_problems
 from cir_env.problems.problem import Problem
 from cir_env.problems.problem_set import ProblemSet
@@ -53,6 +54,12 @@ def test_train_and_test_never_overlap(name: str) -> None:
         for p in ProblemSet.generate(other, split="test", seed=9, size=300)
     }
     assert train.isdisjoint(test)
+
+
+@pytest.mark.parametrize("name", MULTI_BLOCK)
+def test_a_family_of_several_blocks_is_a_generator_of_its_own(name: str) -> None:
+    subjects = {problem.subject for problem in ProblemSet.generate(f"multi_block:{name}", size=5)}
+    assert subjects == {"irregular data" if name == "readings" else name}
 
 
 def test_a_commuted_or_rephrased_product_is_in_the_same_split() -> None:

@@ -353,9 +353,10 @@ def test_a_hub_name_loads_the_split_of_that_name(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("spec", ["nothing", "missing.jsonl", "pyproject.toml"])
 def test_an_unknown_name_lists_the_choices(spec: str) -> None:
     assert message(lambda: load_problems(spec, "train")) == (
-        "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'multi_block', 'reasoning_gym', "
-        "'reasoning_gym:TASK', 'still3', 'dapo', 'gsm8k', 'hub:OWNER/NAME', 'benchmark:NAME', or the path of an "
-        f"existing .jsonl, .json, .csv or .parquet file, got {spec!r}."
+        "Expect `problems` to be one of 'products', 'arithmetic', 'mixed', 'multi_block', "
+        "'multi_block:trails', 'multi_block:ledgers', 'multi_block:readings', 'multi_block:sequences', "
+        "'reasoning_gym', 'reasoning_gym:TASK', 'still3', 'dapo', 'gsm8k', 'hub:OWNER/NAME', 'benchmark:NAME', "
+        f"or the path of an existing .jsonl, .json, .csv or .parquet file, got {spec!r}."
     )
 
 
