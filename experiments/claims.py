@@ -164,6 +164,8 @@ def claim_5(others: Runs) -> str:
         for name in each[0].samples:
             metrics = [SetMetrics(name, run.samples[name]).as_json() for run in each.values()]
             rows.append([f"{when}, {name}", *(percent(m["avg"]) for m in metrics)])
+            gains = [compare(each[0], each[budget])[name].gain for budget in BUDGETS[1:]]
+            rows.append(["  gain over a budget of 0", "-", *map(percents, gains)])
             rows.append(["  blocks per sample", *(number(m["calls"]["per_sample"], 2) for m in metrics)])
     return table(["budget", *map(str, BUDGETS)], rows)
 

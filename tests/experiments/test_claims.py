@@ -22,7 +22,7 @@ class Evaluations:
         output = Path(command[command.index("--output") + 1])
         for model in ("old", "new"):
             for arm in command[command.index("--arms") + 1 : command.index("--num-samples")]:
-                solves = model == "new" and arm.startswith("code")
+                solves = model == "new" and arm.startswith("code") and arm != "code:0"
                 make = row if solves else wrong
                 rows = [make(index, subject=subject) for index, subject in enumerate(("Algebra", "Geometry"))]
                 write_run(output / model / arm.replace(":", "-"), rows, model=model, arm=arm)
@@ -47,7 +47,8 @@ def test_the_page_compares_both_models_in_every_arm(evaluations: Evaluations, tm
     assert "100.0 [" in lines_with(page, "after code - before code")[0]
     assert "100.0 [" in lines_with(page, "Geometry")[0]
     budgets = lines_with(page, "after, ")[-1]
-    assert budgets.count("100.0 [") == 5
+    assert budgets.count("100.0 [") == 4
+    assert lines_with(page, "  gain over a budget of 0")[-1].count("100.0 [") == 4
 
 
 def test_flags_of_evaluate_reach_both_evaluations(evaluations: Evaluations, tmp_path: Path) -> None:
