@@ -102,6 +102,7 @@ COLUMNS: Mapping[str, tuple[str, float]] = {
     "after": ("after, %", 100),
     "learning": ("over all steps, %", 100),
     "tools/use_ratio": ("code use, %", 100),
+    "tools/call_frequency": ("blocks", 1),
     "reward": ("reward", 1),
     "entropy": ("entropy, 1e-3", 1e3),
     "completions/mean_length": ("tokens", 1),
