@@ -23,7 +23,7 @@ import train
 from agents.cli import parse
 from agents.config.evaluation import EvalConfig
 from cir_env import Problem, ProblemSet
-from experiments import cold_start, recipe
+from experiments import claims, cold_start, recipe
 
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 WORDS = [
@@ -46,6 +46,9 @@ for words in WORDS:
         elif program == "experiments/recipe.py":
             config, rest = tyro.cli(recipe.Config, args=words[2:], return_unknown_args=True)
             TRAIN.append([config.preset, *rest])
+        elif program == "experiments/claims.py":
+            asked, rest = tyro.cli(claims.Arguments, args=words[2:], return_unknown_args=True)
+            EVALUATE.append(["--model", asked.before, asked.after, *rest])
         else:
             rest = []
         PROGRAMS.setdefault(program, set()).update(w for w in words if w.startswith("--") and w not in rest)
