@@ -88,6 +88,8 @@ def percents(estimate: Estimate) -> str:
 
 def claim_1(runs: Runs) -> str:
     """Return pass@k in the four arms, and the differences between arms."""
+    pairs = (("before text", "before code"), ("after text", "after code"), ("before code", "after code"))
+    compared = {pair: compare(runs[pair[0]], runs[pair[1]]) for pair in pairs}
     lines = []
     for name in runs["before text"].samples:
         metrics = {arm: SetMetrics(name, runs[arm].samples[name]) for arm in ARMS}
@@ -98,8 +100,8 @@ def claim_1(runs: Runs) -> str:
             [arm, *(percents(each.pass_at_k(k)) for k in counts), *(f"{value:.1f}" for value in paper.get(arm, ()))]
             for arm, each in metrics.items()
         ]
-        for one, other in (("before text", "before code"), ("after text", "after code"), ("before code", "after code")):
-            gains = compare(runs[one], runs[other])[name].gain_at_k
+        for (one, other), sets in compared.items():
+            gains = sets[name].gain_at_k
             cells = [percents(gains[k]) if k in gains else "-" for k in counts]
             theirs = [f"{b - a:+.1f}" for a, b in zip(paper[one], paper[other], strict=True)] if paper else []
             rows.append([f"{other} - {one}", *cells, *theirs])
@@ -146,12 +148,12 @@ def claim_4(runs: Runs, others: Runs) -> str:
     rows = []
     for when in ("before", "after"):
         run = runs[f"{when} code"]
+        over_neutral = compare(others[f"{when} neutral"], run)
         for name, metrics in summarise(run)["sets"].items():
             blocks, recovery = metrics["by_blocks"], metrics["recovery"]
             cells = [f"{percent(blocks[kind]['accuracy'])} of {blocks[kind]['samples']}" for kind in BLOCKS]
             recovered = f"{percent(recovery['rate'])} of {recovery['samples']}"
-            neutral = compare(others[f"{when} neutral"], run)[name].gain
-            rows.append([f"{when}, {name}", *cells, recovered, percents(neutral)])
+            rows.append([f"{when}, {name}", *cells, recovered, percents(over_neutral[name].gain)])
     kinds = [f"right, {kind.replace('_', ' ')}" for kind in BLOCKS]
     return table(["with code", *kinds, "repaired", "with message - without"], rows)
 
@@ -161,11 +163,11 @@ def claim_5(others: Runs) -> str:
     rows = []
     for when in ("before", "after"):
         each = {budget: others[f"{when} code:{budget}"] for budget in BUDGETS}
+        over_none = [compare(each[0], each[budget]) for budget in BUDGETS[1:]]
         for name in each[0].samples:
             metrics = [SetMetrics(name, run.samples[name]).as_json() for run in each.values()]
             rows.append([f"{when}, {name}", *(percent(m["avg"]) for m in metrics)])
-            gains = [compare(each[0], each[budget])[name].gain for budget in BUDGETS[1:]]
-            rows.append(["  gain over a budget of 0", "-", *map(percents, gains)])
+            rows.append(["  gain over a budget of 0", "-", *(percents(sets[name].gain) for sets in over_none)])
             rows.append(["  blocks per sample", *(number(m["calls"]["per_sample"], 2) for m in metrics)])
     return table(["budget", *map(str, BUDGETS)], rows)
 
