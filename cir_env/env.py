@@ -378,7 +378,8 @@ class CodeMathEnv(gymnasium.Env[str, str]):
       first of all, term 0, is 7350." At level 1 a loop is enough; at level 2 it exceeds any time limit, and the period
       of the sequence helps; at level 3 the period is 10^12. A policy that foresees this takes 2 blocks.
 
-    A policy that has learned every wording of a family could write a program that needs no look.
+    A policy that has learned every wording of a family could write a program that needs no look. One family alone is
+    `problems="multi_block:trails"`, or `:ledgers`, `:readings` ("irregular data") or `:sequences`.
 
     ## Vectorized environment
     `gymnasium.make_vec("CodeMath-v0", num_envs=8)` returns a `cir_env.CodeMathVectorEnv`, whose episodes execute and

@@ -33,8 +33,8 @@ def pick_device(name: str) -> torch.device:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Return whether matrix products take less time in bfloat16 than in float32.
 
-    On a CPU without such instructions they take 8 times as long, and on Intel's with AVX512-BF16 but without AMX, whose
-    instruction starts once a cycle where float32's starts twice, 1.6 times.
+    On a CPU without such instructions they take 8 times as long, and on one of Intel's with AVX512-BF16 but without AMX
+    1.6 times.
     """
     import torch
 
