@@ -11,7 +11,6 @@ them; the page is OUTPUT/claims.md.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
+from agents.core import programs
 from agents.core.errors import AgentsError, expect
 from agents.core.tables import number, percent, table
 from agents.evaluation.bootstrap import Estimate, powers_of_two
@@ -71,7 +71,7 @@ def evaluate(arguments: Arguments, flags: Sequence[str], folder: Path, arms: Seq
     """Run evaluate.py on both models, and return its exit code."""
     command = ["--model", arguments.before, arguments.after, "--arms", *arms, "--num-samples", str(samples)]
     command += ["--output", str(folder), *flags]
-    return subprocess.run([sys.executable, str(ROOT / "evaluate.py"), *command], check=False).returncode
+    return programs.run([sys.executable, str(ROOT / "evaluate.py"), *command])
 
 
 def read_runs(arguments: Arguments, folder: Path) -> dict[str, Run]:

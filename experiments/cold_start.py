@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # some other package may be called `agents`
 
+from agents.core import programs
 from agents.core.errors import AgentsError, RunError
 from agents.core.files import write_json
 from agents.training.checkpoint import checkpoints
@@ -111,7 +111,7 @@ def run(arguments: Arguments, flags: Flags) -> int:
             print(f"{title}: done.", flush=True)
             continue
         print(f"{title}: python {shlex.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], check=False).returncode
+        code = programs.run([sys.executable, str(ROOT / command[0]), *command[1:]])
         if code != 0:
             print(f"{title}: ended with code {code}; the same command resumes.", file=sys.stderr)
             return code

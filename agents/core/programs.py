@@ -1,10 +1,11 @@
-"""How the two programs are called, for messages that name a command, and how their output is read."""
+"""How the two programs are called, by people and by other programs, and how their output is read."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,22 @@ def launcher() -> str:
     count = int(os.environ["WORLD_SIZE"])
     nodes = f"--nnodes {count // _ON_NODE} " if count > _ON_NODE else ""
     return "python" if count == 1 else f"torchrun {nodes}--nproc-per-node {_ON_NODE}"
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command and return its exit code, that of a shell if a signal ended it.
+
+    Ctrl-C reaches the command by itself, and SIGTERM is passed on to it; this process waits for what it does then.
+    """
+    with subprocess.Popen(command) as process:
+        handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: process.terminate()}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 @contextmanager

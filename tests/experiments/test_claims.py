@@ -1,9 +1,7 @@
 """The paper's claims, measured from evaluations of two models."""
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from reports import row, write_run, wrong
@@ -17,7 +15,7 @@ class Evaluations:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    def __call__(self, command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: Sequence[str]) -> int:
         self.calls.append(list(command[2:]))
         output = Path(command[command.index("--output") + 1])
         for model in ("old", "new"):
@@ -26,13 +24,13 @@ class Evaluations:
                 make = row if solves else wrong
                 rows = [make(index, subject=subject) for index, subject in enumerate(("Algebra", "Geometry"))]
                 write_run(output / model / arm.replace(":", "-"), rows, model=model, arm=arm)
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
 
 @pytest.fixture
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> Evaluations:
     made = Evaluations()
-    monkeypatch.setattr(subprocess, "run", made)
+    monkeypatch.setattr("agents.core.programs.run", made)
     return made
 
 
@@ -59,7 +57,7 @@ def test_flags_of_evaluate_reach_both_evaluations(evaluations: Evaluations, tmp_
 
 
 def test_a_failed_evaluation_ends_the_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2))
+    monkeypatch.setattr("agents.core.programs.run", lambda command: 2)
     assert main(["--before", "old", "--after", "new", "--output", str(tmp_path)]) == 2
     assert not (tmp_path / "claims.md").exists()
 

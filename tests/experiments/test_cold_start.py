@@ -1,10 +1,8 @@
 """The three stages of a cold start, as one command."""
 
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,17 +17,17 @@ ANSWER = "```python\nprint(4)\n```\n```output\n4\n```\n\\boxed{4}"
 class Programs:
     """Stands for train.py and evaluate.py: records how they are called, and leaves a checkpoint."""
 
-    def __init__(self, output: Path, *, fails: str = "") -> None:
+    def __init__(self, output: Path, *, fails: str = "nothing") -> None:
         self.calls: list[list[str]] = []
         self._output, self._fails = output, fails
 
-    def __call__(self, command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: Sequence[str]) -> int:
         args = [Path(command[1]).name, *command[2:]]
         self.calls.append(args)
         folder = self._output / "sft" / "checkpoint-3"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STATE).write_text("{}")
-        return subprocess.CompletedProcess(command, int(self._fails in args if self._fails else False))
+        return int(self._fails in args)
 
     @property
     def names(self) -> list[str]:
@@ -39,7 +37,7 @@ class Programs:
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     made = Programs(tmp_path)
-    monkeypatch.setattr(subprocess, "run", made)
+    monkeypatch.setattr("agents.core.programs.run", made)
     return made
 
 
@@ -60,10 +58,10 @@ def test_stages_that_are_done_are_skipped_and_the_one_that_failed_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["--model", "M", "--output", str(tmp_path)]
-    monkeypatch.setattr(subprocess, "run", failing := Programs(tmp_path, fails="sft"))
+    monkeypatch.setattr("agents.core.programs.run", failing := Programs(tmp_path, fails="sft"))
     assert main(command) == 1
     assert failing.names == ["evaluate.py quick", "evaluate.py select", "train.py sft"]
-    monkeypatch.setattr(subprocess, "run", working := Programs(tmp_path))
+    monkeypatch.setattr("agents.core.programs.run", working := Programs(tmp_path))
     assert main(command) == 0
     assert working.names == ["train.py sft", "train.py quickstart"]
     assert main(command) == 0

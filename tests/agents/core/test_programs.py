@@ -1,9 +1,11 @@
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from agents.core import programs
 from agents.core.programs import launcher
 
 
@@ -26,3 +28,18 @@ def test_the_launcher_is_that_which_started_the_processes(variables: dict[str, s
     started = os.environ | variables
     done = subprocess.run([sys.executable, "-c", code], env=started, capture_output=True, text=True, check=True)
     assert done.stdout == f"{expected}\n"
+
+
+def test_a_command_that_a_signal_ends_has_the_exit_code_of_a_shell() -> None:
+    assert programs.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == 128 + signal.SIGKILL
+    assert programs.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+def test_a_program_that_is_asked_to_end_lets_the_command_that_it_runs_end_first() -> None:
+    ask = "while True: os.kill(os.getppid(), signal.SIGTERM); time.sleep(0.1)"
+    command = f"import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n{ask}"
+    ignore = "signal.signal(signal.SIGTERM, lambda *_: None)"
+    run = f"print(programs.run([sys.executable, '-c', {command!r}]))"
+    code = f"import signal, sys; from agents.core import programs; {ignore}; {run}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "7\n"
