@@ -1,7 +1,7 @@
 """Measure what a Ray cluster costs and what it is worth, on two nodes of this machine.
 
-python benchmarks/cluster.py
-python benchmarks/cluster.py --parts efficiency slow
+$ python benchmarks/cluster.py
+$ python benchmarks/cluster.py --parts efficiency slow
 
 - efficiency: seconds that engines sample, by those that a request takes, with engines that sleep.
 - speed: episodes per second of a tiny model in this process, with one engine elsewhere, and with two.

@@ -1,7 +1,7 @@
 """Count what an update and a weight sync ask of the machine, which does not depend on how busy it is.
 
-python benchmarks/counts.py
-python benchmarks/counts.py --engine vllm --model HuggingFaceTB/SmolLM2-135M-Instruct
+$ python benchmarks/counts.py
+$ python benchmarks/counts.py --engine vllm --model HuggingFaceTB/SmolLM2-135M-Instruct
 torchrun --nproc-per-node 2 benchmarks/counts.py
 
 Of a whole update (`agents.learning.step.update`), of `PPO.update` in it, of the engine's `load_weights` in a sync, and

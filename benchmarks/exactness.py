@@ -1,8 +1,8 @@
 """Measure how far the trainer's log-probabilities are from the engine's, over whole multi-turn episodes.
 
-python benchmarks/exactness.py --output exactness.json
-python benchmarks/exactness.py --model tiny --prompt question --problems arithmetic --episodes 8
-python benchmarks/exactness.py --families all --page docs/reference/models.md
+$ python benchmarks/exactness.py --output exactness.json
+$ python benchmarks/exactness.py --model tiny --prompt question --problems arithmetic --episodes 8
+$ python benchmarks/exactness.py --families all --page docs/reference/models.md
 
 Each row is an engine in one dtype; the trainer's weights are float32 and its matrix products of the row's dtype. Beside
 it stands what a pipeline would see that keeps text in place of tokens: it decodes each turn, strips it, and encodes it

@@ -1,8 +1,8 @@
 """Measure sampling, weight sync and update on one GPU: one command, less than 8 minutes, a table and JSON.
 
-python benchmarks/gpu.py --output gpu.json
-python benchmarks/gpu.py --parts update --minutes 3
-python benchmarks/gpu.py --dry-run
+$ python benchmarks/gpu.py --output gpu.json
+$ python benchmarks/gpu.py --parts update --minutes 3
+$ python benchmarks/gpu.py --dry-run
 
 Two models: SmolLM2-135M-Instruct (its shape with random initialisation where the weights cannot be had), and one of
 Qwen2.5-Math-7B's shape with random initialisation. All products of matrices are in bfloat16,

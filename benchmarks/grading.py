@@ -1,8 +1,8 @@
 """Compare our grader with math-verify alone: by kind of answer, and both ways of being wrong apart.
 
-python benchmarks/grading.py
-python benchmarks/grading.py --cases mine.jsonl
-python benchmarks/grading.py --benchmarks DIR
+$ python benchmarks/grading.py
+$ python benchmarks/grading.py --cases mine.jsonl
+$ python benchmarks/grading.py --benchmarks DIR
 
 Without options, it judges the cases of tests/cir_env/grading/grading_cases.toml; known limits of our grader count
 against it. `--cases` names a file of rows with the fields kind, gold, answer and right. `--benchmarks` names a folder

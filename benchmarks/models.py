@@ -1,8 +1,8 @@
 """Measure which families of models engine and trainer compute as transformers does.
 
-python benchmarks/models.py
-python benchmarks/models.py --families qwen3 mixtral
-python benchmarks/models.py --page docs/reference/models.md
+$ python benchmarks/models.py
+$ python benchmarks/models.py --families qwen3 mixtral
+$ python benchmarks/models.py --page docs/reference/models.md
 
 Each model is tiny and random, and has what sets its family apart: positions, windows, experts. The reference is the
 model's own code, row by row, without a cache. A cell says that no log-probability is further from it than 1e-4 nats in

@@ -1,7 +1,7 @@
 """Draw the learning curves of training runs and tabulate what they learned.
 
-python benchmarks/plot_training.py runs/quickstart-seed0 runs/quickstart-seed1 --output docs/images/quickstart.png
-python benchmarks/plot_training.py runs/mixed --by-subject --output docs/images/mixed.png --json docs/mixed.json
+$ python benchmarks/plot_training.py runs/quickstart-seed0 runs/quickstart-seed1 --output docs/images/quickstart.png
+$ python benchmarks/plot_training.py runs/mixed --by-subject --output docs/images/mixed.png --json docs/mixed.json
 
 Each run is one line in every panel. The table on the terminal is markdown: accuracy before and after training.
 """

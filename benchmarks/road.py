@@ -1,8 +1,8 @@
 """Count the files and functions behind one training step, or behind one evaluation: what a reader has to follow.
 
-python benchmarks/road.py                a step of the tiny preset, after the first one
-python benchmarks/road.py evaluation     an evaluation of the tiny model, from the command line to the tables
-python benchmarks/road.py --list         every file with its functions
+$ python benchmarks/road.py                a step of the tiny preset, after the first one
+$ python benchmarks/road.py evaluation     an evaluation of the tiny model, from the command line to the tables
+$ python benchmarks/road.py --list         every file with its functions
 
 A function counts if it runs, in whatever thread of this process; comprehensions and lambdas belong to the function that
 they stand in. What is only imported does not count, nor do the sandbox's and the grader's own processes.

@@ -1,10 +1,10 @@
 """Measure how close collecting episodes comes to the possible, beside lock-step loops, TRL and vLLM, in one run.
 
-python benchmarks/rollouts.py --output rollouts.json
-python benchmarks/rollouts.py --episodes 64 --loads mixed --contenders ours lock-step
-python benchmarks/rollouts.py --loads single --contenders vllm generate --model HuggingFaceTB/SmolLM2-135M-Instruct
-python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model HuggingFaceTB/SmolLM2-135M-Instruct
-python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model qwen-7b-shape
+$ python benchmarks/rollouts.py --output rollouts.json
+$ python benchmarks/rollouts.py --episodes 64 --loads mixed --contenders ours lock-step
+$ python benchmarks/rollouts.py --loads single --contenders vllm generate --model HuggingFaceTB/SmolLM2-135M-Instruct
+$ python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model HuggingFaceTB/SmolLM2-135M-Instruct
+$ python benchmarks/rollouts.py --device cuda --dtype bfloat16 --model qwen-7b-shape
 
 Everybody plays the same episodes of `CodeMath-v0` with the same model: it computes every token, but what it writes is
 prescribed, so that all write the same. Loads:

@@ -1,8 +1,8 @@
 """Measure the sandbox against what others use, and against its limits, in one interleaved run.
 
-python benchmarks/sandbox.py --output sandbox.json
-python benchmarks/sandbox.py --parts latency --rounds 5
-python benchmarks/sandbox.py --parts --against ../before --rounds 300
+$ python benchmarks/sandbox.py --output sandbox.json
+$ python benchmarks/sandbox.py --parts latency --rounds 5
+$ python benchmarks/sandbox.py --parts --against ../before --rounds 300
 
 Parts: `latency` and `throughput` beside subprocess, bubblewrap, firejail, nsjail (skipped by name where they are not
 installed), a process pool that executes in-process, and a bare fork of a process of the same size; `sessions`: memory

@@ -1,7 +1,7 @@
 """Run honest and hostile blocks for hours while processes of the sandbox are killed, and count what goes wrong.
 
-python benchmarks/sandbox_soak.py --output soak.json
-python benchmarks/sandbox_soak.py --served --output served.json      # through `python -m cir_env.sandbox serve`
+$ python benchmarks/sandbox_soak.py --output soak.json
+$ python benchmarks/sandbox_soak.py --served --output served.json      # through `python -m cir_env.sandbox serve`
 
 Every 2,000 blocks something fails: a zygote is killed or stopped for good, or the supervisor's thread raises; with
 `--served`, the server is killed, and started again, or stopped for 3 s. Then the progress is written to the output

@@ -1,7 +1,7 @@
 """Compare our PPO with Stable-Baselines3's: one small transformer, one task, the same number of episodes.
 
-python benchmarks/sb3_comparison.py --output sb3_comparison.json
-python benchmarks/sb3_comparison.py --seeds 1 --episodes 512
+$ python benchmarks/sb3_comparison.py --output sb3_comparison.json
+$ python benchmarks/sb3_comparison.py --seeds 1 --episodes 512
 
 The task is `CodeMathTokens-v0`'s. Both begin with the same weights and use the same optimizer, epochs, minibatches and
 clipping, and neither has an entropy bonus. Ours samples whole completions of `CodeMath-v0`; theirs acts token by token

@@ -1,8 +1,8 @@
 """Measure one update of ours, of TRL's GRPOTrainer and of a plain padded loop: time, memory, and the same gradient.
 
-python benchmarks/trainer.py --output trainer.json
-python benchmarks/trainer.py --model HuggingFaceTB/SmolLM2-135M-Instruct --dtype bfloat16 --repeats 1
-python benchmarks/trainer.py --device cuda --model Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 --groups 32
+$ python benchmarks/trainer.py --output trainer.json
+$ python benchmarks/trainer.py --model HuggingFaceTB/SmolLM2-135M-Instruct --dtype bfloat16 --repeats 1
+$ python benchmarks/trainer.py --device cuda --model Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 --groups 32
 
 An update is what follows the sampling in the paper's setting: old log-probabilities of all sequences, then two
 optimizer steps on a half each. All have the same weights, token ids, masks, advantages, sequences in a forward pass,

@@ -1,8 +1,8 @@
 """Measure CodeMathVectorEnv against Gymnasium's vector environments and a pool of threads, in one interleaved run.
 
-python benchmarks/vector_env.py --output vector_env.json
-python benchmarks/vector_env.py --seconds 2 --episodes 1000
-python benchmarks/vector_env.py --num-envs 8 --seconds 3 --episodes 100 --loads nap print --rounds 3
+$ python benchmarks/vector_env.py --output vector_env.json
+$ python benchmarks/vector_env.py --seconds 2 --episodes 1000
+$ python benchmarks/vector_env.py --num-envs 8 --seconds 3 --episodes 100 --loads nap print --rounds 3
 
 Loads: `print` (each action holds a small block), `tail` (1% of the blocks sleep), `nap` (every block sleeps for 50 ms),
 and `text` (no block: what the environment itself costs). "ours, more slots" has a slot of the sandbox for each

@@ -1,9 +1,7 @@
 """Measure the paper's claims on a model before and after training, and write one page with the paper's values.
 
-python experiments/claims.py --before Qwen/Qwen2.5-Coder-0.5B-Instruct --after runs/gsm8k/checkpoint-60 \
-    --names MATH500 AMC23 --benchmarks hub
-python experiments/claims.py --before tiny --after runs/tiny/checkpoint-20 --samples 8 --budget-samples 4 \
-    --env.problems arithmetic --env.prompt question --text-prompt question --num-problems 20
+$ python experiments/claims.py --before M --after runs/gsm8k/checkpoint-60 --names MATH500 AMC23 --benchmarks hub
+$ python experiments/claims.py --before M --after runs/gsm8k/checkpoint-60 --env.problems gsm8k --num-problems 100
 
 Any other flag is one of evaluate.py, whose runs lie in OUTPUT/pass-at-k and OUTPUT/budgets. The same command resumes
 them; the page is OUTPUT/claims.md.

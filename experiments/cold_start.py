@@ -1,15 +1,15 @@
 """Teach a model the form first: sample, choose, fine-tune, and only then learn by reinforcement.
 
-python experiments/cold_start.py --model M --env.problems mixed --preset mixed --output runs/cold-start
-python experiments/cold_start.py --model M --env.problems mixed --sample.env.prompt cir_one_shot
-python experiments/cold_start.py --model M --sample.num-problems 2000 --select.repaired-only --sft.num-epochs 3
+$ python experiments/cold_start.py --model M --env.problems mixed --preset mixed --output runs/cold-start
+$ python experiments/cold_start.py --model M --env.problems mixed --sample.env.prompt cir_one_shot
+$ python experiments/cold_start.py --model M --sample.num-problems 2000 --select.repaired-only --sft.num-epochs 3
 
 The stages are commands of train.py and evaluate.py:
 
-    sample    evaluate.py --env.split train    the model's own episodes of training problems    OUTPUT/samples
-    select    evaluate.py select               right, different ones, with many executions      OUTPUT/chosen.jsonl
-    sft       train.py sft                     fine-tuning on them                              OUTPUT/sft
-    train     train.py                         reinforcement learning from there                OUTPUT/rl
+    sample  evaluate.py         samples of training problems  OUTPUT/samples
+    select  evaluate.py select  right and different ones      OUTPUT/chosen.jsonl
+    sft     train.py sft        fine-tuning on them           OUTPUT/sft
+    train   train.py            reinforcement learning        OUTPUT/rl
 
 --STAGE.FLAG is the flag of one stage, such as --train.ppo.learning-rate; --env.FLAG is one of all stages but select.
 The same command skips the stages that are done, and resumes the one that was stopped; one with other flags needs

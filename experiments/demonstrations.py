@@ -1,7 +1,7 @@
 """Demonstrations for `multi_block`: scripted readers solve its problems, and what they do is written as chats.
 
-python experiments/demonstrations.py --size 400 --output runs/demonstrations.jsonl
-python train.py sft --model M --transcripts runs/demonstrations.jsonl --chat-prompts env --env.problems multi_block
+$ python experiments/demonstrations.py --size 400 --output runs/demonstrations.jsonl
+$ python train.py sft --model M --transcripts runs/demonstrations.jsonl --chat-prompts env --env.problems multi_block
 
 A model that solves none of these problems gets no signal from reinforcement learning. Fine-tuned on demonstrations it
 solves some. The problems are of the train split.

@@ -1,10 +1,10 @@
 """Repeat the paper's ablations in small: the recipe against variants that differ from it in one thing each.
 
-python experiments/recipe.py                                       eleven arms, three seeds, about 4 hours on 2 cores
-python experiments/recipe.py --max-steps 4 --validation.every 0    the same with half of the steps
-python experiments/recipe.py --preset tiny --output runs/recipe-tiny      the same in about an hour
-python experiments/recipe.py --arms recipe stop-string --seeds 1   a part of it; the rest can follow
-python experiments/recipe.py --report-only                         table and figure of the finished runs
+$ python experiments/recipe.py                  eleven arms, three seeds: 4 hours
+$ python experiments/recipe.py --max-steps 4    the same with half of the steps
+$ python experiments/recipe.py --preset tiny --output runs/recipe-tiny    an hour
+$ python experiments/recipe.py --arms recipe kl --seeds 1    a part of it
+$ python experiments/recipe.py --report-only    table and figure of finished runs
 
 Any other flag is one of train.py; the arm `competence` differs from `budget-2` only in runs that are longer than
 `--env.competence.window`. Runs follow one another. What is done is not repeated when the command is given again, and a

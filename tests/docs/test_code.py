@@ -106,7 +106,7 @@ def test_an_evaluation_command_is_understood(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_another_program_has_the_flags_that_commands_give_it(
+def test_the_help_of_another_program_has_the_flags_of_commands_and_shows_each_on_a_line(
     program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -116,7 +116,9 @@ def test_another_program_has_the_flags_that_commands_give_it(
     monkeypatch.delitem(sys.modules, f"{words[0]}.__main__", raising=False)  # another test may have imported it
     with pytest.raises(SystemExit, match="0"):
         run(words[0], run_name="__main__")
-    assert PROGRAMS[program] <= set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
+    shown = capsys.readouterr().out
+    assert PROGRAMS[program] <= set(re.findall(r"--[\w.-]+", shown))
+    assert [line for line in shown.splitlines() if line.count("python ") > 1] == []
 
 
 def test_what_other_commands_name_is_there() -> None:
