@@ -6,10 +6,11 @@ $ python experiments/recipe.py --preset tiny --output runs/recipe-tiny    an hou
 $ python experiments/recipe.py --arms recipe kl --seeds 1    a part of it
 $ python experiments/recipe.py --report-only    table and figure of finished runs
 
-Any other flag is one of train.py; the arm `competence` differs from `budget-2` only in runs that are longer than
-`--env.competence.window`. Runs follow one another. What is done is not repeated when the command is given again, and a
-run that was stopped or killed resumes from its last checkpoint. After each run `recipe.md`, `recipe.json` and
-`recipe.png` in the output folder are written anew from the runs' `metrics.jsonl`.
+Any other flag is one of train.py, such as --env.interaction-budget, the recipe's. The arm `competence` differs from
+`budget-2` only in runs that are longer than --env.competence.window. Runs follow one another. What is done is not
+repeated when the command is given again, and a run that was stopped or killed resumes from its last checkpoint. After
+each run `recipe.md`, `recipe.json` and `recipe.png` in the output folder are written anew from the `metrics.jsonl` of
+all runs.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ def _text_only(config: TrainConfig) -> TrainConfig:
 RULES: Mapping[str, type[TurnRules]] = {"feedback": FeedbackRules, "stop-string": StopStringRules}
 """The rules of turns in the arms that break one; the others keep the trainer's."""
 ARMS: Mapping[Arm, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
-    "recipe": ("a budget of 2, 3 and 4 in thirds of the run, and everything as in the paper", lambda config: config),
+    "recipe": (
+        "all as in the paper; the budget is 2, 3 and 4 in thirds of the run, or the given one",
+        lambda config: config,
+    ),
     "budget-1": ("a budget of 1 throughout", _in("env", interaction_budget="1")),
     "budget-2": ("a budget of 2 throughout", _in("env", interaction_budget="2")),
     "budget-4": ("a budget of 4 throughout", _in("env", interaction_budget="4")),
@@ -124,7 +128,7 @@ class Config:
     arms: tuple[Arm, ...] = get_args(Arm)
     """What to compare."""
     seeds: int = 3
-    """Runs of each arm."""
+    """Runs of each arm, with seeds from --seed on."""
     output: Path = Path("runs/recipe")
     """Folder of the runs, the table and the figure."""
     report_only: bool = False
@@ -137,9 +141,7 @@ class Config:
 
 def configure(base: TrainConfig, arm: Arm, seed: int, folder: Path) -> TrainConfig:
     """Return the configuration of one run."""
-    third = max(1, round(base.max_steps / 3))
-    progressive = replace(base, env=replace(base.env, interaction_budget=f"0:2,{third}:3,{2 * third}:4"))
-    config = ARMS[arm][1](progressive)
+    config = ARMS[arm][1](base)
     return replace(
         config,
         seed=seed,
@@ -148,6 +150,12 @@ def configure(base: TrainConfig, arm: Arm, seed: int, folder: Path) -> TrainConf
         save_total_limit=1,
         validation=replace(config.validation, greedy=False, text_prompt=None),
     )
+
+
+def plan(config: Config, base: TrainConfig) -> list[tuple[Arm, TrainConfig]]:
+    """Return all runs with their arms, seed by seed."""
+    seeds = range(base.seed, base.seed + config.seeds)
+    return [(arm, configure(base, arm, seed, config.output)) for seed in seeds for arm in config.arms]
 
 
 def is_done(config: TrainConfig) -> bool:
@@ -271,11 +279,11 @@ def _mean(axis: Axes, arm: Arm, runs: Sequence[TrainingRun]) -> Curve:
 
 def write_report(config: Config, base: TrainConfig) -> str | None:
     """Write table, metrics as JSON and figure of the finished runs; return the table, or None without any."""
-    runs: dict[Arm, list[TrainingRun]] = {}
-    for arm in config.arms:
-        made = [configure(base, arm, seed, config.output) for seed in range(config.seeds)]
-        if done := [load_training_run(each.output_dir) for each in made if is_done(each)]:
-            runs[arm] = done
+    runs: dict[Arm, list[TrainingRun]] = {arm: [] for arm in config.arms}
+    for arm, run in plan(config, base):
+        if is_done(run):
+            runs[arm].append(load_training_run(run.output_dir))
+    runs = {arm: made for arm, made in runs.items() if made}
     if not runs:
         return None
     text = report(runs)
@@ -288,8 +296,7 @@ def write_report(config: Config, base: TrainConfig) -> str | None:
 
 def main(config: Config, base: TrainConfig) -> bool:
     """Make the runs that are missing, and report; return whether all are done or none was to be made."""
-    plan = [(arm, configure(base, arm, seed, config.output)) for seed in range(config.seeds) for arm in config.arms]
-    missing = [] if config.report_only else [(arm, run) for arm, run in plan if not is_done(run)]
+    missing = [] if config.report_only else [(arm, run) for arm, run in plan(config, base) if not is_done(run)]
     for number, (arm, run) in enumerate(missing, 1):
         print(f"== {run.output_dir.name}, {number} of {len(missing)}", flush=True)
         if not train(run, RULES.get(arm, TurnRules)()):
@@ -301,10 +308,13 @@ def main(config: Config, base: TrainConfig) -> bool:
 
 
 def parse(args: Sequence[str]) -> tuple[Config, TrainConfig]:
-    """Return which runs to make, and what they have in common."""
+    """Return which runs to make, and what they have in common; a budget that is not given grows in thirds of a run."""
     config, others = tyro.cli(Config, description=__doc__, args=args, return_unknown_args=True)
-    _, base = from_flags([config.preset, *others], "")
+    preset, base = from_flags([config.preset, *others], "")
     assert isinstance(base, TrainConfig)
+    if base.env.interaction_budget == preset.env.interaction_budget:
+        third = max(1, round(base.max_steps / 3))
+        base = _in("env", interaction_budget=f"0:2,{third}:3,{2 * third}:4")(base)
     return config, base
 
 

@@ -18,6 +18,7 @@ from experiments.recipe import ARMS, QUESTIONS, Config, configure, parse
 
 BASE = replace(
     presets["tiny"](),
+    env=replace(presets["tiny"]().env, interaction_budget="0:2,1:3"),
     warm_up_steps=0,
     max_steps=2,
     rollout=RolloutConfig(
@@ -100,7 +101,7 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 def test_an_arm_differs_from_the_recipe_in_what_it_is_about(
     arm: recipe.Arm, changed: dict[str, Any], tmp_path: Path
 ) -> None:
-    reference, other = (settings(configure(presets["quickstart"](), name, 1, tmp_path)) for name in ("recipe", arm))
+    reference, other = (settings(configure(parse([])[1], name, 1, tmp_path)) for name in ("recipe", arm))
     assert {key: other[key] for key in other if other[key] != reference[key]} == changed
     assert reference["env.interaction_budget"] == "0:2,3:3,6:4"
 
@@ -120,6 +121,15 @@ def test_other_flags_are_those_of_the_training_program() -> None:
     assert (config.preset, config.seeds) == ("tiny", 1)
     assert (base.max_steps, base.env.problems, base.model) == (6, "multi_block", "tiny")
     assert configure(base, "recipe", 0, Path()).env.interaction_budget == "0:2,2:3,4:4"
+    _, base = parse(["--preset", "tiny", "--env.interaction-budget", "4"])
+    assert [configure(base, arm, 0, Path()).env.interaction_budget for arm in ("recipe", "kl", "budget-2")] == [*"442"]
+
+
+def test_the_runs_of_an_arm_have_the_seeds_that_follow_the_given_one(tmp_path: Path) -> None:
+    given = ["--preset", "tiny", "--seeds", "2", "--seed", "3", "--arms", "recipe", "text", "--output", str(tmp_path)]
+    runs = [run for _, run in recipe.plan(*parse(given))]
+    assert [run.seed for run in runs] == [3, 3, 4, 4]
+    assert [run.output_dir.name for run in runs] == ["recipe-seed3", "text-seed3", "recipe-seed4", "text-seed4"]
 
 
 def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
