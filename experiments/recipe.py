@@ -77,10 +77,7 @@ def _text_only(config: TrainConfig) -> TrainConfig:
 RULES: Mapping[str, type[TurnRules]] = {"feedback": FeedbackRules, "stop-string": StopStringRules}
 """The rules of turns in the arms that break one; the others keep the trainer's."""
 ARMS: Mapping[Arm, tuple[str, Callable[[TrainConfig], TrainConfig]]] = {
-    "recipe": (
-        "all as in the paper; the budget is 2, 3 and 4 in thirds of the run, or the given one",
-        lambda config: config,
-    ),
+    "recipe": ("all as in the paper; a budget of 2, 3 and 4 in thirds, or the given one", lambda config: config),
     "budget-1": ("a budget of 1 throughout", _in("env", interaction_budget="1")),
     "budget-2": ("a budget of 2 throughout", _in("env", interaction_budget="2")),
     "budget-4": ("a budget of 4 throughout", _in("env", interaction_budget="4")),
@@ -310,11 +307,12 @@ def main(config: Config, base: TrainConfig) -> bool:
 def parse(args: Sequence[str]) -> tuple[Config, TrainConfig]:
     """Return which runs to make, and what they have in common; a budget that is not given grows in thirds of a run."""
     config, others = tyro.cli(Config, description=__doc__, args=args, return_unknown_args=True)
-    preset, base = from_flags([config.preset, *others], "")
+    _, sized = from_flags([config.preset, *others], "")
+    assert isinstance(sized, TrainConfig)
+    third = max(1, round(sized.max_steps / 3))
+    growing = ["--env.interaction-budget", f"0:2,{third}:3,{2 * third}:4"]  # first, so that a given one wins
+    _, base = from_flags([config.preset, *growing, *others], "")
     assert isinstance(base, TrainConfig)
-    if base.env.interaction_budget == preset.env.interaction_budget:
-        third = max(1, round(base.max_steps / 3))
-        base = _in("env", interaction_budget=f"0:2,{third}:3,{2 * third}:4")(base)
     return config, base
 
 

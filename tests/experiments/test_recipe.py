@@ -121,8 +121,13 @@ def test_other_flags_are_those_of_the_training_program() -> None:
     assert (config.preset, config.seeds) == ("tiny", 1)
     assert (base.max_steps, base.env.problems, base.model) == (6, "multi_block", "tiny")
     assert configure(base, "recipe", 0, Path()).env.interaction_budget == "0:2,2:3,4:4"
-    _, base = parse(["--preset", "tiny", "--env.interaction-budget", "4"])
-    assert [configure(base, arm, 0, Path()).env.interaction_budget for arm in ("recipe", "kl", "budget-2")] == [*"442"]
+
+
+@pytest.mark.parametrize("budget", ["4", presets["tiny"]().env.interaction_budget])
+def test_a_given_budget_is_that_of_all_arms_that_are_not_about_it(budget: str) -> None:
+    _, base = parse(["--preset", "tiny", "--env.interaction-budget", budget])
+    budgets = [configure(base, arm, 0, Path()).env.interaction_budget for arm in ("recipe", "kl", "budget-1")]
+    assert budgets == [budget, budget, "1"]
 
 
 def test_the_runs_of_an_arm_have_the_seeds_that_follow_the_given_one(tmp_path: Path) -> None:

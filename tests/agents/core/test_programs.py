@@ -36,10 +36,11 @@ def test_a_command_that_a_signal_ends_has_the_exit_code_of_a_shell() -> None:
 
 
 def test_a_program_that_is_asked_to_end_lets_the_command_that_it_runs_end_first() -> None:
-    ask = "while True: os.kill(os.getppid(), signal.SIGTERM); time.sleep(0.1)"
-    command = f"import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n{ask}"
+    ask = "while True: os.kill(parent, signal.SIGTERM); time.sleep(0.1)"
+    handle = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))"
+    command = f"{handle}; parent = os.getppid()\n{ask}"
     ignore = "signal.signal(signal.SIGTERM, lambda *_: None)"
     run = f"print(programs.run([sys.executable, '-c', {command!r}]))"
     code = f"import signal, sys; from agents.core import programs; {ignore}; {run}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "7\n"
